@@ -1,0 +1,110 @@
+"""A trained model as one folder that explains itself.
+
+| file | what it holds |
+| --- | --- |
+| `igpt.json` | class and settings of the model |
+| `model.weights.h5` | the weights, as Keras saves them |
+| `palette.npy` | the palette, as published; absent if the model has none |
+| `training.json` | how it was trained, free-form; absent if unknown |
+"""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+from igpt_keras.atomic import atomic_path
+from igpt_keras.errors import InputError
+from igpt_keras.models import GenerativeModel, ImageGPT, ImageGPTClassifier
+from igpt_keras.palette import ColorPalette
+
+CONFIG_FILE = "igpt.json"
+WEIGHTS_FILE = "model.weights.h5"
+PALETTE_FILE = "palette.npy"
+TRAINING_FILE = "training.json"
+FORMAT_VERSION = 1
+MODEL_CLASSES = {cls.__name__: cls for cls in (ImageGPT, ImageGPTClassifier)}
+
+
+def save(
+    model: GenerativeModel,
+    path: str | os.PathLike,
+    training: dict[str, Any] | None = None,
+    overwrite: bool = False,
+) -> pathlib.Path:
+    """Writes `model` and its palette as a folder, whole or not at all.
+
+    Args:
+        model: an `ImageGPT` or `ImageGPTClassifier`.
+        path: the folder.
+        training: how it was trained, JSON-serialisable.
+        overwrite: whether an existing folder is replaced.
+
+    Returns: the folder's path.
+
+    Raises:
+        FileExistsError: `path` exists and `overwrite` is false.
+    """
+    settings = model.get_config()
+    del settings["palette"]
+    description = {
+        "format_version": FORMAT_VERSION,
+        "class_name": type(model).__name__,
+        "settings": settings,
+    }
+    with atomic_path(path, overwrite) as partial:
+        partial.mkdir()
+        _write_json(partial / CONFIG_FILE, description)
+        model.save_weights(partial / WEIGHTS_FILE)
+        if model.palette is not None:
+            model.palette.save(partial / PALETTE_FILE)
+        if training is not None:
+            _write_json(partial / TRAINING_FILE, training)
+    return pathlib.Path(path)
+
+
+def is_model_folder(path: str | os.PathLike) -> bool:
+    """Whether `path` is a folder that `save` wrote."""
+    return pathlib.Path(path, CONFIG_FILE).is_file()
+
+
+def load_folder(path: str | os.PathLike) -> GenerativeModel:
+    """Reads a folder that `save` wrote.
+
+    Raises:
+        InputError: a missing, damaged or mismatched file, named.
+    """
+    path = pathlib.Path(path)
+    description = _read_json(path / CONFIG_FILE)
+    try:
+        if description["format_version"] != FORMAT_VERSION:
+            raise InputError(
+                f"{path / CONFIG_FILE} has format_version {description['format_version']}; "
+                f"this version reads {FORMAT_VERSION}"
+            )
+        model = MODEL_CLASSES[description["class_name"]].from_config(description["settings"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path / CONFIG_FILE} does not describe a model: {error!r}") from None
+    weights = path / WEIGHTS_FILE
+    if not weights.is_file():
+        raise InputError(f"{weights} is missing")
+    try:
+        model.load_weights(weights)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{weights} is damaged or holds a model of another shape: {error}"
+        ) from error
+    if (path / PALETTE_FILE).is_file():
+        model.palette = ColorPalette.load(path / PALETTE_FILE)
+    return model
+
+
+def _write_json(path: pathlib.Path, value: dict) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_json(path: pathlib.Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from None
