@@ -1,8 +1,36 @@
 """Image GPT (Generative Pretraining from Pixels) in Keras."""
 
+import importlib
+
 from igpt_keras.config import ImageGPTConfig
 from igpt_keras.errors import InputError
+from igpt_keras.folder import save
 from igpt_keras.models import ImageGPT, ImageGPTClassifier
 from igpt_keras.palette import ColorPalette
 
 __version__ = "0.1.0"
+__all__ = [
+    "ColorPalette",
+    "ImageGPT",
+    "ImageGPTClassifier",
+    "ImageGPTConfig",
+    "InputError",
+    "complete",
+    "load",
+    "sample",
+    "save",
+]
+
+
+# Reading and sampling need libraries that the rest of the package runs without.
+_LAZY = {
+    "complete": "igpt_keras.sampling",
+    "load": "igpt_keras.convert",
+    "sample": "igpt_keras.sampling",
+}
+
+
+def __getattr__(name):
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

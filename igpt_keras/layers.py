@@ -26,10 +26,10 @@ class TokenEmbedding(keras.layers.Layer):
     content of token i, or zero where `masked` is true.
 
     Call arguments:
-        tokens: int32 [B, n].
-        masked: bool [B, n] or None, true at the positions of the mask M.
+        tokens: int32 [B, m], the first m ≤ n tokens.
+        masked: bool [B, m] or None, true at the positions of the mask M.
 
-    Returns: [B, n, d] in the compute dtype.
+    Returns: [B, m, d] in the compute dtype.
     """
 
     def __init__(self, vocabulary_size, sequence_length, hidden_dim, start_vector, **kwargs):
@@ -63,7 +63,22 @@ class TokenEmbedding(keras.layers.Layer):
         if self.has_start_vector:
             start = ops.broadcast_to(self.start_vector, ops.shape(content[:, :1]))
             content = ops.concatenate([start, content[:, :-1]], axis=1)
-        return content + self.positions
+        return content + self.positions[: ops.shape(tokens)[1]]
+
+    def step(self, previous, position):
+        """One position of `call` with a start vector, for a decoder that goes step by step.
+
+        Args:
+            previous: int32 [B], the tokens at `position` - 1; unused at position 0.
+            position: int32 scalar.
+
+        Returns: [B, 1, d] in the compute dtype.
+        """
+        content = ops.where(
+            position == 0, self.start_vector, ops.take(self.tokens, previous, axis=0)
+        )
+        content = ops.cast(content, self.compute_dtype)
+        return (content + ops.cast(self.positions[position], self.compute_dtype))[:, None]
 
     def compute_output_shape(self, tokens_shape):
         return (*tokens_shape, self.hidden_dim)
@@ -82,9 +97,6 @@ class TokenEmbedding(keras.layers.Layer):
 class SelfAttention(keras.layers.Layer):
     """Multi-head self-attention, scaled by 1/√D, causal or not.
 
-    `project` and `merge` are the two halves around the attention itself, for a
-    decoder that keeps keys and values between steps.
-
     Args:
         num_heads: H.
         causal: whether a position sees only itself and those before it.
@@ -92,7 +104,12 @@ class SelfAttention(keras.layers.Layer):
         output_stddev: standard deviation of the output map's initial weights
             (1/√(d·L) in the published code).
 
-    Call arguments: [B, n, d]. Returns: [B, n, d].
+    Call arguments:
+        x: [B, n, d].
+        attend: what maps queries, keys and values, each [B, n, H, D], to attended
+            values of the same shape; a decoder with a cache gives its own.
+
+    Returns: [B, n, d].
     """
 
     def __init__(self, num_heads, causal, use_bias, output_stddev, **kwargs):
@@ -122,21 +139,15 @@ class SelfAttention(keras.layers.Layer):
         )
         self.output_map.build(input_shape)
 
-    def project(self, x):
-        """[B, n, d] to queries, keys and values, each [B, n, H, D]."""
-        batch, length = ops.shape(x)[0], ops.shape(x)[1]
+    def call(self, x, attend=None):
+        batch, length, width = ops.shape(x)
         heads = (batch, length, 3, self.num_heads, self.head_dim)
-        return ops.unstack(ops.reshape(self.query_key_value(x), heads), 3, axis=2)
-
-    def merge(self, attended):
-        """Attended values [B, n, H, D] to the layer's output [B, n, d]."""
-        batch, length = ops.shape(attended)[0], ops.shape(attended)[1]
-        joined = ops.reshape(attended, (batch, length, self.num_heads * self.head_dim))
-        return self.output_map(joined)
-
-    def call(self, x):
-        query, key, value = self.project(x)
-        return self.merge(ops.dot_product_attention(query, key, value, is_causal=self.causal))
+        query, key, value = ops.unstack(ops.reshape(self.query_key_value(x), heads), 3, axis=2)
+        if attend is None:
+            attended = ops.dot_product_attention(query, key, value, is_causal=self.causal)
+        else:
+            attended = attend(query, key, value)
+        return self.output_map(ops.reshape(attended, (batch, length, width)))
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -192,11 +203,11 @@ class MLP(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("igpt_keras")
 class Block(keras.layers.Layer):
-    """One pre-norm block (paper, section 2.3). [B, n, d] to [B, n, d].
+    """One pre-norm block (paper, section 2.3).
 
     n = norm(h); a = h + attention(n); h' = a + mlp(norm(a)).
 
-    Args: as `SelfAttention`.
+    Arguments, call arguments and result are those of `SelfAttention`.
     """
 
     def __init__(self, num_heads, causal, use_bias, output_stddev, **kwargs):
@@ -212,8 +223,8 @@ class Block(keras.layers.Layer):
         for layer in (self.attention_norm, self.attention, self.mlp_norm, self.mlp):
             layer.build(input_shape)
 
-    def call(self, h):
-        a = h + self.attention(self.attention_norm(h))
+    def call(self, h, attend=None):
+        a = h + self.attention(self.attention_norm(h), attend=attend)
         return a + self.mlp(self.mlp_norm(a))
 
     def compute_output_shape(self, input_shape):

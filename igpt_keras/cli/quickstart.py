@@ -1,0 +1,255 @@
+"""`igpt quickstart`: the whole system on scikit-learn's digits, in minutes."""
+
+import dataclasses
+import json
+import pathlib
+import time
+
+import click
+import keras
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import igpt_keras
+from igpt_keras.atomic import atomic_path
+from igpt_keras.data.digits import load_digits
+from igpt_keras.data.splits import LabelledImages, Splits
+from igpt_keras.evaluation.baselines import generative_baselines, raw_pixel_accuracy
+from igpt_keras.pictures import contact_sheet, keep_top, save_png
+from igpt_keras.sampling import Completions
+from igpt_keras.training.finetuning import finetune
+from igpt_keras.training.pretraining import pretrain
+from igpt_keras.training.progress import ProgressBar
+from serving.client import Classifications, Client
+from serving.export import export
+from serving.server import Server
+
+NUM_COLORS = 16
+HIDDEN_DIM, NUM_LAYERS, NUM_HEADS = 64, 4, 4
+BATCH_SIZE = 64
+PRETRAINING_EPOCHS = 40
+PRETRAINING_RATE = 0.003
+FINETUNING_EPOCHS, FINETUNING_PATIENCE = 40, 8
+FINETUNING_RATE, FROM_SCRATCH_RATE = 0.001, 0.003
+FEW_LABELS = 10
+KEEP_ROWS = 4
+SHOWN_IMAGES, SHOWN_COMPLETIONS = 10, 6
+SAMPLES = 60
+SERVED_IMAGES = 8
+
+console = Console()
+
+
+@dataclasses.dataclass
+class Measurement:
+    """One row of the table: what, how much, and what it stands beside."""
+
+    name: str
+    value: str
+    beside: str = ""
+
+
+@click.command()
+@click.option(
+    "--output",
+    default="igpt-quickstart",
+    show_default=True,
+    type=click.Path(path_type=pathlib.Path),
+    help="Folder for everything that is written.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of every random choice.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing output folder.")
+def quickstart(output: pathlib.Path, seed: int, overwrite: bool) -> None:
+    """Train an Image GPT on handwritten digits and use it in every way.
+
+    Pre-trains it, completes and samples images, fine-tunes it to classify, exports
+    it, and asks a server for completions and classes over gRPC.
+    """
+    start = time.monotonic()
+    with atomic_path(output, overwrite) as partial:
+        partial.mkdir()
+        measurements = run(partial, seed)
+        minutes = (time.monotonic() - start) / 60
+        measurements.append(Measurement("wall time", f"{minutes:.1f} min"))
+        rows = [dataclasses.asdict(measurement) for measurement in measurements]
+        (partial / "measurements.json").write_text(json.dumps(rows, indent=2) + "\n")
+    show(measurements, output)
+
+
+def run(folder: pathlib.Path, seed: int) -> list[Measurement]:
+    """All stages in turn; writes into `folder` and returns what was measured."""
+    digits = load_digits(seed)
+    palette = igpt_keras.ColorPalette.fit(digits.train.images, NUM_COLORS, seed)
+    heading(
+        f"{len(digits.train)} digits to train, {len(digits.validation)} to validate, "
+        f"{len(digits.test)} to test; {NUM_COLORS} colours"
+    )
+    model, measurements = pretraining(digits, palette, folder, seed)
+    draw_pictures(model, digits.test, folder, seed)
+    classifier, accuracies = finetuning(model, digits, folder, seed)
+    served = serve_and_ask(model, classifier, digits.test, folder, seed)
+    return measurements + accuracies + served
+
+
+def pretraining(digits: Splits, palette: igpt_keras.ColorPalette, folder: pathlib.Path, seed: int):
+    """Pre-trains a model; returns it, and its test loss beside the baselines."""
+    heading("Pre-training (autoregressive)")
+    config = igpt_keras.ImageGPTConfig(
+        digits.train.images.shape[1], NUM_COLORS, HIDDEN_DIM, NUM_LAYERS, NUM_HEADS
+    )
+    keras.utils.set_random_seed(seed)
+    model = igpt_keras.ImageGPT(config, palette=palette)
+    train, validation, test = (
+        part.tokens(palette) for part in (digits.train, digits.validation, digits.test)
+    )
+    settings = {
+        "epochs": PRETRAINING_EPOCHS,
+        "batch_size": BATCH_SIZE,
+        "learning_rate": PRETRAINING_RATE,
+        "seed": seed,
+    }
+    bar = ProgressBar("pre-training", ("loss", "val_loss"))
+    history = pretrain(model, train, validation, callbacks=[bar], verbose=0, **settings)
+    training = {"data": "scikit-learn digits", **settings, "history": history}
+    igpt_keras.save(model, folder / "pretrained", training)
+
+    loss = model.evaluate(test, batch_size=len(test), verbose=0, return_dict=True)["loss"]
+    baselines = generative_baselines(train, test, NUM_COLORS, config.image_size)
+    neighbour = min(baselines.pop("left pixel"), baselines.pop("pixel above"))
+    beside = [f"{name} {nats:.3f}" for name, nats in baselines.items()]
+    beside.append(f"best single neighbour {neighbour:.3f}")
+    name = "held-out loss, nats per pixel"
+    return model, [
+        Measurement("parameters", f"{model.count_params():,}"),
+        Measurement(name, f"{loss:.3f}", ", ".join(beside)),
+    ]
+
+
+def draw_pictures(
+    model: igpt_keras.ImageGPT, test: LabelledImages, folder: pathlib.Path, seed: int
+) -> None:
+    """Writes completions.png, one test image of each class a row, and samples.png."""
+    heading("Completing and sampling")
+    images = test.per_class(SHOWN_IMAGES // 10, seed).images
+    completions = igpt_keras.complete(model, None, images, KEEP_ROWS, SHOWN_COMPLETIONS, seed=seed)
+    rows = [
+        [original, keep_top(original, KEEP_ROWS), *completed]
+        for original, completed in zip(images, completions.images, strict=True)
+    ]
+    sheet = contact_sheet(rows, ["original", "kept", "completions"])
+    save_png(sheet, folder / "completions.png")
+    samples = igpt_keras.sample(model, None, SAMPLES, seed=seed).images[:, 0]
+    save_png(contact_sheet(np.array_split(samples, 6)), folder / "samples.png")
+
+
+def finetuning(model: igpt_keras.ImageGPT, digits: Splits, folder: pathlib.Path, seed: int):
+    """Fine-tunes with few and with all labels; returns the last classifier and accuracies."""
+    measurements = []
+    for name, train in (
+        (f"{FEW_LABELS} labels per class", digits.train.per_class(FEW_LABELS, seed)),
+        (f"all {len(digits.train)} labels", digits.train),
+    ):
+        heading(f"Fine-tuning with {name}")
+        keras.utils.set_random_seed(seed)
+        scratch = igpt_keras.ImageGPT(model.config, palette=model.palette)
+        _, scratch_accuracy = classify(scratch, FROM_SCRATCH_RATE, train, digits, seed)
+        classifier, accuracy = classify(model, FINETUNING_RATE, train, digits, seed)
+        raw = raw_pixel_accuracy(train, digits.validation, digits.test)
+        beside = f"from scratch {scratch_accuracy:.1%}, logistic regression on pixels {raw:.1%}"
+        measurements.append(Measurement(f"test accuracy, {name}", f"{accuracy:.1%}", beside))
+    igpt_keras.save(classifier, folder / "classifier")
+    return classifier, measurements
+
+
+def classify(
+    model: igpt_keras.ImageGPT,
+    learning_rate: float,
+    train: LabelledImages,
+    digits: Splits,
+    seed: int,
+) -> tuple[igpt_keras.ImageGPTClassifier, float]:
+    """Fine-tunes from `model` with L_GEN + L_CLF; returns the classifier and test accuracy."""
+    classifier = igpt_keras.ImageGPTClassifier.from_pretrained(
+        model, len(digits.class_names), class_names=digits.class_names
+    )
+    finetune(
+        classifier,
+        (train.tokens(model.palette), train.labels),
+        (digits.validation.tokens(model.palette), digits.validation.labels),
+        epochs=FINETUNING_EPOCHS,
+        patience=FINETUNING_PATIENCE,
+        batch_size=BATCH_SIZE,
+        learning_rate=learning_rate,
+        seed=seed,
+        callbacks=[ProgressBar("fine-tuning", ("loss", "val_accuracy"))],
+        verbose=0,
+    )
+    logits = classifier.predict(digits.test.tokens(model.palette), verbose=0)
+    return classifier, float((logits.argmax(axis=1) == digits.test.labels).mean())
+
+
+def serve_and_ask(
+    model: igpt_keras.ImageGPT,
+    classifier: igpt_keras.ImageGPTClassifier,
+    test: LabelledImages,
+    folder: pathlib.Path,
+    seed: int,
+) -> list[Measurement]:
+    """Exports, serves on loopback, asks over gRPC, and compares with the answers in process."""
+    heading("Exporting a SavedModel and serving it over gRPC")
+    export(model, folder / "saved_model", classifier=classifier)
+    images = test.images[:SERVED_IMAGES]
+    with Server(folder / "saved_model") as server, Client(server.address) as client:
+        console.print(f"server at {server.address}")
+        remote = client.complete(images, KEEP_ROWS, SHOWN_COMPLETIONS, seed=seed)
+        remote_classes = client.classify(images)
+    local = igpt_keras.complete(model, None, images, KEEP_ROWS, SHOWN_COMPLETIONS, seed=seed)
+    local_logits = classifier.predict(test.tokens(model.palette)[:SERVED_IMAGES], verbose=0)
+    check_equal(remote, local, remote_classes, local_logits)
+    count = len(images) * SHOWN_COMPLETIONS
+    right = sum(
+        name == classifier.class_names[label]
+        for name, label in zip(remote_classes.best, test.labels, strict=False)
+    )
+    return [
+        Measurement("completions over gRPC", f"{count} of {count} equal those in process"),
+        Measurement("classes over gRPC", f"{right} of {len(images)} right", "equal in process"),
+    ]
+
+
+def check_equal(
+    remote: Completions, local: Completions, classes: Classifications, logits: np.ndarray
+) -> None:
+    """Raises `RuntimeError` if the server's answers are not those in process."""
+    different = np.any(remote.images != local.images, axis=(2, 3, 4)).sum()
+    if different:
+        raise RuntimeError(f"{different} completions differ between server and process")
+    deviation = np.abs(classes.logits - logits).max()
+    if deviation > 1e-4:
+        raise RuntimeError(f"class logits differ by {deviation} between server and process")
+
+
+def heading(text: str) -> None:
+    console.print(f"\n[bold]{text}[/bold]")
+
+
+def show(measurements: list[Measurement], output: pathlib.Path) -> None:
+    """Prints the table of what was measured and the paths of what was written."""
+    table = Table(title="Measured", title_justify="left")
+    for column in ("what", "value", "beside"):
+        table.add_column(column, overflow="fold")
+    for measurement in measurements:
+        table.add_row(measurement.name, measurement.value, measurement.beside)
+    console.print()
+    console.print(table)
+    written = {
+        "completions.png": "completions of test images",
+        "samples.png": "samples from nothing",
+        "pretrained": "the pre-trained model",
+        "classifier": "the classifier fine-tuned on all labels",
+        "saved_model": "the SavedModel, for TensorFlow Serving",
+        "measurements.json": "the table above",
+    }
+    for name, what in written.items():
+        console.print(f"{output / name}  {what}", soft_wrap=True)

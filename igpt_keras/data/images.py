@@ -1,0 +1,64 @@
+"""Encoded images to tokens and back, as TensorFlow ops.
+
+One implementation for Python and for exported graphs: eager, the functions return
+tensors; traced, they become part of a SavedModel.
+"""
+
+import os
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from igpt_keras.errors import InputError
+from igpt_keras.palette import ColorPalette
+
+
+def read_image(path: str | os.PathLike, size: int) -> np.ndarray:
+    """Reads an image file as the model sees it: uint8 [size, size, 3].
+
+    Raises:
+        FileNotFoundError: no such file.
+        InputError: a file that is not a PNG, JPEG, GIF or BMP image.
+    """
+    content = pathlib.Path(path).read_bytes()
+    try:
+        image = decode_image(content)
+    except tf.errors.InvalidArgumentError:
+        raise InputError(f"{path} is not a PNG, JPEG, GIF or BMP image") from None
+    return fit_to_size(image, size).numpy()
+
+
+def decode_image(content):
+    """A string scalar holding a PNG, JPEG, GIF (first frame) or BMP to uint8 [h, w, 3]."""
+    image = tf.io.decode_image(content, channels=3, expand_animations=False)
+    return tf.ensure_shape(image, [None, None, 3])
+
+
+def fit_to_size(image, size: int):
+    """Centre crop to a square, then area-averaged to `size`: uint8 [h, w, 3] to [size, size, 3].
+
+    An image of that size already comes back as it is.
+    """
+    height, width = tf.shape(image)[0], tf.shape(image)[1]
+    side = tf.minimum(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = image[top : top + side, left : left + side]
+    resized = tf.image.resize(square[None], (size, size), method="area")[0]
+    return tf.cast(tf.round(resized), tf.uint8)
+
+
+def quantize(images, palette: ColorPalette):
+    """`ColorPalette.quantize` in a graph: uint8 [B, R, R, 3] to tokens int32 [B, R²]."""
+    shape = tf.shape(images)
+    values = tf.cast(images, tf.float64) / 127.5 - 1
+    colors = tf.constant(palette.colors, tf.float64)
+    # Summed in the order of `ColorPalette.quantize`, so that ties fall alike.
+    red, green, blue = tf.unstack((values[..., None, :] - colors) ** 2, axis=-1)
+    tokens = tf.argmin(red + green + blue, axis=-1, output_type=tf.int32)
+    return tf.reshape(tokens, [shape[0], shape[1] * shape[2]])
+
+
+def dequantize(tokens, palette: ColorPalette, size: int):
+    """`ColorPalette.dequantize` in a graph: int32 [B, R²] to uint8 [B, R, R, 3]."""
+    return tf.reshape(tf.gather(tf.constant(palette.rgb), tokens), [-1, size, size, 3])

@@ -1,0 +1,51 @@
+"""Labelled images in three parts."""
+
+import dataclasses
+
+import numpy as np
+
+from igpt_keras.errors import InputError
+from igpt_keras.palette import ColorPalette
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledImages:
+    """Images uint8 [N, H, W, 3] and their labels int32 [N]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def tokens(self, palette: ColorPalette) -> np.ndarray:
+        """The images as tokens int32 [N, H · W], in raster order."""
+        return palette.quantize(self.images).reshape(len(self), -1)
+
+    def per_class(self, count: int, seed: int) -> "LabelledImages":
+        """`count` random images of every class (paper, section 4.5, low-data).
+
+        Raises:
+            InputError: a class has fewer.
+        """
+        generator = np.random.default_rng(seed)
+        chosen = []
+        for label in np.unique(self.labels):
+            of_label = np.flatnonzero(self.labels == label)
+            if len(of_label) < count:
+                raise InputError(
+                    f"class {label} has {len(of_label)} images, {count} were asked for"
+                )
+            chosen.append(generator.choice(of_label, count, replace=False))
+        indices = generator.permutation(np.concatenate(chosen))
+        return LabelledImages(self.images[indices], self.labels[indices])
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """Train, validation and test part of a data set, and the names of its classes."""
+
+    train: LabelledImages
+    validation: LabelledImages
+    test: LabelledImages
+    class_names: list[str]

@@ -1,0 +1,1 @@
+"""Fitting a model: optimiser and schedule, pre-training, fine-tuning."""

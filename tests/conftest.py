@@ -1,0 +1,47 @@
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+import igpt_keras
+
+FIXTURES = pathlib.Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def config():
+    return igpt_keras.ImageGPTConfig(
+        image_size=4, vocabulary_size=8, hidden_dim=16, num_layers=2, num_heads=2
+    )
+
+
+@pytest.fixture
+def tokens():
+    return np.random.default_rng(0).integers(0, 8, (6, 16)).astype(np.int32)
+
+
+@pytest.fixture
+def palette():
+    return igpt_keras.ColorPalette(np.random.default_rng(1).uniform(-1, 1, (8, 3)))
+
+
+@pytest.fixture
+def randomized():
+    """Gives a model weights far from their initial values: heads start at zero."""
+
+    def randomize(model, seed=0):
+        generator = np.random.default_rng(seed)
+        model.set_weights([generator.normal(0, 0.3, w.shape) for w in model.get_weights()])
+        return model
+
+    return randomize

@@ -1,0 +1,52 @@
+import pytest
+
+from igpt_keras.atomic import atomic_path
+
+
+def test_a_file_appears_when_the_block_ends(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with atomic_path(path) as partial:
+        partial.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole"
+    assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_failing_block_leaves_everything_as_it_was(tmp_path, existing):
+    path = tmp_path / "folder"
+    if existing:
+        path.mkdir()
+        (path / "old").write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic_path(path, overwrite=True) as partial:
+        partial.mkdir()
+        (partial / "new").write_text("half")
+        raise KeyboardInterrupt
+    assert [p.name for p in tmp_path.rglob("*")] == (["folder", "old"] if existing else [])
+
+
+def test_an_existing_path_is_refused_before_the_block_runs(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(FileExistsError, match="file.txt exists already"):
+        with atomic_path(path):
+            pytest.fail("the block ran")
+    assert path.read_text() == "old"
+
+
+def test_overwriting_replaces_a_folder_whole(tmp_path):
+    path = tmp_path / "folder"
+    for name in ("first", "second"):
+        with atomic_path(path, overwrite=True) as partial:
+            partial.mkdir()
+            (partial / name).write_text(name)
+    assert [p.name for p in path.iterdir()] == ["second"]
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_what_appears_meanwhile_is_not_overwritten(tmp_path):
+    path = tmp_path / "file.txt"
+    with pytest.raises(FileExistsError), atomic_path(path) as partial:
+        partial.write_text("ours")
+        path.write_text("theirs")
+    assert path.read_text() == "theirs"

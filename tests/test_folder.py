@@ -1,0 +1,87 @@
+import json
+
+import numpy as np
+import pytest
+
+import igpt_keras
+from igpt_keras import ImageGPT, ImageGPTClassifier, InputError
+
+
+@pytest.fixture
+def folder(config, palette, randomized, tmp_path):
+    path = tmp_path / "model"
+    igpt_keras.save(randomized(ImageGPT(config, palette=palette)), path, {"epochs": 3})
+    return path
+
+
+@pytest.mark.parametrize("objective", ["ar", "bert"])
+def test_loading_gives_the_same_model_back(config, palette, randomized, tmp_path, objective):
+    generative = ImageGPT(config, objective, mask_probability=0.2, palette=palette, dtype="float32")
+    classifier = ImageGPTClassifier(config, 3, objective, class_names=["a", "b", "c"])
+    for name, model in (("generative", generative), ("classifier", classifier)):
+        igpt_keras.save(randomized(model), tmp_path / name)
+        loaded = igpt_keras.load(tmp_path / name)
+        assert type(loaded) is type(model)
+        assert json.dumps(loaded.get_config()) == json.dumps(model.get_config())
+        for expected, weight in zip(model.get_weights(), loaded.get_weights(), strict=True):
+            np.testing.assert_array_equal(weight, expected)
+
+
+def test_a_folder_explains_itself(folder, palette):
+    assert {path.name for path in folder.iterdir()} == {
+        "igpt.json",
+        "model.weights.h5",
+        "palette.npy",
+        "training.json",
+    }
+    description = json.loads((folder / "igpt.json").read_text())
+    assert description["class_name"] == "ImageGPT"
+    assert description["settings"]["config"]["hidden_dim"] == 16
+    assert json.loads((folder / "training.json").read_text()) == {"epochs": 3}
+    np.testing.assert_array_equal(np.load(folder / "palette.npy"), palette.colors)
+
+
+def test_an_existing_folder_is_refused_unless_told_otherwise(config, folder):
+    before = (folder / "model.weights.h5").read_bytes()
+    with pytest.raises(FileExistsError, match="model exists already"):
+        igpt_keras.save(ImageGPT(config), folder)
+    assert (folder / "model.weights.h5").read_bytes() == before
+    igpt_keras.save(ImageGPT(config), folder, overwrite=True)
+    assert igpt_keras.load(folder).palette is None
+
+
+def edit_settings(folder, **changes):
+    path = folder / "igpt.json"
+    description = json.loads(path.read_text())
+    description["settings"]["config"].update(changes)
+    path.write_text(json.dumps(description))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "igpt.json").write_text("{"), "igpt.json is not valid JSON"),
+        (lambda f: (f / "igpt.json").write_text("{}"), "igpt.json does not describe a model"),
+        (
+            lambda f: (f / "igpt.json").write_text('{"format_version": 2}'),
+            "format_version 2; this version reads 1",
+        ),
+        (lambda f: (f / "model.weights.h5").unlink(), "model.weights.h5 is missing"),
+        (lambda f: (f / "model.weights.h5").write_bytes(b"x" * 99), "weights.h5 is damaged"),
+        (lambda f: edit_settings(f, num_layers=3), "weights.h5 is damaged or .* another shape"),
+        (lambda f: edit_settings(f, hidden_dim=8), "weights.h5 is damaged or .* another shape"),
+        (lambda f: edit_settings(f, hidden_dim=9), "hidden_dim=9 and num_heads=2"),
+        (lambda f: (f / "palette.npy").write_bytes(b""), "palette.npy is not a .npy file"),
+    ],
+)
+def test_a_damaged_folder_is_named(folder, damage, message):
+    damage(folder)
+    with pytest.raises(InputError, match=message):
+        igpt_keras.load(folder)
+
+
+def test_truncated_weights_are_named(folder):
+    weights = folder / "model.weights.h5"
+    weights.write_bytes(weights.read_bytes()[:-2000])
+    with pytest.raises(InputError, match=r"model.weights.h5 is damaged"):
+        igpt_keras.load(folder)
