@@ -1,0 +1,76 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from igpt_keras import ColorPalette, InputError
+from igpt_keras.data.images import decode_image, dequantize, fit_to_size, quantize, read_image
+
+
+@pytest.fixture
+def photo():
+    return np.random.default_rng(11).integers(0, 256, (12, 20, 3)).astype(np.uint8)
+
+
+def encoded(image, image_format):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, image_format)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "BMP"])
+def test_lossless_formats_decode_to_the_same_pixels(photo, image_format):
+    np.testing.assert_array_equal(decode_image(encoded(photo, image_format)), photo)
+
+
+def test_grey_and_transparent_images_have_three_channels(photo):
+    grey = photo[..., 0]
+    np.testing.assert_array_equal(
+        decode_image(encoded(grey, "PNG")), np.repeat(grey[..., None], 3, axis=-1)
+    )
+    transparent = np.dstack([photo, grey])
+    np.testing.assert_array_equal(decode_image(encoded(transparent, "PNG")), photo)
+
+
+def test_fit_to_size_averages_the_areas_of_the_centre_square(photo):
+    square = photo[:, 4:16].astype(np.float64)
+    expected = square.reshape(4, 3, 4, 3, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(fit_to_size(photo, 4), expected, atol=0.5 + 1e-4)
+    upright = photo.transpose(1, 0, 2)
+    np.testing.assert_array_equal(
+        fit_to_size(upright, 4), np.transpose(fit_to_size(photo, 4), (1, 0, 2))
+    )
+
+
+def test_fit_to_size_leaves_images_of_that_size_as_they_are(photo):
+    square = photo[:, :12]
+    np.testing.assert_array_equal(fit_to_size(square, 12), square)
+
+
+def test_tokens_in_the_graph_are_those_of_the_palette():
+    generator = np.random.default_rng(12)
+    palette = ColorPalette(generator.uniform(-1, 1, (64, 3)))
+    images = generator.integers(0, 256, (20, 16, 16, 3)).astype(np.uint8)
+    tokens = palette.quantize(images).reshape(20, 256)
+    np.testing.assert_array_equal(quantize(images, palette), tokens)
+    np.testing.assert_array_equal(
+        dequantize(tokens, palette, 16), palette.dequantize(tokens).reshape(20, 16, 16, 3)
+    )
+
+
+def test_ties_fall_alike_in_the_graph():
+    palette = ColorPalette([[1, 1, 1], [-1, -1, -1], [-1, -1, -1]])
+    black = np.zeros((1, 2, 2, 3), np.uint8)
+    np.testing.assert_array_equal(quantize(black, palette), [[1, 1, 1, 1]])
+
+
+def test_read_image_names_what_it_cannot_read(photo, tmp_path):
+    path = tmp_path / "photo.png"
+    path.write_bytes(encoded(photo, "PNG"))
+    np.testing.assert_array_equal(read_image(path, 4), fit_to_size(photo, 4))
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match="photo.png is not a PNG, JPEG, GIF or BMP image"):
+        read_image(path, 4)
+    with pytest.raises(FileNotFoundError):
+        read_image(tmp_path / "missing.png", 4)

@@ -1,0 +1,128 @@
+"""The model on JAX, and without TensorFlow, each in a process of its own."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+
+import igpt_keras
+from igpt_keras import ImageGPT, ImageGPTClassifier
+from tests.conftest import FIXTURES
+
+
+def run_python(code, backend, folder):
+    """Runs `code` with `backend` and without TensorFlow: importing it fails there."""
+    without_tensorflow = "import sys; sys.modules['tensorflow'] = None\n"
+    result = subprocess.run(
+        [sys.executable, "-c", without_tensorflow + textwrap.dedent(code), str(folder)],
+        env={**os.environ, "KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("objective", ["ar", "bert"])
+def test_forward_pass_and_training_step_on_jax_agree_with_tensorflow(
+    config, tokens, randomized, tmp_path, objective
+):
+    pytest.importorskip("jax")
+    labels = np.array([0, 1, 2, 0, 1, 2], np.int32)
+    masked = np.random.default_rng(5).random((6, 16)) < 0.3
+    inputs = {"tokens": tokens, "masked": masked}
+    np.savez(tmp_path / "inputs.npz", labels=labels, **inputs)
+    models = {
+        "generative": randomized(ImageGPT(config, objective)),
+        "classifier": randomized(ImageGPTClassifier(config, 3, objective)),
+    }
+    for name, model in models.items():
+        igpt_keras.save(model, tmp_path / name)
+    run_python(
+        """
+        import pathlib, sys, keras, numpy as np, igpt_keras
+        assert keras.backend.backend() == "jax"
+        folder = pathlib.Path(sys.argv[1])
+        inputs = dict(np.load(folder / "inputs.npz"))
+        labels = inputs.pop("labels")
+        for name in ("generative", "classifier"):
+            model = igpt_keras.load(folder / name)
+            results = {"logits": np.asarray(model(inputs))}
+            results["f1"] = np.asarray(model.features(inputs, 1))
+            model.compile(keras.optimizers.SGD(0.1))
+            y = labels if name == "classifier" else None
+            results["loss"] = model.fit(inputs, y, verbose=0).history["loss"][0]
+            evaluated = model.evaluate(inputs, y, verbose=0, return_dict=True)
+            results["bits"] = evaluated["bits_per_pixel"]
+            weights = {f"w{i}": w for i, w in enumerate(model.get_weights())}
+            np.savez(folder / f"{name}.npz", **results, **weights)
+        """,
+        "jax",
+        tmp_path,
+    )
+    for name, model in models.items():
+        on_jax = np.load(tmp_path / f"{name}.npz")
+        y = labels if name == "classifier" else None
+        np.testing.assert_allclose(on_jax["logits"], model.predict(inputs, verbose=0), atol=1e-4)
+        np.testing.assert_allclose(on_jax["f1"], model.features(inputs, 1), atol=1e-4)
+        model.compile(keras.optimizers.SGD(0.1))
+        history = model.fit(inputs, y, verbose=0).history
+        np.testing.assert_allclose(on_jax["loss"], history["loss"][0], atol=1e-4)
+        result = model.evaluate(inputs, y, verbose=0, return_dict=True)
+        np.testing.assert_allclose(on_jax["bits"], result["bits_per_pixel"], atol=1e-4)
+        for index, weight in enumerate(model.get_weights()):
+            np.testing.assert_allclose(on_jax[f"w{index}"], weight, atol=1e-4)
+
+
+def test_bert_draws_fresh_masks_on_jax(config, tokens, tmp_path):
+    pytest.importorskip("jax")
+    np.save(tmp_path / "tokens.npy", tokens)
+    run_python(
+        """
+        import pathlib, sys, keras, numpy as np, igpt_keras
+        tokens = np.load(pathlib.Path(sys.argv[1]) / "tokens.npy")
+        model = igpt_keras.ImageGPT(igpt_keras.ImageGPTConfig(4, 8, 16, 2, 2), "bert")
+        model.compile(keras.optimizers.Adam(0.01))
+        losses = model.fit(tokens, epochs=3, verbose=0).history["loss"]
+        assert np.isfinite(losses).all(), losses
+        evaluated = [model.evaluate(tokens, verbose=0)[0] for _ in range(2)]
+        assert evaluated[0] != evaluated[1], evaluated
+        """,
+        "jax",
+        tmp_path,
+    )
+
+
+def test_hugging_face_folders_need_no_tensorflow(tmp_path):
+    pytest.importorskip("jax")
+    fixture = str(FIXTURES / "hf" / "causal")
+    run_python(
+        f"""
+        import igpt_keras
+        model = igpt_keras.load({fixture!r})
+        assert model.palette.num_colors == 32
+        """,
+        "jax",
+        tmp_path,
+    )
+
+
+def test_sampling_on_another_backend_says_what_it_needs(tmp_path):
+    pytest.importorskip("jax")
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import igpt_keras, numpy as np\n"
+            "c = igpt_keras.ImageGPTConfig(4, 8, 16, 2, 2)\n"
+            "p = igpt_keras.ColorPalette(np.zeros((8, 3)))\n"
+            "igpt_keras.sample(igpt_keras.ImageGPT(c), p, 1)",
+        ],
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+    )
+    assert "needs Keras' TensorFlow backend, got KERAS_BACKEND=jax" in result.stderr

@@ -1,0 +1,99 @@
+import math
+
+import keras
+import numpy as np
+import pytest
+
+from igpt_keras import ImageGPT, ImageGPTClassifier
+from igpt_keras.training.finetuning import finetune
+from igpt_keras.training.optimizers import adam, warmup_cosine
+from igpt_keras.training.pretraining import pretrain
+
+
+def test_schedule_warms_up_linearly_and_falls_as_a_cosine():
+    schedule = warmup_cosine(0.5, warmup_steps=10, total_steps=110)
+    for step in (0, 1, 5, 10):
+        assert float(schedule(step)) == pytest.approx(0.5 * step / 10, abs=1e-6)
+    for step in (10, 35, 60, 85, 110):
+        expected = 0.25 * (1 + math.cos(math.pi * (step - 10) / 100))
+        assert float(schedule(step)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_adam_has_the_betas_of_the_paper_and_no_weight_decay():
+    optimizer = adam(0.1)
+    assert (optimizer.beta_1, optimizer.beta_2, optimizer.weight_decay) == (0.9, 0.95, None)
+
+
+class RateLog(keras.callbacks.Callback):
+    def on_train_begin(self, logs=None):
+        self.rates = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.rates.append(float(self.model.optimizer.learning_rate))
+
+
+@pytest.fixture
+def counting():
+    """Images that count upwards from a random start, and the start as label."""
+    labels = np.random.default_rng(6).integers(0, 8, 96).astype(np.int32)
+    return ((labels[:, None] + np.arange(16)) % 8).astype(np.int32), labels
+
+
+@pytest.mark.parametrize("objective", ["ar", "bert"])
+def test_pretrain_warms_up_over_one_epoch_and_learns(config, counting, objective):
+    tokens, _ = counting
+    model = ImageGPT(config, objective)
+    log = RateLog()
+    history = pretrain(
+        model,
+        tokens[:64],
+        tokens[64:],
+        epochs=20,
+        batch_size=16,
+        learning_rate=0.02,
+        callbacks=[log],
+        verbose=0,
+    )
+    assert len(log.rates) == 80
+    assert int(np.argmax(log.rates)) == 3
+    assert max(log.rates) == pytest.approx(0.02)
+    assert log.rates[-1] == pytest.approx(0, abs=1e-6)
+    # A unigram model pays log(8) = 2.08 nats.
+    assert history["val_loss"][-1] < 1.7 < history["val_loss"][0]
+
+
+def test_the_seed_decides_a_run(config, counting):
+    tokens, _ = counting
+
+    def run(seed):
+        keras.utils.set_random_seed(1)
+        model = ImageGPT(config)
+        pretrain(model, tokens[:60], tokens[60:], epochs=2, batch_size=16, seed=seed, verbose=0)
+        return np.concatenate([weight.ravel() for weight in model.get_weights()])
+
+    first, same, other = run(0), run(0), run(1)
+    np.testing.assert_array_equal(first, same)
+    assert (first != other).any()
+
+
+def test_finetune_ends_with_the_weights_of_its_best_epoch(config, counting):
+    tokens, labels = counting
+    classifier = ImageGPTClassifier(config, 8)
+    history = finetune(
+        classifier,
+        (tokens[:64], labels[:64]),
+        (tokens[64:], labels[64:]),
+        epochs=60,
+        patience=4,
+        batch_size=16,
+        learning_rate=0.01,
+        verbose=0,
+    )
+    accuracies = history["val_accuracy"]
+    best = int(np.argmax(accuracies))
+    assert accuracies[best] > 0.5
+    assert len(accuracies) == best + 5 < 60
+    accuracy = classifier.evaluate(tokens[64:], labels[64:], verbose=0, return_dict=True)[
+        "accuracy"
+    ]
+    assert accuracy == pytest.approx(accuracies[best])
