@@ -198,7 +198,7 @@ def serve_and_ask(
 ) -> list[Measurement]:
     """Exports, serves on loopback, asks over gRPC, and compares with the answers in process."""
     heading("Exporting a SavedModel and serving it over gRPC")
-    export(model, folder / "saved_model", classifier=classifier)
+    export([model, classifier], folder / "saved_model")
     images = test.images[:SERVED_IMAGES]
     with Server(folder / "saved_model") as server, Client(server.address) as client:
         console.print(f"server at {server.address}")

@@ -1,0 +1,510 @@
+"""Against a model that Hugging Face Transformers made: tests/fixtures/hf."""
+
+import dataclasses
+import importlib.util
+import json
+import pathlib
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import safetensors
+from keras import ops
+from safetensors.numpy import load_file, save_file
+
+from igpt_keras import ImageGPT, ImageGPTClassifier, ImageGPTConfig, InputError
+from igpt_keras.convert import image_processor_tokens, load_huggingface, save_huggingface
+
+FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures" / "hf"
+CAUSAL = FIXTURES / "causal"
+CLASSIFICATION = FIXTURES / "classification"
+WEIGHTS = "model.safetensors"
+TOLERANCE = 1e-4
+
+
+def numpy(x):
+    return ops.convert_to_numpy(x)
+
+
+def largest_deviation(x, reference):
+    x = numpy(x)
+    assert x.shape == reference.shape
+    return np.abs(x - reference).max()
+
+
+def edit_json(file, **changes):
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def edit_tensors(file, changes=None, drop=(), rename=lambda name: name):
+    tensors = {**load_file(file), **(changes or {})}
+    save_file({rename(k): v for k, v in tensors.items() if k not in drop}, file)
+
+
+def random_images():
+    return np.random.default_rng(1).integers(0, 256, (2, 9, 7, 3)).astype(np.uint8)
+
+
+def start_first(model, tokens):
+    """The input that Transformers expects: the start token, then all but the last."""
+    start = np.full_like(tokens[:, :1], model.config.vocabulary_size)
+    return np.concatenate([start, tokens[:, :-1]], axis=1)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    with np.load(FIXTURES / "reference.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def causal():
+    return load_huggingface(CAUSAL)
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return load_huggingface(CLASSIFICATION)
+
+
+@pytest.fixture
+def model(config, palette, randomized):
+    """Every weight random, so that none can go astray unseen."""
+    return randomized(ImageGPT(config, palette=palette))
+
+
+@pytest.fixture
+def torch():
+    """PyTorch, where Transformers is installed with it."""
+    pytest.importorskip("transformers")
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture
+def causal_copy(tmp_path):
+    return pathlib.Path(shutil.copytree(CAUSAL, tmp_path / "causal"))
+
+
+@pytest.fixture
+def classification_copy(tmp_path):
+    return pathlib.Path(shutil.copytree(CLASSIFICATION, tmp_path / "classification"))
+
+
+class TestLoad:
+    def test_sizes(self, causal, reference):
+        assert type(causal) is ImageGPT
+        assert causal.objective == "ar"
+        assert causal.config == ImageGPTConfig(8, 32, 48, 3, 4, use_bias=True)
+        assert np.array_equal(causal.palette.colors, reference["clusters"])
+
+    def test_logits(self, causal, reference):
+        """Its input is ours with the start token in front; its answer is ours."""
+        assert np.array_equal(reference["input_ids"], start_first(causal, reference["tokens"]))
+        assert largest_deviation(causal(reference["tokens"]), reference["logits"]) < TOLERANCE
+
+    def test_hidden_states(self, causal, reference):
+        states = causal.backbone.hidden_states({"tokens": reference["tokens"]})
+        # Transformers gives the last one after the final norm.
+        states[-1] = causal.backbone.final_norm(states[-1])
+        assert len(states) == len(reference["hidden_states"])
+        for ours, theirs in zip(states, reference["hidden_states"], strict=True):
+            assert largest_deviation(ours, theirs) < TOLERANCE
+
+    def test_class_logits(self, classifier, reference):
+        """The start token stands first in our classifier's input too, as in the paper."""
+        assert type(classifier) is ImageGPTClassifier
+        assert classifier.generative_weight == 0
+        assert classifier.palette is None
+        assert classifier.class_names == [f"LABEL_{i}" for i in range(10)]
+        logits = classifier(reference["tokens"])
+        assert largest_deviation(logits, reference["class_logits"]) < TOLERANCE
+        assert largest_deviation(logits, reference["class_logits_without_start"]) > 1e-2
+
+    def test_greedy_continuation(self, causal, reference):
+        """Given its continuation, ours would have chosen each of its tokens as well."""
+        prefix, chosen = int(reference["greedy_prefix"]), reference["greedy_ids"]
+        tokens = np.concatenate([chosen[:, 1:], np.zeros_like(chosen[:, :1])], axis=1)
+        assert np.array_equal(start_first(causal, tokens), chosen)
+        greedy = numpy(causal(tokens)).argmax(-1)
+        assert np.array_equal(greedy[:, prefix - 1 : -1], chosen[:, prefix:])
+
+    def test_names_without_prefix_and_mask_buffers(self, causal_copy, causal, reference):
+        """As in files of older versions of Transformers."""
+        buffers = {}
+        for block in range(3):
+            buffers[f"transformer.h.{block}.attn.bias"] = np.tri(64, dtype=np.uint8)[None, None]
+            buffers[f"transformer.h.{block}.attn.masked_bias"] = np.array(-1e4, np.float32)
+        edit_tensors(
+            causal_copy / WEIGHTS, buffers, rename=lambda name: name.removeprefix("transformer.")
+        )
+        model = load_huggingface(causal_copy)
+        assert np.array_equal(numpy(model(reference["tokens"])), numpy(causal(reference["tokens"])))
+
+    def test_shards(self, causal_copy, causal, reference):
+        tensors = load_file(causal_copy / WEIGHTS)
+        names = sorted(tensors)
+        weight_map = {name: f"model-{i % 2}.safetensors" for i, name in enumerate(names)}
+        for shard in set(weight_map.values()):
+            save_file({k: tensors[k] for k in names if weight_map[k] == shard}, causal_copy / shard)
+        (causal_copy / WEIGHTS).unlink()
+        index = causal_copy / "model.safetensors.index.json"
+        index.write_text(json.dumps({"weight_map": weight_map}))
+        model = load_huggingface(causal_copy)
+        assert np.array_equal(numpy(model(reference["tokens"])), numpy(causal(reference["tokens"])))
+
+        (causal_copy / "model-1.safetensors").unlink()
+        with pytest.raises(InputError, match="model-1.safetensors is missing"):
+            load_huggingface(causal_copy)
+
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+    def test_half_precision_files(self, causal_copy, dtype):
+        import ml_dtypes
+
+        dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
+        tensors = load_file(causal_copy / WEIGHTS)
+        edit_tensors(causal_copy / WEIGHTS, {k: v.astype(dtype) for k, v in tensors.items()})
+        kernel = load_huggingface(causal_copy).backbone.blocks[1].mlp.expand.kernel
+        rounded = tensors["transformer.h.1.mlp.c_fc.weight"].astype(dtype).astype(np.float32)
+        assert np.array_equal(numpy(kernel), rounded)
+
+    @pytest.mark.parametrize(
+        "architecture, expected",
+        [
+            ("ImageGPTForImageClassification", ImageGPTClassifier),
+            ("ImageGPTForCausalImageModeling", ImageGPT),
+        ],
+    )
+    def test_with_both_heads_the_architecture_decides(self, causal_copy, architecture, expected):
+        score = np.ones((10, 48), np.float32)
+        edit_tensors(causal_copy / WEIGHTS, {"score.weight": score})
+        edit_json(causal_copy / "config.json", architectures=[architecture])
+        assert type(load_huggingface(causal_copy)) is expected
+
+    def test_without_palette(self, causal_copy):
+        edit_json(causal_copy / "preprocessor_config.json", clusters=None)
+        assert load_huggingface(causal_copy).palette is None
+
+    def test_torch_file(self, causal_copy, causal, reference):
+        torch = pytest.importorskip("torch")
+        tensors = load_file(causal_copy / WEIGHTS)
+        file = causal_copy / "pytorch_model.bin"
+        torch.save({k: torch.from_numpy(v) for k, v in tensors.items()}, file)
+        (causal_copy / WEIGHTS).unlink()
+        model = load_huggingface(causal_copy)
+        assert np.array_equal(numpy(model(reference["tokens"])), numpy(causal(reference["tokens"])))
+
+        file.write_bytes(file.read_bytes()[:1000])
+        with pytest.raises(InputError, match="pytorch_model.bin is damaged"):
+            load_huggingface(causal_copy)
+
+    @pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="torch is there")
+    def test_torch_file_without_torch(self, causal_copy):
+        (causal_copy / WEIGHTS).rename(causal_copy / "pytorch_model.bin")
+        with pytest.raises(InputError, match=r"pytorch_model\.bin needs PyTorch: pip install"):
+            load_huggingface(causal_copy)
+
+
+class TestLoadErrors:
+    @pytest.mark.parametrize(
+        "setting, value, supported",
+        [
+            ("model_type", "gpt2", "imagegpt"),
+            ("activation_function", "gelu", "quick_gelu"),
+            ("n_inner", 96, "192"),
+            ("layer_norm_epsilon", 1e-6, "1e-05"),
+            ("scale_attn_weights", False, "True"),
+            ("scale_attn_by_inverse_layer_idx", True, "False"),
+            ("add_cross_attention", True, "False"),
+            ("tie_word_embeddings", True, "False"),
+            ("n_positions", 60, "square"),
+            ("n_layer", 0, "positive integer"),
+            ("n_embd", "48", "positive integer"),
+            ("n_head", 5, "multiple"),
+            ("vocab_size", 1, "positive integer"),
+        ],
+    )
+    def test_setting(self, causal_copy, setting, value, supported):
+        edit_json(causal_copy / "config.json", **{setting: value})
+        with pytest.raises(InputError) as error:
+            load_huggingface(causal_copy)
+        message = str(error.value)
+        names = {"n_head": "num_heads", "vocab_size": "vocabulary_size"}
+        shown = 0 if setting == "vocab_size" else value
+        assert message.startswith(str(causal_copy / "config.json"))
+        assert names.get(setting, setting) in message
+        assert str(shown) in message
+        assert supported in message
+
+    def test_settings_that_are_equal_to_ours(self, causal_copy):
+        edit_json(causal_copy / "config.json", n_inner=192, reorder_and_upcast_attn=True)
+        assert load_huggingface(causal_copy).config.hidden_dim == 48
+
+    @pytest.mark.parametrize(
+        "changes, message",
+        [
+            ({"n_layer": 4}, "lacks the tensor transformer.h.3.ln_1.weight"),
+            ({"n_layer": 2}, "holds transformer.h.2.attn.c_attn.bias, for which"),
+            ({"n_embd": 64}, r"transformer.wte.weight has shape \[33, 48\], expected \[33, 64\]"),
+            ({"n_positions": 16}, r"wpe.weight has shape \[64, 48\], expected \[16, 48\]"),
+        ],
+    )
+    def test_config_and_weights_disagree(self, causal_copy, changes, message):
+        edit_json(causal_copy / "config.json", **changes)
+        with pytest.raises(InputError, match=f"{WEIGHTS}.*{message}"):
+            load_huggingface(causal_copy)
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "transformer.wte.weight",
+            "transformer.wpe.weight",
+            "transformer.ln_f.weight",
+            "transformer.h.1.ln_2.weight",
+            "transformer.h.0.attn.c_attn.bias",
+            "transformer.h.2.mlp.c_proj.weight",
+        ],
+    )
+    def test_missing_tensor(self, causal_copy, name):
+        edit_tensors(causal_copy / WEIGHTS, drop=[name])
+        with pytest.raises(InputError, match=f"{WEIGHTS} lacks the tensor {name} "):
+            load_huggingface(causal_copy)
+
+    def test_missing_head(self, causal_copy):
+        edit_tensors(causal_copy / WEIGHTS, drop=["lm_head.weight"])
+        with pytest.raises(InputError, match="neither lm_head.weight .* nor score.weight"):
+            load_huggingface(causal_copy)
+
+    @pytest.mark.parametrize("name", ["lm_head.weight", "transformer.h.1.attn.c_proj.weight"])
+    def test_wrong_shape(self, causal_copy, name):
+        edit_tensors(causal_copy / WEIGHTS, {name: np.zeros((5, 48), np.float32)})
+        with pytest.raises(InputError, match=rf"{WEIGHTS}: {name} has shape \[5, 48\], expected"):
+            load_huggingface(causal_copy)
+
+    def test_unknown_tensor(self, causal_copy):
+        edit_tensors(causal_copy / WEIGHTS, {"lm_head.bias": np.zeros(32, np.float32)})
+        with pytest.raises(InputError, match="lm_head.bias"):
+            load_huggingface(causal_copy)
+
+    def test_other_number_of_classes(self, classification_copy):
+        edit_json(classification_copy / "config.json", id2label={"0": "cat", "1": "dog"})
+        with pytest.raises(InputError, match=r"score.weight .* \[10, 48\], expected \[2, 48\]"):
+            load_huggingface(classification_copy)
+
+    @pytest.mark.parametrize("id2label", [{"0": "cat", "2": "dog"}, ["cat", "dog"], 10])
+    def test_unusable_class_names(self, classification_copy, id2label):
+        edit_json(classification_copy / "config.json", id2label=id2label)
+        with pytest.raises(InputError, match="config.json: id2label must map"):
+            load_huggingface(classification_copy)
+
+    @pytest.mark.parametrize("size", [0, 5000, 200_000])
+    def test_truncated_weights(self, causal_copy, size):
+        file = causal_copy / WEIGHTS
+        file.write_bytes(file.read_bytes()[:size])
+        with pytest.raises(InputError, match=f"{WEIGHTS} is damaged"):
+            load_huggingface(causal_copy)
+
+    def test_missing_weights(self, causal_copy):
+        (causal_copy / WEIGHTS).unlink()
+        with pytest.raises(InputError, match=f"neither {WEIGHTS} nor pytorch_model.bin"):
+            load_huggingface(causal_copy)
+
+    def test_missing_config(self, tmp_path):
+        with pytest.raises(InputError, match="config.json is missing"):
+            load_huggingface(tmp_path)
+
+    @pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
+    @pytest.mark.parametrize(
+        "content, message",
+        [(b'{"a": ', "not valid JSON"), (b"\xff\xfe", "not valid JSON"), (b"[]", "JSON object")],
+    )
+    def test_broken_json(self, causal_copy, file, content, message):
+        (causal_copy / file).write_bytes(content)
+        with pytest.raises(InputError, match=f"/{file} .*{message}"):
+            load_huggingface(causal_copy)
+
+    @pytest.mark.parametrize(
+        "clusters, message",
+        [
+            ([[0, 0]], r"clusters .* shape \[k, 3\]"),
+            ([[0, 0, 0], [1]], "clusters"),
+            ([[0, 0, 300]], r"clusters .* \[-1, 1\]"),
+            ([[0, 0, 0]], "vocabulary_size=32"),
+        ],
+    )
+    def test_unusable_palette(self, causal_copy, clusters, message):
+        edit_json(causal_copy / "preprocessor_config.json", clusters=clusters)
+        with pytest.raises(InputError, match=message) as error:
+            load_huggingface(causal_copy)
+        assert str(causal_copy) in str(error.value)
+
+
+class TestSave:
+    @pytest.mark.parametrize("source", [CAUSAL, CLASSIFICATION])
+    def test_round_trip_is_bit_equal(self, source, tmp_path):
+        written = save_huggingface(load_huggingface(source), tmp_path / "new")
+        original, copy = load_file(source / WEIGHTS), load_file(written / WEIGHTS)
+        assert copy.keys() == original.keys()
+        for name, tensor in original.items():
+            assert copy[name].dtype == tensor.dtype
+            assert np.array_equal(copy[name], tensor), name
+        with safetensors.safe_open(written / WEIGHTS, "np") as file:
+            assert file.metadata() == {"format": "pt"}
+
+    @pytest.mark.parametrize("source", [CAUSAL, CLASSIFICATION])
+    def test_config_is_that_of_transformers(self, source, tmp_path):
+        written = save_huggingface(load_huggingface(source), tmp_path / "new")
+        theirs = json.loads((source / "config.json").read_text())
+        ours = json.loads((written / "config.json").read_text())
+        assert ours == {name: theirs.get(name) for name in ours}
+        for name in ("model_type", "architectures", *(k for k in theirs if k.startswith("n_"))):
+            assert name in ours
+
+    def test_preprocessor_is_that_of_transformers(self, causal, tmp_path):
+        name = "preprocessor_config.json"
+        written = save_huggingface(causal, tmp_path / "new")
+        assert json.loads((written / name).read_text()) == json.loads((CAUSAL / name).read_text())
+
+    def test_no_palette_no_preprocessor(self, classifier, tmp_path):
+        written = save_huggingface(classifier, tmp_path / "new")
+        assert sorted(file.name for file in written.iterdir()) == ["config.json", WEIGHTS]
+
+    def test_without_biases(self, model, tokens, tmp_path):
+        again = load_huggingface(save_huggingface(model, tmp_path / "new"))
+        assert again.config.use_bias
+        assert not numpy(again.backbone.blocks[0].mlp.expand.bias).any()
+        assert largest_deviation(again(tokens), numpy(model(tokens))) < 1e-5
+        assert np.array_equal(again.palette.colors, model.palette.colors)
+
+    def test_classifier_loses_its_generative_head(self, model, randomized, tokens, tmp_path):
+        names = ["ship", "frog", "Maus"]
+        model = randomized(ImageGPTClassifier.from_pretrained(model, 3, class_names=names))
+        written = save_huggingface(model, tmp_path / "new")
+        assert "lm_head.weight" not in load_file(written / WEIGHTS)
+        again = load_huggingface(written)
+        assert again.class_names == names
+        assert largest_deviation(again(tokens), numpy(model(tokens))) < 1e-5
+        settings = json.loads((written / "config.json").read_text())
+        assert settings["label2id"] == {"ship": 0, "frog": 1, "Maus": 2}
+
+    def test_half_precision_model_is_written_in_float32(self, config, tmp_path):
+        model = ImageGPT(config, dtype="bfloat16")
+        written = save_huggingface(model, tmp_path / "new")
+        assert {t.dtype for t in load_file(written / WEIGHTS).values()} == {np.dtype("float32")}
+
+    def test_bert_has_no_counterpart(self, config, tmp_path):
+        model = ImageGPT(config, "bert")
+        with pytest.raises(InputError, match='objective="bert"'):
+            save_huggingface(model, tmp_path / "new")
+        assert not list(tmp_path.iterdir())
+
+    def test_existing_folder_stays_unless_overwritten(self, causal, classifier, tmp_path):
+        folder = tmp_path / "new"
+        save_huggingface(causal, folder)
+        with pytest.raises(FileExistsError, match="new"):
+            save_huggingface(classifier, folder)
+        assert type(load_huggingface(folder)) is ImageGPT
+        save_huggingface(classifier, folder, overwrite=True)
+        assert type(load_huggingface(folder)) is ImageGPTClassifier
+        assert not (folder / "preprocessor_config.json").exists()
+        assert list(tmp_path.iterdir()) == [folder]
+
+    def test_full_disk_leaves_nothing(self, causal, tmp_path):
+        resource = pytest.importorskip("resource")
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        try:
+            with pytest.raises(OSError, match=f"new: {WEIGHTS} cannot be written"):
+                save_huggingface(causal, tmp_path / "new")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert not list(tmp_path.iterdir())
+
+
+class TestImageProcessor:
+    def test_tokens(self, causal, reference):
+        tokens = image_processor_tokens(reference["images"], causal.palette, 8)
+        assert tokens.dtype == np.int32
+        assert np.array_equal(tokens, reference["processed_ids"])
+
+    def test_nearest_colours_of_the_fixture_are_unique(self, causal, reference):
+        """So that equality above does not hang on rounding: it has no ties to break."""
+        import PIL.Image
+
+        resized = [
+            np.asarray(PIL.Image.fromarray(image).resize((8, 8), PIL.Image.Resampling.BILINEAR))
+            for image in reference["images"]
+        ]
+        pixels = np.stack(resized).reshape(-1, 1, 3) / 127.5 - 1
+        distances = np.sort(((pixels - causal.palette.colors.astype(float)) ** 2).sum(-1), axis=1)
+        assert (distances[:, 1] - distances[:, 0]).min() > 1e-5
+
+    def test_grey_images(self, causal):
+        grey = random_images()[..., :1]
+        tokens = image_processor_tokens(grey, causal.palette, 8)
+        expected = image_processor_tokens(np.repeat(grey, 3, axis=-1), causal.palette, 8)
+        assert np.array_equal(tokens, expected)
+
+    @pytest.mark.parametrize(
+        "images, message",
+        [
+            (np.zeros((9, 7, 3), np.uint8), r"\[batch, height, width, 3\]"),
+            (np.zeros((1, 9, 7, 3), np.float32), "uint8"),
+            (np.zeros((1, 9, 7, 4), np.uint8), "shape"),
+        ],
+    )
+    def test_unusable_images(self, causal, images, message):
+        with pytest.raises(InputError, match=message):
+            image_processor_tokens(images, causal.palette, 8)
+
+
+class TestTransformers:
+    """What we write, read by Transformers itself."""
+
+    @pytest.mark.parametrize("use_bias", [False, True])
+    def test_generative_model(self, torch, config, randomized, tokens, tmp_path, use_bias):
+        from transformers import ImageGPTForCausalImageModeling
+
+        model = randomized(ImageGPT(dataclasses.replace(config, use_bias=use_bias)))
+        folder = save_huggingface(model, tmp_path / "new")
+        theirs, info = ImageGPTForCausalImageModeling.from_pretrained(
+            folder, output_loading_info=True
+        )
+        assert not info["missing_keys"] and not info["unexpected_keys"]
+        with torch.no_grad():
+            logits = theirs.eval()(torch.tensor(start_first(model, tokens)).long()).logits
+        assert largest_deviation(model(tokens), logits.numpy()) < TOLERANCE
+
+    def test_classifier(self, torch, model, randomized, tokens, tmp_path):
+        from transformers import ImageGPTForImageClassification
+
+        names = ["ship", "frog", "Maus"]
+        model = randomized(ImageGPTClassifier.from_pretrained(model, 3, class_names=names))
+        folder = save_huggingface(model, tmp_path / "new")
+        theirs, info = ImageGPTForImageClassification.from_pretrained(
+            folder, output_loading_info=True
+        )
+        assert not info["missing_keys"] and not info["unexpected_keys"]
+        assert theirs.config.id2label == dict(enumerate(names))
+        with torch.no_grad():
+            logits = theirs.eval()(torch.tensor(start_first(model, tokens)).long()).logits
+        assert largest_deviation(model(tokens), logits.numpy()) < TOLERANCE
+
+    def test_image_processor(self, torch, causal, reference, tmp_path):
+        from transformers import ImageGPTImageProcessor
+
+        folder = save_huggingface(causal, tmp_path / "new")
+        processor = ImageGPTImageProcessor.from_pretrained(folder)
+        batch = processor(list(reference["images"]), return_tensors="pt")
+        assert np.array_equal(batch["input_ids"].numpy(), reference["processed_ids"])
+
+
+def test_global_dtype_policy_is_honoured(reference):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = load_huggingface(CAUSAL)
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert model.compute_dtype == "bfloat16"
+    assert largest_deviation(model(reference["tokens"]), reference["logits"]) < 0.1

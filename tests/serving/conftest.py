@@ -1,0 +1,65 @@
+"""Tiny models with random weights, and one export of both."""
+
+import numpy as np
+import pytest
+
+from igpt_keras.config import ImageGPTConfig
+from igpt_keras.models import ImageGPT, ImageGPTClassifier
+from igpt_keras.palette import ColorPalette
+from serving.export import export
+
+
+def random_palette(num_colors: int, seed: int) -> ColorPalette:
+    return ColorPalette(np.random.default_rng(seed).uniform(-1, 1, (num_colors, 3)))
+
+
+def randomize(model, seed: int):
+    """Weights far from their initial values: heads start at zero."""
+    generator = np.random.default_rng(seed)
+    model.set_weights([generator.normal(0, 0.5, w.shape) for w in model.get_weights()])
+    return model
+
+
+def build_model(**kwargs) -> ImageGPT:
+    config = ImageGPTConfig(4, vocabulary_size=8, hidden_dim=16, num_layers=2, num_heads=2)
+    return randomize(ImageGPT(config, **{"palette": random_palette(8, seed=1), **kwargs}), seed=2)
+
+
+def build_classifier(objective: str = "ar") -> ImageGPTClassifier:
+    config = ImageGPTConfig(6, vocabulary_size=12, hidden_dim=16, num_layers=1, num_heads=2)
+    classifier = ImageGPTClassifier(
+        config,
+        num_classes=3,
+        objective=objective,
+        class_names=["chat", "chien", "écureuil"],
+        palette=random_palette(12, seed=3),
+    )
+    return randomize(classifier, seed=4)
+
+
+@pytest.fixture
+def make_model():
+    return build_model
+
+
+@pytest.fixture
+def make_classifier():
+    return build_classifier
+
+
+@pytest.fixture(scope="session")
+def model() -> ImageGPT:
+    return build_model()
+
+
+@pytest.fixture(scope="session")
+def classifier() -> ImageGPTClassifier:
+    return build_classifier()
+
+
+@pytest.fixture(scope="session")
+def exported(model, classifier, tmp_path_factory):
+    """A directory that holds version 1, with both models."""
+    directory = tmp_path_factory.mktemp("served")
+    export([model, classifier], directory)
+    return directory

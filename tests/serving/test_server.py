@@ -1,0 +1,359 @@
+import shutil
+import socket
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    inference_pb2,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+    regression_pb2,
+)
+
+from igpt_keras import InputError
+from serving.export import export
+from serving.server import Server
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+PNG = tf.io.encode_png(PIXELS).numpy()
+INPUTS = {
+    "image_bytes": tf.constant([PNG, PNG]),
+    "keep_rows": tf.constant([1, 2]),
+    "temperature": tf.constant([1.0, 1.0]),
+    "top_k": tf.constant([0, 0]),
+    "top_p": tf.constant([1.0, 1.0]),
+    "seed": tf.constant([1, 2], tf.int64),
+}
+COMPLETION_OUTPUTS = {"png_bytes", "pixels", "tokens", "log_likelihood"}
+
+
+@pytest.fixture(scope="module")
+def server(exported):
+    with Server(exported) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def stub(server):
+    with grpc.insecure_channel(server.address) as channel:
+        yield prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+
+def predict_request(inputs=INPUTS, signature_name="", name="igpt", version=None, **fields):
+    request = predict_pb2.PredictRequest(**fields)
+    request.model_spec.name = name
+    request.model_spec.signature_name = signature_name
+    if version is not None:
+        request.model_spec.version.value = version
+    for key, value in inputs.items():
+        request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
+    return request
+
+
+def refused(call, request) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.RpcError) as caught:
+        call(request, timeout=30)
+    assert "Traceback" not in caught.value.details()
+    return caught.value.code(), caught.value.details()
+
+
+def test_predict_answers_with_all_outputs(stub):
+    response = stub.Predict(predict_request(), timeout=30)
+    assert set(response.outputs) == COMPLETION_OUTPUTS
+    outputs = {name: tf.make_ndarray(proto) for name, proto in response.outputs.items()}
+    assert outputs["pixels"].dtype == np.uint8 and outputs["pixels"].shape == (2, 4, 4, 3)
+    assert outputs["tokens"].dtype == np.int32 and outputs["tokens"].shape == (2, 16)
+    assert outputs["log_likelihood"].dtype == np.float32
+    decoded = [tf.io.decode_png(png) for png in outputs["png_bytes"]]
+    np.testing.assert_array_equal(decoded, outputs["pixels"])
+
+
+def test_predict_says_what_answered(stub):
+    spec = stub.Predict(predict_request(), timeout=30).model_spec
+    assert (spec.name, spec.version.value, spec.signature_name) == ("igpt", 1, "serving_default")
+    inputs = {"image_bytes": INPUTS["image_bytes"]}
+    response = stub.Predict(predict_request(inputs, "classify_images"), timeout=30)
+    assert response.model_spec.signature_name == "classify_images"
+    assert set(response.outputs) == {"classes", "scores", "logits"}
+
+
+def test_the_version_can_be_asked_for(stub):
+    assert stub.Predict(predict_request(version=1), timeout=30).model_spec.version.value == 1
+
+
+def test_the_output_filter_is_honoured(stub):
+    response = stub.Predict(predict_request(output_filter=["tokens"]), timeout=30)
+    assert set(response.outputs) == {"tokens"}
+
+
+def test_metadata_holds_the_signatures(stub):
+    request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+    request.model_spec.name = "igpt"
+    response = stub.GetModelMetadata(request, timeout=30)
+    assert (response.model_spec.name, response.model_spec.version.value) == ("igpt", 1)
+    signatures = get_model_metadata_pb2.SignatureDefMap()
+    assert response.metadata["signature_def"].Unpack(signatures)
+    assert {"complete", "classify_images", "serving_default"} <= set(signatures.signature_def)
+    complete = signatures.signature_def["complete"]
+    assert set(complete.inputs) == set(INPUTS)
+    assert set(complete.outputs) == COMPLETION_OUTPUTS
+    assert [dim.size for dim in complete.outputs["pixels"].tensor_shape.dim] == [-1, 4, 4, 3]
+
+
+def without(name):
+    return {key: value for key, value in INPUTS.items() if key != name}
+
+
+REFUSED_REQUESTS = {
+    "unknown model": (
+        predict_request(name="gpt"),
+        grpc.StatusCode.NOT_FOUND,
+        "Servable not found for request: Latest(gpt)",
+    ),
+    "unknown version": (
+        predict_request(version=7),
+        grpc.StatusCode.NOT_FOUND,
+        "Servable not found for request: Specific(igpt, 7)",
+    ),
+    "no model": (
+        predict_pb2.PredictRequest(),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "Missing ModelSpec",
+    ),
+    "no model name": (
+        predict_request(name=""),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "ModelSpec has no name specified.",
+    ),
+    "version label": (
+        predict_pb2.PredictRequest(model_spec={"name": "igpt", "version_label": "stable"}),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "Unrecognized servable version label: stable",
+    ),
+    "unknown signature": (
+        predict_request(signature_name="colorize"),
+        grpc.StatusCode.FAILED_PRECONDITION,
+        'Serving signature key "colorize" not found.',
+    ),
+    "missing input": (
+        predict_request(without("seed")),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "Missing but required: {seed}.",
+    ),
+    "extra input": (
+        predict_request({**INPUTS, "bias": tf.constant([0.0])}),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "input size does not match signature: 7!=6",
+    ),
+    "misnamed input": (
+        predict_request({**without("seed"), "seeds": INPUTS["seed"]}),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "Sent extra: {seeds}. Missing but required: {seed}.",
+    ),
+    "wrong dtype": (
+        predict_request({**INPUTS, "keep_rows": tf.constant([1.0, 2.0])}),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "keep_rows to be int32 but float32 is provided",
+    ),
+    "wrong rank": (
+        predict_request({**INPUTS, "keep_rows": tf.constant(1)}),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "keep_rows to have shape (None,) but got []",
+    ),
+    "batch sizes that differ": (
+        predict_request({**INPUTS, "keep_rows": tf.constant([1])}),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "inputs must have one batch size",
+    ),
+    "setting out of range": (
+        predict_request({**INPUTS, "top_p": tf.constant([0.5, 1.5])}),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "top_p must be above 0 and at most 1, got] [0.5 1.5]",
+    ),
+    "not an image": (
+        predict_request({**INPUTS, "image_bytes": tf.constant([PNG, b"no image"])}),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "Unknown image file format",
+    ),
+    "half an image": (
+        predict_request({**INPUTS, "image_bytes": tf.constant([PNG, PNG[:60]])}),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "Invalid PNG data",
+    ),
+    "unknown output": (
+        predict_request(output_filter=["logits"]),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "output tensor alias not found in signature: logits",
+    ),
+    "output asked for twice": (
+        predict_request(output_filter=["tokens", "tokens"]),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "duplicate output tensor alias: tokens",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "request_, code, message", REFUSED_REQUESTS.values(), ids=REFUSED_REQUESTS.keys()
+)
+def test_predict_refuses(stub, request_, code, message):
+    got_code, got_message = refused(stub.Predict, request_)
+    assert got_code == code
+    assert message in got_message
+
+
+def test_a_malformed_tensor_is_refused(stub):
+    request = predict_request()
+    request.inputs["seed"].tensor_content = b"123"
+    code, message = refused(stub.Predict, request)
+    assert (code, message) == (grpc.StatusCode.INVALID_ARGUMENT, "tensor parsing error: seed")
+
+
+def test_a_tensor_without_a_dtype_is_refused(stub):
+    request = predict_request()
+    request.inputs["seed"].Clear()
+    assert refused(stub.Predict, request)[0] == grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [([], "must specify at least one"), (["weights"], "weights is not supported")],
+)
+def test_metadata_fields_are_checked(stub, fields, message):
+    request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=fields)
+    request.model_spec.name = "igpt"
+    code, got_message = refused(stub.GetModelMetadata, request)
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert message in got_message
+
+
+def test_metadata_of_an_unknown_model(stub):
+    request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+    request.model_spec.name = "gpt"
+    assert refused(stub.GetModelMetadata, request)[0] == grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    "method, request_",
+    [
+        ("Classify", classification_pb2.ClassificationRequest()),
+        ("Regress", regression_pb2.RegressionRequest()),
+        ("MultiInference", inference_pb2.MultiInferenceRequest()),
+    ],
+)
+def test_other_calls_are_unimplemented(stub, method, request_):
+    assert refused(getattr(stub, method), request_)[0] == grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_requests_beyond_grpcs_own_limit_are_answered(server):
+    # 5 MB: text chunks of a PNG may be of any length, and are skipped.
+    image = tf.io.encode_png(np.random.default_rng(0).integers(0, 256, (1300, 1300, 3), np.uint8))
+    request = predict_request({"image_bytes": image[None]}, "classify_images")
+    assert request.ByteSize() > 4 * 1024 * 1024
+    with grpc.insecure_channel(server.address) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        assert len(stub.Predict(request, timeout=30).outputs) == 3
+
+
+def test_requests_run_at_the_same_time(stub):
+    calls = [stub.Predict.future(predict_request(), timeout=30) for _ in range(20)]
+    tokens = [tf.make_ndarray(call.result().outputs["tokens"]) for call in calls]
+    for other in tokens[1:]:
+        np.testing.assert_array_equal(other, tokens[0])
+
+
+def test_the_newest_version_is_served_under_the_given_name(exported, classifier, tmp_path):
+    shutil.copytree(exported / "1", tmp_path / "9")
+    export(classifier, tmp_path, version=10)
+    with Server(tmp_path, model_name="mine") as server:
+        assert server.version == 10
+        with grpc.insecure_channel(server.address) as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            request = predict_request({"image_bytes": tf.constant([PNG])}, name="mine")
+            response = stub.Predict(request, timeout=30)
+    assert response.model_spec.version.value == 10
+    assert set(response.outputs) == {"classes", "scores", "logits"}
+
+
+def test_a_stopped_server_is_gone_and_its_port_free(exported):
+    with Server(exported) as server:
+        host, port = server.address.split(":")
+        assert host == "127.0.0.1"
+        socket.create_connection((host, int(port)), timeout=30).close()
+    server.wait()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)), timeout=30)
+    with Server(exported, port=int(port)) as again:
+        assert again.address == server.address
+
+
+def test_a_port_in_use_is_an_error(exported, server):
+    port = int(server.address.split(":")[1])
+    with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}"):
+        Server(exported, port=port).start()
+
+
+def test_a_port_in_use_by_anything_is_an_error(exported):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}: .*in use"):
+            Server(exported, port=port).start()
+
+
+def test_an_unknown_host_is_an_error(exported):
+    with pytest.raises(OSError, match="cannot listen on no.such.host.invalid:0"):
+        Server(exported, host="no.such.host.invalid").start()
+
+
+@pytest.mark.parametrize("port", [-1, 65_536])
+def test_an_impossible_port_is_an_error(exported, port):
+    with pytest.raises(InputError, match=f"port must lie in 0…65535 .*, got {port}"):
+        Server(exported, port=port)
+
+
+def test_a_fault_of_the_server_is_internal_and_told_without_details(exported, caplog):
+    with Server(exported) as server, grpc.insecure_channel(server.address) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        server._servable.close()
+        code, message = refused(stub.Predict, predict_request())
+    assert code == grpc.StatusCode.INTERNAL
+    assert message.startswith("internal error")
+    assert "closed Session" in caplog.text
+
+
+def test_a_missing_directory_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        Server(tmp_path / "nowhere")
+
+
+def test_a_file_is_no_directory(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is not a directory"):
+        Server(tmp_path / "file")
+
+
+def test_an_empty_directory_is_an_error(tmp_path):
+    (tmp_path / "latest").mkdir()
+    with pytest.raises(InputError, match=f"{tmp_path} holds no version"):
+        Server(tmp_path)
+
+
+def test_a_version_without_a_model_is_an_error(tmp_path):
+    (tmp_path / "3").mkdir()
+    with pytest.raises(InputError, match=f"{tmp_path / '3'} is not a SavedModel"):
+        Server(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damaged", ["saved_model.pb", "variables/variables.index", "variables/variables.data-*"]
+)
+def test_a_damaged_version_is_an_error(exported, tmp_path, damaged):
+    shutil.copytree(exported / "1", tmp_path / "1")
+    (path,) = (tmp_path / "1").glob(damaged)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match=f"{tmp_path / '1'} is not a SavedModel"):
+        Server(tmp_path)
