@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike, overwrite: bool = False) -> Iterator[pathlib.Path]:
+def atomic_path(
+    path: str | os.PathLike, overwrite: bool = False, marker: str | None = None
+) -> Iterator[pathlib.Path]:
     """A temporary sibling of `path` that becomes `path` when the block ends well.
 
     The block creates a file or a folder at the yielded path. If it fails, what it
@@ -17,24 +19,36 @@ def atomic_path(path: str | os.PathLike, overwrite: bool = False) -> Iterator[pa
     Args:
         path: where the result shall be; its parent folders are created.
         overwrite: whether an existing `path` is replaced.
+        marker: name of a file that tells a folder of the same kind; a folder without
+            it is never replaced, unless it is empty.
 
     Raises:
-        FileExistsError: `path` exists and `overwrite` is false; raised before the block.
+        FileExistsError: `path` exists and must not be replaced; raised before the block.
     """
     path = pathlib.Path(path).absolute()
-    check_absent(path, overwrite)
+    check_replaceable(path, overwrite, marker)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as directory:
         partial = pathlib.Path(directory, "new")
         yield partial
-        check_absent(path, overwrite)
+        check_replaceable(path, overwrite, marker)
         if path.is_dir() and not path.is_symlink():
             # A folder cannot be replaced in one step: the old one moves aside first.
             path.rename(pathlib.Path(directory, "old"))
         partial.replace(path)
 
 
-def check_absent(path: str | os.PathLike, overwrite: bool = False) -> None:
-    """Raises `FileExistsError` if `path` exists and must not be overwritten."""
-    if os.path.lexists(path) and not overwrite:
+def check_replaceable(
+    path: str | os.PathLike, overwrite: bool = False, marker: str | None = None
+) -> None:
+    """Raises `FileExistsError` if `path` exists and must not be replaced; see `atomic_path`."""
+    if not os.path.lexists(path):
+        return
+    if not overwrite:
         raise FileExistsError(f"{path} exists already; choose another path or allow overwriting")
+    if os.path.isdir(path) and os.listdir(path):
+        if marker is None or not os.path.exists(os.path.join(path, marker)):
+            raise FileExistsError(
+                f"{path} is a folder of other things (it holds no {marker}) and is not replaced; "
+                "choose another path"
+            )

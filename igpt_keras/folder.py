@@ -43,7 +43,7 @@ def save(
     Returns: the folder's path.
 
     Raises:
-        FileExistsError: `path` exists and `overwrite` is false.
+        FileExistsError: `path` exists and `overwrite` is false, or it is no model folder.
     """
     settings = model.get_config()
     del settings["palette"]
@@ -52,7 +52,7 @@ def save(
         "class_name": type(model).__name__,
         "settings": settings,
     }
-    with atomic_path(path, overwrite) as partial:
+    with atomic_path(path, overwrite, marker=CONFIG_FILE) as partial:
         partial.mkdir()
         _write_json(partial / CONFIG_FILE, description)
         model.save_weights(partial / WEIGHTS_FILE)

@@ -197,7 +197,7 @@ class GenerativeModel(keras.Model):
         if not hasattr(tokens, "shape") or not hasattr(tokens, "dtype"):
             return
         n = self.config.sequence_length
-        if len(tokens.shape) != 2 or tokens.shape[1] != n:
+        if len(tokens.shape) != 2 or tokens.shape[1] not in (n, None):
             raise InputError(
                 f"tokens must have shape [batch, {n}] (image_size={self.config.image_size}), "
                 f"got {list(tokens.shape)}"

@@ -9,6 +9,8 @@ from igpt_keras.atomic import atomic_path
 from igpt_keras.errors import InputError
 
 CHUNK = 4096
+# A mean of float32 white pixels may lie this far outside [-1, 1].
+ROUNDING = 1e-5
 
 
 class ColorPalette:
@@ -29,7 +31,7 @@ class ColorPalette:
         colors = np.asarray(colors, dtype=np.float32)
         if colors.ndim != 2 or colors.shape[1] != 3 or not len(colors):
             raise InputError(f"palette colours must have shape [k, 3], got {list(colors.shape)}")
-        if not np.isfinite(colors).all() or np.abs(colors).max() > 1:
+        if not np.isfinite(colors).all() or np.abs(colors).max() > 1 + ROUNDING:
             raise InputError(
                 "palette colours must be finite and lie in [-1, 1], "
                 f"got {colors.min()}…{colors.max()}"

@@ -232,7 +232,7 @@ def _encode(image_bytes, model: GenerativeModel):
 
     def encode(content):
         image = fit_to_size(decode_image(content), size)
-        return tf.ensure_shape(quantize(image[None], model.palette)[0], [length])
+        return quantize(image[None], model.palette)[0]
 
     return tf.map_fn(encode, image_bytes, fn_output_signature=tf.TensorSpec([length], tf.int32))
 

@@ -18,7 +18,7 @@ def test_a_failing_block_leaves_everything_as_it_was(tmp_path, existing):
     if existing:
         path.mkdir()
         (path / "old").write_text("old")
-    with pytest.raises(KeyboardInterrupt), atomic_path(path, overwrite=True) as partial:
+    with pytest.raises(KeyboardInterrupt), atomic_path(path, True, marker="old") as partial:
         partial.mkdir()
         (partial / "new").write_text("half")
         raise KeyboardInterrupt
@@ -37,10 +37,11 @@ def test_an_existing_path_is_refused_before_the_block_runs(tmp_path):
 def test_overwriting_replaces_a_folder_whole(tmp_path):
     path = tmp_path / "folder"
     for name in ("first", "second"):
-        with atomic_path(path, overwrite=True) as partial:
+        with atomic_path(path, overwrite=True, marker="marker") as partial:
             partial.mkdir()
             (partial / name).write_text(name)
-    assert [p.name for p in path.iterdir()] == ["second"]
+            (partial / "marker").touch()
+    assert {p.name for p in path.iterdir()} == {"second", "marker"}
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
 
 
@@ -50,3 +51,20 @@ def test_what_appears_meanwhile_is_not_overwritten(tmp_path):
         partial.write_text("ours")
         path.write_text("theirs")
     assert path.read_text() == "theirs"
+
+
+@pytest.mark.parametrize("marker", [None, "marker"])
+def test_a_folder_of_other_things_is_never_replaced(tmp_path, marker):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="folder of other things"):
+        with atomic_path(tmp_path, overwrite=True, marker=marker):
+            pytest.fail("the block ran")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_an_empty_folder_may_be_replaced(tmp_path):
+    path = tmp_path / "empty"
+    path.mkdir()
+    with atomic_path(path, overwrite=True) as partial:
+        partial.write_text("file")
+    assert path.read_text() == "file"

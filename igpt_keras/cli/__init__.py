@@ -1,25 +1,24 @@
 """The `igpt` command."""
 
 import importlib
-import os
 import sys
 
 import click
 
 from igpt_keras.errors import InputError
 
-# TensorFlow's C++ log starts at warnings; set before anything imports it.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 COMMANDS = {
+    "client": "Ask a server for completions or classes over gRPC.",
     "complete": "Complete images whose first rows are kept.",
     "convert": "Convert published weights to a model folder, or a model to Hugging Face's format.",
+    "export": "Write models as a SavedModel for TensorFlow Serving.",
     "quickstart": "Train on real images, complete, classify, and serve: the whole of it, small.",
+    "serve": "Serve a SavedModel over TensorFlow Serving's gRPC protocol.",
 }
 
 
 class Commands(click.Group):
-    """Subcommands imported when they are called, so that `--help` needs no TensorFlow."""
+    """Subcommands whose modules are imported when they are called."""
 
     def list_commands(self, context):
         return sorted(COMMANDS)

@@ -6,7 +6,7 @@ import click
 
 from igpt_keras import convert as conversion
 from igpt_keras import folder
-from igpt_keras.atomic import check_absent
+from igpt_keras.atomic import check_replaceable
 from igpt_keras.models import GenerativeModel, ImageGPTClassifier
 
 
@@ -28,7 +28,8 @@ def convert(source: str, output: pathlib.Path, target: str, overwrite: bool):
     SOURCE is a model folder, a .keras file, a Hugging Face folder, or the prefix of a
     checkpoint of the original TensorFlow code.
     """
-    check_absent(output, overwrite)
+    marker = folder.CONFIG_FILE if target == "folder" else conversion.huggingface.CONFIG_FILE
+    check_replaceable(output, overwrite, marker)
     model = conversion.load(source)
     click.echo(f"Read {source}: {_describe(model)}")
     if target == "folder":

@@ -34,9 +34,10 @@ FINETUNING_EPOCHS, FINETUNING_PATIENCE = 40, 8
 FINETUNING_RATE, FROM_SCRATCH_RATE = 0.001, 0.003
 FEW_LABELS = 10
 KEEP_ROWS = 4
-SHOWN_IMAGES, SHOWN_COMPLETIONS = 10, 6
+SHOWN_COMPLETIONS = 6
 SAMPLES = 60
 SERVED_IMAGES = 8
+MEASUREMENTS = "measurements.json"
 
 console = Console()
 
@@ -67,13 +68,13 @@ def quickstart(output: pathlib.Path, seed: int, overwrite: bool) -> None:
     it, and asks a server for completions and classes over gRPC.
     """
     start = time.monotonic()
-    with atomic_path(output, overwrite) as partial:
+    with atomic_path(output, overwrite, marker=MEASUREMENTS) as partial:
         partial.mkdir()
         measurements = run(partial, seed)
         minutes = (time.monotonic() - start) / 60
         measurements.append(Measurement("wall time", f"{minutes:.1f} min"))
         rows = [dataclasses.asdict(measurement) for measurement in measurements]
-        (partial / "measurements.json").write_text(json.dumps(rows, indent=2) + "\n")
+        (partial / MEASUREMENTS).write_text(json.dumps(rows, indent=2) + "\n")
     show(measurements, output)
 
 
@@ -131,7 +132,8 @@ def draw_pictures(
 ) -> None:
     """Writes completions.png, one test image of each class a row, and samples.png."""
     heading("Completing and sampling")
-    images = test.per_class(SHOWN_IMAGES // 10, seed).images
+    one_of_each = test.per_class(1, seed)
+    images = one_of_each.images[np.argsort(one_of_each.labels)]
     completions = igpt_keras.complete(model, None, images, KEEP_ROWS, SHOWN_COMPLETIONS, seed=seed)
     rows = [
         [original, keep_top(original, KEEP_ROWS), *completed]
@@ -249,7 +251,7 @@ def show(measurements: list[Measurement], output: pathlib.Path) -> None:
         "pretrained": "the pre-trained model",
         "classifier": "the classifier fine-tuned on all labels",
         "saved_model": "the SavedModel, for TensorFlow Serving",
-        "measurements.json": "the table above",
+        MEASUREMENTS: "the table above",
     }
     for name, what in written.items():
         console.print(f"{output / name}  {what}", soft_wrap=True)

@@ -117,7 +117,7 @@ def save_huggingface(
 
     Raises:
         InputError: a BERT model; Transformers has no such thing.
-        FileExistsError: `folder` exists and `overwrite` is false.
+        FileExistsError: `folder` exists and `overwrite` is false, or it holds no model.
         OSError: the folder cannot be written.
     """
     if model.objective != "ar":
@@ -125,7 +125,7 @@ def save_huggingface(
             "Hugging Face's ImageGPT is autoregressive only, "
             f'got a model with objective="{model.objective}"'
         )
-    with atomic_path(folder, overwrite) as partial:
+    with atomic_path(folder, overwrite, marker=CONFIG_FILE) as partial:
         partial.mkdir()
         _write_json(partial / CONFIG_FILE, _settings(model))
         try:

@@ -1,11 +1,11 @@
 """A progress bar over a whole run."""
 
 import keras
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class ProgressBar(keras.callbacks.Callback):
-    """One line for a whole `fit`: epochs, latest figures, time gone and left.
+    """One line for a whole `fit`: epochs, latest figures, time left, in the end time taken.
 
     Args:
         description: what stands before the bar.
@@ -20,11 +20,9 @@ class ProgressBar(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self.progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("epoch {task.completed:.0f}/{task.total:.0f}{task.fields[figures]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            BarColumn(bar_width=16),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}{task.fields[figures]}"),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
         )
         self.task = self.progress.add_task(
             self.description, total=self.params["epochs"], figures=""
@@ -38,7 +36,7 @@ class ProgressBar(keras.callbacks.Callback):
             self.progress.update(self.task, completed=min(done, self.params["epochs"]))
 
     def on_epoch_end(self, epoch, logs=None):
-        figures = "".join(f"  {name} {logs[name]:.4f}" for name in self.metrics if name in logs)
+        figures = "".join(f" {name} {logs[name]:.3f}" for name in self.metrics if name in logs)
         self.progress.update(self.task, completed=epoch + 1, figures=figures)
 
     def on_train_end(self, logs=None):

@@ -1,5 +1,3 @@
-import pathlib
-
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -8,8 +6,8 @@ from keras import ops
 from igpt_keras import InputError, load
 from igpt_keras.cli.convert import convert
 from igpt_keras.convert import load_huggingface
+from tests.conftest import FIXTURES
 
-FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures"
 CAUSAL = FIXTURES / "hf" / "causal"
 TOKENS = np.arange(64, dtype=np.int32)[None] % 32
 
@@ -51,16 +49,26 @@ def test_original_checkpoint(tmp_path):
 
 def test_existing_output_stays_unless_overwritten(tmp_path):
     output = tmp_path / "new"
-    output.mkdir()
+    assert run(CAUSAL, output).exit_code == 0
     (output / "notes.txt").write_text("mine")
     result = run(CAUSAL, output)
     assert isinstance(result.exception, FileExistsError)
     # Refused before anything is read.
     assert result.output == ""
-    assert [file.name for file in output.iterdir()] == ["notes.txt"]
+    assert (output / "notes.txt").read_text() == "mine"
 
     assert run(CAUSAL, output, "--overwrite").exit_code == 0
+    assert not (output / "notes.txt").exists()
     assert load(output).config.image_size == 8
+
+
+@pytest.mark.parametrize("target", ["folder", "huggingface"])
+def test_a_folder_of_other_things_is_never_replaced(tmp_path, target):
+    (tmp_path / "notes.txt").write_text("mine")
+    result = run(CAUSAL, tmp_path, "--to", target, "--overwrite")
+    assert isinstance(result.exception, FileExistsError)
+    assert "folder of other things" in str(result.exception)
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_failure_leaves_nothing(tmp_path):

@@ -1,0 +1,120 @@
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+import igpt_keras
+from igpt_keras import cli
+from igpt_keras.cli import quickstart
+
+WRITTEN = {
+    "classifier",
+    "completions.png",
+    "measurements.json",
+    "pretrained",
+    "samples.png",
+    "saved_model",
+}
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["igpt", "quickstart", *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main()
+    return exit_info.value.code
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Every stage of the quickstart with next to no training."""
+    for name, value in {
+        "PRETRAINING_EPOCHS": 1,
+        "FINETUNING_EPOCHS": 1,
+        "HIDDEN_DIM": 16,
+        "NUM_LAYERS": 1,
+        "NUM_HEADS": 2,
+        "SAMPLES": 6,
+    }.items():
+        monkeypatch.setattr(quickstart, name, value)
+
+
+def test_quickstart_runs_every_stage_and_refuses_to_overwrite(short, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "out"
+    assert run(monkeypatch, "--output", output) == 0
+    assert {path.name for path in output.iterdir()} == WRITTEN
+    printed = capsys.readouterr().out
+    for name in WRITTEN:
+        assert str(output / name) in printed.replace("\n", "")
+    names = [row["name"] for row in json.loads((output / "measurements.json").read_text())]
+    assert "held-out loss, nats per pixel" in names
+    assert "completions over gRPC" in names
+    assert igpt_keras.load(output / "pretrained").palette.num_colors == 16
+    assert igpt_keras.load(output / "classifier").num_classes == 10
+    assert set(tf.saved_model.load(output / "saved_model" / "1").signatures) == {
+        "serving_default",
+        "complete",
+        "classify_images",
+    }
+
+    before = (output / "measurements.json").read_bytes()
+    assert run(monkeypatch, "--output", output) == 2
+    assert "out exists already" in capsys.readouterr().err
+    assert (output / "measurements.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_failing_stage_leaves_nothing(short, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(quickstart, "serve_and_ask", fail)
+    assert run(monkeypatch, "--output", tmp_path / "out") == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_answers_that_differ_are_noticed():
+    def completions(value):
+        images = np.full((1, 2, 4, 4, 3), value, np.uint8)
+        return igpt_keras.sampling.Completions(images, images, images)
+
+    classes = quickstart.Classifications(["a", "b"], np.zeros((1, 2)), np.zeros((1, 2)))
+    quickstart.check_equal(completions(1), completions(1), classes, np.zeros((1, 2)))
+    with pytest.raises(RuntimeError, match="2 completions differ"):
+        quickstart.check_equal(completions(1), completions(2), classes, np.zeros((1, 2)))
+    with pytest.raises(RuntimeError, match="class logits differ by 1"):
+        quickstart.check_equal(completions(1), completions(1), classes, np.ones((1, 2)))
+
+
+@pytest.mark.slow
+def test_quickstart_keeps_its_promises(tmp_path):
+    igpt = pathlib.Path(sys.executable).with_name("igpt")
+    output = tmp_path / "out"
+    result = subprocess.run(
+        [igpt, "quickstart", "--output", output], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    rows = {row["name"]: row for row in json.loads((output / "measurements.json").read_text())}
+
+    def percentages(text):
+        return [float(number) for number in re.findall(r"([\d.]+)%", text)]
+
+    loss = rows["held-out loss, nats per pixel"]
+    baselines = [float(number) for number in re.findall(r"\d\.\d+", loss["beside"])]
+    assert len(baselines) == 3
+    assert float(loss["value"]) < 0.8 * min(baselines)
+    for name in ("10 labels per class", "all 1257 labels"):
+        row = rows[f"test accuracy, {name}"]
+        (pretrained,) = percentages(row["value"])
+        from_scratch, _ = percentages(row["beside"])
+        assert pretrained > from_scratch
+    assert pretrained > 90
+
+    sheet = np.asarray(Image.open(output / "completions.png"))
+    assert min(sheet.shape[:2]) > 700
+    assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 10

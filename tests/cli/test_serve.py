@@ -1,0 +1,80 @@
+"""Export, serve and ask as a user does: a server process, and commands that talk to it."""
+
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import igpt_keras
+from igpt_keras import ImageGPT, ImageGPTClassifier
+from tests.cli.test_complete import run
+
+IGPT = pathlib.Path(sys.executable).with_name("igpt")
+
+
+def test_export_serve_and_client(config, palette, randomized, tmp_path, monkeypatch, capsys):
+    model = randomized(ImageGPT(config, palette=palette))
+    classifier = randomized(
+        ImageGPTClassifier(config, 3, class_names=["cat", "dog", "owl"], palette=palette)
+    )
+    igpt_keras.save(model, tmp_path / "model")
+    igpt_keras.save(classifier, tmp_path / "classifier")
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, "export", "model", "classifier", "--output", "served") == 0
+    assert "served/1" in capsys.readouterr().out
+
+    image = np.random.default_rng(16).integers(0, 256, (4, 4, 3)).astype(np.uint8)
+    Image.fromarray(image).save("image.png")
+    server = subprocess.Popen(
+        [IGPT, "serve", "served", "--port", "0"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        announced = server.stdout.readline()
+        address = re.fullmatch(r"serving igpt version 1 at (127\.0\.0\.1:\d+)\n", announced)[1]
+        options = ["--server", address, "--keep-rows", 1, "--num", 2, "--seed", 3, "--output"]
+        assert run(monkeypatch, "client", "complete", "image.png", *options, "completed") == 0
+        expected = igpt_keras.complete(model, None, image[None], 1, 2, seed=3).images[0]
+        for number in range(2):
+            written = np.asarray(Image.open(f"completed/000-image-{number:02d}.png"))
+            np.testing.assert_array_equal(written, expected[number])
+        capsys.readouterr()
+        assert run(monkeypatch, "client", "classify", "image.png", "--server", address) == 0
+        logits = classifier.predict(palette.quantize(image).reshape(1, 16), verbose=0)[0]
+        name = classifier.class_names[logits.argmax()]
+        score = np.exp(logits.max()) / np.exp(logits).sum()
+        assert capsys.readouterr().out == f"image.png\t{name}\t{score:.3f}\n"
+
+        options[3] = 9
+        assert run(monkeypatch, "client", "complete", "image.png", *options, "refused") == 1
+        error = capsys.readouterr().err
+        assert "INVALID_ARGUMENT" in error
+        assert "keep_rows must lie in 0…4" in error
+        assert not pathlib.Path("refused").exists()
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.communicate(timeout=60)
+    assert server.returncode == 0
+    assert run(monkeypatch, "client", "classify", "image.png", "--server", address) == 1
+    assert "UNAVAILABLE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["serve", "missing"], "missing does not exist"),
+        (["serve", "."], "holds no version"),
+        (["export", "missing", "--output", "served"], "missing does not exist"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(monkeypatch, tmp_path, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
