@@ -35,7 +35,8 @@ def short(monkeypatch):
     """Every stage of the quickstart with next to no training."""
     for name, value in {
         "PRETRAINING_EPOCHS": 1,
-        "FINETUNING_EPOCHS": 1,
+        "FINETUNING_WITH_FEW": {"epochs": 1, "patience": 1, "batch_size": 50},
+        "FINETUNING_WITH_ALL": {"epochs": 1, "patience": 1, "batch_size": 300},
         "HIDDEN_DIM": 16,
         "NUM_LAYERS": 1,
         "NUM_HEADS": 2,
