@@ -71,8 +71,10 @@ def complete(
             f"images must have shape [batch, {size}, {size}, 3] with at least one image "
             f"(image_size={size}), got {list(images.shape)}"
         )
-    if not 0 <= keep_rows <= size:
-        raise InputError(f"keep_rows must lie in 0…{size} (the image's height), got {keep_rows}")
+    if not _is_integer(keep_rows) or not 0 <= keep_rows <= size:
+        raise InputError(
+            f"keep_rows must be an integer in 0…{size} (the image's height), got {keep_rows}"
+        )
     check_settings(num_completions, temperature, top_k, top_p)
     seeds = completion_seeds(seed, len(images), num_completions)
 
@@ -105,8 +107,8 @@ def sample(
     seed: int = 0,
 ) -> Completions:
     """Samples images from nothing. Arguments as `complete`; B = `num_samples`, N = 1."""
-    if num_samples < 1:
-        raise InputError(f"num_samples must be at least 1, got {num_samples}")
+    if not _is_integer(num_samples) or num_samples < 1:
+        raise InputError(f"num_samples must be an integer >= 1, got {num_samples}")
     size = model.config.image_size
     blank = np.zeros((num_samples, size, size, 3), np.uint8)
     return complete(
@@ -123,14 +125,18 @@ def sample(
 
 def check_settings(num_completions: int, temperature: float, top_k: int, top_p: float) -> None:
     """Raises `InputError` for a sampling setting out of range."""
-    if num_completions < 1:
-        raise InputError(f"num_completions must be at least 1, got {num_completions}")
+    if not _is_integer(num_completions) or num_completions < 1:
+        raise InputError(f"num_completions must be an integer >= 1, got {num_completions}")
     if not (temperature >= 0 and math.isfinite(temperature)):
-        raise InputError(f"temperature must be finite and at least 0, got {temperature}")
-    if top_k < 0:
-        raise InputError(f"top_k must be at least 0 (0 for all colours), got {top_k}")
+        raise InputError(f"temperature must be finite and >= 0, got {temperature}")
+    if not _is_integer(top_k) or not 0 <= top_k < 1 << 31:
+        raise InputError(f"top_k must be an integer >= 0 (0 for all colours), got {top_k}")
     if not 0 < top_p <= 1:
         raise InputError(f"top_p must be above 0 and at most 1, got {top_p}")
+
+
+def _is_integer(value) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def check_can_sample(model: GenerativeModel) -> None:

@@ -171,14 +171,16 @@ def test_greedy_draw_takes_the_first_of_equal_logits():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"keep_rows": 5}, r"keep_rows must lie in 0…4 \(the image's height\), got 5"),
+        ({"keep_rows": 5}, r"keep_rows must be an integer in 0…4 \(the image's height\), got 5"),
         ({"keep_rows": -1}, "keep_rows .* got -1"),
-        ({"temperature": -0.1}, "temperature must be finite and at least 0, got -0.1"),
+        ({"keep_rows": 1.5}, "keep_rows .* got 1.5"),
+        ({"temperature": -0.1}, "temperature must be finite and >= 0, got -0.1"),
         ({"temperature": float("nan")}, "temperature .* got nan"),
-        ({"top_k": -1}, "top_k must be at least 0 .* got -1"),
+        ({"top_k": -1}, "top_k must be an integer >= 0 .* got -1"),
+        ({"top_k": 1 << 31}, "top_k .* got 2147483648"),
         ({"top_p": 0}, "top_p must be above 0 and at most 1, got 0"),
         ({"top_p": 1.5}, "top_p .* got 1.5"),
-        ({"num_completions": 0}, "num_completions must be at least 1, got 0"),
+        ({"num_completions": 0}, "num_completions must be an integer >= 1, got 0"),
         ({"seed": -1}, "seed .* got -1"),
         ({"seed": [1, 2]}, r"one integer per image \(3\), got \[1, 2\]"),
         ({"seed": 0.5}, "seed must be an integer"),
@@ -205,5 +207,5 @@ def test_models_that_cannot_sample_say_so(config, palette, images):
         igpt_keras.complete(classifier, palette, images, 2)
     with pytest.raises(InputError, match="palette is needed"):
         igpt_keras.complete(ImageGPT(config), None, images, 2)
-    with pytest.raises(InputError, match="num_samples must be at least 1, got 0"):
+    with pytest.raises(InputError, match="num_samples must be an integer >= 1, got 0"):
         igpt_keras.sample(ImageGPT(config), palette, 0)

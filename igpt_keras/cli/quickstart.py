@@ -112,8 +112,8 @@ def pretraining(digits: Splits, palette: igpt_keras.ColorPalette, folder: pathli
         "learning_rate": PRETRAINING_RATE,
         "seed": seed,
     }
-    bar = ProgressBar("pre-training", ("loss", "val_loss"))
-    history = pretrain(model, train, validation, callbacks=[bar], verbose=0, **settings)
+    with ProgressBar("pre-training", ("loss", "val_loss")) as bar:
+        history = pretrain(model, train, validation, callbacks=[bar], verbose=0, **settings)
     training = {"data": "scikit-learn digits", **settings, "history": history}
     igpt_keras.save(model, folder / "pretrained", training)
 
@@ -180,14 +180,15 @@ def classify(
     classifier = igpt_keras.ImageGPTClassifier.from_pretrained(
         model, len(digits.class_names), class_names=digits.class_names
     )
-    finetune(
-        classifier,
-        (train.tokens(model.palette), train.labels),
-        (digits.validation.tokens(model.palette), digits.validation.labels),
-        callbacks=[ProgressBar(description, ("loss", "val_accuracy"))],
-        verbose=0,
-        **settings,
-    )
+    with ProgressBar(description, ("loss", "val_accuracy")) as bar:
+        finetune(
+            classifier,
+            (train.tokens(model.palette), train.labels),
+            (digits.validation.tokens(model.palette), digits.validation.labels),
+            callbacks=[bar],
+            verbose=0,
+            **settings,
+        )
     logits = classifier.predict(digits.test.tokens(model.palette), verbose=0)
     return classifier, float((logits.argmax(axis=1) == digits.test.labels).mean())
 
