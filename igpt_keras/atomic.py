@@ -45,7 +45,9 @@ def check_replaceable(
     if not os.path.lexists(path):
         return
     if not overwrite:
-        raise FileExistsError(f"{path} exists already; choose another path or allow overwriting")
+        raise FileExistsError(
+            f"{path} exists already; choose another path, or overwrite it (--overwrite)"
+        )
     if os.path.isdir(path) and os.listdir(path):
         if marker is None or not os.path.exists(os.path.join(path, marker)):
             raise FileExistsError(

@@ -145,9 +145,15 @@ def check_can_sample(model: GenerativeModel) -> None:
         raise InputError('sampling needs a model with objective="ar", this one has "bert"')
     if model.generative_weight == 0:
         raise InputError("sampling needs token logits, which a classifier with weight 0 lacks")
+    check_backend()
+
+
+def check_backend() -> None:
+    """Raises `InputError` unless Keras runs on TensorFlow, whose graphs sampling and export use."""
     if keras.backend.backend() != "tensorflow":
         raise InputError(
-            f"sampling needs Keras' TensorFlow backend, got KERAS_BACKEND={keras.backend.backend()}"
+            "sampling and export need Keras' TensorFlow backend, "
+            f"got KERAS_BACKEND={keras.backend.backend()}"
         )
 
 

@@ -37,7 +37,7 @@ from igpt_keras.atomic import atomic_path
 from igpt_keras.data.images import decode_image, dequantize, fit_to_size, quantize
 from igpt_keras.errors import InputError
 from igpt_keras.models import GenerativeModel, ImageGPT, ImageGPTClassifier
-from igpt_keras.sampling import check_can_sample, sample_tokens
+from igpt_keras.sampling import check_backend, check_can_sample, sample_tokens
 from serving.versions import version_folders
 
 COMPLETE = "complete"
@@ -118,6 +118,7 @@ def _read_graph(folder: pathlib.Path) -> tf.compat.v1.GraphDef:
 
 
 def _check_models(models: list[GenerativeModel]) -> None:
+    check_backend()
     kinds = [type(model).__name__ for model in models]
     if not models or len(set(kinds)) < len(kinds):
         raise InputError(

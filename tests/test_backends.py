@@ -110,19 +110,15 @@ def test_hugging_face_folders_need_no_tensorflow(tmp_path):
     )
 
 
-def test_sampling_on_another_backend_says_what_it_needs(tmp_path):
+def test_the_quickstart_on_another_backend_says_what_it_needs(tmp_path):
     pytest.importorskip("jax")
     result = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import igpt_keras, numpy as np\n"
-            "c = igpt_keras.ImageGPTConfig(4, 8, 16, 2, 2)\n"
-            "p = igpt_keras.ColorPalette(np.zeros((8, 3)))\n"
-            "igpt_keras.sample(igpt_keras.ImageGPT(c), p, 1)",
-        ],
+        [sys.executable, "-c", "from igpt_keras import cli; cli.main()", "quickstart"],
         env={**os.environ, "KERAS_BACKEND": "jax"},
+        cwd=tmp_path,
         capture_output=True,
         text=True,
     )
-    assert "needs Keras' TensorFlow backend, got KERAS_BACKEND=jax" in result.stderr
+    assert result.returncode == 2
+    assert "need Keras' TensorFlow backend, got KERAS_BACKEND=jax" in result.stderr
+    assert not list(tmp_path.iterdir())

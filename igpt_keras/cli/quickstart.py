@@ -17,7 +17,7 @@ from igpt_keras.data.digits import load_digits
 from igpt_keras.data.splits import LabelledImages, Splits
 from igpt_keras.evaluation.baselines import generative_baselines, raw_pixel_accuracy
 from igpt_keras.pictures import contact_sheet, keep_top, save_png
-from igpt_keras.sampling import Completions
+from igpt_keras.sampling import Completions, check_backend
 from igpt_keras.training.finetuning import finetune
 from igpt_keras.training.pretraining import pretrain
 from igpt_keras.training.progress import ProgressBar
@@ -69,6 +69,7 @@ def quickstart(output: pathlib.Path, seed: int, overwrite: bool) -> None:
     Pre-trains it, completes and samples images, fine-tunes it to classify, exports
     it, and asks a server for completions and classes over gRPC.
     """
+    check_backend()
     start = time.monotonic()
     with atomic_path(output, overwrite, marker=MEASUREMENTS) as partial:
         partial.mkdir()
