@@ -71,11 +71,9 @@ def complete(
             f"images must have shape [batch, {size}, {size}, 3] with at least one image "
             f"(image_size={size}), got {list(images.shape)}"
         )
-    if not _is_integer(keep_rows) or not 0 <= keep_rows <= size:
-        raise InputError(
-            f"keep_rows must be an integer in 0…{size} (the image's height), got {keep_rows}"
-        )
-    check_settings(num_completions, temperature, top_k, top_p)
+    check_settings(keep_rows, num_completions, temperature, top_k, top_p)
+    if keep_rows > size:
+        raise InputError(f"keep_rows must lie in 0…{size} (the image's height), got {keep_rows}")
     seeds = completion_seeds(seed, len(images), num_completions)
 
     batch = len(images) * num_completions
@@ -123,8 +121,12 @@ def sample(
     )
 
 
-def check_settings(num_completions: int, temperature: float, top_k: int, top_p: float) -> None:
-    """Raises `InputError` for a sampling setting out of range."""
+def check_settings(
+    keep_rows: int, num_completions: int, temperature: float, top_k: int, top_p: float
+) -> None:
+    """Raises `InputError` for a setting of `complete` that is out of range for any model."""
+    if not _is_integer(keep_rows) or not 0 <= keep_rows < 1 << 31:
+        raise InputError(f"keep_rows must be an integer >= 0, got {keep_rows}")
     if not _is_integer(num_completions) or num_completions < 1:
         raise InputError(f"num_completions must be an integer >= 1, got {num_completions}")
     if not (temperature >= 0 and math.isfinite(temperature)):

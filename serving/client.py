@@ -95,17 +95,17 @@ class Client:
             ServingError: the server refused the request, or was not reached.
         """
         contents = _contents(images)
-        check_settings(num_completions, temperature, top_k, top_p)
+        check_settings(keep_rows, num_completions, temperature, top_k, top_p)
         seeds = completion_seeds(seed, len(contents), num_completions)
         batch = seeds.size
         outputs = self._predict(
             "complete",
             {
                 "image_bytes": np.repeat(contents, num_completions),
-                "keep_rows": _column("keep_rows", keep_rows, np.int32, batch),
-                "temperature": _column("temperature", temperature, np.float32, batch),
-                "top_k": _column("top_k", top_k, np.int32, batch),
-                "top_p": _column("top_p", top_p, np.float32, batch),
+                "keep_rows": np.full(batch, keep_rows, np.int32),
+                "temperature": np.full(batch, temperature, np.float32),
+                "top_k": np.full(batch, top_k, np.int32),
+                "top_p": np.full(batch, top_p, np.float32),
                 "seed": seeds.reshape(-1),
             },
             ["pixels", "tokens", "log_likelihood"],
@@ -186,14 +186,6 @@ def _content(image) -> bytes:
     file = io.BytesIO()
     PIL.Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
-
-
-def _column(name: str, value, dtype, count: int) -> np.ndarray:
-    """`value` for each of `count` examples."""
-    try:
-        return np.full(count, value, dtype)
-    except OverflowError:
-        raise InputError(f"{name} is too large for {np.dtype(dtype)}, got {value}") from None
 
 
 def _parts(contents: np.ndarray, limit: int) -> Iterator[slice]:

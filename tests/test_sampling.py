@@ -171,7 +171,7 @@ def test_greedy_draw_takes_the_first_of_equal_logits():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"keep_rows": 5}, r"keep_rows must be an integer in 0…4 \(the image's height\), got 5"),
+        ({"keep_rows": 5}, r"keep_rows must lie in 0…4 \(the image's height\), got 5"),
         ({"keep_rows": -1}, "keep_rows .* got -1"),
         ({"keep_rows": 1.5}, "keep_rows .* got 1.5"),
         ({"temperature": -0.1}, "temperature must be finite and >= 0, got -0.1"),

@@ -42,6 +42,6 @@ def test_generative_baselines_are_those_counted_one_by_one():
 def test_raw_pixels_tell_separable_classes_apart_and_noise_not():
     digits = load_digits()
     assert raw_pixel_accuracy(digits.train, digits.validation, digits.test) > 0.9
-    shuffled = np.random.default_rng(0).permutation(digits.train.labels)
-    noise = LabelledImages(digits.train.images, shuffled)
+    shuffled = np.random.default_rng(0).permutation(digits.train.labels[:200])
+    noise = LabelledImages(digits.train.images[:200], shuffled)
     assert raw_pixel_accuracy(noise, digits.validation, digits.test) < 0.3
