@@ -114,7 +114,7 @@ def test_quickstart_keeps_its_promises(tmp_path):
         (pretrained,) = percentages(row["value"])
         from_scratch, _ = percentages(row["beside"])
         assert pretrained > from_scratch
-    assert pretrained > 90
+    assert pretrained > 85
 
     sheet = np.asarray(Image.open(output / "completions.png"))
     assert min(sheet.shape[:2]) > 700
