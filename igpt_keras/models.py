@@ -192,8 +192,10 @@ class GenerativeModel(keras.Model):
         return super().predict(x, *args, **kwargs)
 
     def _check_inputs(self, inputs):
-        """Raises `InputError` for tokens of another shape, dtype or vocabulary."""
-        tokens = inputs.get("tokens") if isinstance(inputs, dict) else inputs
+        """Raises `InputError` for tokens of another shape, dtype or vocabulary, or such a mask."""
+        if isinstance(inputs, dict):
+            self._check_keys(inputs)
+        tokens = inputs["tokens"] if isinstance(inputs, dict) else inputs
         if not hasattr(tokens, "shape") or not hasattr(tokens, "dtype"):
             return
         n = self.config.sequence_length
@@ -211,6 +213,18 @@ class GenerativeModel(keras.Model):
                     f"tokens must lie in 0…{self.config.vocabulary_size - 1} "
                     f"(vocabulary_size={self.config.vocabulary_size}), got {low}…{high}"
                 )
+
+    def _check_keys(self, inputs: dict):
+        if "tokens" not in inputs or not set(inputs) <= {"tokens", "masked"}:
+            raise InputError(
+                f'inputs must have the keys "tokens" and, for BERT, "masked"; got {sorted(inputs)}'
+            )
+        tokens, masked = (
+            np.shape(inputs["tokens"]),
+            np.shape(inputs.get("masked", inputs["tokens"])),
+        )
+        if masked != tokens:
+            raise InputError(f"masked must have the shape of tokens, {tokens}, got {masked}")
 
     def _with_mask(self, inputs) -> dict:
         """The inputs as a dictionary, for BERT with a mask M: the given one or a fresh one."""

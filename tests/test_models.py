@@ -281,6 +281,24 @@ def test_unusable_tokens_are_named(config, call, tokens, message):
 
 
 @pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"token": np.zeros((2, 16), np.int32)}, r"got \['token'\]"),
+        (
+            {"tokens": np.zeros((2, 16), np.int32), "masked": np.zeros((2, 4), bool)},
+            r"shape of tokens, \(2, 16\), got \(2, 4\)",
+        ),
+    ],
+)
+def test_unusable_masks_are_named(config, inputs, message):
+    model = ImageGPT(config, "bert")
+    model.compile("adam")
+    for call in (model, model.fit, model.predict, model.evaluate):
+        with pytest.raises(InputError, match=message):
+            call(inputs)
+
+
+@pytest.mark.parametrize(
     ("build", "message"),
     [
         (lambda c: ImageGPT(c, "gpt"), '"ar" or "bert", got \'gpt\''),
