@@ -1,0 +1,68 @@
+"""Imports point down the list of rooms in docs/architecture.md."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+# From the top down; rooms in one line do not import each other.
+ROOMS = [
+    ["igpt_keras.cli"],
+    ["serving"],
+    ["igpt_keras.evaluation"],
+    ["igpt_keras.training"],
+    ["igpt_keras.data"],
+    ["igpt_keras.convert"],
+    ["igpt_keras.sampling"],
+    ["igpt_keras.folder"],
+    ["igpt_keras.models"],
+    ["igpt_keras.losses", "igpt_keras.layers", "igpt_keras.palette", "igpt_keras.pictures"],
+    ["igpt_keras.config", "igpt_keras.atomic"],
+    ["igpt_keras.errors"],
+]
+LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+# These run on any backend, so TensorFlow may not be installed.
+WITHOUT_TENSORFLOW = [
+    "igpt_keras.atomic",
+    "igpt_keras.config",
+    "igpt_keras.convert.huggingface",
+    "igpt_keras.folder",
+    "igpt_keras.layers",
+    "igpt_keras.losses",
+    "igpt_keras.models",
+    "igpt_keras.palette",
+]
+MODULES = sorted([*ROOT.glob("igpt_keras/**/*.py"), *ROOT.glob("serving/**/*.py")])
+
+
+def name_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def room_of(module):
+    return next((r for r in LEVELS if module == r or module.startswith(r + ".")), None)
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_point_down(path):
+    module, room = name_of(path), room_of(name_of(path))
+    if module == "igpt_keras":
+        return
+    assert room is not None, f"{module} is in no room"
+    for imported in imports(path):
+        other = room_of(imported)
+        if other not in (None, room):
+            assert LEVELS[other] > LEVELS[room], f"{module} imports {imported}"
+        if module in WITHOUT_TENSORFLOW:
+            assert imported.partition(".")[0] != "tensorflow"
