@@ -250,7 +250,7 @@ def test_other_calls_are_unimplemented(stub, method, request_):
 
 
 def test_requests_beyond_grpcs_own_limit_are_answered(server):
-    # 5 MB: text chunks of a PNG may be of any length, and are skipped.
+    # Noise does not compress: this PNG is above gRPC's own 4 MiB.
     image = tf.io.encode_png(np.random.default_rng(0).integers(0, 256, (1300, 1300, 3), np.uint8))
     request = predict_request({"image_bytes": image[None]}, "classify_images")
     assert request.ByteSize() > 4 * 1024 * 1024
