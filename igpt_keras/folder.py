@@ -99,6 +99,16 @@ def load_folder(path: str | os.PathLike) -> GenerativeModel:
     return model
 
 
+def read_training(path: str | os.PathLike) -> dict[str, Any]:
+    """What `save` was told of the training; empty where `path` holds nothing of it.
+
+    Raises:
+        InputError: a damaged file.
+    """
+    file = pathlib.Path(path, TRAINING_FILE)
+    return _read_json(file) if file.is_file() else {}
+
+
 def _write_json(path: pathlib.Path, value: dict) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 

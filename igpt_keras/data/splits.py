@@ -1,4 +1,4 @@
-"""Labelled images in three parts."""
+"""Labelled images and tokens, and three parts of them."""
 
 import dataclasses
 
@@ -23,22 +23,47 @@ class LabelledImages:
         return palette.quantize(self.images).reshape(len(self), -1)
 
     def per_class(self, count: int, seed: int) -> "LabelledImages":
-        """`count` random images of every class (paper, section 4.5, low-data).
-
-        Raises:
-            InputError: a class has fewer.
-        """
-        generator = np.random.default_rng(seed)
-        chosen = []
-        for label in np.unique(self.labels):
-            of_label = np.flatnonzero(self.labels == label)
-            if len(of_label) < count:
-                raise InputError(
-                    f"class {label} has {len(of_label)} images, {count} were asked for"
-                )
-            chosen.append(generator.choice(of_label, count, replace=False))
-        indices = generator.permutation(np.concatenate(chosen))
+        """`count` random images of every class, as `per_class`."""
+        indices = per_class(self.labels, count, seed)
         return LabelledImages(self.images[indices], self.labels[indices])
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledTokens:
+    """Encoded images [N, n], int32 or (mapped from disk) uint16, and labels int32 [N].
+
+    Labels of images that have none are -1.
+    """
+
+    tokens: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def take(self, indices: np.ndarray) -> "LabelledTokens":
+        """Those at `indices`, in that order."""
+        return LabelledTokens(self.tokens[indices], self.labels[indices])
+
+    def per_class(self, count: int, seed: int) -> "LabelledTokens":
+        """`count` random images of every class, as `per_class`."""
+        return self.take(per_class(self.labels, count, seed))
+
+
+def per_class(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Indices of `count` random images of every class, in random order (paper, section 4.5).
+
+    Raises:
+        InputError: a class has fewer.
+    """
+    generator = np.random.default_rng(seed)
+    chosen = []
+    for label in np.unique(labels):
+        of_label = np.flatnonzero(labels == label)
+        if len(of_label) < count:
+            raise InputError(f"class {label} has {len(of_label)} images, {count} were asked for")
+        chosen.append(generator.choice(of_label, count, replace=False))
+    return generator.permutation(np.concatenate(chosen))
 
 
 @dataclasses.dataclass(frozen=True)

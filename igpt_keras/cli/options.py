@@ -1,0 +1,141 @@
+"""Options that several commands share."""
+
+import dataclasses
+import functools
+import pathlib
+import shlex
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from igpt_keras.data.decoding import Decoder
+from igpt_keras.data.open import DataSet, open_data
+from igpt_keras.data.parts import Part
+from igpt_keras.data.pipeline import TrainingStream, encode
+from igpt_keras.data.splits import LabelledTokens
+from igpt_keras.palette import ColorPalette
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """What the user said of the data.
+
+    Attributes:
+        data: one or more sources, in the notation of `open_data`.
+        data_dir: where TFDS keeps its sets.
+        fold_validation: whether the validation part is trained on.
+        augmentation: name of the augmentation; its evaluation crops all else.
+        split_seed: of which images are held out.
+        cache: folder of encoded tokens, or None.
+        decoder: keeps account of bad images.
+    """
+
+    data: tuple[str, ...]
+    data_dir: str | None
+    fold_validation: bool
+    augmentation: str
+    split_seed: int
+    cache: pathlib.Path | None
+    decoder: Decoder
+
+    def open(self) -> DataSet:
+        return open_data(
+            self.data,
+            data_dir=self.data_dir,
+            fold_validation=self.fold_validation,
+            seed=self.split_seed,
+        )
+
+    def encode(self, part: Part, palette: ColorPalette, image_size: int) -> LabelledTokens:
+        return encode(
+            part,
+            palette,
+            image_size,
+            augmentation_name=self.augmentation,
+            decoder=self.decoder,
+            cache=self.cache,
+        )
+
+    def stream(
+        self,
+        data_set: DataSet,
+        palette: ColorPalette,
+        image_size: int,
+        batch_size: int,
+        seed: int,
+        labels: bool,
+    ) -> TrainingStream:
+        """Batches to train on: with labels for fine-tuning, without for pre-training."""
+        if labels:
+            data_set.labelled_train()
+        return TrainingStream(
+            data_set.ingredients,
+            palette,
+            image_size,
+            batch_size,
+            augmentation=self.augmentation,
+            seed=seed,
+            labels=labels,
+            decoder=self.decoder,
+            cache=self.cache,
+        )
+
+    def report_bad_images(self) -> None:
+        """Says on stderr which images were skipped."""
+        if self.decoder.bad:
+            click.echo(f"skipped {len(self.decoder.bad)} bad images:", err=True)
+        for name, reason in self.decoder.bad.items():
+            click.echo(f"  {name}: {reason}", err=True)
+
+
+DATA_OPTIONS = (
+    click.option(
+        "--data",
+        multiple=True,
+        required=True,
+        metavar="SOURCE",
+        help="Images: digits, folder:PATH, …; several are mixed. See `docs/data.md`.",
+    ),
+    click.option("--data-dir", metavar="DIR", help="Where TFDS keeps its sets."),
+    click.option("--fold-validation", is_flag=True, help="Train on the validation part as well."),
+    click.option(
+        "--augmentation",
+        type=click.Choice(["none", "imagenet", "cifar"]),
+        default="none",
+        show_default=True,
+        help="Of training images; evaluation crops to match.",
+    ),
+    click.option(
+        "--split-seed", default=0, show_default=True, help="Of which images are held out."
+    ),
+    click.option(
+        "--cache",
+        type=click.Path(path_type=pathlib.Path),
+        metavar="DIR",
+        help="Keep encoded images there, to be read by the next run.",
+    ),
+    click.option("--skip-bad-images", is_flag=True, help="Leave out images that cannot be read."),
+)
+
+
+def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of the data; the command gets them as one `data: DataOptions`."""
+
+    @functools.wraps(command)
+    def with_data(*args, skip_bad_images, **kwargs):
+        names = [field.name for field in dataclasses.fields(DataOptions)][:-1]
+        data = DataOptions(
+            **{name: kwargs.pop(name) for name in names}, decoder=Decoder(skip_bad_images)
+        )
+        return command(*args, data=data, **kwargs)
+
+    for option in reversed(DATA_OPTIONS):
+        with_data = option(with_data)
+    return with_data
+
+
+def command_line() -> str:
+    """The command line as typed, for whoever wants to repeat it."""
+    return shlex.join(["igpt", *sys.argv[1:]])
