@@ -144,7 +144,7 @@ class SelfAttention(keras.layers.Layer):
         heads = (batch, length, 3, self.num_heads, self.head_dim)
         query, key, value = ops.unstack(ops.reshape(self.query_key_value(x), heads), 3, axis=2)
         if attend is None:
-            attended = ops.dot_product_attention(query, key, value, is_causal=self.causal)
+            attended = dot_product_attention(query, key, value, self.causal)
         else:
             attended = attend(query, key, value)
         return self.output_map(ops.reshape(attended, (batch, length, width)))
@@ -160,6 +160,25 @@ class SelfAttention(keras.layers.Layer):
             "use_bias": self.use_bias,
             "output_stddev": self.output_stddev,
         }
+
+
+def dot_product_attention(query, key, value, causal):
+    """Attended values [B, n, H, D] of queries, keys and values of that shape.
+
+    Other backends may have a fused kernel. For TensorFlow, Keras' function masks by a
+    select and transposes more: a training step on a CPU took 1.26 times as long with it.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return ops.dot_product_attention(query, key, value, is_causal=causal)
+    query, key, value = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))
+    scale = 1 / math.sqrt(query.shape[-1])
+    scores = ops.cast(ops.matmul(query * scale, ops.transpose(key, (0, 1, 3, 2))), "float32")
+    if causal:
+        positions = ops.arange(ops.shape(query)[2])
+        hidden = ops.cast(positions[None, :] > positions[:, None], "float32")
+        scores = scores - 1e30 * hidden
+    weights = ops.cast(ops.softmax(scores), value.dtype)
+    return ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
 
 
 def quick_gelu(x):

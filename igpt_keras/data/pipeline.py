@@ -211,10 +211,19 @@ def read_images(
     augmentation_name: str = "none",
     decoder: Decoder | None = None,
     limit: int | None = None,
+    seed: int | None = None,
 ) -> LabelledImages:
-    """As `encode`, but pixels: uint8 [N, R, R, 3], of at most the first `limit` images."""
+    """As `encode`, but pixels: uint8 [N, R, R, 3].
+
+    Args:
+        part, image_size, augmentation_name, decoder: as of `encode`.
+        limit: at most so many images.
+        seed: of which images these are; None for the first ones.
+    """
     decoder = decoder or Decoder()
-    batches = list(_evaluated(part, image_size, augmentation_name, decoder, limit))
+    limit = part.num_examples if limit is None else min(limit, part.num_examples)
+    records = part.in_order() if seed is None else part.shuffled(seed)
+    batches = list(_evaluated(part, records.take(limit), image_size, augmentation_name, decoder))
     return LabelledImages(
         np.concatenate([images for images, _ in batches]),
         np.concatenate([labels for _, labels in batches]),
@@ -223,13 +232,15 @@ def read_images(
 
 def _encode_now(part, palette, image_size, augmentation_name, decoder) -> LabelledTokens:
     tokens, labels = [], []
-    for images, of_images in _evaluated(part, image_size, augmentation_name, decoder):
+    for images, of_images in _evaluated(
+        part, part.in_order(), image_size, augmentation_name, decoder
+    ):
         tokens.append(palette.quantize(images).reshape(len(images), -1))
         labels.append(of_images)
     return LabelledTokens(np.concatenate(tokens), np.concatenate(labels))
 
 
-def _evaluated(part, image_size, augmentation_name, decoder, limit=None):
+def _evaluated(part, records, image_size, augmentation_name, decoder):
     """Batches (images uint8 [B, R, R, 3], labels int32 [B]) as evaluation sees them."""
     crop = augmentation(augmentation_name).evaluate
 
@@ -237,7 +248,6 @@ def _evaluated(part, image_size, augmentation_name, decoder, limit=None):
         image = tf.ensure_shape(crop(record["image"], image_size), (image_size, image_size, 3))
         return image, record["label"]
 
-    records = part.in_order() if limit is None else part.in_order().take(limit)
     batches = decoder.decoded(records).map(cropped, num_parallel_calls=tf.data.AUTOTUNE)
     empty = True
     with decoder.naming_errors():

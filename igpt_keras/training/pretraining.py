@@ -6,30 +6,35 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from igpt_keras.errors import InputError
 from igpt_keras.models import ImageGPT
 from igpt_keras.training.optimizers import adam, warmup_cosine
 
 
 def pretrain(
     model: ImageGPT,
-    tokens: np.ndarray,
+    train,
     validation_tokens: np.ndarray,
     *,
     epochs: int,
+    steps_per_epoch: int | None = None,
+    warmup_steps: int | None = None,
     batch_size: int = 128,
     learning_rate: float = 0.003,
     seed: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int | str = "auto",
 ) -> dict[str, list[float]]:
-    """Compiles and fits `model`: Adam (0.9, 0.95), one epoch of warm-up, then a cosine to 0.
+    """Compiles and fits `model`: Adam (0.9, 0.95), linear warm-up, then a cosine to 0.
 
     Args:
         model: of either objective.
-        tokens: int32 [N, n] to train on.
+        train: tokens int32 [N, n]; or a `tf.data.Dataset` of such batches without end.
         validation_tokens: int32 [M, n], evaluated after every epoch.
-        epochs: passes over `tokens`.
-        batch_size: 128 in the paper.
+        epochs: passes over the tokens, or over `steps_per_epoch` batches.
+        steps_per_epoch: for a `tf.data.Dataset`: batches between two evaluations.
+        warmup_steps: one epoch, as in the paper, unless given.
+        batch_size: of tokens given as an array; 128 in the paper.
         learning_rate: the peak; 0.003 for the paper's S.
         seed: of the order of the images and, for BERT, of the masks.
         callbacks: of Keras.
@@ -37,16 +42,28 @@ def pretrain(
 
     Returns: the history: for each figure its value after every epoch; losses in
     nats per pixel.
+
+    Raises:
+        InputError: a `tf.data.Dataset` without `steps_per_epoch`.
     """
     keras.utils.set_random_seed(seed)
-    steps = math.ceil(len(tokens) / batch_size)
-    schedule = warmup_cosine(learning_rate, warmup_steps=steps, total_steps=epochs * steps)
+    streamed = not isinstance(train, np.ndarray)
+    if streamed and steps_per_epoch is None:
+        raise InputError("steps_per_epoch must be given where the images to train on have no end")
+    steps = steps_per_epoch if streamed else math.ceil(len(train) / batch_size)
+    schedule = warmup_cosine(
+        learning_rate,
+        warmup_steps=steps if warmup_steps is None else warmup_steps,
+        total_steps=epochs * steps,
+    )
     model.compile(adam(schedule))
     return model.fit(
-        tokens,
+        train,
         validation_data=(validation_tokens, None),
+        validation_batch_size=batch_size,
         epochs=epochs,
-        batch_size=batch_size,
+        steps_per_epoch=steps if streamed else None,
+        batch_size=None if streamed else batch_size,
         callbacks=list(callbacks),
         verbose=verbose,
     ).history

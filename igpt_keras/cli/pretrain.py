@@ -1,0 +1,228 @@
+"""`igpt pretrain`: images in, a generative model out."""
+
+import pathlib
+import shutil
+import time
+
+import click
+import keras
+import numpy as np
+
+import igpt_keras
+from igpt_keras import folder
+from igpt_keras.atomic import check_replaceable
+from igpt_keras.cli.options import DataOptions, command_line, data_options
+from igpt_keras.config import OBJECTIVES, PRESETS
+from igpt_keras.data.open import DataSet
+from igpt_keras.data.pipeline import read_images
+from igpt_keras.errors import InputError
+from igpt_keras.evaluation.results import Result, describe_model, write_result
+from igpt_keras.pictures import contact_sheet, keep_top, save_png
+from igpt_keras.training.checkpoints import Checkpoints
+from igpt_keras.training.pretraining import pretrain as pretrain_model
+from igpt_keras.training.progress import ProgressBar
+
+MODEL, CHECKPOINTS = "model", "checkpoints"
+PALETTE_IMAGES = 2000
+PICTURED, COMPLETIONS_EACH, SAMPLES = 8, 6, 40
+
+
+@click.command()
+@data_options
+@click.option(
+    "--output", required=True, type=click.Path(path_type=pathlib.Path), help="Folder of the run."
+)
+@click.option("--objective", type=click.Choice(OBJECTIVES), default="ar", show_default=True)
+@click.option("--image-size", type=int, help="Side of the model's input.  [default: the preset's]")
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="A model of the paper.")
+@click.option("--num-layers", type=int, help="Instead of --preset.")
+@click.option("--hidden-dim", type=int, help="Instead of --preset.")
+@click.option("--num-heads", type=int, help="Instead of --preset.")
+@click.option("--palette", help="A .npy palette or a model that has one.  [default: fit one]")
+@click.option(
+    "--num-colors", default=512, show_default=True, help="Of a palette fitted to the images."
+)
+@click.option("--epochs", type=float, help="Passes over the images; or --steps.")
+@click.option("--steps", type=int, help="Batches to train on; or --epochs.")
+@click.option("--batch-size", default=128, show_default=True)
+@click.option("--learning-rate", default=0.003, show_default=True, help="After the warm-up.")
+@click.option("--mask-probability", default=0.15, show_default=True, help="For BERT.")
+@click.option(
+    "--checkpoints",
+    default=5,
+    show_default=True,
+    help="Models kept: the last, and those after 1/2, 1/4, … of the steps.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of every random choice.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier run.")
+def pretrain(
+    data: DataOptions,
+    output: pathlib.Path,
+    objective: str,
+    image_size: int | None,
+    preset: str | None,
+    num_layers: int | None,
+    hidden_dim: int | None,
+    num_heads: int | None,
+    palette: str | None,
+    num_colors: int,
+    epochs: float | None,
+    steps: int | None,
+    batch_size: int,
+    learning_rate: float,
+    mask_probability: float,
+    checkpoints: int,
+    seed: int,
+    overwrite: bool,
+):
+    """Train an Image GPT on images, without labels.
+
+    Writes the run's folder: the model, checkpoints on the way, completions and samples,
+    and result.json with the losses.
+    """
+    check_replaceable(output, overwrite, marker=CHECKPOINTS)
+    if (epochs is None) == (steps is None):
+        raise click.UsageError("give either --epochs or --steps")
+    if checkpoints < 1:
+        raise InputError(f"checkpoints must be at least 1, got {checkpoints}")
+    data_set = data.open()
+    sizes = {"num_layers": num_layers, "hidden_dim": hidden_dim, "num_heads": num_heads}
+    colors = _palette(palette, data, data_set, image_size or 32, num_colors, seed)
+    config = _config(preset, {**sizes, "image_size": image_size}, colors.num_colors)
+    stream = data.stream(data_set, colors, config.image_size, batch_size, seed, labels=False)
+    evaluations = 2 ** (checkpoints - 1)
+    total_steps = steps or round(epochs * stream.steps_per_epoch)
+    if total_steps < evaluations:
+        raise InputError(
+            f"{total_steps} steps are too few for checkpoints={checkpoints}, "
+            f"which needs {evaluations} or more"
+        )
+    keras.utils.set_random_seed(seed)
+    model = igpt_keras.ImageGPT(
+        config, objective, mask_probability=mask_probability, palette=colors
+    )
+    click.echo(f"{model.count_params():,} parameters, {total_steps} steps of {batch_size} images")
+    held_out = data_set.validation or data_set.test
+    if held_out is None:
+        raise InputError("fold_validation leaves nothing to validate on: there is no test part")
+    validation = data.encode(held_out, colors, config.image_size).tokens
+
+    if output.exists():
+        shutil.rmtree(output)
+    (output / CHECKPOINTS).mkdir(parents=True)
+    training = {"name": output.name, "data": " ".join(data.data), "command": command_line()}
+    keep = {evaluations >> halvings for halvings in range(checkpoints)}
+    saving = Checkpoints(output / CHECKPOINTS, keep, training)
+    settings = {
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "warmup_steps": min(stream.steps_per_epoch, total_steps),
+        "epochs": evaluations,
+        "steps_per_epoch": total_steps // evaluations,
+        "seed": seed,
+    }
+    start = time.monotonic()
+    with ProgressBar(output.name, ("loss", "val_loss")) as bar, data.decoder.naming_errors():
+        history = pretrain_model(
+            model, stream.dataset(), validation, callbacks=[saving, bar], verbose=0, **settings
+        )
+    seconds = time.monotonic() - start
+    last = saving.saved[-1]
+    folder.save(model, output / MODEL, {**training, **_without_path(last), "history": history})
+    trained_images = last["step"] * batch_size
+    figures = {
+        "history": {
+            "step": [
+                (index + 1) * settings["steps_per_epoch"] for index in range(len(history["loss"]))
+            ],
+            "loss": history["loss"],
+            "val_loss": history["val_loss"],
+        },
+        "validation_loss": last["validation_loss"],
+        "test_loss": _test_loss(model, data, data_set, batch_size),
+        "checkpoints": [
+            {**saved, "path": str(pathlib.Path(saved["path"]).relative_to(output))}
+            for saved in saving.saved
+        ],
+        "images_per_second": trained_images / seconds,
+        "minutes": seconds / 60,
+    }
+    _draw(model, read_images(held_out, config.image_size, limit=PICTURED, seed=seed), output, seed)
+    result = Result(
+        "pretrain",
+        command_line(),
+        describe_model(model, output / MODEL),
+        data_set.describe(),
+        {**settings, "objective": objective, "augmentation": data.augmentation},
+        figures,
+    )
+    write_result(result, output)
+    data.report_bad_images()
+    click.echo(f"validation loss {last['validation_loss']:.4f} nats per pixel; wrote {output}")
+
+
+def _palette(
+    palette: str | None,
+    data: DataOptions,
+    data_set: DataSet,
+    image_size: int,
+    num_colors: int,
+    seed: int,
+) -> igpt_keras.ColorPalette:
+    """The palette that was named, or one fitted to some of the images to train on."""
+    if palette is None:
+        images = read_images(
+            data_set.train,
+            image_size,
+            augmentation_name=data.augmentation,
+            decoder=data.decoder,
+            limit=PALETTE_IMAGES,
+            seed=seed,
+        )
+        return igpt_keras.ColorPalette.fit(images.images, num_colors, seed)
+    if palette.endswith(".npy"):
+        return igpt_keras.ColorPalette.load(palette)
+    model = igpt_keras.load(palette)
+    if model.palette is None:
+        raise InputError(f"palette={palette} is a model without a palette")
+    return model.palette
+
+
+def _config(
+    preset: str | None, sizes: dict[str, int | None], num_colors: int
+) -> igpt_keras.ImageGPTConfig:
+    given = {name: size for name, size in sizes.items() if size is not None}
+    if preset is not None:
+        return igpt_keras.ImageGPTConfig.preset(preset, vocabulary_size=num_colors, **given)
+    missing = [name.replace("_", "-") for name in sizes if name not in given]
+    if missing:
+        raise InputError(f"without --preset, give --{', --'.join(missing)} as well")
+    return igpt_keras.ImageGPTConfig(vocabulary_size=num_colors, **given)
+
+
+def _without_path(saved: dict) -> dict:
+    return {key: value for key, value in saved.items() if key != "path"}
+
+
+def _test_loss(model, data: DataOptions, data_set: DataSet, batch_size: int) -> float | None:
+    """The generative loss in nats per pixel on the test part, if there is one."""
+    if data_set.test is None:
+        return None
+    tokens = data.encode(data_set.test, model.palette, model.config.image_size).tokens
+    return model.evaluate(tokens, batch_size=batch_size, verbose=0, return_dict=True)["loss"]
+
+
+def _draw(model, held_out, output: pathlib.Path, seed: int) -> None:
+    """Writes completions.png and samples.png, of an autoregressive model."""
+    if model.objective != "ar":
+        return
+    keep_rows = model.config.image_size // 2
+    images = held_out.images
+    completions = igpt_keras.complete(model, None, images, keep_rows, COMPLETIONS_EACH, seed=seed)
+    rows = [
+        [original, keep_top(original, keep_rows), *completed]
+        for original, completed in zip(images, completions.images, strict=True)
+    ]
+    save_png(contact_sheet(rows, ["original", "kept", "completions"]), output / "completions.png")
+    samples = igpt_keras.sample(model, None, SAMPLES, seed=seed).images[:, 0]
+    save_png(contact_sheet(np.array_split(samples, 5)), output / "samples.png")
