@@ -6,6 +6,9 @@
 | `model.weights.h5` | the weights, as Keras saves them |
 | `palette.npy` | the palette, as published; absent if the model has none |
 | `training.json` | how it was trained, free-form; absent if unknown |
+
+A run (`igpt pretrain`, `igpt finetune`) has its model in a subfolder `model`; wherever a
+model folder is read, the folder of a run does as well.
 """
 
 import json
@@ -22,6 +25,7 @@ CONFIG_FILE = "igpt.json"
 WEIGHTS_FILE = "model.weights.h5"
 PALETTE_FILE = "palette.npy"
 TRAINING_FILE = "training.json"
+MODEL_FOLDER = "model"
 FORMAT_VERSION = 1
 MODEL_CLASSES = {cls.__name__: cls for cls in (ImageGPT, ImageGPTClassifier)}
 
@@ -64,17 +68,24 @@ def save(
 
 
 def is_model_folder(path: str | os.PathLike) -> bool:
-    """Whether `path` is a folder that `save` wrote."""
-    return pathlib.Path(path, CONFIG_FILE).is_file()
+    """Whether `path` is a folder that `save` wrote, or a run's folder with one in it."""
+    return (model_folder(path) / CONFIG_FILE).is_file()
+
+
+def model_folder(path: str | os.PathLike) -> pathlib.Path:
+    """Where the files of the model are: `path`, or `path`/model in the folder of a run."""
+    path = pathlib.Path(path)
+    in_run = path / MODEL_FOLDER
+    return in_run if (in_run / CONFIG_FILE).is_file() else path
 
 
 def load_folder(path: str | os.PathLike) -> GenerativeModel:
-    """Reads a folder that `save` wrote.
+    """Reads a folder that `save` wrote, or the one in the folder of a run.
 
     Raises:
         InputError: a missing, damaged or mismatched file, named.
     """
-    path = pathlib.Path(path)
+    path = model_folder(path)
     description = _read_json(path / CONFIG_FILE)
     try:
         if description["format_version"] != FORMAT_VERSION:
@@ -105,7 +116,7 @@ def read_training(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         InputError: a damaged file.
     """
-    file = pathlib.Path(path, TRAINING_FILE)
+    file = model_folder(path) / TRAINING_FILE
     return _read_json(file) if file.is_file() else {}
 
 

@@ -70,23 +70,24 @@ class ImageGPTBackbone(keras.Model):
             h = block(h)
         return self.final_norm(h)
 
-    def hidden_states(self, inputs):
-        """h^0 … h^L, each [B, n, d]: the input of every block, and the last output."""
+    def hidden_states(self, inputs, last=None):
+        """h^0 … h^last, each [B, n, d]: the input of every block, and the last output.
+
+        `last` is L unless given; blocks after it are not run.
+        """
         states = [self.embedding(inputs["tokens"], masked=inputs.get("masked"))]
-        for block in self.blocks:
+        for block in self.blocks[:last]:
             states.append(block(states[-1]))
         return states
 
-    def normalised_states(self, inputs, layer):
-        """n^l [B, n, d] (paper, section 2.4): h^l through its block's first norm.
+    def normalised_states(self, inputs, last=None):
+        """n^0 … n^last, each [B, n, d] (paper, section 2.4): h^l through its block's first norm.
 
-        For `layer` = L it is the final norm. Blocks after `layer` are not run.
+        For l = L it is the final norm. `last` is L unless given; blocks after it are not run.
         """
-        h = self.embedding(inputs["tokens"], masked=inputs.get("masked"))
-        for block in self.blocks[:layer]:
-            h = block(h)
-        norms = [block.attention_norm for block in self.blocks] + [self.final_norm]
-        return norms[layer](h)
+        norms = [*(block.attention_norm for block in self.blocks), self.final_norm]
+        states = self.hidden_states(inputs, last)
+        return [norm(h) for norm, h in zip(norms, states, strict=False)]
 
     def compute_output_shape(self, tokens_shape):
         return (*tokens_shape, self.config.hidden_dim)
@@ -227,9 +228,11 @@ class GenerativeModel(keras.Model):
             raise InputError(f"masked must have the shape of tokens, {tokens}, got {masked}")
 
     def _with_mask(self, inputs) -> dict:
-        """The inputs as a dictionary, for BERT with a mask M: the given one or a fresh one."""
+        """Int32 tokens in a dictionary, for BERT with a mask M: the given one or a fresh one."""
         if not isinstance(inputs, dict):
             inputs = {"tokens": inputs}
+        # Tokens from a cache on disk are uint16, which not every operation takes.
+        inputs = {**inputs, "tokens": ops.cast(inputs["tokens"], "int32")}
         if self.objective == "ar":
             return {"tokens": inputs["tokens"]}
         if "masked" in inputs:
@@ -238,15 +241,11 @@ class GenerativeModel(keras.Model):
         drawn = keras.random.uniform(shape, dtype="float32", seed=self.mask_seed)
         return {**inputs, "masked": drawn < self.mask_probability}
 
-    def _generative_logits(self, inputs, states):
-        """Token logits float32 [B, n, V]; adds the generative loss of the batch."""
-        logits = self.token_logits(states)
+    def _nats(self, inputs, logits):
+        """The generative loss of each image, float32 [B]."""
         if self.objective == "ar":
-            nats = autoregressive_nats(inputs["tokens"], logits)
-        else:
-            nats = masked_nats(inputs["tokens"], logits, inputs["masked"])
-        self.add_loss(self.generative_weight * ops.mean(nats))
-        return logits
+            return autoregressive_nats(inputs["tokens"], logits)
+        return masked_nats(inputs["tokens"], logits, inputs["masked"])
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
@@ -271,11 +270,19 @@ class GenerativeModel(keras.Model):
         Raises:
             InputError: `layer` outside 0…L, or unusable tokens.
         """
+        self._check_layer(layer)
+        self._check_inputs(tokens)
+        return pool(self.backbone.normalised_states(self._with_mask(tokens), layer)[layer])
+
+    def features_of_all_layers(self, tokens):
+        """f^0 … f^L in one pass, with one mask M: float32 [B, L + 1, d]; see `features`."""
+        self._check_inputs(tokens)
+        states = self.backbone.normalised_states(self._with_mask(tokens))
+        return ops.stack([pool(n) for n in states], axis=1)
+
+    def _check_layer(self, layer: int):
         if not 0 <= layer <= self.config.num_layers:
             raise InputError(f"layer must lie in 0…{self.config.num_layers}, got {layer}")
-        self._check_inputs(tokens)
-        states = self.backbone.normalised_states(self._with_mask(tokens), layer)
-        return pool(states)
 
     def get_config(self):
         return {
@@ -335,7 +342,14 @@ class ImageGPT(GenerativeModel):
 
     def call(self, inputs):
         inputs = self._with_mask(inputs)
-        return self._generative_logits(inputs, self.backbone(inputs))
+        logits = self.token_logits(self.backbone(inputs))
+        self.add_loss(ops.mean(self._nats(inputs, logits)))
+        return logits
+
+    def per_image(self, inputs) -> dict:
+        """`nats`, the generative loss of each image: float32 [B]."""
+        inputs = self._with_mask(inputs)
+        return {"nats": self._nats(inputs, self.token_logits(self.backbone(inputs)))}
 
     def compute_output_shape(self, tokens_shape):
         return (*tokens_shape, self.config.vocabulary_size)
@@ -350,13 +364,15 @@ class ImageGPT(GenerativeModel):
 class ImageGPTClassifier(GenerativeModel):
     """Fine-tuning (paper, section 2.4): tokens int32 [B, n] to class logits float32 [B, C].
 
-    The pooled final states go through a linear map that starts at zero. The loss
-    is L_CLF + `generative_weight` · L_GEN; with weight 0 there is no token head.
+    The features f^`layer` go through a linear map that starts at zero. The loss is
+    L_CLF + `generative_weight` · L_GEN; L_GEN is always that of the final states. With
+    weight 0 there is no token head, and what comes after `layer` is neither run nor trained.
 
     Args:
         config: the sizes.
         num_classes: C.
         objective: "ar" or "bert", that of L_GEN and of the backbone.
+        layer: l, whose features the class head reads, in 0…L; None for L, the end.
         generative_weight: factor of L_GEN (1 in the published code).
         class_names: C names, or None for "0", "1", ….
         **kwargs: as `GenerativeModel`.
@@ -368,10 +384,13 @@ class ImageGPTClassifier(GenerativeModel):
         num_classes: int,
         objective: str = "ar",
         *,
+        layer: int | None = None,
         class_names: list[str] | None = None,
         **kwargs,
     ):
         super().__init__(config, objective, **kwargs)
+        self.layer = config.num_layers if layer is None else layer
+        self._check_layer(self.layer)
         if num_classes < 2:
             raise InputError(f"num_classes must be at least 2, got {num_classes}")
         self.num_classes = num_classes
@@ -397,7 +416,7 @@ class ImageGPTClassifier(GenerativeModel):
         Args:
             model: the pre-trained model.
             num_classes: C.
-            **kwargs: `generative_weight`, `class_names`, ….
+            **kwargs: `layer`, `generative_weight`, `class_names`, ….
         """
         classifier = cls(
             model.config,
@@ -415,6 +434,15 @@ class ImageGPTClassifier(GenerativeModel):
     def build(self, tokens_shape):
         super().build(tokens_shape)
         self.class_logits.build((None, self.config.hidden_dim))
+        if self.generative_weight == 0 and self.layer < self.config.num_layers:
+            self._freeze_after_layer()
+
+    def _freeze_after_layer(self):
+        # These weights are not used; Keras warns of trainable ones without gradient.
+        entered, *later = self.backbone.blocks[self.layer :]
+        unused = [entered.attention, entered.mlp_norm, entered.mlp, *later]
+        for part in (*unused, self.backbone.final_norm):
+            part.trainable = False
 
     def compile(self, optimizer="adam", loss="auto", metrics="auto", **kwargs):
         """As Keras', with L_CLF from integer labels and accuracy unless told otherwise."""
@@ -425,11 +453,22 @@ class ImageGPTClassifier(GenerativeModel):
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
     def call(self, inputs):
-        inputs = self._with_mask(inputs)
-        states = self.backbone(inputs)
+        outputs = self.per_image(inputs)
         if self.generative_weight > 0:
-            self._generative_logits(inputs, states)
-        return self.class_logits(pool(states))
+            self.add_loss(self.generative_weight * ops.mean(outputs["nats"]))
+        return outputs["class_logits"]
+
+    def per_image(self, inputs) -> dict:
+        """`class_logits`, float32 [B, C]; with a token head also `nats`, as of `ImageGPT`."""
+        inputs = self._with_mask(inputs)
+        if self.generative_weight == 0:
+            states = self.backbone.normalised_states(inputs, self.layer)
+            return {"class_logits": self.class_logits(pool(states[self.layer]))}
+        states = self.backbone.normalised_states(inputs)
+        return {
+            "class_logits": self.class_logits(pool(states[self.layer])),
+            "nats": self._nats(inputs, self.token_logits(states[-1])),
+        }
 
     def compute_output_shape(self, tokens_shape):
         return (tokens_shape[0], self.num_classes)
@@ -438,5 +477,6 @@ class ImageGPTClassifier(GenerativeModel):
         return {
             **super().get_config(),
             "num_classes": self.num_classes,
+            "layer": self.layer,
             "class_names": list(self.class_names),
         }

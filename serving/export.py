@@ -212,9 +212,8 @@ def _class_logits(classifier: ImageGPTClassifier, tokens):
 
     The classifier itself would draw other masks at every call.
     """
-    last = classifier.config.num_layers
     if classifier.objective == "ar":
-        return classifier.class_logits(classifier.features(tokens, last))
+        return classifier.class_logits(classifier.features(tokens, classifier.layer))
     length = classifier.config.sequence_length
     drawn = np.random.default_rng(0).random((BERT_MASKS, length))
     masks = tf.constant(drawn < classifier.mask_probability)
@@ -223,7 +222,7 @@ def _class_logits(classifier: ImageGPTClassifier, tokens):
         "tokens": tf.repeat(tokens, BERT_MASKS, axis=0),
         "masked": tf.tile(masks, [batch, 1]),
     }
-    logits = classifier.class_logits(classifier.features(inputs, last))
+    logits = classifier.class_logits(classifier.features(inputs, classifier.layer))
     return tf.reduce_mean(tf.reshape(logits, [batch, BERT_MASKS, classifier.num_classes]), axis=1)
 
 

@@ -134,6 +134,84 @@ def test_joint_loss_is_the_class_loss_and_the_weighted_generative_loss(
     assert result["accuracy"] == pytest.approx((logits.argmax(axis=1) == LABELS).mean())
 
 
+@pytest.mark.parametrize("objective", ["ar", "bert"])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_the_class_head_reads_the_features_of_its_layer(
+    config, tokens, randomized, objective, layer
+):
+    inputs = {"tokens": tokens, "masked": masks()}
+    joint = randomized(ImageGPTClassifier(config, 3, objective, layer=layer))
+    alone = ImageGPTClassifier(config, 3, objective, layer=layer, generative_weight=0)
+    alone.backbone.set_weights(joint.backbone.get_weights())
+    alone.class_logits.set_weights(joint.class_logits.get_weights())
+    expected = as_array(joint.features(inputs, layer)) @ as_array(joint.class_logits.kernel)
+    for classifier in (joint, alone):
+        np.testing.assert_allclose(as_array(classifier(inputs)), expected, atol=1e-5)
+    at_the_end = as_array(joint.features(inputs, 2)) @ as_array(joint.class_logits.kernel)
+    assert np.abs(at_the_end - expected).max() > 1e-2
+    nats = as_array(joint.per_image(inputs)["nats"])
+    if objective == "ar":
+        token_logits = joint.token_logits(joint.backbone({"tokens": tokens}))
+        expected = autoregressive_nats(tokens, token_logits)
+    else:
+        token_logits = joint.token_logits(joint.backbone(inputs))
+        expected = masked_nats(tokens, token_logits, masks())
+    np.testing.assert_allclose(nats, as_array(expected), atol=1e-5)
+    assert set(alone.per_image(inputs)) == {"class_logits"}
+    joint.compile("adam")
+    result = joint.evaluate(inputs, LABELS, verbose=0, return_dict=True)
+    assert result["bits_per_pixel"] == pytest.approx(nats.mean() / math.log(2), abs=1e-5)
+
+
+def after_layer(classifier, layer):
+    """Paths of the weights that features of `layer` do not need."""
+    entered, *later = classifier.backbone.blocks[layer:]
+    parts = [
+        entered.attention,
+        entered.mlp_norm,
+        entered.mlp,
+        *later,
+        classifier.backbone.final_norm,
+    ]
+    return {weight.path for part in parts for weight in part.weights}
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_training_the_class_head_alone_changes_nothing_after_its_layer(
+    config, tokens, randomized, layer
+):
+    alone = randomized(ImageGPTClassifier(config, 3, layer=layer, generative_weight=0))
+    unused = after_layer(alone, layer)
+    before = {weight.path: as_array(weight) for weight in alone.weights}
+    alone.compile(keras.optimizers.SGD(1.0))
+    alone.fit(tokens, LABELS, verbose=0)
+    same = {
+        weight.path for weight in alone.weights if (before[weight.path] == as_array(weight)).all()
+    }
+    assert same == unused
+
+    joint = randomized(ImageGPTClassifier(config, 3, layer=layer))
+    before = {weight.path: as_array(weight) for weight in joint.weights}
+    joint.compile(keras.optimizers.SGD(1.0))
+    joint.fit(tokens, LABELS, verbose=0)
+    assert all((before[weight.path] != as_array(weight)).any() for weight in joint.weights)
+
+
+def test_the_layer_of_the_head_travels_with_the_classifier(config, tokens, randomized, tmp_path):
+    pretrained = randomized(ImageGPT(config))
+    classifier = ImageGPTClassifier.from_pretrained(pretrained, 3, layer=1, generative_weight=0)
+    assert classifier.backbone.count_params() == pretrained.backbone.count_params()
+    classifier.compile(keras.optimizers.Adam(0.01))
+    classifier.fit(tokens, LABELS, verbose=0)
+    igpt_keras.save(classifier, tmp_path / "folder")
+    classifier.save(tmp_path / "model.keras")
+    for name in ("folder", "model.keras"):
+        loaded = igpt_keras.load(tmp_path / name)
+        assert loaded.layer == 1
+        np.testing.assert_array_equal(as_array(loaded(tokens)), as_array(classifier(tokens)))
+    assert ImageGPTClassifier(config, 3).layer == config.num_layers
+
+
 def test_classifier_without_generative_term_has_the_class_loss_alone(config, tokens, randomized):
     classifier = randomized(ImageGPTClassifier(config, 3, generative_weight=0))
     classifier.compile("adam")
@@ -305,6 +383,8 @@ def test_unusable_masks_are_named(config, inputs, message):
         (lambda c: ImageGPT(c, mask_probability=1.0), "mask_probability .* got 1.0"),
         (lambda c: ImageGPTClassifier(c, 1), "num_classes must be at least 2, got 1"),
         (lambda c: ImageGPTClassifier(c, 3, generative_weight=-1.0), "generative_weight .* got -1"),
+        (lambda c: ImageGPTClassifier(c, 3, layer=3), "layer must lie in 0…2, got 3"),
+        (lambda c: ImageGPTClassifier(c, 3, layer=-1), "layer must lie in 0…2, got -1"),
         (lambda c: ImageGPTClassifier(c, 3, class_names=["a"]), "num_classes=3 names, got 1"),
         (
             lambda c: ImageGPT(c, palette=igpt_keras.ColorPalette(np.zeros((7, 3)))),

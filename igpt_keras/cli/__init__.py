@@ -11,8 +11,14 @@ COMMANDS = {
     "client": "Ask a server for completions or classes over gRPC.",
     "complete": "Complete images whose first rows are kept.",
     "convert": "Convert published weights to a model folder, or a model to Hugging Face's format.",
+    "evaluate": "Measure losses and accuracy of a model on validation and test images.",
     "export": "Write models as a SavedModel for TensorFlow Serving.",
+    "finetune": "Train a pre-trained model to classify, and measure it on test images.",
+    "palette": "Fit a palette of colours to images, or show what one does to them.",
+    "pretrain": "Train an Image GPT on images, without labels.",
+    "probe": "Linear classifiers on the features of every layer.",
     "quickstart": "Train on real images, complete, classify, and serve: the whole of it, small.",
+    "report": "Put what runs measured on one page: figures, tables, pictures.",
     "serve": "Serve a SavedModel over TensorFlow Serving's gRPC protocol.",
 }
 

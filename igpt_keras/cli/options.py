@@ -48,14 +48,17 @@ class DataOptions:
             seed=self.split_seed,
         )
 
+    def reading(self) -> dict[str, Any]:
+        """Arguments of `read_images` and `encode` that the user chose."""
+        return {"augmentation_name": self.augmentation, "decoder": self.decoder}
+
     def encode(self, part: Part, palette: ColorPalette, image_size: int) -> LabelledTokens:
         return encode(
             part,
             palette,
             image_size,
-            augmentation_name=self.augmentation,
-            decoder=self.decoder,
             cache=self.cache,
+            **self.reading(),
         )
 
     def stream(

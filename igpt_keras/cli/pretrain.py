@@ -3,6 +3,7 @@
 import pathlib
 import shutil
 import time
+from typing import Any
 
 import click
 import keras
@@ -22,7 +23,7 @@ from igpt_keras.training.checkpoints import Checkpoints
 from igpt_keras.training.pretraining import pretrain as pretrain_model
 from igpt_keras.training.progress import ProgressBar
 
-MODEL, CHECKPOINTS = "model", "checkpoints"
+CHECKPOINTS = "checkpoints"
 PALETTE_IMAGES = 2000
 PICTURED, COMPLETIONS_EACH, SAMPLES = 8, 6, 40
 
@@ -86,41 +87,34 @@ def pretrain(
     if checkpoints < 1:
         raise InputError(f"checkpoints must be at least 1, got {checkpoints}")
     data_set = data.open()
+    held_out = data_set.validation or data_set.test
+    if held_out is None:
+        raise InputError("fold_validation leaves nothing to validate on: there is no test part")
     sizes = {"num_layers": num_layers, "hidden_dim": hidden_dim, "num_heads": num_heads}
-    colors = _palette(palette, data, data_set, image_size or 32, num_colors, seed)
-    config = _config(preset, {**sizes, "image_size": image_size}, colors.num_colors)
+    sizes = _sizes(preset, {**sizes, "image_size": image_size})
+    colors = _palette(palette, data, data_set, sizes["image_size"], num_colors, seed)
+    config = igpt_keras.ImageGPTConfig(vocabulary_size=colors.num_colors, **sizes)
     stream = data.stream(data_set, colors, config.image_size, batch_size, seed, labels=False)
-    evaluations = 2 ** (checkpoints - 1)
     total_steps = steps or round(epochs * stream.steps_per_epoch)
-    if total_steps < evaluations:
-        raise InputError(
-            f"{total_steps} steps are too few for checkpoints={checkpoints}, "
-            f"which needs {evaluations} or more"
-        )
+    settings = {
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        **_intervals(total_steps, stream.steps_per_epoch, checkpoints),
+    }
     keras.utils.set_random_seed(seed)
     model = igpt_keras.ImageGPT(
         config, objective, mask_probability=mask_probability, palette=colors
     )
     click.echo(f"{model.count_params():,} parameters, {total_steps} steps of {batch_size} images")
-    held_out = data_set.validation or data_set.test
-    if held_out is None:
-        raise InputError("fold_validation leaves nothing to validate on: there is no test part")
     validation = data.encode(held_out, colors, config.image_size).tokens
 
     if output.exists():
         shutil.rmtree(output)
     (output / CHECKPOINTS).mkdir(parents=True)
-    training = {"name": output.name, "data": " ".join(data.data), "command": command_line()}
-    keep = {evaluations >> halvings for halvings in range(checkpoints)}
+    training = {"name": output.name, "data": data_set.describe()["name"], "command": command_line()}
+    keep = {settings["epochs"] >> halvings for halvings in range(checkpoints)}
     saving = Checkpoints(output / CHECKPOINTS, keep, training)
-    settings = {
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "warmup_steps": min(stream.steps_per_epoch, total_steps),
-        "epochs": evaluations,
-        "steps_per_epoch": total_steps // evaluations,
-        "seed": seed,
-    }
     start = time.monotonic()
     with ProgressBar(output.name, ("loss", "val_loss")) as bar, data.decoder.naming_errors():
         history = pretrain_model(
@@ -128,37 +122,59 @@ def pretrain(
         )
     seconds = time.monotonic() - start
     last = saving.saved[-1]
-    folder.save(model, output / MODEL, {**training, **_without_path(last), "history": history})
-    trained_images = last["step"] * batch_size
-    figures = {
-        "history": {
-            "step": [
-                (index + 1) * settings["steps_per_epoch"] for index in range(len(history["loss"]))
-            ],
-            "loss": history["loss"],
-            "val_loss": history["val_loss"],
-        },
-        "validation_loss": last["validation_loss"],
-        "test_loss": _test_loss(model, data, data_set, batch_size),
-        "checkpoints": [
-            {**saved, "path": str(pathlib.Path(saved["path"]).relative_to(output))}
-            for saved in saving.saved
-        ],
-        "images_per_second": trained_images / seconds,
-        "minutes": seconds / 60,
-    }
-    _draw(model, read_images(held_out, config.image_size, limit=PICTURED, seed=seed), output, seed)
+    about = {"step": last["step"], "validation_loss": last["validation_loss"], "history": history}
+    folder.save(model, output / folder.MODEL_FOLDER, {**training, **about})
+    images = read_images(held_out, config.image_size, limit=PICTURED, seed=seed, **data.reading())
+    _draw(model, images.images, output, seed)
     result = Result(
         "pretrain",
         command_line(),
-        describe_model(model, output / MODEL),
+        describe_model(model, output),
         data_set.describe(),
         {**settings, "objective": objective, "augmentation": data.augmentation},
-        figures,
+        {
+            **_losses(history, saving, settings["steps_per_epoch"], output),
+            "test_loss": _test_loss(model, data, data_set, batch_size),
+            "images_per_second": last["step"] * batch_size / seconds,
+            "minutes": seconds / 60,
+        },
     )
     write_result(result, output)
     data.report_bad_images()
     click.echo(f"validation loss {last['validation_loss']:.4f} nats per pixel; wrote {output}")
+
+
+def _intervals(total_steps: int, steps_of_data: int, checkpoints: int) -> dict[str, int]:
+    """Arguments of `pretrain`: Keras' epochs are the intervals between two evaluations.
+
+    There are 2^(`checkpoints` - 1), so that every checkpoint is at the end of one.
+    """
+    intervals = 2 ** (checkpoints - 1)
+    if total_steps < intervals:
+        raise InputError(
+            f"{total_steps} steps are too few for checkpoints={checkpoints}, "
+            f"which needs {intervals} or more"
+        )
+    return {
+        "epochs": intervals,
+        "steps_per_epoch": total_steps // intervals,
+        "warmup_steps": min(steps_of_data, total_steps),
+    }
+
+
+def _losses(
+    history: dict[str, list[float]], saving: Checkpoints, interval: int, output: pathlib.Path
+) -> dict[str, Any]:
+    """The figures of a result that are losses, in nats per pixel."""
+    steps = [(index + 1) * interval for index in range(len(history["loss"]))]
+    return {
+        "history": {"step": steps, "loss": history["loss"], "val_loss": history["val_loss"]},
+        "validation_loss": saving.saved[-1]["validation_loss"],
+        "checkpoints": [
+            {**saved, "path": str(pathlib.Path(saved["path"]).relative_to(output))}
+            for saved in saving.saved
+        ],
+    }
 
 
 def _palette(
@@ -172,12 +188,7 @@ def _palette(
     """The palette that was named, or one fitted to some of the images to train on."""
     if palette is None:
         images = read_images(
-            data_set.train,
-            image_size,
-            augmentation_name=data.augmentation,
-            decoder=data.decoder,
-            limit=PALETTE_IMAGES,
-            seed=seed,
+            data_set.train, image_size, limit=PALETTE_IMAGES, seed=seed, **data.reading()
         )
         return igpt_keras.ColorPalette.fit(images.images, num_colors, seed)
     if palette.endswith(".npy"):
@@ -188,20 +199,14 @@ def _palette(
     return model.palette
 
 
-def _config(
-    preset: str | None, sizes: dict[str, int | None], num_colors: int
-) -> igpt_keras.ImageGPTConfig:
-    given = {name: size for name, size in sizes.items() if size is not None}
-    if preset is not None:
-        return igpt_keras.ImageGPTConfig.preset(preset, vocabulary_size=num_colors, **given)
-    missing = [name.replace("_", "-") for name in sizes if name not in given]
+def _sizes(preset: str | None, given: dict[str, int | None]) -> dict[str, int]:
+    """Arguments of `ImageGPTConfig`: those of the preset, unless given."""
+    sizes = dict(PRESETS[preset]) if preset else {}
+    sizes |= {name: size for name, size in given.items() if size is not None}
+    missing = [name.replace("_", "-") for name in given if name not in sizes]
     if missing:
         raise InputError(f"without --preset, give --{', --'.join(missing)} as well")
-    return igpt_keras.ImageGPTConfig(vocabulary_size=num_colors, **given)
-
-
-def _without_path(saved: dict) -> dict:
-    return {key: value for key, value in saved.items() if key != "path"}
+    return sizes
 
 
 def _test_loss(model, data: DataOptions, data_set: DataSet, batch_size: int) -> float | None:
@@ -212,12 +217,11 @@ def _test_loss(model, data: DataOptions, data_set: DataSet, batch_size: int) -> 
     return model.evaluate(tokens, batch_size=batch_size, verbose=0, return_dict=True)["loss"]
 
 
-def _draw(model, held_out, output: pathlib.Path, seed: int) -> None:
+def _draw(model, images: np.ndarray, output: pathlib.Path, seed: int) -> None:
     """Writes completions.png and samples.png, of an autoregressive model."""
     if model.objective != "ar":
         return
     keep_rows = model.config.image_size // 2
-    images = held_out.images
     completions = igpt_keras.complete(model, None, images, keep_rows, COMPLETIONS_EACH, seed=seed)
     rows = [
         [original, keep_top(original, keep_rows), *completed]

@@ -29,9 +29,10 @@ def load(path: str | os.PathLike) -> ImageGPT | ImageGPTClassifier:
     """Reads a model, whichever program wrote it.
 
     Args:
-        path: a model folder (`igpt_keras.save`), a `.keras` file (`model.save`), a folder
-            of Hugging Face Transformers, or the prefix of a checkpoint of the original
-            TensorFlow code (or its folder, where a file `checkpoint` names the prefix).
+        path: a model folder (`igpt_keras.save`) or the folder of a run that has one, a
+            `.keras` file (`model.save`), a folder of Hugging Face Transformers, or the
+            prefix of a checkpoint of the original TensorFlow code (or its folder, where a
+            file `checkpoint` names the prefix).
 
     Returns: the model; its `palette` is None where the source has none.
 

@@ -116,7 +116,8 @@ def save_huggingface(
     Returns: the folder's path.
 
     Raises:
-        InputError: a BERT model; Transformers has no such thing.
+        InputError: a BERT model, or a classifier of a layer before the last; Transformers
+            has no such thing.
         FileExistsError: `folder` exists and `overwrite` is false, or it holds no model.
         OSError: the folder cannot be written.
     """
@@ -124,6 +125,11 @@ def save_huggingface(
         raise InputError(
             "Hugging Face's ImageGPT is autoregressive only, "
             f'got a model with objective="{model.objective}"'
+        )
+    last = model.config.num_layers
+    if isinstance(model, ImageGPTClassifier) and model.layer != last:
+        raise InputError(
+            f"Hugging Face's classifier reads the last layer, {last}; got layer={model.layer}"
         )
     with atomic_path(folder, overwrite, marker=CONFIG_FILE) as partial:
         partial.mkdir()

@@ -1,114 +1,118 @@
 """The paper's augmentations (appendix, "Experimental details"), as small named pieces.
 
-A piece maps an image uint8 [h, w, 3] (and, where it is random, a seed int64 [2]) to an
+A piece maps an image uint8 [h, w, 3], and where it is random a NumPy generator, to an
 image. `AUGMENTATIONS` names what training does to an image and what evaluation does
-instead; both end in `image_size` × `image_size` pixels.
+instead; both give squares, which `area` then brings to the model's size.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import tensorflow as tf
 
-from igpt_keras.data.images import fit_to_size
 from igpt_keras.errors import InputError
 
-
-def area(image, height, width):
-    """Area-averaged to [height, width]; an image of that size stays as it is."""
-    resized = tf.image.resize(image[None], (height, width), method="area")[0]
-    return tf.cast(tf.round(resized), tf.uint8)
+Generator = np.random.Generator
 
 
-def shorter_side(image, side):
+def area(images: np.ndarray, height: int, width: int) -> np.ndarray:
+    """uint8 [B, h, w, 3], area-averaged to [B, height, width, 3]."""
+    if images.shape[1:3] == (height, width):
+        return images
+    resized = tf.raw_ops.ResizeArea(images=images, size=(height, width)).numpy()
+    return np.rint(resized).astype(np.uint8)
+
+
+def area_squares(squares: Sequence[np.ndarray], side: int) -> np.ndarray:
+    """Squares of any sizes, area-averaged to uint8 [B, `side`, `side`, 3]."""
+    if len({square.shape for square in squares}) == 1:
+        return area(np.stack(squares), side, side)
+    return np.concatenate([area(square[None], side, side) for square in squares])
+
+
+def shorter_side(image: np.ndarray, side: int) -> np.ndarray:
     """Resized so that the shorter side has `side` pixels; the longer one in proportion."""
-    height, width = tf.shape(image)[0], tf.shape(image)[1]
-    scale = tf.cast(side, tf.float64) / tf.cast(tf.minimum(height, width), tf.float64)
-
-    def scaled(length):
-        return tf.cast(tf.round(tf.cast(length, tf.float64) * scale), tf.int32)
-
-    return area(image, scaled(height), scaled(width))
+    height, width = image.shape[:2]
+    scale = side / min(height, width)
+    return area(image[None], round(height * scale), round(width * scale))[0]
 
 
-def random_shorter_side(image, low: int, high: int, seed):
+def random_shorter_side(image: np.ndarray, low: int, high: int, generator: Generator) -> np.ndarray:
     """`shorter_side` with a side drawn from low…high, both included."""
-    side = tf.random.stateless_uniform([], seed, low, high + 1, tf.int32)
-    return shorter_side(image, side)
+    return shorter_side(image, int(generator.integers(low, high, endpoint=True)))
 
 
-def random_crop(image, side: int, seed):
+def random_crop(image: np.ndarray, side: int, generator: Generator) -> np.ndarray:
     """A random square of `side` pixels."""
-    return tf.image.stateless_random_crop(image, (side, side, 3), seed)
-
-
-def centre_crop(image, side: int):
-    """The square of `side` pixels in the middle."""
-    top, left = (tf.shape(image)[0] - side) // 2, (tf.shape(image)[1] - side) // 2
+    height, width = image.shape[:2]
+    top = generator.integers(height - side, endpoint=True)
+    left = generator.integers(width - side, endpoint=True)
     return image[top : top + side, left : left + side]
 
 
-def reflect_pad(image, width: int):
+def centre_crop(image: np.ndarray, side: int) -> np.ndarray:
+    """The square of `side` pixels in the middle."""
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    return image[top : top + side, left : left + side]
+
+
+def centre_square(image: np.ndarray) -> np.ndarray:
+    """The largest square in the middle."""
+    return centre_crop(image, min(image.shape[:2]))
+
+
+def reflect_pad(image: np.ndarray, width: int) -> np.ndarray:
     """`width` pixels more on each side, mirrored without repeating the edge."""
-    return tf.pad(image, [[width, width], [width, width], [0, 0]], mode="REFLECT")
+
+    def mirrored(length):
+        # `np.pad` takes several times as long for small images.
+        indices = np.abs(np.arange(-width, length + width))
+        return length - 1 - np.abs(length - 1 - indices)
+
+    return image[np.ix_(mirrored(image.shape[0]), mirrored(image.shape[1]))]
 
 
-def random_flip(image, seed):
+def random_flip(image: np.ndarray, generator: Generator) -> np.ndarray:
     """Mirrored left to right, or not."""
-    return tf.image.stateless_random_flip_left_right(image, seed)
+    return image[:, ::-1] if generator.integers(2) else image
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What happens to images before they are encoded.
+    """What happens to images before they are area-averaged to the model's size.
 
     Attributes:
-        train: (image, image_size, seed) to an image of `image_size`.
-        evaluate: (image, image_size) to the same.
+        evaluate: an image to a square.
+        train: an image and a generator to a square; None where training sees what
+            evaluation sees.
     """
 
-    train: Callable
-    evaluate: Callable
-
-    @property
-    def random(self) -> bool:
-        """Whether an image differs from epoch to epoch."""
-        return self.train is not _square
+    evaluate: Callable[[np.ndarray], np.ndarray]
+    train: Callable[[np.ndarray, Generator], np.ndarray] | None = None
 
 
-def _seeds(seed, count):
-    """`count` independent seeds from one."""
-    return [tf.random.experimental.stateless_fold_in(seed, index) for index in range(count)]
+def _imagenet(image, generator):
+    return random_crop(random_shorter_side(image, 256, 384, generator), 224, generator)
 
 
-def _square(image, image_size, seed=None):
-    return fit_to_size(image, image_size)
+def _imagenet_evaluation(image):
+    return centre_crop(shorter_side(image, 224), 224)
 
 
-def _imagenet(image, image_size, seed):
-    first, second = _seeds(seed, 2)
-    crop = random_crop(random_shorter_side(image, 256, 384, first), 224, second)
-    return area(crop, image_size, image_size)
+def _cifar(image, generator):
+    padded = reflect_pad(_cifar_evaluation(image), 4)
+    return random_flip(random_crop(padded, 32, generator), generator)
 
 
-def _imagenet_evaluation(image, image_size):
-    return area(centre_crop(shorter_side(image, 224), 224), image_size, image_size)
-
-
-def _cifar(image, image_size, seed):
-    first, second = _seeds(seed, 2)
-    padded = reflect_pad(fit_to_size(image, 32), 4)
-    return area(random_flip(random_crop(padded, 32, first), second), image_size, image_size)
-
-
-def _cifar_evaluation(image, image_size):
-    return area(fit_to_size(image, 32), image_size, image_size)
+def _cifar_evaluation(image):
+    return area(centre_square(image)[None], 32, 32)[0]
 
 
 AUGMENTATIONS = {
-    "none": Augmentation(_square, _square),
-    "imagenet": Augmentation(_imagenet, _imagenet_evaluation),
-    "cifar": Augmentation(_cifar, _cifar_evaluation),
+    "none": Augmentation(centre_square),
+    "imagenet": Augmentation(_imagenet_evaluation, _imagenet),
+    "cifar": Augmentation(_cifar_evaluation, _cifar),
 }
 
 

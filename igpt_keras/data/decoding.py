@@ -11,7 +11,10 @@ from PIL import Image, ImageOps
 from igpt_keras.errors import InputError
 
 # What Pillow raises for content that is damaged, cut off, or no image.
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+DECODING_ERRORS = (
+    *(OSError, SyntaxError, ValueError, EOFError, RuntimeError),
+    Image.DecompressionBombError,
+)
 
 
 def decode(content: bytes) -> np.ndarray:
@@ -25,16 +28,24 @@ def decode(content: bytes) -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(content)) as image:
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+            return np.asarray(_upright_rgb(image))
+    except Image.UnidentifiedImageError:
+        raise InputError("no image" if content else "empty") from None
     except DECODING_ERRORS as error:
         raise InputError(str(error) or type(error).__name__) from None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode == "I":
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    if image.format == "JPEG" and image.mode == "RGB" and not {"exif", "xmp"} & image.info.keys():
+        # Most photographs: what follows would take as long as decoding a small one.
+        return image
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
         # Pillow would clip these to 255 instead of scaling them.
         values = np.asarray(image, np.int64)
         image = Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode == "F":
+        raise InputError("floating-point pixels, of which it is unknown which value is white")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         background = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -43,7 +54,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 class Decoder:
-    """Decodes records in a `tf.data` pipeline, and keeps account of the bad images.
+    """Decodes images, and keeps account of the bad ones.
 
     Args:
         skip_bad_images: whether a bad image is left out, or ends the run.
@@ -55,44 +66,44 @@ class Decoder:
     def __init__(self, skip_bad_images: bool = False):
         self.skip_bad_images = skip_bad_images
         self.bad: dict[str, str] = {}
+        self._failures: list[Exception] = []
 
-    def decoded(self, records: tf.data.Dataset) -> tf.data.Dataset:
-        """`records` with images uint8 [h, w, 3]; bad ones are skipped, or end the stream.
+    def decode(self, content: bytes, name: str) -> np.ndarray | None:
+        """The image uint8 [h, w, 3], or None for a bad one that is to be skipped.
 
-        See `naming_errors` for how the user gets to know which image ended it.
+        Raises:
+            InputError: a bad image that is not to be skipped.
         """
-        if records.element_spec["image"].dtype != tf.string:
-            return records
-        records = records.map(self._decode, num_parallel_calls=tf.data.AUTOTUNE)
-        if self.skip_bad_images:
-            records = records.filter(lambda record: tf.size(record["image"]) > 0)
-        return records
-
-    def _decode(self, record):
-        image = tf.numpy_function(
-            self._decode_or_note, [record["image"], record["name"]], tf.uint8, stateful=False
-        )
-        return {**record, "image": tf.ensure_shape(image, [None, None, 3])}
-
-    def _decode_or_note(self, content, name):
         try:
             return decode(content)
         except InputError as error:
-            self.bad[name.decode()] = str(error)
+            self.bad[name] = str(error)
             if self.skip_bad_images:
-                return np.zeros((0, 0, 3), np.uint8)
+                return None
+            raise InputError(
+                f"{name} cannot be read as an image ({error}); mend or remove it, "
+                "or leave such images out (--skip-bad-images)"
+            ) from None
+
+    @contextlib.contextmanager
+    def noting_errors(self) -> Iterator[None]:
+        """Inside a pipeline: remembers the error of a user, for `naming_errors` to raise."""
+        try:
+            yield
+        except (InputError, OSError) as error:
+            self._failures.append(error)
             raise
 
     @contextlib.contextmanager
     def naming_errors(self) -> Iterator[None]:
-        """Around whatever reads the pipeline: a bad image raises an `InputError` with its name."""
+        """Around what reads a pipeline: raises the error of a user as it was.
+
+        TensorFlow turns an exception in a pipeline into one of its own, which quotes it.
+        """
         try:
             yield
-        except tf.errors.OpError:
-            if self.skip_bad_images or not self.bad:
-                raise
-            name, reason = next(iter(self.bad.items()))
-            raise InputError(
-                f"{name} cannot be read as an image ({reason}); mend or remove it, "
-                "or leave such images out (--skip-bad-images)"
-            ) from None
+        except tf.errors.OpError as error:
+            for failure in self._failures:
+                if str(failure) in error.message:
+                    raise failure from None
+            raise

@@ -10,22 +10,24 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
+from igpt_keras.data.decoding import decode
 from igpt_keras.errors import InputError
 from igpt_keras.palette import ColorPalette
 
 
 def read_image(path: str | os.PathLike, size: int) -> np.ndarray:
-    """Reads an image file as the model sees it: uint8 [size, size, 3].
+    """Reads an image file, of any kind that `decode` knows, as the model sees it.
+
+    Returns: uint8 [size, size, 3].
 
     Raises:
         FileNotFoundError: no such file.
-        InputError: a file that is not a PNG, JPEG, GIF or BMP image.
+        InputError: a file that is no image, or a damaged one.
     """
-    content = pathlib.Path(path).read_bytes()
     try:
-        image = decode_image(content)
-    except tf.errors.InvalidArgumentError:
-        raise InputError(f"{path} is not a PNG, JPEG, GIF or BMP image") from None
+        image = decode(pathlib.Path(path).read_bytes())
+    except InputError as error:
+        raise InputError(f"{path} cannot be read as an image ({error})") from None
     return fit_to_size(image, size).numpy()
 
 

@@ -4,6 +4,10 @@
 | --- | --- |
 | `digits` | none: scikit-learn's handwritten digits |
 | `folder` | a folder of images |
+| `tfds` | `NAME[/CONFIG][:VERSION]` of TensorFlow Datasets |
+| `array` | a .npy or .npz file |
+| `tar` | tar files, `*` and `?` allowed |
+| `tfrecord` | TFRecord files of `tf.train.Example`, `*` and `?` allowed |
 
 | key | value |
 | --- | --- |
@@ -18,14 +22,18 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from igpt_keras.data.arrays import open_arrays
 from igpt_keras.data.augmentation import augmentation
 from igpt_keras.data.digits import load_digits
 from igpt_keras.data.folders import open_folder
 from igpt_keras.data.parts import ArrayPart, Part
+from igpt_keras.data.shards import open_tar, open_tfrecord
 from igpt_keras.data.sources import Source
+from igpt_keras.data.tfds_sets import open_tfds
 from igpt_keras.errors import InputError
 
-KINDS = ("digits", "folder")
+KINDS = ("digits", "folder", "tfds", "array", "tar", "tfrecord")
+WITH_SPLIT = ("folder", "tfds", "tar")
 OPTIONS = ("weight", "augmentation", "split")
 # An "@" elsewhere belongs to the location.
 SPEC = re.compile(
@@ -125,7 +133,7 @@ def open_data(
     source, options = main
     train, validation = source.train, source.validation
     if fold_validation:
-        # A source's own validation part is not folded: few of them come with one.
+        train = train.joined(validation) if validation else train
         validation = None
     elif validation is None:
         train, validation = train.hold_out(source.validation_fraction, seed)
@@ -151,16 +159,24 @@ def _ingredient(part: Part, options: dict[str, str]) -> Ingredient:
 def _open(spec: str, data_dir: str | None, seed: int) -> tuple[Source, dict[str, str]]:
     kind, location, options = _parse(spec)
     split = options.get("split")
-    if kind == "digits":
-        return _digits(seed), options
-    return open_folder(location, split), options
+    if split and kind not in WITH_SPLIT:
+        raise InputError(f"data={spec!r} has split={split}, but only {_or(WITH_SPLIT)} have splits")
+    openers = {
+        "digits": lambda: _digits(seed),
+        "folder": lambda: open_folder(location, split),
+        "tfds": lambda: open_tfds(location, split, data_dir),
+        "array": lambda: open_arrays(location),
+        "tar": lambda: open_tar(location, split),
+        "tfrecord": lambda: open_tfrecord(location),
+    }
+    return openers[kind](), options
 
 
 def _parse(spec: str) -> tuple[str, str, dict[str, str]]:
     match = SPEC.fullmatch(spec)
     if not match or match["kind"] not in KINDS:
         raise InputError(
-            f"data must be digits or KIND:LOCATION with a kind of {', '.join(KINDS)}, got {spec!r}"
+            f"data must be digits or KIND:LOCATION with a kind of {_or(KINDS[1:])}, got {spec!r}"
         )
     if (match["kind"] == "digits") == bool(match["location"]):
         raise InputError(f"data={spec!r} lacks a location, or has one too many")
@@ -175,6 +191,10 @@ def _parse(spec: str) -> tuple[str, str, dict[str, str]]:
         if option:
             options[key] = value
     return match["kind"], match["location"] or "", options
+
+
+def _or(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def _digits(seed: int) -> Source:

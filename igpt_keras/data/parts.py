@@ -1,14 +1,12 @@
-"""Parts of data sets: images and their labels, in order or shuffled without end.
-
-A record is a dictionary of tensors: `image`, a string with an encoded image or uint8
-[h, w, 3]; `label`, int32, -1 where there is none; `name`, a string for messages.
-"""
+"""Parts of data sets: images and their labels, in order or shuffled without end."""
 
 import abc
+import functools
 import hashlib
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -16,15 +14,37 @@ import tensorflow as tf
 from igpt_keras.errors import InputError
 
 UNLABELLED = -1
+# Records go through the pipeline so many at a time: to enter Python once for each would cost
+# as much as to decode a small image.
+CHUNK = 32
+ENDLESS = np.iinfo(np.int64).max
+
+
+class Record(NamedTuple):
+    """An image as it is kept.
+
+    Attributes:
+        image: an encoded image; or pixels uint8 [h, w, 3]; or tokens [n].
+        label: -1 where there is none.
+        name: for messages.
+    """
+
+    image: bytes | np.ndarray
+    label: int
+    name: str
 
 
 class Part(abc.ABC):
     """One part of a data set.
 
+    Its datasets hold items, in chunks of up to `CHUNK` = K: a dictionary of `index` int64
+    [K], `content` string [K], `label` int32 [K] and `name` string [K], of which `record`
+    makes a `Record` each.
+
     Attributes:
         name: for messages, such as "folder:photos, train".
         num_examples: how many images it holds.
-        labelled: whether every image has a label.
+        labelled: whether its images have labels.
     """
 
     name: str
@@ -33,7 +53,7 @@ class Part(abc.ABC):
 
     @abc.abstractmethod
     def in_order(self) -> tf.data.Dataset:
-        """Every record once, always in the same order."""
+        """Every item once, always in the same order."""
 
     @abc.abstractmethod
     def shuffled(self, seed: int, start: int = 0, step: int = 1) -> tf.data.Dataset:
@@ -41,8 +61,16 @@ class Part(abc.ABC):
 
         Args:
             seed: of all orders.
-            start: how many records to leave out at the beginning, to go on there.
-            step: 1 for every record, W for every W-th.
+            start: how many items to leave out at the beginning, to go on there.
+            step: 1 for every item, W for every W-th.
+        """
+
+    @abc.abstractmethod
+    def record(self, index: int, content: bytes, label: int, name: bytes) -> Record:
+        """What an item stands for.
+
+        Raises:
+            OSError: a file that cannot be read.
         """
 
     @abc.abstractmethod
@@ -58,46 +86,52 @@ class Part(abc.ABC):
         """
 
     @abc.abstractmethod
+    def joined(self, other: "Part") -> "Part":
+        """The images of this part and of another one of the same source, as one part."""
+
+    @abc.abstractmethod
     def fingerprint(self) -> str:
         """What changes when the images, their order or their labels change."""
 
 
 class IndexedPart(Part):
-    """A part any of whose records can be read at once: it shuffles as a whole, for nothing."""
+    """A part any of whose records can be read at once: each epoch is a random permutation."""
 
     @abc.abstractmethod
-    def fetch(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The record at `index`, int64 in 0…`num_examples` - 1."""
+    def __getitem__(self, index: int) -> Record:
+        """The record at `index`, 0…`num_examples` - 1."""
+
+    def record(self, index: int, content: bytes, label: int, name: bytes) -> Record:
+        return self[index]
 
     def in_order(self) -> tf.data.Dataset:
-        return self._read(tf.data.Dataset.range(self.num_examples))
+        return tf.data.Dataset.range(self.num_examples).batch(CHUNK).map(_item)
 
-    @abc.abstractmethod
-    def subset(self, indices: np.ndarray, name: str) -> "IndexedPart":
-        """The images at `indices`, as a part of its own."""
+    def shuffled(self, seed: int, start: int = 0, step: int = 1) -> tf.data.Dataset:
+        @functools.lru_cache(maxsize=2)
+        def order(epoch):
+            return np.random.default_rng([seed, epoch]).permutation(self.num_examples)
+
+        def indices(positions):
+            epochs, within = np.divmod(positions, self.num_examples)
+            return np.concatenate([order(e)[within[epochs == e]] for e in np.unique(epochs)])
+
+        def item(positions):
+            index = tf.numpy_function(indices, [positions], tf.int64, stateful=False)
+            return _item(tf.ensure_shape(index, [None]))
+
+        return tf.data.Dataset.range(start, ENDLESS, step).batch(CHUNK).map(item)
 
     def hold_out(self, fraction: float, seed: int) -> "tuple[IndexedPart, IndexedPart]":
         count = held_out_count(self, fraction)
         order = np.random.default_rng(seed).permutation(self.num_examples)
         return (
-            self.subset(np.sort(order[count:]), self.name),
-            self.subset(np.sort(order[:count]), f"{self.name} (held out)"),
+            Subset(self.name, self, np.sort(order[count:])),
+            Subset(f"{self.name} (held out)", self, np.sort(order[:count])),
         )
 
-    def shuffled(self, seed: int, start: int = 0, step: int = 1) -> tf.data.Dataset:
-        def index(position):
-            epoch = position // self.num_examples
-            return tf.random.experimental.index_shuffle(
-                position % self.num_examples,
-                seed=tf.stack([tf.constant(seed, tf.int64), epoch]),
-                max_index=self.num_examples - 1,
-            )
-
-        positions = tf.data.Dataset.range(start, np.iinfo(np.int64).max, step)
-        return self._read(positions.map(index, num_parallel_calls=1))
-
-    def _read(self, indices):
-        return indices.map(self.fetch, num_parallel_calls=tf.data.AUTOTUNE)
+    def joined(self, other: "IndexedPart") -> "IndexedPart":
+        return Joined(self, other)
 
 
 class FilePart(IndexedPart):
@@ -109,28 +143,64 @@ class FilePart(IndexedPart):
         labels: int [N], or None.
     """
 
-    def __init__(self, name: str, paths: Sequence[pathlib.Path], labels=None):
+    def __init__(self, name: str, paths: Sequence[str | pathlib.Path], labels=None):
         self.name = name
         self.num_examples = len(paths)
         self.labelled = labels is not None
-        self.paths = np.array([str(path) for path in paths], dtype=object)
-        self.labels = _labels(labels, self.num_examples)
+        self.paths = [str(path) for path in paths]
+        self.labels = check_labels(labels, self.num_examples)
 
-    def fetch(self, index):
-        path = tf.constant(self.paths)[index]
-        label = tf.constant(self.labels)[index]
-        return {"image": tf.io.read_file(path), "label": label, "name": path}
+    def __getitem__(self, index: int) -> Record:
+        path = self.paths[index]
+        with open(path, "rb") as file:
+            return Record(file.read(), int(self.labels[index]), path)
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(self.labels.tobytes())
         for path in self.paths:
-            status = os.stat(path)
-            digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
+            digest.update(f"{path} {file_state(path)}\n".encode())
         return digest.hexdigest()
 
-    def subset(self, indices: np.ndarray, name: str) -> "FilePart":
-        labels = self.labels[indices] if self.labelled else None
-        return FilePart(name, self.paths[indices], labels)
+
+class FileRangePart(IndexedPart):
+    """Images that lie one behind the other in larger files.
+
+    Args:
+        name: for messages.
+        files: paths.
+        ranges: int64 [N, 3]: which of `files`, offset, number of bytes.
+        names: of N images.
+        labels: int [N], or None.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        files: Sequence[str],
+        ranges: np.ndarray,
+        names: Sequence[str],
+        labels=None,
+    ):
+        self.name = name
+        self.num_examples = len(ranges)
+        self.labelled = labels is not None
+        self.files = list(files)
+        self.ranges = ranges
+        self.names = names
+        self.labels = check_labels(labels, self.num_examples)
+
+    def __getitem__(self, index: int) -> Record:
+        which, offset, size = self.ranges[index]
+        with open(self.files[which], "rb") as file:
+            file.seek(offset)
+            content = file.read(size)
+        return Record(content, int(self.labels[index]), self.names[index])
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(self.labels.tobytes() + self.ranges.tobytes())
+        for path in self.files:
+            digest.update(f"{path} {file_state(path)}\n".encode())
+        return digest.hexdigest()
 
 
 class ArrayPart(IndexedPart):
@@ -138,7 +208,7 @@ class ArrayPart(IndexedPart):
 
     Args:
         name: for messages.
-        images: uint8 [N, H, W, 3], or tokens int32 [N, n].
+        images: uint8 [N, H, W, 3] (or 1 channel, grey), or tokens [N, n].
         labels: int [N], or None.
     """
 
@@ -147,24 +217,63 @@ class ArrayPart(IndexedPart):
         self.num_examples = len(images)
         self.labelled = labels is not None
         self.images = images
-        self.labels = _labels(labels, self.num_examples)
+        self.labels = check_labels(labels, self.num_examples)
 
-    def fetch(self, index):
-        image = tf.numpy_function(
-            lambda i: self.images[i], [index], self.images.dtype, stateful=False
-        )
-        image = tf.ensure_shape(image, self.images.shape[1:])
-        name = tf.strings.join([self.name, tf.strings.as_string(index)], " #")
-        return {"image": image, "label": tf.constant(self.labels)[index], "name": name}
+    def __getitem__(self, index: int) -> Record:
+        image = self.images[index]
+        if image.ndim == 3:
+            image = np.broadcast_to(image, (*image.shape[:2], 3))
+        return Record(image, int(self.labels[index]), f"{self.name} #{index}")
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(self.labels.tobytes())
+        digest.update(repr(self.images.shape).encode())
         digest.update(np.ascontiguousarray(self.images))
         return digest.hexdigest()
 
-    def subset(self, indices: np.ndarray, name: str) -> "ArrayPart":
-        labels = self.labels[indices] if self.labelled else None
-        return ArrayPart(name, self.images[indices], labels)
+
+class Subset(IndexedPart):
+    """Some images of another part.
+
+    Args:
+        name: for messages.
+        part: the other one.
+        indices: int [M], of its images.
+    """
+
+    def __init__(self, name: str, part: IndexedPart, indices: np.ndarray):
+        self.name = name
+        self.num_examples = len(indices)
+        self.labelled = part.labelled
+        self._part = part
+        self._indices = np.asarray(indices, np.int64)
+
+    def __getitem__(self, index: int) -> Record:
+        return self._part[int(self._indices[index])]
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(
+            self._part.fingerprint().encode() + self._indices.tobytes()
+        ).hexdigest()
+
+
+class Joined(IndexedPart):
+    """The images of two parts as one: first all of the one, then all of the other."""
+
+    def __init__(self, first: IndexedPart, second: IndexedPart):
+        self.name = f"{first.name} + {second.name}"
+        self.num_examples = first.num_examples + second.num_examples
+        self.labelled = first.labelled and second.labelled
+        self._parts = first, second
+
+    def __getitem__(self, index: int) -> Record:
+        first, second = self._parts
+        behind = index - first.num_examples
+        return first[index] if behind < 0 else second[behind]
+
+    def fingerprint(self) -> str:
+        prints = "".join(part.fingerprint() for part in self._parts)
+        return hashlib.sha256(prints.encode()).hexdigest()
 
 
 def held_out_count(part: Part, fraction: float) -> int:
@@ -177,7 +286,12 @@ def held_out_count(part: Part, fraction: float) -> int:
     return max(1, round(fraction * part.num_examples))
 
 
-def _labels(labels, num_examples: int) -> np.ndarray:
+def check_labels(labels, num_examples: int) -> np.ndarray:
+    """`labels` as int32 [N]; -1 everywhere for None.
+
+    Raises:
+        InputError: another shape, or labels that are not integers from 0 on.
+    """
     if labels is None:
         return np.full(num_examples, UNLABELLED, np.int32)
     labels = np.asarray(labels)
@@ -185,4 +299,19 @@ def _labels(labels, num_examples: int) -> np.ndarray:
         raise InputError(
             f"labels must have shape [{num_examples}], one for each image, got {list(labels.shape)}"
         )
+    if num_examples and (labels.dtype.kind not in "iu" or labels.min() < 0):
+        raise InputError(f"labels must be integers from 0 on, got {labels.dtype}: {labels[:5]}…")
     return labels.astype(np.int32)
+
+
+def file_state(path: str | os.PathLike) -> str:
+    """What changes when a file is written."""
+    status = os.stat(path)
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _item(index):
+    """The chunk of items of an indexed part, which need nothing but their indices."""
+    nothing = tf.fill(tf.shape(index), "")
+    label = tf.fill(tf.shape(index), UNLABELLED)
+    return {"index": index, "content": nothing, "label": label, "name": nothing}

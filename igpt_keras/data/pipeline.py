@@ -5,24 +5,22 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from igpt_keras.atomic import atomic_path
-from igpt_keras.data.augmentation import augmentation
+from igpt_keras.data.augmentation import Augmentation, area_squares, augmentation
 from igpt_keras.data.decoding import Decoder
 from igpt_keras.data.open import Ingredient
-from igpt_keras.data.parts import ArrayPart, Part
+from igpt_keras.data.parts import CHUNK, ENDLESS, ArrayPart, Part
 from igpt_keras.data.splits import LabelledImages, LabelledTokens
 from igpt_keras.errors import InputError
 from igpt_keras.palette import ColorPalette
 
-BATCH = 256
 # Choices of a mixture are drawn so many at a time.
-CHUNK = 4096
-MAX_POSITION = np.iinfo(np.int64).max
+CHOICES = 4096
 CACHE_FILE = "about.json"
 
 
@@ -61,7 +59,7 @@ class TrainingStream:
         if self.batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {self.batch_size}")
         for ingredient in self.ingredients:
-            if self.cache is not None and self._augmentation(ingredient).random:
+            if self.cache is not None and self._augmentation(ingredient).train:
                 raise InputError(
                     f"cache keeps images without augmentation, but {ingredient.part.name} has "
                     f"augmentation={ingredient.augmentation or self.augmentation}"
@@ -90,75 +88,155 @@ class TrainingStream:
             raise InputError(
                 f"num_workers must divide batch_size={self.batch_size}, got {num_workers}"
             )
+        parts = [self._part(ingredient) for ingredient in self.ingredients]
         start = start_step * self.batch_size
-        if len(self.ingredients) == 1:
-            examples = self._examples(0, start + worker, num_workers)
+        if len(parts) == 1:
+            items = self._items(parts, 0, start + worker, num_workers)
         else:
-            examples = self._mixed(start).shard(num_workers, worker)
-        batches = examples.batch(self.batch_size // num_workers, drop_remainder=True)
-        return batches.map(self._encode, num_parallel_calls=tf.data.AUTOTUNE).prefetch(
-            tf.data.AUTOTUNE
-        )
+            items = self._mixed(parts, start).shard(num_workers, worker).batch(CHUNK)
+        crops = [
+            _crop(self._augmentation(ingredient), _derived(self.seed, index))
+            for index, ingredient in enumerate(self.ingredients)
+        ]
+        loader = Loader(parts, crops, self.image_size, self.palette, self.decoder)
+        batches = loader.load(items).rebatch(self.batch_size // num_workers, drop_remainder=True)
+        if not self.labels:
+            batches = batches.map(lambda tokens, labels: tokens)
+        return batches.prefetch(tf.data.AUTOTUNE)
 
-    def _augmentation(self, ingredient):
+    def _augmentation(self, ingredient: Ingredient) -> Augmentation:
         return augmentation(ingredient.augmentation or self.augmentation)
 
-    def _examples(self, index: int, start: int, step: int) -> tf.data.Dataset:
-        """Examples of one ingredient: images uint8 [R, R, 3] or, cached, tokens [n]."""
-        ingredient = self.ingredients[index]
-        seed = _derived(self.seed, index)
-        if self.cache is not None:
-            encoded = encode(
-                ingredient.part,
-                self.palette,
-                self.image_size,
-                decoder=self.decoder,
-                cache=self.cache,
-            )
-            cached = ArrayPart(ingredient.part.name, encoded.tokens, encoded.labels)
-            return cached.shuffled(seed, start, step).map(_without_name)
-        train = self._augmentation(ingredient).train
-        records = ingredient.part.shuffled(seed, start, step)
-        positions = tf.data.Dataset.range(start, MAX_POSITION, step)
-        records = tf.data.Dataset.zip(records, positions).map(
-            lambda record, position: {**record, "position": position}
+    def _part(self, ingredient: Ingredient) -> Part:
+        """The images of an ingredient, or its tokens where they are cached."""
+        if self.cache is None:
+            return ingredient.part
+        encoded = encode(
+            ingredient.part,
+            self.palette,
+            self.image_size,
+            decoder=self.decoder,
+            cache=self.cache,
+        )
+        return ArrayPart(ingredient.part.name, encoded.tokens, encoded.labels)
+
+    def _items(self, parts: list[Part], index: int, start: int, step: int) -> tf.data.Dataset:
+        """Shuffled items of one ingredient, which know it and their position in the stream."""
+        items = parts[index].shuffled(_derived(self.seed, index), start, step)
+        firsts = tf.data.Dataset.range(start, ENDLESS, step * CHUNK)
+        return tf.data.Dataset.zip(items, firsts).map(
+            lambda chunk, first: {
+                **chunk,
+                "ingredient": tf.fill([CHUNK], index),
+                "position": first + step * tf.range(CHUNK, dtype=tf.int64),
+            }
         )
 
-        def augmented(record):
-            example_seed = tf.random.experimental.stateless_fold_in(
-                tf.constant([seed, 1], tf.int64), record["position"]
-            )
-            image = train(record["image"], self.image_size, example_seed)
-            shape = (self.image_size, self.image_size, 3)
-            return _without_name({**record, "image": tf.ensure_shape(image, shape)})
-
-        decoded = self.decoder.decoded(records)
-        return decoded.map(augmented, num_parallel_calls=tf.data.AUTOTUNE)
-
-    def _mixed(self, start: int) -> tf.data.Dataset:
-        """Examples of all ingredients, each drawn from one of them by weight."""
+    def _mixed(self, parts: list[Part], start: int) -> tf.data.Dataset:
+        """Items of all ingredients, each drawn from one of them by weight."""
         weights = np.array([ingredient.weight for ingredient in self.ingredients])
-        edges = tf.constant(np.cumsum(weights) / weights.sum(), tf.float64)
 
         def choices(chunk):
-            seed = tf.stack([tf.constant(self.seed, tf.int64), chunk])
-            drawn = tf.random.stateless_uniform([CHUNK], seed, dtype=tf.float64)
-            return tf.minimum(tf.searchsorted(edges, drawn, side="right"), len(weights) - 1)
+            generator = np.random.default_rng([self.seed, chunk])
+            return generator.choice(len(weights), CHOICES, p=weights / weights.sum())
 
         starts = np.zeros(len(weights), np.int64)
-        for chunk in range(start // CHUNK + 1):
-            until = min(start - chunk * CHUNK, CHUNK)
-            starts += np.bincount(choices(chunk)[:until], minlength=len(weights))
-        choice = tf.data.Dataset.range(start // CHUNK, MAX_POSITION).map(choices).unbatch()
-        choice = choice.map(lambda index: tf.cast(index, tf.int64)).skip(start % CHUNK)
-        parts = [self._examples(index, int(first), 1) for index, first in enumerate(starts)]
-        return tf.data.Dataset.choose_from_datasets(parts, choice, stop_on_empty_dataset=True)
+        for chunk in range(start // CHOICES + 1):
+            before = choices(chunk)[: start - chunk * CHOICES]
+            starts += np.bincount(before, minlength=len(weights))
+        choice = tf.data.Dataset.range(start // CHOICES, ENDLESS)
+        choice = choice.map(
+            lambda chunk: tf.ensure_shape(
+                tf.numpy_function(choices, [chunk], tf.int64, stateful=False), [CHOICES]
+            )
+        )
+        items = [
+            self._items(parts, index, int(first), 1).unbatch() for index, first in enumerate(starts)
+        ]
+        return tf.data.Dataset.choose_from_datasets(
+            items, choice.unbatch().skip(start % CHOICES), stop_on_empty_dataset=False
+        )
 
-    def _encode(self, batch):
-        tokens = batch["image"]
-        if self.cache is None:
-            tokens = _quantized(tokens, self.palette)
-        return (tokens, batch["label"]) if self.labels else tokens
+
+@dataclasses.dataclass
+class Loader:
+    """Makes examples of items: reads, decodes, crops, resizes and encodes.
+
+    Attributes:
+        parts: where items come from; `ingredient` counts them.
+        crops: of each part, an image and its position in the stream to a square.
+        image_size: R, n = R².
+        palette: encodes the pixels; None to leave them.
+        decoder: keeps account of bad images.
+    """
+
+    parts: Sequence[Part]
+    crops: Sequence[Callable[[np.ndarray, int], np.ndarray]]
+    image_size: int
+    palette: ColorPalette | None
+    decoder: Decoder
+
+    def __post_init__(self):
+        self._bad = [set() for _ in self.parts]
+
+    def load(self, items: tf.data.Dataset) -> tf.data.Dataset:
+        """Chunks of items to chunks of examples, of which those of bad images are missing.
+
+        Args:
+            items: as of `Part`, with `ingredient` int32 [K] and `position` int64 [K].
+
+        Returns: (tokens int32 [K, n] or images uint8 [K, R, R, 3], labels int32 [K]).
+        """
+        if self.palette is None:
+            dtype, shape = tf.uint8, (self.image_size, self.image_size, 3)
+        else:
+            dtype, shape = tf.int32, (self.image_size**2,)
+        columns = ("ingredient", "position", "index", "content", "label", "name")
+
+        def load(chunk):
+            values, labels = tf.numpy_function(
+                lambda *columns: self._load(zip(*columns, strict=True)),
+                [chunk[column] for column in columns],
+                [dtype, tf.int32],
+                stateful=False,
+            )
+            return tf.ensure_shape(values, [None, *shape]), tf.ensure_shape(labels, [None])
+
+        return items.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def _load(self, items):
+        images, labels = [], []
+        with self.decoder.noting_errors():
+            for ingredient, position, *item in items:
+                record = self.parts[ingredient].record(*item)
+                image = record.image
+                if isinstance(image, bytes):
+                    image = self.decoder.decode(image, record.name)
+                if image is None:
+                    self._check_any_good(ingredient, record.name)
+                    continue
+                # Tokens from a cache stay as they are.
+                cropped = self.crops[ingredient](image, position) if image.ndim == 3 else image
+                images.append(cropped)
+                labels.append(record.label)
+        return self._encoded(images), np.array(labels, np.int32)
+
+    def _check_any_good(self, ingredient, name):
+        """Raises an `InputError` if bad images are all there is: the stream would not end."""
+        part, bad = self.parts[ingredient], self._bad[ingredient]
+        bad.add(name)
+        if len(bad) == part.num_examples:
+            raise InputError(f"{part.name} holds no image that can be read")
+
+    def _encoded(self, images):
+        if self.palette is None:
+            return area_squares(images, self.image_size)
+        if not images:
+            return np.zeros((0, self.image_size**2), np.int32)
+        if images[0].ndim == 1:
+            return np.stack(images).astype(np.int32)
+        squares = area_squares(images, self.image_size)
+        return self.palette.quantize(squares).reshape(len(images), -1)
 
 
 def encode(
@@ -182,26 +260,33 @@ def encode(
         cache: a folder in which the tokens are kept, and found again as long as
             images, palette and size stay the same.
 
-    Returns: tokens int32 [N, n], mapped from disk if cached, and labels int32 [N].
+    Returns: tokens int32 [N, n], or mapped from the cache, uint16 where they fit; and
+    labels int32 [N].
 
     Raises:
         InputError: an image that cannot be read.
     """
     decoder = decoder or Decoder()
+    shape = (part.num_examples, image_size**2)
     if cache is None:
-        return _encode_now(part, palette, image_size, augmentation_name, decoder)
+        tokens = np.empty(shape, np.int32)
+        labels = _encode_into(tokens, part, palette, image_size, augmentation_name, decoder)
+        return LabelledTokens(tokens[: len(labels)], labels)
     folder = pathlib.Path(cache, _cache_key(part, palette, image_size, augmentation_name, decoder))
     if not folder.is_dir():
-        encoded = _encode_now(part, palette, image_size, augmentation_name, decoder)
+        own = Decoder(decoder.skip_bad_images)
+        dtype = np.uint16 if palette.num_colors <= 1 << 16 else np.int32
         with atomic_path(folder, overwrite=True, marker=CACHE_FILE) as partial:
             partial.mkdir()
-            np.save(partial / "tokens.npy", encoded.tokens)
-            np.save(partial / "labels.npy", encoded.labels)
-            about = {"part": part.name, "image_size": image_size, "bad": decoder.bad}
+            tokens = np.lib.format.open_memmap(partial / "tokens.npy", "w+", dtype, shape)
+            labels = _encode_into(tokens, part, palette, image_size, augmentation_name, own)
+            tokens.flush()
+            np.save(partial / "labels.npy", labels)
+            about = {"part": part.name, "image_size": image_size, "bad": own.bad}
             (partial / CACHE_FILE).write_text(json.dumps(about, indent=2) + "\n")
-    return LabelledTokens(
-        np.load(folder / "tokens.npy", mmap_mode="r"), np.load(folder / "labels.npy")
-    )
+    decoder.bad.update(json.loads((folder / CACHE_FILE).read_text())["bad"])
+    labels = np.load(folder / "labels.npy")
+    return LabelledTokens(np.load(folder / "tokens.npy", mmap_mode="r")[: len(labels)], labels)
 
 
 def read_images(
@@ -220,53 +305,58 @@ def read_images(
         limit: at most so many images.
         seed: of which images these are; None for the first ones.
     """
-    decoder = decoder or Decoder()
     limit = part.num_examples if limit is None else min(limit, part.num_examples)
-    records = part.in_order() if seed is None else part.shuffled(seed)
-    batches = list(_evaluated(part, records.take(limit), image_size, augmentation_name, decoder))
+    items = part.in_order() if seed is None else part.shuffled(seed)
+    items = items.unbatch().take(limit).batch(CHUNK)
+    batches = list(_evaluated(part, items, None, image_size, augmentation_name, decoder))
     return LabelledImages(
         np.concatenate([images for images, _ in batches]),
         np.concatenate([labels for _, labels in batches]),
     )
 
 
-def _encode_now(part, palette, image_size, augmentation_name, decoder) -> LabelledTokens:
-    tokens, labels = [], []
-    for images, of_images in _evaluated(
-        part, part.in_order(), image_size, augmentation_name, decoder
+def _encode_into(tokens, part, palette, image_size, augmentation_name, decoder) -> np.ndarray:
+    """Writes the tokens of all images that can be read; returns their labels."""
+    labels = []
+    count = 0
+    for values, of_values in _evaluated(
+        part, part.in_order(), palette, image_size, augmentation_name, decoder
     ):
-        tokens.append(palette.quantize(images).reshape(len(images), -1))
-        labels.append(of_images)
-    return LabelledTokens(np.concatenate(tokens), np.concatenate(labels))
+        tokens[count : count + len(values)] = values
+        count += len(values)
+        labels.append(of_values)
+    return np.concatenate(labels)
 
 
-def _evaluated(part, records, image_size, augmentation_name, decoder):
-    """Batches (images uint8 [B, R, R, 3], labels int32 [B]) as evaluation sees them."""
-    crop = augmentation(augmentation_name).evaluate
-
-    def cropped(record):
-        image = tf.ensure_shape(crop(record["image"], image_size), (image_size, image_size, 3))
-        return image, record["label"]
-
-    batches = decoder.decoded(records).map(cropped, num_parallel_calls=tf.data.AUTOTUNE)
+def _evaluated(part, items, palette, image_size, augmentation_name, decoder):
+    """Chunks of examples, see `Loader`, as evaluation sees them."""
+    decoder = decoder or Decoder()
+    crop = _crop(Augmentation(augmentation(augmentation_name).evaluate))
+    loader = Loader([part], [crop], image_size, palette, decoder)
+    items = items.map(
+        lambda chunk: {
+            **chunk,
+            "ingredient": tf.zeros_like(chunk["label"]),
+            "position": tf.zeros_like(chunk["index"]),
+        }
+    )
     empty = True
     with decoder.naming_errors():
-        for images, labels in batches.batch(BATCH).prefetch(2).as_numpy_iterator():
-            empty = False
-            yield images, labels
+        for values, labels in loader.load(items).prefetch(2).as_numpy_iterator():
+            empty = empty and not len(labels)
+            yield values, labels
     if empty:
         raise InputError(f"{part.name} holds no image that can be read")
 
 
-def _quantized(images, palette: ColorPalette):
-    """Tokens int32 [B, R²] of images uint8 [B, R, R, 3], by `ColorPalette.quantize`."""
-    batch, height, width, _ = images.shape
-    tokens = tf.numpy_function(palette.quantize, [images], tf.int32, stateful=False)
-    return tf.reshape(tokens, [batch, height * width])
-
-
-def _without_name(record):
-    return {"image": record["image"], "label": record["label"]}
+def _crop(chosen: Augmentation, seed: int = 0) -> Callable[[np.ndarray, int], np.ndarray]:
+    """An image and its position in the stream to a square."""
+    if chosen.train is None:
+        return lambda image, position: chosen.evaluate(image)
+    # A generator that starts anywhere at once: each image has its own.
+    return lambda image, position: chosen.train(
+        image, np.random.Generator(np.random.Philox(key=np.array([seed, position], np.uint64)))
+    )
 
 
 def _derived(seed: int, index: int) -> int:

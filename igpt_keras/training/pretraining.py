@@ -64,6 +64,7 @@ def pretrain(
         epochs=epochs,
         steps_per_epoch=steps if streamed else None,
         batch_size=None if streamed else batch_size,
+        shuffle=not streamed,
         callbacks=list(callbacks),
         verbose=verbose,
     ).history

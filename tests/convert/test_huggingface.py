@@ -398,6 +398,12 @@ class TestSave:
             save_huggingface(model, tmp_path / "new")
         assert not list(tmp_path.iterdir())
 
+    def test_a_head_before_the_end_has_no_counterpart(self, config, tmp_path):
+        model = ImageGPTClassifier(config, num_classes=3, layer=1)
+        with pytest.raises(InputError, match="layer=1"):
+            save_huggingface(model, tmp_path / "new")
+        assert not list(tmp_path.iterdir())
+
     def test_existing_folder_stays_unless_overwritten(self, causal, classifier, tmp_path):
         folder = tmp_path / "new"
         save_huggingface(causal, folder)

@@ -25,12 +25,13 @@ def build_model(**kwargs) -> ImageGPT:
     return randomize(ImageGPT(config, **{"palette": random_palette(8, seed=1), **kwargs}), seed=2)
 
 
-def build_classifier(objective: str = "ar") -> ImageGPTClassifier:
+def build_classifier(objective: str = "ar", layer: int | None = None) -> ImageGPTClassifier:
     config = ImageGPTConfig(6, vocabulary_size=12, hidden_dim=16, num_layers=1, num_heads=2)
     classifier = ImageGPTClassifier(
         config,
         num_classes=3,
         objective=objective,
+        layer=layer,
         class_names=["chat", "chien", "écureuil"],
         palette=random_palette(12, seed=3),
     )

@@ -201,6 +201,16 @@ def test_a_classifier_alone_is_the_default(classifier, tmp_path):
     np.testing.assert_array_equal(named["logits"], default["logits"])
 
 
+def test_a_head_before_the_end_gives_the_classes_it_gives_in_process(make_classifier, tmp_path):
+    classifier = make_classifier(layer=0)
+    images = random_images(2, 6, 6)
+    contents = [encode(image) for image in images]
+    logits = TF1Model(export(classifier, tmp_path)).run("classify_images", image_bytes=contents)
+    tokens = classifier.palette.quantize(images).reshape(2, -1)
+    expected = classifier.predict(tokens, verbose=0)
+    np.testing.assert_allclose(logits["logits"], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_a_bert_classifier_is_deterministic_and_masks_its_inputs(make_classifier, tmp_path):
     classifier = make_classifier("bert")
     exported_bert = TF1Model(export(classifier, tmp_path))

@@ -4,8 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from igpt_keras import ImageGPT, ImageGPTClassifier
-from igpt_keras.training.finetuning import finetune
+from igpt_keras import ImageGPT
 from igpt_keras.training.optimizers import adam, warmup_cosine
 from igpt_keras.training.pretraining import pretrain
 
@@ -30,13 +29,6 @@ class RateLog(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.rates.append(float(self.model.optimizer.learning_rate))
-
-
-@pytest.fixture
-def counting():
-    """Images that count upwards from a random start, and the start as label."""
-    labels = np.random.default_rng(6).integers(0, 8, 96).astype(np.int32)
-    return ((labels[:, None] + np.arange(16)) % 8).astype(np.int32), labels
 
 
 @pytest.mark.parametrize("objective", ["ar", "bert"])
@@ -74,26 +66,3 @@ def test_the_seed_decides_a_run(config, counting):
     first, same, other = run(0), run(0), run(1)
     np.testing.assert_array_equal(first, same)
     assert (first != other).any()
-
-
-def test_finetune_ends_with_the_weights_of_its_best_epoch(config, counting):
-    tokens, labels = counting
-    classifier = ImageGPTClassifier(config, 8)
-    history = finetune(
-        classifier,
-        (tokens[:64], labels[:64]),
-        (tokens[64:], labels[64:]),
-        epochs=60,
-        patience=4,
-        batch_size=16,
-        learning_rate=0.01,
-        verbose=0,
-    )
-    accuracies = history["val_accuracy"]
-    best = int(np.argmax(accuracies))
-    assert accuracies[best] > 0.5
-    assert len(accuracies) == best + 5 < 60
-    accuracy = classifier.evaluate(tokens[64:], labels[64:], verbose=0, return_dict=True)[
-        "accuracy"
-    ]
-    assert accuracy == pytest.approx(accuracies[best])

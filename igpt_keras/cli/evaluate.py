@@ -1,0 +1,175 @@
+"""`igpt evaluate`: losses and accuracy of a model on validation and test images."""
+
+import math
+import pathlib
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+import igpt_keras
+from igpt_keras.atomic import atomic_path
+from igpt_keras.cli.options import DataOptions, command_line, data_options
+from igpt_keras.data.open import DataSet
+from igpt_keras.data.splits import LabelledTokens
+from igpt_keras.errors import InputError
+from igpt_keras.evaluation.accuracy import classifier_figures, generative_loss
+from igpt_keras.evaluation.baselines import generative_baselines
+from igpt_keras.evaluation.results import RESULT_FILE, Result, describe_model, write_result
+from igpt_keras.evaluation.voting import VOTES
+from igpt_keras.models import GenerativeModel, ImageGPTClassifier
+
+
+@click.command()
+@click.argument("model")
+@data_options
+@click.option(
+    "--output", required=True, type=click.Path(path_type=pathlib.Path), help="Folder to write to."
+)
+@click.option("--batch-size", type=click.IntRange(min=1), default=128, show_default=True)
+@click.option(
+    "--baselines/--no-baselines",
+    default=True,
+    show_default=True,
+    help="Count-based baselines beside it; they read the training images.",
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of BERT's masks."
+)
+@click.option("--overwrite", is_flag=True, help="Replace an earlier output folder.")
+def evaluate(
+    model: str,
+    data: DataOptions,
+    output: pathlib.Path,
+    batch_size: int,
+    baselines: bool,
+    seed: int,
+    overwrite: bool,
+):
+    """Measure MODEL on the validation and the test part of the data.
+
+    Generative loss in nats and bits per pixel, beside count-based baselines; of a
+    classifier the accuracy too. A BERT model sees five masks of every image.
+    """
+    with atomic_path(output, overwrite, marker=RESULT_FILE) as partial:
+        loaded = load_with_palette(model)
+        data_set = data.open()
+        check_classes(loaded, data_set)
+        encoded = {
+            name: data.encode(part, loaded.palette, loaded.config.image_size)
+            for name, part in (("validation", data_set.validation), ("test", data_set.test))
+            if part is not None
+        }
+        if not encoded:
+            raise InputError("data has neither a validation part nor a test part to evaluate on")
+        figures = {"votes": VOTES if loaded.objective == "bert" else None}
+        for name, part in encoded.items():
+            figures |= measure(loaded, part, name, batch_size, seed)
+        if baselines and loaded.generative_weight > 0:
+            figures["baselines"] = count_baselines(loaded, data, data_set, encoded)
+        partial.mkdir()
+        result = Result(
+            kind="evaluate",
+            command=command_line(),
+            model=describe_model(loaded, model),
+            data=data_set.describe(),
+            settings={
+                "batch_size": batch_size,
+                "seed": seed,
+                "augmentation": data.augmentation,
+                "split_seed": data.split_seed,
+            },
+            figures=figures,
+        )
+        write_result(result, partial)
+    data.report_bad_images()
+    show(figures, list(encoded), f"{model} on {data_set.describe()['name']}")
+    click.echo(f"wrote {output / RESULT_FILE}")
+
+
+def load_with_palette(path: str) -> GenerativeModel:
+    """The model at `path`.
+
+    Raises:
+        InputError: it has no palette, so that images have no tokens.
+    """
+    model = igpt_keras.load(path)
+    if model.palette is None:
+        raise InputError(
+            f"{path} has no palette, which images are encoded with; the palette of its "
+            "pre-training belongs into its folder as palette.npy"
+        )
+    return model
+
+
+def check_classes(model: GenerativeModel, data_set: DataSet) -> None:
+    """Raises `InputError` if `model` classifies, and not into the classes of `data_set`."""
+    if isinstance(model, ImageGPTClassifier) and model.class_names != data_set.class_names:
+        raise InputError(
+            f"data must have the classes of the classifier, {_names(model.class_names)}; "
+            f"got {_names(data_set.class_names)}"
+        )
+
+
+def _names(class_names: list[str]) -> str:
+    if not class_names:
+        return "none"
+    shown = ", ".join(class_names[:5])
+    return shown if len(class_names) <= 5 else f"{shown}, … ({len(class_names)} in all)"
+
+
+def measure(
+    model: GenerativeModel, part: LabelledTokens, name: str, batch_size: int, seed: int
+) -> dict[str, float | None]:
+    """The figures of one part, their names beginning with `name`."""
+    settings = {"batch_size": batch_size, "seed": seed}
+    if not isinstance(model, ImageGPTClassifier):
+        return _losses(name, generative_loss(model, part.tokens, **settings))
+    figures = classifier_figures(model, part.tokens, part.labels, **settings)
+    return {
+        **_losses(name, figures.generative_loss),
+        f"{name}_accuracy": figures.accuracy,
+        f"{name}_single_mask_accuracy": figures.single_mask_accuracy,
+        f"{name}_classification_loss": figures.classification_loss,
+    }
+
+
+def _losses(name: str, nats: float | None) -> dict[str, float | None]:
+    bits = None if nats is None else nats / math.log(2)
+    return {f"{name}_loss": nats, f"{name}_bits_per_pixel": bits}
+
+
+def count_baselines(
+    model: GenerativeModel, data: DataOptions, data_set: DataSet, encoded: dict[str, LabelledTokens]
+) -> dict[str, dict[str, float]]:
+    """Losses of count-based models of the training images, for every part in `encoded`."""
+    config = model.config
+    train = data.encode(data_set.train, model.palette, config.image_size)
+    return {
+        name: generative_baselines(
+            train.tokens, part.tokens, config.vocabulary_size, config.image_size
+        )
+        for name, part in encoded.items()
+    }
+
+
+def show(figures: dict, parts: list[str], title: str) -> None:
+    """Prints the figures as a table with a column for each part."""
+    table = Table(title=title, title_justify="left")
+    for column in ("", *parts):
+        table.add_column(column)
+    for row, name, form in (
+        ("generative loss, nats per pixel", "loss", ".4f"),
+        ("the same in bits per pixel", "bits_per_pixel", ".4f"),
+        ("accuracy", "accuracy", ".2%"),
+        ("accuracy under one mask", "single_mask_accuracy", ".2%"),
+        ("classification loss, nats", "classification_loss", ".4f"),
+    ):
+        values = [figures.get(f"{part}_{name}") for part in parts]
+        if None not in values:
+            table.add_row(row, *(format(value, form) for value in values))
+    baselines = figures.get("baselines", {})
+    for name in baselines.get(parts[0], {}):
+        row = f"baseline, nats per pixel: {name}"
+        table.add_row(row, *(f"{baselines[part][name]:.4f}" for part in parts))
+    Console().print(table)

@@ -1,0 +1,328 @@
+"""`igpt finetune`: a pre-trained model learns to classify."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import click
+import keras
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import igpt_keras
+from igpt_keras.atomic import atomic_path
+from igpt_keras.cli.evaluate import load_with_palette
+from igpt_keras.cli.options import DataOptions, command_line, data_options
+from igpt_keras.data.open import DataSet
+from igpt_keras.data.splits import LabelledTokens
+from igpt_keras.errors import InputError
+from igpt_keras.evaluation.accuracy import ClassifierFigures, classifier_figures, masked_inputs
+from igpt_keras.evaluation.results import RESULT_FILE, Result, describe_model, write_result
+from igpt_keras.evaluation.voting import VOTES
+from igpt_keras.folder import MODEL_FOLDER
+from igpt_keras.models import ImageGPT, ImageGPTClassifier
+from igpt_keras.training import finetuning
+from igpt_keras.training.progress import ProgressBar
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the command line says of the training; see the options."""
+
+    from_scratch: bool
+    generative_weight: float
+    layer: int | None
+    epochs: int
+    patience: int
+    batch_size: int
+    learning_rate: float
+    labels_per_class: int | None
+    seed: int
+
+
+@click.command()
+@click.argument("model")
+@data_options
+@click.option(
+    "--output", required=True, type=click.Path(path_type=pathlib.Path), help="Folder to write to."
+)
+@click.option(
+    "--from-scratch", is_flag=True, help="Of MODEL take the sizes and the palette, not the weights."
+)
+@click.option(
+    "--generative-weight",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Factor of L_GEN beside L_CLF; 0 for L_CLF alone.",
+)
+@click.option("--layer", type=int, help="Whose features the class head reads.  [default: the last]")
+@click.option("--epochs", type=click.IntRange(min=1), default=30, show_default=True)
+@click.option(
+    "--patience",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Stop after so many epochs without a better validation accuracy.",
+)
+@click.option("--batch-size", type=click.IntRange(min=1), default=128, show_default=True)
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.0003,
+    show_default=True,
+    help="Often 10 times below that of pre-training.",
+)
+@click.option(
+    "--labels-per-class",
+    type=click.IntRange(min=1),
+    help="Train on so many random images of each class.  [default: all]",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of new weights, subset, order, augmentation and masks.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an earlier output folder.")
+def finetune(model: str, data: DataOptions, output: pathlib.Path, overwrite: bool, **settings):
+    """Train the pre-trained MODEL to classify, and measure it on the test images.
+
+    Training stops early at the best validation accuracy, whose weights are kept. With
+    --fold-validation it takes exactly --epochs epochs.
+    """
+    settings = Settings(**settings)
+    with atomic_path(output, overwrite, marker=RESULT_FILE) as partial:
+        start = load_start(model, settings)
+        data_set = data.open()
+        check_data(data_set, data, settings)
+        classifier = ImageGPTClassifier.from_pretrained(
+            start,
+            len(data_set.class_names),
+            layer=settings.layer,
+            generative_weight=settings.generative_weight,
+            class_names=data_set.class_names,
+        )
+        parts = encode_parts(start, data_set, data)
+        images = training_images(start, data_set, data, settings)
+        announce(images, parts, settings)
+        training = train(classifier, images, parts, data, settings)
+        measured = {
+            name: classifier_figures(classifier, part.tokens, part.labels, seed=settings.seed)
+            for name, part in parts.items()
+        }
+        partial.mkdir()
+        described = describe_settings(classifier, data, settings)
+        about = {
+            "name": output.name,
+            "data": data_set.describe()["name"],
+            "step": training.best_epoch * images.steps_per_epoch,
+            "validation_loss": measured["validation"].generative_loss
+            if "validation" in measured
+            else None,
+            "model": model,
+            **described,
+        }
+        igpt_keras.save(classifier, partial / MODEL_FOLDER, about)
+        result = Result(
+            kind="finetune",
+            command=command_line(),
+            model=describe_start(start, model, settings),
+            data={**data_set.describe(), "train": images.count},
+            settings=described,
+            figures=figures_of(classifier, training, measured),
+        )
+        write_result(result, partial)
+    data.report_bad_images()
+    show(result.figures, output)
+
+
+def load_start(path: str, settings: Settings) -> ImageGPT:
+    """The model at `path`, or a new one of its sizes and palette.
+
+    Raises:
+        InputError: a classifier, or a model without a palette.
+    """
+    pretrained = load_with_palette(path)
+    if not isinstance(pretrained, ImageGPT):
+        raise InputError(f"{path} is a classifier; expected a generative model to start from")
+    keras.utils.set_random_seed(settings.seed)
+    if not settings.from_scratch:
+        return pretrained
+    return ImageGPT(
+        pretrained.config,
+        pretrained.objective,
+        mask_probability=pretrained.mask_probability,
+        palette=pretrained.palette,
+        dtype=pretrained.dtype_policy,
+    )
+
+
+def check_data(data_set: DataSet, data: DataOptions, settings: Settings) -> None:
+    """Raises `InputError` for data that a classifier cannot be trained and measured on."""
+    data_set.labelled_train()
+    if data_set.test is None:
+        raise InputError(
+            f"data={data_set.specs[0]} has no test part to measure the accuracy on; "
+            "a folder has its own in test/<class>/"
+        )
+    if settings.labels_per_class is not None and data.augmentation != "none":
+        raise InputError(
+            "labels_per_class trains without augmentation (paper, section 4.5), "
+            f"got augmentation={data.augmentation}"
+        )
+
+
+def encode_parts(
+    start: ImageGPT, data_set: DataSet, data: DataOptions
+) -> dict[str, LabelledTokens]:
+    """The "test" part, and "validation" unless it is folded into the training images."""
+    parts = {"validation": data_set.validation, "test": data_set.test}
+    return {
+        name: data.encode(part, start.palette, start.config.image_size)
+        for name, part in parts.items()
+        if part is not None
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingImages:
+    """What is trained on.
+
+    Attributes:
+        source: as `finetuning.finetune` takes it.
+        steps_per_epoch: batches in an epoch.
+        count: how many images there are.
+    """
+
+    source: Any
+    steps_per_epoch: int
+    count: int
+
+
+def training_images(
+    start: ImageGPT, data_set: DataSet, data: DataOptions, settings: Settings
+) -> TrainingImages:
+    """A stream of all training images, or some of every class as arrays."""
+    encoding = (start.palette, start.config.image_size)
+    if settings.labels_per_class is None:
+        stream = data.stream(data_set, *encoding, settings.batch_size, settings.seed, labels=True)
+        return TrainingImages(stream.dataset(), stream.steps_per_epoch, data_set.train.num_examples)
+    encoded = data.encode(data_set.train, *encoding)
+    subset = encoded.per_class(settings.labels_per_class, settings.seed)
+    tokens = np.asarray(subset.tokens, np.int32)
+    steps_per_epoch = -(-len(subset) // settings.batch_size)
+    return TrainingImages((tokens, subset.labels), steps_per_epoch, len(subset))
+
+
+def announce(images: TrainingImages, parts: dict[str, LabelledTokens], settings: Settings) -> None:
+    """Says how many images there are, and how long the training takes."""
+    click.echo(f"{images.count} images to train, {len(parts['test'])} to test")
+    if "validation" in parts:
+        click.echo(
+            f"{len(parts['validation'])} to validate: at most {settings.epochs} epochs, ended by "
+            f"{settings.patience} without a better validation accuracy"
+        )
+    else:
+        click.echo(
+            f"validation images are trained on: no early stopping, exactly {settings.epochs} epochs"
+        )
+
+
+def train(
+    classifier: ImageGPTClassifier,
+    images: TrainingImages,
+    parts: dict[str, LabelledTokens],
+    data: DataOptions,
+    settings: Settings,
+) -> finetuning.FineTuning:
+    """Fine-tunes `classifier` under a progress bar."""
+    validation = None
+    if "validation" in parts:
+        part = parts["validation"]
+        # The same masks in every epoch, so that only the weights make one better.
+        validation = (masked_inputs(classifier, part.tokens, settings.seed), part.labels)
+    streamed = settings.labels_per_class is None
+    with (
+        ProgressBar("fine-tuning", ("loss", "val_accuracy")) as bar,
+        data.decoder.naming_errors(),
+    ):
+        return finetuning.finetune(
+            classifier,
+            images.source,
+            validation,
+            epochs=settings.epochs,
+            patience=settings.patience,
+            batch_size=settings.batch_size,
+            steps_per_epoch=images.steps_per_epoch if streamed else None,
+            learning_rate=settings.learning_rate,
+            seed=settings.seed,
+            callbacks=[bar],
+            verbose=0,
+        )
+
+
+def describe_start(start: ImageGPT, path: str, settings: Settings) -> dict[str, Any]:
+    """`describe_model`, without what a model from scratch did not learn."""
+    described = describe_model(start, path)
+    if settings.from_scratch:
+        described |= {"data": None, "step": None, "validation_loss": None}
+    return described
+
+
+def describe_settings(
+    classifier: ImageGPTClassifier, data: DataOptions, settings: Settings
+) -> dict[str, Any]:
+    """What a result says of the settings."""
+    described = dataclasses.asdict(settings)
+    del described["from_scratch"]
+    return {
+        "start": "scratch" if settings.from_scratch else "pretrained",
+        **described,
+        "layer": classifier.layer,
+        "augmentation": data.augmentation,
+        "fold_validation": data.fold_validation,
+        "split_seed": data.split_seed,
+    }
+
+
+def figures_of(
+    classifier: ImageGPTClassifier,
+    training: finetuning.FineTuning,
+    measured: dict[str, ClassifierFigures],
+) -> dict[str, Any]:
+    """What was measured: nats, nats per pixel, and shares of the images."""
+    validation, test = measured.get("validation"), measured["test"]
+    return {
+        "history": training.history,
+        "best_epoch": training.best_epoch,
+        "validation_accuracy": validation.accuracy if validation else None,
+        "test_accuracy": test.accuracy,
+        "test_generative_loss": test.generative_loss,
+        "test_classification_loss": test.classification_loss,
+        "single_mask_accuracy": test.single_mask_accuracy,
+        "votes": VOTES if classifier.objective == "bert" else None,
+    }
+
+
+def show(figures: dict[str, Any], output: pathlib.Path) -> None:
+    """Prints the figures as a table, and where they are."""
+    table = Table(title="Fine-tuning", title_justify="left")
+    table.add_column("what")
+    table.add_column("value")
+    vote = f", vote under {figures['votes']} masks" if figures["votes"] else ""
+    for row, name, form in (
+        (f"validation accuracy{vote}", "validation_accuracy", ".2%"),
+        (f"test accuracy{vote}", "test_accuracy", ".2%"),
+        ("test accuracy under one mask", "single_mask_accuracy", ".2%"),
+        ("test classification loss, nats", "test_classification_loss", ".4f"),
+        ("test generative loss, nats per pixel", "test_generative_loss", ".4f"),
+    ):
+        if figures[name] is not None:
+            table.add_row(row, format(figures[name], form))
+    epochs = len(figures["history"]["loss"])
+    table.add_row("best epoch", f"{figures['best_epoch']} of {epochs}")
+    Console().print(table)
+    click.echo(f"wrote {output / MODEL_FOLDER}, the classifier, and {output / RESULT_FILE}")

@@ -1,0 +1,55 @@
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import igpt_keras
+from igpt_keras import cli
+from igpt_keras.pictures import save_png
+
+CLASSES = ["dark", "light"]
+
+
+@pytest.fixture
+def igpt(monkeypatch, capsys):
+    """Runs the command line; gives its status, what it printed and its errors."""
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["igpt", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_info:
+            cli.main()
+        return exit_info.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of 40 images to train and 12 to test, 4×4, dark or light with exceptions."""
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 20), ("test", 6)):
+        for label, name in enumerate(CLASSES):
+            (tmp_path / "photos" / part / name).mkdir(parents=True)
+            for index in range(count):
+                brightness = generator.normal(100 + 60 * label, 40, (4, 4, 3))
+                image = Image.fromarray(brightness.clip(0, 255).astype(np.uint8))
+                save_png(image, tmp_path / "photos" / part / name / f"{index}.png")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def pretrained(tmp_path, config, randomized):
+    """Writes a model with weights as if trained, `objective` in its path."""
+
+    def write(objective, model_class=igpt_keras.ImageGPT, palette=True, **settings):
+        generator = np.random.default_rng(1)
+        colors = igpt_keras.ColorPalette(generator.uniform(-1, 1, (8, 3))) if palette else None
+        keras.utils.set_random_seed(0)
+        model = randomized(
+            model_class(config, objective=objective, palette=colors, **settings), seed=5
+        )
+        path = tmp_path / f"{model_class.__name__}-{objective}"
+        igpt_keras.save(model, path, {"name": "before", "data": "folder:x", "step": 7})
+        return path
+
+    return write

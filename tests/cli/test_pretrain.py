@@ -1,0 +1,123 @@
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import igpt_keras
+from igpt_keras.cli import igpt
+from igpt_keras.data.digits import load_digits
+from igpt_keras.evaluation.results import read_result
+
+SIZES = ["--image-size", "8", "--num-layers", "1", "--hidden-dim", "16", "--num-heads", "1"]
+
+
+def run(*arguments):
+    return CliRunner().invoke(igpt, ["pretrain", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    output = tmp_path_factory.mktemp("pretrain") / "tiny"
+    arguments = ["--data", "digits", "--num-colors", 8, *SIZES, "--steps", 24, "--batch-size", 32]
+    result = run(*arguments, "--checkpoints", 3, "--learning-rate", 0.01, "--output", output)
+    assert result.exit_code == 0, result.output
+    return output
+
+
+def test_checkpoints_halve_the_steps(trained):
+    figures = read_result(trained).figures
+    assert [saved["step"] for saved in figures["checkpoints"]] == [6, 12, 24]
+    assert figures["history"]["step"] == [6, 12, 18, 24]
+    folders = sorted(path.name for path in (trained / "checkpoints").iterdir())
+    assert folders == ["step-00000006", "step-00000012", "step-00000024"]
+
+
+def test_losses_are_those_of_the_saved_models(trained):
+    result = read_result(trained)
+    digits = load_digits()
+    for saved in result.figures["checkpoints"]:
+        model = igpt_keras.load(trained / saved["path"])
+        tokens = digits.validation.tokens(model.palette)
+        logits = np.asarray(model(tokens), np.float64)
+        log_probabilities = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+        nats = -np.take_along_axis(log_probabilities, tokens[..., None], axis=-1).mean()
+        assert saved["validation_loss"] == pytest.approx(nats, rel=1e-4)
+    assert result.figures["validation_loss"] == pytest.approx(nats, rel=1e-4)
+    assert result.model["validation_loss"] == result.figures["validation_loss"]
+
+
+def test_the_run_is_read_as_its_model(trained):
+    model, last = igpt_keras.load(trained), igpt_keras.load(trained / "checkpoints/step-00000024")
+    for ours, saved in zip(model.get_weights(), last.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, saved)
+    assert model.palette.num_colors == 8
+
+
+def test_learns(trained):
+    losses = read_result(trained).figures["history"]["val_loss"]
+    assert losses[-1] < losses[0] < np.log(8)
+
+
+def test_pictures(trained):
+    for name in ("completions.png", "samples.png"):
+        picture = np.asarray(Image.open(trained / name))
+        assert picture.std() > 0
+
+
+def test_another_run_from_its_palette(trained, tmp_path):
+    arguments = ["--data", "digits", "--palette", trained, *SIZES, "--steps", 2]
+    result = run(*arguments, "--checkpoints", 1, "--objective", "bert", "--output", tmp_path / "b")
+    assert result.exit_code == 0, result.output
+    model = igpt_keras.load(tmp_path / "b")
+    assert model.objective == "bert"
+    np.testing.assert_array_equal(model.palette.colors, igpt_keras.load(trained).palette.colors)
+
+
+def test_the_same_seed_gives_the_same_model(trained, tmp_path):
+    arguments = ["--data", "digits", "--num-colors", 8, *SIZES, "--steps", 24, "--batch-size", 32]
+    result = run(
+        *arguments, "--checkpoints", 3, "--learning-rate", 0.01, "--output", tmp_path / "again"
+    )
+    assert result.exit_code == 0, result.output
+    first, again = (read_result(path).figures for path in (trained, tmp_path / "again"))
+    np.testing.assert_allclose(first["history"]["loss"], again["history"]["loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "2"], "too few for checkpoints=5"),
+        ([], "either --epochs or --steps"),
+        (["--steps", "2", "--epochs", "1"], "either --epochs or --steps"),
+        (["--steps", "16", "--checkpoints", "0"], "checkpoints must be at least 1"),
+    ],
+)
+def test_unusable_settings(tmp_path, arguments, message):
+    output = tmp_path / "run"
+    data = ["--data", "digits", "--num-colors", "8", *SIZES]
+    result = run(*data, *arguments, "--output", output)
+    assert result.exit_code != 0
+    assert message in f"{result.output} {result.exception}"
+    assert not output.exists()
+
+
+def test_sizes_must_be_given(tmp_path):
+    result = run(
+        "--data", "digits", "--num-colors", "8", "--steps", "16", "--output", tmp_path / "r"
+    )
+    assert "--num-layers" in str(result.exception)
+
+
+def test_another_folder_is_not_replaced(tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    result = run("--data", "digits", *SIZES, "--steps", "16", "--output", tmp_path, "--overwrite")
+    assert isinstance(result.exception, FileExistsError)
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+def test_result_is_json(trained):
+    content = json.loads((trained / "result.json").read_text())
+    assert content["kind"] == "pretrain"
+    assert content["data"]["train"] == 1257

@@ -1,0 +1,91 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from igpt_keras import ImageGPTClassifier, InputError
+from igpt_keras.training.finetuning import finetune
+
+
+class WeightLog(keras.callbacks.Callback):
+    """The weights after every epoch."""
+
+    def on_train_begin(self, logs=None):
+        self.weights = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.weights.append(self.model.get_weights())
+
+
+def assert_equal_weights(first, second):
+    for weight, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(weight, other)
+
+
+@pytest.mark.parametrize("objective", ["ar", "bert"])
+def test_finetune_ends_with_the_weights_of_its_best_epoch(config, counting, objective):
+    tokens, labels = counting
+    inputs = tokens[64:]
+    if objective == "bert":
+        masked = np.random.default_rng(0).random(inputs.shape) < 0.15
+        inputs = {"tokens": inputs, "masked": masked}
+    classifier = ImageGPTClassifier(config, 8, objective)
+    log = WeightLog()
+    training = finetune(
+        classifier,
+        (tokens[:64], labels[:64]),
+        (inputs, labels[64:]),
+        epochs=60,
+        patience=4,
+        batch_size=16,
+        learning_rate=0.01,
+        callbacks=[log],
+        verbose=0,
+    )
+    accuracies = training.history["val_accuracy"]
+    best = training.best_epoch
+    assert best == 1 + int(np.argmax(accuracies))
+    assert accuracies[best - 1] > 0.5
+    assert len(accuracies) == best + 4 < 60
+    assert_equal_weights(classifier.get_weights(), log.weights[best - 1])
+    for weights, accuracy in zip(log.weights, accuracies, strict=True):
+        classifier.set_weights(weights)
+        predictions = classifier.predict(inputs, verbose=0).argmax(axis=1)
+        assert accuracy == pytest.approx((predictions == labels[64:]).mean())
+
+
+def test_without_validation_all_epochs_are_trained_and_the_last_weights_kept(config, counting):
+    tokens, labels = counting
+    classifier = ImageGPTClassifier(config, 8)
+    log = WeightLog()
+    training = finetune(
+        classifier, counting, None, epochs=3, patience=1, batch_size=32, callbacks=[log], verbose=0
+    )
+    assert training.best_epoch == len(training.history["loss"]) == 3
+    assert not any(name.startswith("val_") for name in training.history)
+    assert_equal_weights(classifier.get_weights(), log.weights[-1])
+
+
+def test_a_stream_trains_as_the_arrays_it_holds(config, counting):
+    tokens, labels = counting
+
+    def weights_after(train, **settings):
+        keras.utils.set_random_seed(1)
+        classifier = ImageGPTClassifier(config, 8)
+        finetune(classifier, train, None, epochs=2, patience=1, verbose=0, **settings)
+        return classifier.get_weights()
+
+    # One batch holds all images, so their order does not matter.
+    batches = tf.data.Dataset.from_tensors((tokens, labels)).repeat()
+    of_arrays = weights_after((tokens, labels), batch_size=96)
+    of_stream = weights_after(batches, steps_per_epoch=1)
+    for weight, other in zip(of_arrays, of_stream, strict=True):
+        np.testing.assert_allclose(weight, other, atol=1e-5)
+    longer = weights_after(batches, steps_per_epoch=2)
+    assert any(np.abs(a - b).max() > 1e-4 for a, b in zip(of_stream, longer, strict=True))
+
+
+def test_a_stream_needs_its_number_of_steps(config, counting):
+    batches = tf.data.Dataset.from_tensors(counting).repeat()
+    with pytest.raises(InputError, match="steps_per_epoch must be given"):
+        finetune(ImageGPTClassifier(config, 8), batches, None, epochs=1, patience=1)
