@@ -8,9 +8,15 @@ import numpy as np
 from igpt_keras.atomic import atomic_path
 from igpt_keras.errors import InputError
 
-CHUNK = 4096
 # A mean of float32 white pixels may lie this far outside [-1, 1].
 ROUNDING = 1e-5
+# What a channel's values 0…255 stand for.
+LEVELS = np.arange(256) / 127.5 - 1
+# Pixels looked up at once: their indices stay in the processor's cache.
+CHUNK = 16384
+# The table is filled in blocks of SIDE³ colours, whose candidates are chosen BLOCKS at a time.
+SIDE = 8
+BLOCKS = 16
 
 
 class ColorPalette:
@@ -37,7 +43,9 @@ class ColorPalette:
                 f"got {colors.min()}…{colors.max()}"
             )
         self.colors = colors
-        self._token_of_rgb = None
+        # Token + 1 of all 2²⁴ colours, 0 where it is not known yet. Zeros take no memory until
+        # they are written; threads that fill the same entries write the same values.
+        self._table = np.zeros(1 << 24, np.min_scalar_type(len(colors)))
 
     @property
     def num_colors(self) -> int:
@@ -93,27 +101,40 @@ class ColorPalette:
         Raises:
             InputError: images of another rank, dtype or number of channels.
         """
-        red, green, blue = np.moveaxis(check_images(images).astype(np.int32), -1, 0)
-        rgb = (red << 16) | (green << 8) | blue
-        if self._token_of_rgb is None:
-            self._token_of_rgb = np.full(1 << 24, -1, np.int32)
-        tokens = self._token_of_rgb[rgb]
-        unknown = np.unique(rgb[tokens < 0])
-        if len(unknown):
-            self._token_of_rgb[unknown] = self._nearest(unknown)
-            tokens = self._token_of_rgb[rgb]
-        return tokens
+        images = check_images(images)
+        pixels = images.reshape(-1, 3)
+        tokens = np.empty(len(pixels), np.int32)
+        for start in range(0, len(pixels), CHUNK):
+            chunk = slice(start, start + CHUNK)
+            tokens[chunk] = self._look_up(pixels[chunk])
+        return tokens.reshape(images.shape[:-1])
 
-    def _nearest(self, rgb) -> np.ndarray:
-        """Tokens [m] of packed colours [m] (0xRRGGBB), by comparing with every colour."""
-        values = np.stack([rgb >> 16, (rgb >> 8) & 255, rgb & 255], axis=1) / 127.5 - 1
-        colors = self.colors.astype(np.float64)
-        nearest = []
-        for start in range(0, len(values), CHUNK):
-            difference = values[start : start + CHUNK, None] - colors
-            red, green, blue = np.moveaxis(difference**2, -1, 0)
-            nearest.append((red + green + blue).argmin(axis=1))
-        return np.concatenate(nearest).astype(np.int32)
+    def _look_up(self, pixels) -> np.ndarray:
+        """Tokens int32 [m] of pixels uint8 [m, 3]."""
+        rgb = pixels[:, 0].astype(np.intp)
+        for channel in (1, 2):
+            rgb <<= 8
+            rgb |= pixels[:, channel]
+        entries = self._table.take(rgb)
+        if not entries.all():
+            self._fill(pixels[entries == 0])
+            entries = self._table.take(rgb)
+        return np.subtract(entries, 1, dtype=np.int32)
+
+    def _fill(self, pixels) -> None:
+        """Fills the table's blocks of SIDE³ colours that pixels uint8 [m, 3] lie in."""
+        table = self._table.reshape(256, 256, 256)
+        colors = self.colors.astype(np.float64).T
+        blocks = np.unique(pixels // SIDE, axis=0).astype(np.intp) * SIDE
+        for start in range(0, len(blocks), BLOCKS):
+            corners = blocks[start : start + BLOCKS]
+            for corner, possible in zip(corners, _possible(corners, colors), strict=True):
+                candidates = np.flatnonzero(possible)
+                levels = LEVELS[corner[:, None] + np.arange(SIDE)]
+                red, green, blue = (levels[:, :, None] - colors[:, None, candidates]) ** 2
+                nearest = (red[:, None, None] + green[:, None] + blue).argmin(axis=-1)
+                r, g, b = (slice(value, value + SIDE) for value in corner)
+                table[r, g, b] = candidates[nearest] + 1
 
     @property
     def rgb(self) -> np.ndarray:
@@ -135,9 +156,25 @@ class ColorPalette:
             )
         return self.rgb[tokens]
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes the colours as the published `.npy`, float32 [k, 3]; replaces the file whole."""
-        with atomic_path(path, overwrite=True) as partial, open(partial, "wb") as file:
+    def error(self, images) -> np.ndarray:
+        """What quantisation loses: the root mean square error of each image.
+
+        Args:
+            images: as for `quantize`.
+
+        Returns: float64 [...], in levels 0…255 of a channel.
+        """
+        images = check_images(images)
+        difference = images - self.dequantize(self.quantize(images)).astype(np.float64)
+        return np.sqrt(np.mean(difference**2, axis=(-3, -2, -1)))
+
+    def save(self, path: str | os.PathLike, overwrite: bool = True) -> None:
+        """Writes the colours as the published `.npy`, float32 [k, 3], whole or not at all.
+
+        Raises:
+            FileExistsError: `path` exists and `overwrite` is false.
+        """
+        with atomic_path(path, overwrite) as partial, open(partial, "wb") as file:
             np.save(file, self.colors)
 
     @classmethod
@@ -157,6 +194,25 @@ class ColorPalette:
             return cls(colors)
         except (ValueError, TypeError) as error:
             raise InputError(f"palette {path} is unusable: {error}") from None
+
+
+def _possible(corners, colors) -> np.ndarray:
+    """Which colours may be the nearest one somewhere in a block: bool [m, k].
+
+    The others' smallest distance to the block exceeds the largest one of some colour. The
+    bounds are summed as the distances are; rounding keeps the order of what it rounds, so
+    they hold for the computed distances exactly.
+
+    Args:
+        corners: int [m, 3], the lowest channel values of each block.
+        colors: float64 [3, k].
+    """
+    low, high = (LEVELS[values][:, :, None] for values in (corners, corners + SIDE - 1))
+    red, green, blue = np.moveaxis((np.clip(colors, low, high) - colors) ** 2, 1, 0)
+    smallest = red + green + blue
+    red, green, blue = np.moveaxis(np.maximum((low - colors) ** 2, (high - colors) ** 2), 1, 0)
+    largest = red + green + blue
+    return smallest <= largest.min(axis=1, keepdims=True)
 
 
 def check_images(images) -> np.ndarray:

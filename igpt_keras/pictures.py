@@ -1,5 +1,6 @@
 """Contact sheets: many small images as one picture to look at."""
 
+import math
 import os
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ from igpt_keras.atomic import atomic_path
 
 BACKGROUND = (255, 255, 255)
 INK = (40, 40, 40)
+FRAME = (200, 200, 200)
 UNKNOWN = (120, 150, 190)
 TEXT_SIZE = 14
 GAP = 6
@@ -23,33 +25,72 @@ def keep_top(images: np.ndarray, keep_rows: int) -> np.ndarray:
 
 
 def contact_sheet(
-    rows: Sequence[Sequence[np.ndarray]], headings: Sequence[str] = (), cell: int = 96
+    rows: Sequence[Sequence[np.ndarray]],
+    headings: Sequence[str] = (),
+    cell: int = 96,
+    captions: Sequence[str] = (),
 ) -> Image.Image:
     """Rows of images side by side, each pixel enlarged to a sharp square.
 
     Args:
-        rows: images uint8 [H, W, 3], the same number in each row.
+        rows: images uint8 [H, W, 3]; the last rows may hold fewer.
         headings: one above each of the first columns; the last one may run on.
         cell: side of an enlarged image in pixels.
+        captions: one to the right of each of the first rows.
 
     Returns: an RGB picture.
     """
     columns = max(len(row) for row in rows)
     top = TEXT_SIZE + 2 * GAP if headings else GAP
     step = cell + GAP
-    sheet = Image.new("RGB", (GAP + columns * step, top + len(rows) * step), BACKGROUND)
+    right = GAP + columns * step
+    font = ImageFont.load_default(TEXT_SIZE)
+    starts = [(GAP + column * step, heading) for column, heading in enumerate(headings)]
+    starts += [(right, caption) for caption in captions]
+    ends = [start + math.ceil(font.getlength(text)) + GAP for start, text in starts]
+    size = (max([right, *ends]), top + len(rows) * step)
+    sheet = Image.new("RGB", size, BACKGROUND)
     pen = ImageDraw.Draw(sheet)
     for column, heading in enumerate(headings):
-        position = (GAP + column * step, GAP)
-        pen.text(position, heading, fill=INK, font=ImageFont.load_default(TEXT_SIZE))
+        pen.text((GAP + column * step, GAP), heading, fill=INK, font=font)
+    for row, caption in enumerate(captions):
+        pen.text((right, top + row * step + cell // 2), caption, fill=INK, font=font, anchor="lm")
     for y, row in enumerate(rows):
         for x, image in enumerate(row):
             enlarged = Image.fromarray(image).resize((cell, cell), Image.Resampling.NEAREST)
-            sheet.paste(enlarged, (GAP + x * step, top + y * step))
+            left, upper = GAP + x * step, top + y * step
+            pen.rectangle((left - 1, upper - 1, left + cell, upper + cell), outline=FRAME)
+            sheet.paste(enlarged, (left, upper))
     return sheet
 
 
-def save_png(picture: Image.Image, path: str | os.PathLike) -> None:
-    """Writes `picture` as PNG, whole or not at all; replaces an existing file."""
-    with atomic_path(path, overwrite=True) as partial:
+def swatches(colors: np.ndarray, columns: int = 32, cell: int = 16) -> Image.Image:
+    """Colours uint8 [k, 3] as squares in their order, row by row.
+
+    The caption of a row is the index of its first colour.
+    """
+    pixels = colors.reshape(-1, 1, 1, 3)
+    starts = range(0, len(pixels), columns)
+    rows = [pixels[start : start + columns] for start in starts]
+    return contact_sheet(rows, [f"{len(colors)} colours"], cell, [str(start) for start in starts])
+
+
+def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures below each other, as one RGB picture."""
+    width = max(picture.width for picture in pictures)
+    sheet = Image.new("RGB", (width, sum(picture.height for picture in pictures)), BACKGROUND)
+    top = 0
+    for picture in pictures:
+        sheet.paste(picture, (0, top))
+        top += picture.height
+    return sheet
+
+
+def save_png(picture: Image.Image, path: str | os.PathLike, overwrite: bool = True) -> None:
+    """Writes `picture` as PNG, whole or not at all.
+
+    Raises:
+        FileExistsError: `path` exists and `overwrite` is false.
+    """
+    with atomic_path(path, overwrite) as partial:
         picture.save(partial, format="PNG")

@@ -1,7 +1,10 @@
+import concurrent.futures
+
 import numpy as np
 import pytest
 
 from igpt_keras import ColorPalette, InputError
+from igpt_keras.palette import CHUNK
 
 
 def brute_force(palette, images):
@@ -24,6 +27,93 @@ def test_quantize_is_the_exact_nearest_colour(palette, images):
     np.testing.assert_array_equal(tokens, brute_force(palette, images))
     np.testing.assert_array_equal(palette.quantize(images), tokens)
     np.testing.assert_array_equal(palette.quantize(images[1]), tokens[1])
+
+
+def palettes():
+    """Palettes of which a bound or a tie could go wrong, by name."""
+    generator = np.random.default_rng(3)
+    few = generator.uniform(-1, 1, (5, 3))
+    corners = np.stack(np.meshgrid(*[[-1, 1]] * 3), axis=-1).reshape(-1, 3)
+    grid = np.stack(np.meshgrid(*[[-1, -0.5, 0, 0.5, 1]] * 3), axis=-1).reshape(-1, 3)
+    return {
+        "one colour": few[:1],
+        "corners of the cube": corners,
+        "grid, shuffled and doubled": generator.permutation(np.concatenate([grid, grid])),
+        "as many greys as a byte can count": np.linspace(-1, 1, 256)[:, None].repeat(3, axis=1),
+        "two, alike to a grey but for rounding": few[0][np.array([[0, 1, 2], [2, 1, 0]])],
+        "just below a block's last grey": [
+            [14.9 / 127.5 - 1 - 0.1] * 3,
+            [14.9 / 127.5 - 1 + 0.1] * 3,
+        ],
+        "just above a block's first grey": [
+            [16.1 / 127.5 - 1 + 0.1] * 3,
+            [16.1 / 127.5 - 1 - 0.1] * 3,
+        ],
+        "far more colours in a corner": np.concatenate([few, generator.uniform(0.9, 1, (300, 3))]),
+        "one apart in the last bit": np.nextafter(
+            np.float32(few[:1]), np.float32([[1], [-1], [1]])
+        ),
+        "random": generator.uniform(-1, 1, (700, 3)),
+    }
+
+
+@pytest.mark.parametrize("colors", palettes().values(), ids=palettes())
+def test_the_table_equals_brute_force(colors):
+    """At random, on the sides of its blocks, half-way between colours, and for all greys."""
+    palette = ColorPalette(colors)
+    generator = np.random.default_rng(4)
+    edges = np.array([0, 1, 7, 8, 63, 64, 127, 128, 191, 192, 247, 248, 254, 255])
+    images = np.concatenate(
+        [
+            generator.integers(0, 256, (400, 3)),
+            generator.choice(edges, (400, 3)),
+            palette.rgb[:400],
+            (palette.rgb[:400] / 2 + palette.rgb[:400][::-1] / 2).round(),
+            np.arange(256)[:, None].repeat(3, axis=1),
+        ]
+    ).astype(np.uint8)[None]
+    np.testing.assert_array_equal(palette.quantize(images), brute_force(palette, images))
+
+
+def test_more_colours_than_16_bits_can_count():
+    generator = np.random.default_rng(5)
+    palette = ColorPalette(generator.uniform(-1, 1, (70_000, 3)))
+    images = palette.rgb[[0, 65_534, 65_535, 65_536, 69_999]][None]
+    tokens = palette.quantize(images)
+    assert tokens.max() > 65_535
+    np.testing.assert_array_equal(tokens, brute_force(palette, images))
+
+
+def test_images_of_any_layout_and_size_are_quantized_pixel_by_pixel(palette):
+    generator = np.random.default_rng(6)
+    grey = generator.integers(0, 256, (3, CHUNK // 2 + 1, 1, 1)).astype(np.uint8)
+    by_level = np.arange(256, dtype=np.uint8).reshape(1, 256, 1).repeat(3, axis=-1)
+    expected = brute_force(palette, by_level)[0][grey[..., 0]]
+    np.testing.assert_array_equal(palette.quantize(grey), expected)
+    np.testing.assert_array_equal(palette.quantize(grey[::-1, ::2]), expected[::-1, ::2])
+    assert palette.quantize(grey[:0]).shape == (0, CHUNK // 2 + 1, 1)
+
+
+def test_threads_that_share_a_palette_agree(images):
+    """The table is filled while others read it."""
+    colors = np.random.default_rng(7).uniform(-1, 1, (50, 3))
+    expected = brute_force(ColorPalette(colors), images)
+    for _ in range(5):
+        palette = ColorPalette(colors)
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(palette.quantize, [images] * 16))
+        for tokens in answers:
+            np.testing.assert_array_equal(tokens, expected)
+
+
+def test_error_is_the_root_mean_square_of_each_image(palette, images):
+    restored = palette.rgb[brute_force(palette, images)].astype(float)
+    expected = [
+        np.linalg.norm(after - before) / np.sqrt(before.size)
+        for before, after in zip(images, restored, strict=True)
+    ]
+    np.testing.assert_allclose(palette.error(images), expected, rtol=1e-12)
+    np.testing.assert_array_equal(palette.error(palette.rgb[None]), 0)
 
 
 def test_ties_go_to_the_lowest_index():
@@ -77,6 +167,10 @@ def test_save_writes_the_published_format(palette, tmp_path):
     assert colors.dtype == np.float32
     assert colors.shape == (8, 3)
     np.testing.assert_array_equal(ColorPalette.load(path).colors, palette.colors)
+    with pytest.raises(FileExistsError):
+        ColorPalette(-colors).save(path, overwrite=False)
+    ColorPalette(-colors).save(path)
+    np.testing.assert_array_equal(ColorPalette.load(path).colors, -colors)
 
 
 @pytest.mark.parametrize(

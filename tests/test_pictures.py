@@ -1,7 +1,16 @@
 import numpy as np
 from PIL import Image
 
-from igpt_keras.pictures import GAP, UNKNOWN, contact_sheet, keep_top, save_png
+from igpt_keras.pictures import (
+    BACKGROUND,
+    GAP,
+    UNKNOWN,
+    contact_sheet,
+    keep_top,
+    save_png,
+    stacked,
+    swatches,
+)
 
 
 def test_a_contact_sheet_holds_every_image_enlarged(tmp_path):
@@ -22,6 +31,46 @@ def test_headings_stand_above_the_images():
     assert headed.height > plain.height
     above = np.asarray(headed)[: headed.height - plain.height]
     assert (above < 128).any()
+
+
+def test_a_heading_longer_than_its_image_is_not_cut_off():
+    image = np.zeros((1, 1, 3), np.uint8)
+    short, long = (contact_sheet([[image]], [text], cell=4) for text in ("a", "a longer one"))
+    assert long.width > short.width
+    assert (np.asarray(long)[:, -GAP:] == BACKGROUND).all()
+
+
+def test_captions_stand_right_of_the_rows_they_belong_to():
+    image = np.zeros((4, 4, 3), np.uint8)
+    plain = contact_sheet([[image]] * 2, cell=32)
+    captioned = np.asarray(contact_sheet([[image]] * 2, cell=32, captions=["", "error"]))
+    np.testing.assert_array_equal(captioned[:, : plain.width], plain)
+    right = (captioned[:, plain.width :] < 128).any(axis=(1, 2))
+    first, second = GAP, GAP + 32 + GAP
+    assert right[second : second + 32].any()
+    assert not right[first : first + 32].any()
+
+
+def test_swatches_show_every_colour_in_order():
+    colors = np.random.default_rng(15).integers(0, 256, (7, 3)).astype(np.uint8)
+    squares = contact_sheet([[color.reshape(1, 1, 3) for color in colors[:1]]], ["7 colours"], 8)
+    top = squares.height - 8 - GAP
+    sheet = np.asarray(swatches(colors, columns=3, cell=8))
+    for index, color in enumerate(colors):
+        y, x = divmod(index, 3)
+        y, x = top + y * (8 + GAP), GAP + x * (8 + GAP)
+        assert (sheet[y : y + 8, x : x + 8] == color).all()
+    # Nothing follows the last colour, in the last row.
+    assert (sheet[top + 2 * (8 + GAP) :, GAP + 8 + GAP : 3 * (8 + GAP)] == BACKGROUND).all()
+
+
+def test_stacked_pictures_stand_below_each_other():
+    wide, tall = Image.new("RGB", (9, 2), "red"), Image.new("RGB", (3, 5), "blue")
+    sheet = stacked([wide, tall])
+    assert sheet.size == (9, 7)
+    assert sheet.crop((0, 0, 9, 2)).tobytes() == wide.tobytes()
+    assert sheet.crop((0, 2, 3, 7)).tobytes() == tall.tobytes()
+    assert sheet.getpixel((5, 4)) == BACKGROUND
 
 
 def test_keep_top_hides_the_rows_below_and_copies():

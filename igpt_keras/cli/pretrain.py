@@ -13,6 +13,7 @@ import igpt_keras
 from igpt_keras import folder
 from igpt_keras.atomic import check_replaceable
 from igpt_keras.cli.options import DataOptions, command_line, data_options
+from igpt_keras.cli.palette import MAX_IMAGES, read_palette, training_images
 from igpt_keras.config import OBJECTIVES, PRESETS
 from igpt_keras.data.open import DataSet
 from igpt_keras.data.pipeline import read_images
@@ -24,7 +25,6 @@ from igpt_keras.training.pretraining import pretrain as pretrain_model
 from igpt_keras.training.progress import ProgressBar
 
 CHECKPOINTS = "checkpoints"
-PALETTE_IMAGES = 2000
 PICTURED, COMPLETIONS_EACH, SAMPLES = 8, 6, 40
 
 
@@ -92,7 +92,11 @@ def pretrain(
         raise InputError("fold_validation leaves nothing to validate on: there is no test part")
     sizes = {"num_layers": num_layers, "hidden_dim": hidden_dim, "num_heads": num_heads}
     sizes = _sizes(preset, {**sizes, "image_size": image_size})
-    colors = _palette(palette, data, data_set, sizes["image_size"], num_colors, seed)
+    if palette is None:
+        images = training_images(data, data_set, sizes["image_size"], MAX_IMAGES, seed)
+        colors = igpt_keras.ColorPalette.fit(images, num_colors, seed)
+    else:
+        colors, _ = read_palette(palette)
     config = igpt_keras.ImageGPTConfig(vocabulary_size=colors.num_colors, **sizes)
     stream = data.stream(data_set, colors, config.image_size, batch_size, seed, labels=False)
     total_steps = steps or round(epochs * stream.steps_per_epoch)
@@ -175,28 +179,6 @@ def _losses(
             for saved in saving.saved
         ],
     }
-
-
-def _palette(
-    palette: str | None,
-    data: DataOptions,
-    data_set: DataSet,
-    image_size: int,
-    num_colors: int,
-    seed: int,
-) -> igpt_keras.ColorPalette:
-    """The palette that was named, or one fitted to some of the images to train on."""
-    if palette is None:
-        images = read_images(
-            data_set.train, image_size, limit=PALETTE_IMAGES, seed=seed, **data.reading()
-        )
-        return igpt_keras.ColorPalette.fit(images.images, num_colors, seed)
-    if palette.endswith(".npy"):
-        return igpt_keras.ColorPalette.load(palette)
-    model = igpt_keras.load(palette)
-    if model.palette is None:
-        raise InputError(f"palette={palette} is a model without a palette")
-    return model.palette
 
 
 def _sizes(preset: str | None, given: dict[str, int | None]) -> dict[str, int]:

@@ -1,0 +1,26 @@
+"""`igpt report`: runs to one page."""
+
+import pathlib
+
+import click
+
+from igpt_keras.evaluation.report import HTML_FILE, MARKDOWN_FILE, TITLE, write_report
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=pathlib.Path))
+@click.option(
+    "--output", required=True, type=click.Path(path_type=pathlib.Path), help="Folder to write to."
+)
+@click.option("--title", default=TITLE, show_default=True)
+@click.option("--overwrite", is_flag=True, help="Replace an earlier report.")
+def report(runs: tuple[pathlib.Path, ...], output: pathlib.Path, title: str, overwrite: bool):
+    """Put what RUNS measured on one page: the paper's figures and tables with ours.
+
+    RUNS are folders that `igpt pretrain`, `finetune`, `probe` and `evaluate` wrote, or
+    folders that hold such folders. Writes report.html, which needs no other file, and the
+    same as report.md with PNG pictures.
+    """
+    files = write_report(runs, output, title, overwrite)
+    pictures = sum(file.endswith(".png") for file in files)
+    print(f"wrote {output / HTML_FILE}, and the same as {MARKDOWN_FILE} with {pictures} PNG")
