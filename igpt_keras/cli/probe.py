@@ -1,8 +1,10 @@
 """`igpt probe`: which classes can be read off a model's features, layer by layer."""
 
+import contextlib
 import dataclasses
 import pathlib
-import shutil
+import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -35,8 +37,6 @@ from igpt_keras.evaluation.probes import (
 from igpt_keras.evaluation.results import RESULT_FILE, Result, describe_model, write_result
 from igpt_keras.evaluation.voting import VOTES, modal_vote
 from igpt_keras.models import GenerativeModel
-
-FEATURES = "features"
 
 console = Console()
 
@@ -157,10 +157,8 @@ def probe(
         data_set = dataclasses.replace(data, fold_validation=False).open()
         check_data(data_set)
         partial.mkdir()
-        folder = feature_cache or partial / FEATURES
-        figures = measure(loaded, data_set, data, settings, folder)
-        if feature_cache is None:
-            shutil.rmtree(folder, ignore_errors=True)
+        with feature_folder(feature_cache, partial) as folder:
+            figures = measure(loaded, data_set, data, settings, folder)
         result = Result(
             kind="probe",
             command=command_line(),
@@ -194,6 +192,16 @@ def check_data(data_set: DataSet) -> None:
             f"data={data_set.specs[0]} has no labelled test part to measure the accuracy on; "
             "a folder has its own in test/<class>/"
         )
+
+
+@contextlib.contextmanager
+def feature_folder(cache: pathlib.Path | None, run: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Where features go: to `cache`, or beside the result of `run` for as long as needed."""
+    if cache is not None:
+        yield cache
+        return
+    with tempfile.TemporaryDirectory(dir=run) as folder:
+        yield pathlib.Path(folder)
 
 
 def measure(

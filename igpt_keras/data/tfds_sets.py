@@ -189,16 +189,20 @@ def _prepared(tfds, name: str, data_dir: str | None):
 
 
 def _features(tfds, builder, name: str) -> tuple[str, str | None]:
-    """The names of the image and of the class: those of `supervised_keys`, else the first."""
+    """The names of the image and of the class feature.
+
+    Those of `supervised_keys`, or `image` and `label`, or the first of their kind.
+    """
     features = dict(builder.info.features.items())
     supervised = [key for key in builder.info.supervised_keys or () if isinstance(key, str)]
 
     def first(kind):
-        preferred = (*supervised, "image", "label", *features)
+        preferred = (*supervised, "image", "label", *sorted(features))
         keys = [key for key in preferred if isinstance(features.get(key), kind)]
         return keys[0] if keys else None
 
     image = first(tfds.features.Image)
     if image is None:
-        raise InputError(f"tfds:{name} has no image among its features: {', '.join(features)}")
+        others = ", ".join(sorted(features))
+        raise InputError(f"tfds:{name} has no image among its features: {others}")
     return image, first(tfds.features.ClassLabel)

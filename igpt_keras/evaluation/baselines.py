@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from igpt_keras.data.splits import LabelledImages
+from igpt_keras.data.splits import LabelledImages, LabelledTokens
+from igpt_keras.evaluation.probes import LBFGS, LayerFeatures, Parts, fit_probe
+from igpt_keras.palette import ColorPalette
 
 
 def generative_baselines(
@@ -43,24 +45,25 @@ def generative_baselines(
     }
 
 
+def pixel_features(images: LabelledImages) -> LayerFeatures:
+    """Raw pixels as the features of a single layer, [N, H · W · 3]."""
+    return LayerFeatures([images.images.reshape(len(images), -1)], images.labels)
+
+
+def token_features(tokens: LabelledTokens, palette: ColorPalette) -> LayerFeatures:
+    """The colours of the tokens as the features of a single layer, [N, n · 3].
+
+    What the model is shown of an image. (One-hot tokens would be n · V wide.)
+    """
+    colors = palette.dequantize(tokens.tokens)
+    return LayerFeatures([colors.reshape(len(tokens), -1)], tokens.labels)
+
+
 def raw_pixel_accuracy(
     train: LabelledImages, validation: LabelledImages, test: LabelledImages
 ) -> float:
-    """Test accuracy of logistic regression on raw pixels.
-
-    The inverse regularisation strength is the best of 0.001, 0.01, … 100 on
-    `validation`, and of equal ones the smallest.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    def pixels(part):
-        return part.images.reshape(len(part), -1) / 255
-
-    def accuracy(classifier, part):
-        return float(classifier.score(pixels(part), part.labels))
-
-    fitted = [
-        LogisticRegression(C=strength, max_iter=5000).fit(pixels(train), train.labels)
-        for strength in 10.0 ** np.arange(-3, 3)
-    ]
-    return accuracy(max(fitted, key=lambda classifier: accuracy(classifier, validation)), test)
+    """Test accuracy of logistic regression on raw pixels, regularised as `validation` says."""
+    features = [pixel_features(part) for part in (train, validation, test)]
+    num_classes = 1 + max(int(part.labels.max()) for part in features)
+    parts = Parts(*features, num_classes)
+    return fit_probe(LBFGS(), parts).accuracy(parts.test)

@@ -1,0 +1,228 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+
+import igpt_keras
+from igpt_keras.data.open import open_data
+from igpt_keras.data.pipeline import encode
+from igpt_keras.evaluation.features import FeatureExtractor
+from igpt_keras.evaluation.probes import LBFGS, LayerFeatures, Parts, fit_probe
+from igpt_keras.evaluation.results import read_result
+from igpt_keras.evaluation.voting import modal_vote
+
+CLASSES = 2
+# One test image that falls on the border between two classes.
+ONE_OF_12 = 1 / 12 + 1e-9
+
+
+def encoded(photos, model):
+    data_set = open_data(f"folder:{photos}")
+    parts = (data_set.train, data_set.validation, data_set.test)
+    return [encode(part, model.palette, 4) for part in parts]
+
+
+def by_sklearn(train, labels, strength, test):
+    """Predictions of a fit on the features as they are; only the unit of the strength is ours."""
+    unit = train.var(axis=0).sum()
+    classifier = LogisticRegression(C=strength / unit, tol=1e-9, max_iter=10_000)
+    return classifier.fit(train, labels).predict(test)
+
+
+def test_probe_measures_every_layer(igpt, photos, pretrained, tmp_path):
+    path, run = pretrained("ar"), tmp_path / "run"
+    status, printed, _ = igpt(
+        *("probe", path, "--data", f"folder:{photos}", "--output", run, "--batch-size", 7),
+        *("--concatenate", 2, "--labels-per-class", "3,5"),
+    )
+    assert status == 0
+    assert {file.name for file in run.iterdir()} == {"result.json"}
+    result = read_result(run)
+    figures, settings = result.figures, result.settings
+    assert (result.kind, result.model["name"], result.data["train"]) == ("probe", "before", 36)
+    assert (settings["features"], settings["method"]) == ("model", "lbfgs")
+    assert (figures["method"], figures["num_classes"], figures["voting"]) == ("lbfgs", 2, None)
+
+    model = igpt_keras.load(path)
+    train, validation, test = encoded(photos, model)
+    assert [entry["layer"] for entry in figures["layers"]] == [0, 1, 2]
+    for entry in figures["layers"]:
+        features = [np.asarray(model.features(p.tokens, entry["layer"])) for p in (train, test)]
+        predicted = by_sklearn(features[0], train.labels, entry["strength"], features[1])
+        expected = np.mean(predicted == test.labels)
+        assert entry["test_accuracy"] == pytest.approx(expected, abs=ONE_OF_12)
+        assert entry["converged"] is True
+
+    on_validation = [entry["validation_accuracy"] for entry in figures["layers"]]
+    best = int(np.argmax(on_validation))
+    assert figures["best_layer"] == best
+    for name in ("validation_accuracy", "test_accuracy"):
+        assert figures[name] == figures["layers"][best][name]
+    assert figures["concatenated"]["layers"] == [max(best - 1, 0), max(best - 1, 0) + 1]
+    for count, few in zip((3, 5), figures["low_data"], strict=True):
+        assert (few["labels_per_class"], few["features"]) == (count, f"best layer {best}")
+        assert len(few["accuracies"]) == 5
+        assert few["mean"] == pytest.approx(np.mean(few["accuracies"]))
+        assert few["std"] == pytest.approx(np.std(few["accuracies"], ddof=1))
+        assert f"{few['mean']:.2%} ± {few['std']:.2%}" in printed
+    assert f"layer {best}, best" in printed
+    assert str(run / "result.json") in printed.replace("\n", "")
+
+
+def test_features_are_kept_and_found_again(igpt, photos, pretrained, tmp_path):
+    cache = tmp_path / "cache"
+    arguments = ("probe", pretrained("ar"), "--data", f"folder:{photos}", "--feature-cache", cache)
+    assert igpt(*arguments, "--output", tmp_path / "first")[0] == 0
+    written = {file: file.stat().st_mtime_ns for file in cache.iterdir()}
+    assert len(written) == 3
+    assert igpt(*arguments, "--layers", "2,0", "--output", tmp_path / "second")[0] == 0
+    assert {file: file.stat().st_mtime_ns for file in cache.iterdir()} == written
+    first, second = (read_result(tmp_path / name).figures for name in ("first", "second"))
+    assert second["layers"] == [first["layers"][2], first["layers"][0]]
+
+
+def test_bert_votes(igpt, photos, pretrained, tmp_path):
+    path, run, cache = pretrained("bert"), tmp_path / "run", tmp_path / "cache"
+    status, printed, _ = igpt(
+        *("probe", path, "--data", f"folder:{photos}", "--output", run, "--seed", 3),
+        *("--feature-cache", cache),
+    )
+    assert status == 0
+    assert len(list(cache.iterdir())) == 2 + 5
+    figures = read_result(run).figures
+
+    model = igpt_keras.load(path)
+    train, validation, test = encoded(photos, model)
+    extractor = FeatureExtractor(model, tmp_path / "other", seed=3)
+
+    def of_best(part, vote=0):
+        features = extractor.features(part.tokens, vote)
+        return LayerFeatures(features, part.labels).select([figures["best_layer"]])
+
+    votes = [of_best(test, vote) for vote in range(5)]
+    probe = fit_probe(LBFGS(), Parts(of_best(train), of_best(validation), votes[0], CLASSES))
+    elected = modal_vote(np.stack([probe.predict(vote) for vote in votes]), CLASSES, seed=3)
+    assert figures["voting"]["test_accuracy"] == np.mean(elected == test.labels)
+    assert figures["voting"]["single_mask_accuracy"] == probe.accuracy(votes[0])
+    assert figures["test_accuracy"] == figures["voting"]["single_mask_accuracy"]
+    assert "vote under 5 masks" in printed
+
+
+def test_sgd_and_folding(igpt, photos, pretrained, tmp_path):
+    arguments = ("probe", pretrained("ar"), "--data", f"folder:{photos}", "--layers", 1)
+    sgd = ("--method", "sgd", "--epochs", 3)
+    assert igpt(*arguments, *sgd, "--output", tmp_path / "sgd")[0] == 0
+    (entry,) = read_result(tmp_path / "sgd").figures["layers"]
+    assert entry["learning_rate"] in (30, 10, 3, 1, 0.3, 0.1)
+    assert read_result(tmp_path / "sgd").settings["epochs"] == 3
+
+    assert igpt(*arguments, "--fold-validation", "--output", tmp_path / "folded")[0] == 0
+    assert igpt(*arguments, "--output", tmp_path / "plain")[0] == 0
+    folded, plain = (read_result(tmp_path / name) for name in ("folded", "plain"))
+    assert (folded.settings["fold_validation"], plain.settings["fold_validation"]) == (True, False)
+    (entry,), (plain_entry,) = folded.figures["layers"], plain.figures["layers"]
+    for name in ("strength", "validation_accuracy"):
+        assert entry[name] == plain_entry[name]
+    model = igpt_keras.load(arguments[1])
+    train, validation, test = encoded(photos, model)
+    features = [np.asarray(model.features(p.tokens, 1)) for p in (train, validation, test)]
+    predicted = by_sklearn(
+        np.concatenate(features[:2]),
+        np.concatenate([train.labels, validation.labels]),
+        entry["strength"],
+        features[2],
+    )
+    expected = np.mean(predicted == test.labels)
+    assert entry["test_accuracy"] == pytest.approx(expected, abs=ONE_OF_12)
+
+
+@pytest.mark.parametrize("baseline", ["pixels", "tokens"])
+def test_baselines_probe_what_the_model_is_shown(igpt, photos, pretrained, tmp_path, baseline):
+    path, run = pretrained("ar"), tmp_path / "run"
+    status, printed, _ = igpt(
+        *("probe", path, "--data", f"folder:{photos}", "--output", run, "--baseline", baseline),
+        *("--labels-per-class", 4),
+    )
+    assert status == 0
+    result = read_result(run)
+    figures = result.figures
+    (entry,) = figures["layers"]
+    assert entry["layer"] is None and figures["best_layer"] is None
+    assert result.settings["features"] == baseline
+    assert figures["low_data"][0]["features"] == baseline
+
+    model = igpt_keras.load(path)
+    features = [
+        model.palette.rgb[part.tokens].reshape(len(part), -1) for part in encoded(photos, model)
+    ]
+    labels = [part.labels for part in encoded(photos, model)]
+    if baseline == "pixels":
+        files = sorted(photos.glob("test/*/*.png"))
+        features[2] = np.stack([np.asarray(Image.open(file)).ravel() for file in files])
+        everything = sorted(photos.glob("train/*/*.png"))
+        pixels = np.stack([np.asarray(Image.open(file)).ravel() for file in everything])
+        # Training images are those of the same tokens.
+        order = {tuple(t): p for t, p in zip(tokens_of(model, pixels), pixels, strict=True)}
+        train = encoded(photos, model)[0]
+        features[0] = np.stack([order[tuple(tokens)] for tokens in train.tokens])
+    predicted = by_sklearn(features[0].astype(float), labels[0], entry["strength"], features[2])
+    expected = np.mean(predicted == labels[2])
+    assert figures["test_accuracy"] == pytest.approx(expected, abs=ONE_OF_12)
+
+
+def tokens_of(model, pixels):
+    return model.palette.quantize(pixels.reshape(-1, 4, 4, 3)).reshape(len(pixels), -1)
+
+
+def test_a_mistake_is_one_line_and_writes_nothing(igpt, photos, pretrained, tmp_path):
+    path, run = pretrained("ar"), tmp_path / "run"
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for file in photos.glob("train/dark/*.png"):
+        shutil.copy(file, flat)
+    no_test = tmp_path / "no-test"
+    shutil.copytree(photos / "train", no_test / "train")
+    for arguments, message in (
+        (["--layers", "0,3"], "layers must lie in 0…2, got 3"),
+        (["--concatenate", 4], "concatenate must lie in 2…3, got 4"),
+        (["--baseline", "pixels", "--layers", 1], "baseline=pixels has no layers"),
+        (["--labels-per-class", 30], "30 were asked for"),
+        (["--data", f"folder:{flat}"], "labels come from one source"),
+    ):
+        status, _, error = igpt(
+            "probe", path, "--data", f"folder:{photos}", "--output", run, *arguments
+        )
+        assert (status, error.count("\n")) == (2, 1)
+        assert message in error
+    for data, message in (
+        (flat, "has no labels"),
+        (no_test, "no labelled test part"),
+    ):
+        status, _, error = igpt("probe", path, "--data", f"folder:{data}", "--output", run)
+        assert (status, error.count("\n")) == (2, 1)
+        assert message in error
+    for numbers in ("4,x", "0,4", "4,4"):
+        status, _, error = igpt(
+            *("probe", path, "--data", f"folder:{photos}", "--output", run),
+            *("--labels-per-class", numbers),
+        )
+        assert status == 2 and numbers in error
+    assert not run.exists()
+
+
+def test_only_results_are_overwritten(igpt, photos, pretrained, tmp_path):
+    arguments = ("probe", pretrained("ar"), "--data", f"folder:{photos}", "--layers", "1")
+    run = tmp_path / "run"
+    assert igpt(*arguments, "--output", run)[0] == 0
+    before = json.loads((run / "result.json").read_text())
+    status, _, error = igpt(*arguments, "--output", run)
+    assert status == 2 and "exists already" in error
+    assert igpt(*arguments, "--output", run, "--overwrite")[0] == 0
+    after = json.loads((run / "result.json").read_text())
+    assert before.pop("command") != after.pop("command")
+    assert before == after
+    assert igpt(*arguments, "--output", photos, "--overwrite")[0] == 2
+    assert (photos / "train").is_dir()

@@ -1,0 +1,303 @@
+import dataclasses
+import statistics
+import tracemalloc
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from igpt_keras.data.splits import per_class
+from igpt_keras.errors import InputError
+from igpt_keras.evaluation.probes import (
+    LBFGS,
+    SGD,
+    LayerFeatures,
+    Parts,
+    Probe,
+    Scaling,
+    best_layer,
+    fit_probe,
+    layers_around,
+    low_data_runs,
+)
+
+
+def blobs(generator, count, centers, noise):
+    """`count` points around each centre; the label is the centre's index."""
+    labels = np.repeat(np.arange(len(centers)), count)
+    points = centers[labels] + generator.normal(0, noise, (len(labels), centers.shape[1]))
+    order = generator.permutation(len(labels))
+    return points[order].astype(np.float32), labels[order].astype(np.int32)
+
+
+def make_parts(seed=0, count=40, classes=3, width=6, noise=1.5):
+    """One layer of overlapping blobs, off centre and of uneven scale."""
+    generator = np.random.default_rng(seed)
+    centers = generator.normal(0, 1, (classes, width))
+    parts = []
+    for size in (count, count, 2 * count):
+        points, labels = blobs(generator, size, centers, noise)
+        parts.append(LayerFeatures([points * np.linspace(0.1, 0.3, width) + 2], labels))
+    return Parts(*(LayerFeatures([p.layers[0].astype("f4")], p.labels) for p in parts), classes)
+
+
+def by_sklearn(features, strength):
+    """An exact fit on the features as they are: only the unit of the strength is ours."""
+    x = features.layers[0].astype(np.float64)
+    unit = x.var(axis=0).sum()
+    return LogisticRegression(C=strength / unit, tol=1e-10, max_iter=10_000).fit(x, features.labels)
+
+
+def centred(weights):
+    """Class weights up to what moves all classes alike."""
+    return weights - weights.mean(axis=-1, keepdims=True)
+
+
+def test_lbfgs_is_scikit_learns_on_unscaled_features_at_the_same_strength():
+    parts = make_parts()
+    strengths = [0.1, 1.0, 30.0]
+    probes = list(LBFGS(strengths).fits(parts.train, 3))
+    for probe, strength in zip(probes, strengths, strict=True):
+        reference = by_sklearn(parts.train, strength)
+        assert probe.setting == {"strength": strength, "converged": True}
+        expected = centred(reference.coef_.T)
+        np.testing.assert_allclose(
+            centred(probe.weights), expected, atol=0.02 * np.abs(expected).max()
+        )
+        agree = probe.predict(parts.test) == reference.predict(parts.test.layers[0])
+        assert agree.mean() > 0.99
+
+
+@pytest.mark.parametrize("present", [[1, 3], [0, 2, 3]])
+def test_classes_without_training_images_are_never_predicted(present):
+    parts = make_parts(classes=len(present))
+    labels = np.array(present)
+    renamed = LayerFeatures(parts.train.layers, labels[parts.train.labels])
+    (probe,) = LBFGS([1.0]).fits(renamed, num_classes=5)
+    expected = by_sklearn(renamed, 1.0).predict(parts.test.layers[0])
+    predicted = probe.predict(parts.test)
+    assert set(predicted) == set(present)
+    assert (predicted == expected).mean() > 0.99
+
+
+def test_one_that_does_not_converge_says_so_and_does_not_warn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (probe,) = LBFGS([100.0], max_iterations=2).fits(make_parts().train, 3)
+    assert probe.setting["converged"] is False
+
+
+def test_strength_is_the_best_on_validation():
+    # Few images, many dimensions: too much and too little regularisation are worse.
+    parts = make_parts(seed=27, count=20, width=40, noise=3)
+    strengths = [0.001, 0.1, 10.0, 1000.0]
+    validation, test = parts.validation, parts.test
+    references = [by_sklearn(parts.train, strength) for strength in strengths]
+    accuracies = [r.score(validation.layers[0], validation.labels) for r in references]
+    on_test = [r.score(test.layers[0], test.labels) for r in references]
+    best = int(np.argmax(accuracies))
+    assert 0 < best < 3 and best != np.argmax(on_test)
+    probe = fit_probe(LBFGS(strengths), parts)
+    assert probe.setting["strength"] == strengths[best]
+    assert probe.validation_accuracy == pytest.approx(accuracies[best])
+    assert probe.accuracy(parts.test) == pytest.approx(on_test[best])
+
+
+class Given:
+    """A method whose probes are right on that many of ten validation images."""
+
+    def __init__(self, right):
+        self.right = right
+        self.trained = 0
+
+    def fits(self, train, num_classes):
+        for right in self.right:
+            self.trained += 1
+            weights = np.eye(2)[(np.arange(10) >= right).astype(int)]
+            yield Probe(weights, np.zeros(2), {"strength": self.trained})
+
+
+@pytest.mark.parametrize(
+    ("right", "best", "trained"),
+    [
+        ([4, 6, 5, 7, 6, 5, 10], 4, 6),
+        ([4, 6, 6, 6, 6], 2, 5),
+        ([6, 5, 6, 4, 3, 10], 1, 4),
+        ([3, 5, 8], 3, 3),
+    ],
+)
+def test_training_ends_once_two_fell_short_and_the_first_of_the_best_stays(right, best, trained):
+    ten = LayerFeatures([np.eye(10, dtype=np.float32)], np.zeros(10, int))
+    both_classes = LayerFeatures([np.eye(10, dtype=np.float32)], np.arange(10) % 2)
+    method = Given(right)
+    probe = fit_probe(method, Parts(both_classes, ten, ten, 2))
+    assert probe.setting["strength"] == best
+    assert method.trained == trained
+    assert probe.validation_accuracy == pytest.approx(right[best - 1] / 10)
+
+
+def test_layers_are_chosen_on_validation_though_another_is_best_on_test():
+    generator = np.random.default_rng(0)
+    labels = np.tile(np.arange(2), 100).astype(np.int32)
+    informative = (labels[:, None] + generator.normal(0, 0.1, (200, 3))).astype(np.float32)
+    noise = generator.normal(0, 1, (200, 3)).astype(np.float32)
+    parts = Parts(
+        LayerFeatures([noise, informative, informative], labels),
+        LayerFeatures([noise, noise, informative], labels),
+        LayerFeatures([noise, informative, noise], labels),
+        num_classes=2,
+    )
+    curve = {layer: fit_probe(LBFGS(), parts.select([layer])) for layer in range(3)}
+    test = {layer: probe.accuracy(parts.test.select([layer])) for layer, probe in curve.items()}
+    assert max(test, key=test.get) == 1
+    assert best_layer(curve) == 2
+
+
+def test_of_equally_good_layers_the_first_is_best():
+    probe = fit_probe(LBFGS([1.0]), make_parts())
+    better = dataclasses.replace(probe, validation_accuracy=probe.validation_accuracy + 0.1)
+    assert best_layer({4: better, 2: better, 0: probe}) == 2
+
+
+@pytest.mark.parametrize("method", [LBFGS([0.1, 1.0, 10.0]), SGD([3.0, 0.1], epochs=2)])
+def test_folding_trains_the_chosen_setting_on_both_parts(method):
+    parts = make_parts()
+    chosen = fit_probe(method, parts)
+    folded = fit_probe(method, parts, fold=True)
+    assert folded.setting == chosen.setting
+    assert folded.validation_accuracy == chosen.validation_accuracy
+    both = LayerFeatures(
+        [np.concatenate([parts.train.layers[0], parts.validation.layers[0]])],
+        np.concatenate([parts.train.labels, parts.validation.labels]),
+    )
+    (expected,) = method.settled(chosen).fits(both, 3)
+    np.testing.assert_allclose(folded.weights, expected.weights, rtol=1e-3)
+    assert not np.allclose(folded.weights, chosen.weights, rtol=1e-3)
+
+
+def test_sgd_takes_steps_with_momentum_along_a_cosine():
+    parts = make_parts()
+    x = Scaling.of(parts.train).apply(parts.train.layers[0]).astype(np.float64)
+    right = np.eye(3)[parts.train.labels]
+    # A batch of all images: the order does not matter, an epoch is a step.
+    (probe,) = SGD([2.0], epochs=3, batch_size=len(x)).fits(parts.train, 3)
+    weights, velocity = np.zeros((6, 3)), np.zeros((6, 3))
+    for step in range(3):
+        scores = np.exp(x @ weights)
+        gradient = x.T @ (scores / scores.sum(axis=1, keepdims=True) - right) / len(x)
+        velocity = 0.9 * velocity - 2 * (1 + np.cos(np.pi * step / 3)) / 2 * gradient
+        weights += velocity
+    scores = parts.test.layers[0] @ probe.weights + probe.bias
+    expected = Scaling.of(parts.train).apply(parts.test.layers[0]) @ weights
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
+
+
+def test_sgd_comes_near_lbfgs():
+    parts = make_parts(count=200)
+    by_sgd = fit_probe(SGD([10.0, 3.0], epochs=5, batch_size=32), parts)
+    by_lbfgs = fit_probe(LBFGS(), parts)
+    assert by_lbfgs.accuracy(parts.test) > 0.6
+    assert by_sgd.accuracy(parts.test) > by_lbfgs.accuracy(parts.test) - 0.03
+
+
+def peak_memory(folder, count):
+    """Bytes that Python and NumPy hold at most while SGD trains on `count` images on disk."""
+    file = folder / f"{count}.npy"
+    layer = np.lib.format.open_memmap(file, "w+", np.float32, (count, 64))
+    layer[:, 0] = np.arange(count) % 2
+    layer.flush()
+    layer = np.load(file, mmap_mode="r")
+    labels = (np.arange(count) % 2).astype(np.int32)
+    parts = Parts(*[LayerFeatures([layer], labels)] * 3, num_classes=2)
+    tracemalloc.start()
+    fit_probe(SGD([1.0], epochs=1, batch_size=1024), parts)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
+
+
+def test_memory_of_sgd_does_not_grow_with_the_features(tmp_path):
+    peak_memory(tmp_path, 1024)  # What is imported and cached the first time.
+    few, many = peak_memory(tmp_path, 4096), peak_memory(tmp_path, 32768)
+    features = (32768 - 4096) * 64 * 4
+    assert many - few < features / 4
+
+
+def test_scaling_is_by_mean_and_total_variance_over_many_pieces():
+    generator = np.random.default_rng(0)
+    x = (generator.normal(0, [1, 2, 3], (5001, 3)) + [100, 0, -5]).astype(np.float32)
+    scaling = Scaling.of(LayerFeatures([x[:, :1], x[:, 1:]], np.zeros(len(x), int)))
+    np.testing.assert_allclose(scaling.mean, x.mean(axis=0, dtype=np.float64), rtol=1e-6)
+    assert scaling.scale == pytest.approx(np.sqrt(x.var(axis=0, dtype=np.float64).sum()), rel=1e-5)
+    constant = LayerFeatures([np.ones((3, 2), np.float32)], np.arange(3))
+    assert Scaling.of(constant).scale == 1
+
+
+def test_layers_lie_side_by_side_and_parts_one_after_the_other():
+    generator = np.random.default_rng(0)
+    layers = generator.normal(0, 1, (4, 20, 3)).astype(np.float32)
+    first = LayerFeatures(layers[:, :12], np.arange(12)).select([1, 3])
+    second = LayerFeatures(layers[:, 12:], np.arange(12, 20)).select([1, 3])
+    expected = np.concatenate([layers[1], layers[3]], axis=1)
+    joined = first.join(second)
+    assert joined.width == 6 and len(joined) == 20
+    rows = generator.permutation(20)[:9]
+    for chosen in (slice(None), slice(5, 15), slice(18, 30), rows, rows[:0]):
+        np.testing.assert_array_equal(joined.read(chosen), expected[chosen])
+    np.testing.assert_array_equal(joined.take(rows).read(slice(None)), expected[rows])
+    np.testing.assert_array_equal(joined.take(rows).labels, rows)
+    assert np.concatenate(list(joined.pieces())).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("layer", "count", "expected"),
+    [
+        (5, 5, [3, 4, 5, 6, 7]),
+        (0, 5, [0, 1, 2, 3, 4]),
+        (1, 3, [0, 1, 2]),
+        (8, 5, [4, 5, 6, 7, 8]),
+        (4, 2, [3, 4]),
+        (2, 9, list(range(9))),
+        (3, 1, [3]),
+    ],
+)
+def test_layers_around_are_centred_where_there_is_room(layer, count, expected):
+    assert layers_around(layer, count, num_layers=8) == expected
+
+
+def test_more_layers_than_there_are_cannot_be_concatenated():
+    with pytest.raises(InputError, match="count must lie in 1…9, got 10"):
+        layers_around(4, 10, num_layers=8)
+
+
+def test_low_data_figures_are_those_of_the_subsets():
+    parts = make_parts()
+    method = LBFGS([0.1, 1.0])
+    runs = low_data_runs(method, parts, [2, 10], subsets=3, seed=5)
+    assert [run["labels_per_class"] for run in runs] == [2, 10]
+    for run in runs:
+        accuracies = []
+        for seed in (5, 6, 7):
+            few = parts.train.take(per_class(parts.train.labels, run["labels_per_class"], seed))
+            assert list(np.bincount(few.labels)) == [run["labels_per_class"]] * 3
+            probe = fit_probe(method, Parts(few, parts.validation, parts.test, 3))
+            reference = by_sklearn(few, probe.setting["strength"])
+            accuracies.append(reference.score(parts.test.layers[0], parts.test.labels))
+        assert run["accuracies"] == pytest.approx(accuracies, abs=0.02)
+        assert run["mean"] == pytest.approx(statistics.mean(run["accuracies"]))
+        assert run["std"] == pytest.approx(statistics.stdev(run["accuracies"]))
+    with pytest.raises(InputError, match="has 40 images, 41 were asked for"):
+        low_data_runs(method, parts, [41])
+
+
+def test_unusable_labels_are_named():
+    parts = make_parts()
+    unlabelled = LayerFeatures(parts.test.layers, np.full(len(parts.test), -1))
+    with pytest.raises(InputError, match="labels of test must lie in 0…2"):
+        dataclasses.replace(parts, test=unlabelled)
+    with pytest.raises(InputError, match="labels of validation must lie in 0…1"):
+        dataclasses.replace(parts, num_classes=2, train=parts.train.take(np.array([0])))
+    one_class = parts.train.take(np.flatnonzero(parts.train.labels == 1))
+    with pytest.raises(InputError, match="two classes"):
+        dataclasses.replace(parts, train=one_class)
