@@ -28,7 +28,8 @@ def area_squares(squares: Sequence[np.ndarray], side: int) -> np.ndarray:
     """Squares of any sizes, area-averaged to uint8 [B, `side`, `side`, 3]."""
     if len({square.shape for square in squares}) == 1:
         return area(np.stack(squares), side, side)
-    return np.concatenate([area(square[None], side, side) for square in squares])
+    nothing = np.zeros((0, side, side, 3), np.uint8)
+    return np.concatenate([nothing, *(area(square[None], side, side) for square in squares)])
 
 
 def shorter_side(image: np.ndarray, side: int) -> np.ndarray:

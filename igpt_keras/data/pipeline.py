@@ -229,14 +229,12 @@ class Loader:
             raise InputError(f"{part.name} holds no image that can be read")
 
     def _encoded(self, images):
-        if self.palette is None:
-            return area_squares(images, self.image_size)
-        if not images:
-            return np.zeros((0, self.image_size**2), np.int32)
-        if images[0].ndim == 1:
+        if images and images[0].ndim == 1:
             return np.stack(images).astype(np.int32)
         squares = area_squares(images, self.image_size)
-        return self.palette.quantize(squares).reshape(len(images), -1)
+        if self.palette is None:
+            return squares
+        return self.palette.quantize(squares).reshape(len(images), self.image_size**2)
 
 
 def encode(
