@@ -111,7 +111,11 @@ DATA_OPTIONS = (
         help="Of training images; evaluation crops to match.",
     ),
     click.option(
-        "--split-seed", default=0, show_default=True, help="Of which images are held out."
+        "--split-seed",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Of which images are held out.",
     ),
     click.option(
         "--cache",

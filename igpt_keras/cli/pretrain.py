@@ -54,7 +54,13 @@ PICTURED, COMPLETIONS_EACH, SAMPLES = 8, 6, 40
     show_default=True,
     help="Models kept: the last, and those after 1/2, 1/4, … of the steps.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of every random choice.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of every random choice.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an earlier run.")
 def pretrain(
     data: DataOptions,

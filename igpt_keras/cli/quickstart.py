@@ -61,7 +61,13 @@ class Measurement:
     type=click.Path(path_type=pathlib.Path),
     help="Folder for everything that is written.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of every random choice.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of every random choice.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an existing output folder.")
 def quickstart(output: pathlib.Path, seed: int, overwrite: bool) -> None:
     """Train an Image GPT on handwritten digits and use it in every way.
