@@ -9,6 +9,7 @@ from PIL import Image
 
 import igpt_keras
 from igpt_keras.atomic import atomic_path
+from igpt_keras.cli.options import output_option, overwrite_option, seed_option
 from igpt_keras.data.images import read_image
 from igpt_keras.pictures import contact_sheet, keep_top, save_png
 
@@ -18,19 +19,14 @@ SHEET = "contact-sheet.png"
 def completion_options(command):
     """What `igpt complete` and `igpt client complete` have in common."""
     for option in (
-        click.option("--overwrite", is_flag=True, help="Replace an earlier output folder."),
-        click.option("--seed", default=0, show_default=True),
+        overwrite_option(),
+        seed_option("Of what is sampled."),
         click.option("--top-p", default=1.0, show_default=True),
         click.option("--top-k", default=0, show_default=True, help="0 for all colours."),
         click.option("--temperature", default=1.0, show_default=True, help="0 is greedy."),
         click.option("--num", default=4, show_default=True, help="Completions of each image."),
         click.option("--keep-rows", type=int, required=True, help="Rows of the model's input."),
-        click.option(
-            "--output",
-            required=True,
-            type=click.Path(path_type=pathlib.Path),
-            help="Folder to write to.",
-        ),
+        output_option(),
         click.argument("images", nargs=-1, required=True, type=click.Path(path_type=pathlib.Path)),
     ):
         command = option(command)

@@ -9,7 +9,15 @@ from rich.table import Table
 
 import igpt_keras
 from igpt_keras.atomic import atomic_path
-from igpt_keras.cli.options import DataOptions, command_line, data_options
+from igpt_keras.cli.options import (
+    DataOptions,
+    batch_size_option,
+    command_line,
+    data_options,
+    output_option,
+    overwrite_option,
+    seed_option,
+)
 from igpt_keras.data.open import DataSet
 from igpt_keras.data.splits import LabelledTokens
 from igpt_keras.errors import InputError
@@ -23,20 +31,16 @@ from igpt_keras.models import GenerativeModel, ImageGPTClassifier
 @click.command()
 @click.argument("model")
 @data_options
-@click.option(
-    "--output", required=True, type=click.Path(path_type=pathlib.Path), help="Folder to write to."
-)
-@click.option("--batch-size", type=click.IntRange(min=1), default=128, show_default=True)
+@output_option()
+@batch_size_option()
 @click.option(
     "--baselines/--no-baselines",
     default=True,
     show_default=True,
     help="Count-based baselines beside it; they read the training images.",
 )
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of BERT's masks."
-)
-@click.option("--overwrite", is_flag=True, help="Replace an earlier output folder.")
+@seed_option("Of BERT's masks.")
+@overwrite_option()
 def evaluate(
     model: str,
     data: DataOptions,

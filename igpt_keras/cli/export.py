@@ -5,12 +5,13 @@ import pathlib
 import click
 
 import igpt_keras
+from igpt_keras.cli.options import output_option
 from serving.export import export as export_saved_model
 
 
 @click.command()
 @click.argument("models", nargs=-1, required=True, type=click.Path(path_type=pathlib.Path))
-@click.option("--output", required=True, type=click.Path(path_type=pathlib.Path), help="Folder.")
+@output_option()
 @click.option("--version", type=int, help="Its number.  [default: the next]")
 def export(models, output, version):
     """Write MODELS as one SavedModel, OUTPUT/<version>/, for TensorFlow Serving.

@@ -13,7 +13,15 @@ from rich.table import Table
 import igpt_keras
 from igpt_keras.atomic import atomic_path
 from igpt_keras.cli.evaluate import load_with_palette
-from igpt_keras.cli.options import DataOptions, command_line, data_options
+from igpt_keras.cli.options import (
+    DataOptions,
+    batch_size_option,
+    command_line,
+    data_options,
+    output_option,
+    overwrite_option,
+    seed_option,
+)
 from igpt_keras.data.open import DataSet
 from igpt_keras.data.splits import LabelledTokens
 from igpt_keras.errors import InputError
@@ -44,9 +52,7 @@ class Settings:
 @click.command()
 @click.argument("model")
 @data_options
-@click.option(
-    "--output", required=True, type=click.Path(path_type=pathlib.Path), help="Folder to write to."
-)
+@output_option()
 @click.option(
     "--from-scratch", is_flag=True, help="Of MODEL take the sizes and the palette, not the weights."
 )
@@ -66,7 +72,7 @@ class Settings:
     show_default=True,
     help="Stop after so many epochs without a better validation accuracy.",
 )
-@click.option("--batch-size", type=click.IntRange(min=1), default=128, show_default=True)
+@batch_size_option()
 @click.option(
     "--learning-rate",
     type=click.FloatRange(min=0, min_open=True),
@@ -79,14 +85,8 @@ class Settings:
     type=click.IntRange(min=1),
     help="Train on so many random images of each class.  [default: all]",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Of new weights, subset, order, augmentation and masks.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace an earlier output folder.")
+@seed_option("Of new weights, subset, order, augmentation and masks.")
+@overwrite_option()
 def finetune(model: str, data: DataOptions, output: pathlib.Path, overwrite: bool, **settings):
     """Train the pre-trained MODEL to classify, and measure it on the test images.
 
@@ -170,7 +170,7 @@ def check_data(data_set: DataSet, data: DataOptions, settings: Settings) -> None
         )
     if settings.labels_per_class is not None and data.augmentation != "none":
         raise InputError(
-            "labels_per_class trains without augmentation (paper, section 4.5), "
+            "labels_per_class trains without augmentation (paper, section 4.7), "
             f"got augmentation={data.augmentation}"
         )
 

@@ -143,6 +143,29 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return with_data
 
 
+def output_option(of: str = "Folder to write to.") -> Callable:
+    """--output, a path that the command makes."""
+    path = click.Path(path_type=pathlib.Path)
+    return click.option("--output", required=True, type=path, help=of)
+
+
+def overwrite_option(of: str = "Replace an earlier output folder.") -> Callable:
+    """--overwrite, without which nothing is replaced."""
+    return click.option("--overwrite", is_flag=True, help=of)
+
+
+def seed_option(of: str = "Of every random choice.") -> Callable:
+    """--seed, at least 0."""
+    seed = click.IntRange(min=0)
+    return click.option("--seed", type=seed, default=0, show_default=True, help=of)
+
+
+def batch_size_option(of: str = "Images in a step.") -> Callable:
+    """--batch-size, at least 1."""
+    size = click.IntRange(min=1)
+    return click.option("--batch-size", type=size, default=128, show_default=True, help=of)
+
+
 def command_line() -> str:
     """The command line as typed, for whoever wants to repeat it."""
     return shlex.join(["igpt", *sys.argv[1:]])

@@ -8,7 +8,13 @@ import numpy as np
 
 from igpt_keras.atomic import check_replaceable
 from igpt_keras.cli.evaluate import load_with_palette
-from igpt_keras.cli.options import DataOptions, data_options
+from igpt_keras.cli.options import (
+    DataOptions,
+    data_options,
+    output_option,
+    overwrite_option,
+    seed_option,
+)
 from igpt_keras.data.open import DataSet, open_data
 from igpt_keras.data.parts import FilePart
 from igpt_keras.data.pipeline import read_images
@@ -28,12 +34,7 @@ def palette():
 
 @palette.command()
 @data_options
-@click.option(
-    "--output",
-    required=True,
-    type=click.Path(path_type=pathlib.Path),
-    help="File to write to, ending in .npy.",
-)
+@output_option("File to write to, ending in .npy.")
 @click.option(
     "--image-size",
     type=click.IntRange(min=1),
@@ -62,8 +63,8 @@ def palette():
     show_default=True,
     help="Fit to at most so many of their pixels, drawn at random.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--overwrite", is_flag=True, help="Replace an earlier output file.")
+@seed_option("Of the images and of k-means.")
+@overwrite_option("Replace an earlier output file.")
 def fit(
     data: DataOptions,
     output: pathlib.Path,
@@ -97,19 +98,14 @@ def fit(
 @click.option(
     "--num", type=click.IntRange(min=1), default=8, show_default=True, help="Images of the source."
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of which images these are.")
+@seed_option("Of which images these are.")
 @click.option(
     "--image-size",
     type=click.IntRange(min=1),
     help=f"Side in pixels.  [default: that of the model, or {IMAGE_SIZE}]",
 )
-@click.option(
-    "--output",
-    required=True,
-    type=click.Path(path_type=pathlib.Path),
-    help="PNG file to write to.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace an earlier output file.")
+@output_option("PNG file to write to.")
+@overwrite_option("Replace an earlier output file.")
 def show(
     palette_or_model: str,
     images: tuple[pathlib.Path, ...],

@@ -12,10 +12,19 @@ import numpy as np
 import igpt_keras
 from igpt_keras import folder
 from igpt_keras.atomic import check_replaceable
-from igpt_keras.cli.options import DataOptions, command_line, data_options
+from igpt_keras.cli.options import (
+    DataOptions,
+    batch_size_option,
+    command_line,
+    data_options,
+    output_option,
+    overwrite_option,
+    seed_option,
+)
 from igpt_keras.cli.palette import MAX_IMAGES, read_palette, training_images
 from igpt_keras.config import OBJECTIVES, PRESETS
 from igpt_keras.data.open import DataSet
+from igpt_keras.data.parts import Part
 from igpt_keras.data.pipeline import read_images
 from igpt_keras.errors import InputError
 from igpt_keras.evaluation.results import Result, describe_model, write_result
@@ -30,9 +39,7 @@ PICTURED, COMPLETIONS_EACH, SAMPLES = 8, 6, 40
 
 @click.command()
 @data_options
-@click.option(
-    "--output", required=True, type=click.Path(path_type=pathlib.Path), help="Folder of the run."
-)
+@output_option("Folder of the run.")
 @click.option("--objective", type=click.Choice(OBJECTIVES), default="ar", show_default=True)
 @click.option("--image-size", type=int, help="Side of the model's input.  [default: the preset's]")
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="A model of the paper.")
@@ -45,7 +52,7 @@ PICTURED, COMPLETIONS_EACH, SAMPLES = 8, 6, 40
 )
 @click.option("--epochs", type=float, help="Passes over the images; or --steps.")
 @click.option("--steps", type=int, help="Batches to train on; or --epochs.")
-@click.option("--batch-size", default=128, show_default=True)
+@batch_size_option()
 @click.option("--learning-rate", default=0.003, show_default=True, help="After the warm-up.")
 @click.option("--mask-probability", default=0.15, show_default=True, help="For BERT.")
 @click.option(
@@ -54,14 +61,8 @@ PICTURED, COMPLETIONS_EACH, SAMPLES = 8, 6, 40
     show_default=True,
     help="Models kept: the last, and those after 1/2, 1/4, … of the steps.",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Of every random choice.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace an earlier run.")
+@seed_option()
+@overwrite_option("Replace an earlier run.")
 def pretrain(
     data: DataOptions,
     output: pathlib.Path,
@@ -93,9 +94,7 @@ def pretrain(
     if checkpoints < 1:
         raise InputError(f"checkpoints must be at least 1, got {checkpoints}")
     data_set = data.open()
-    held_out = data_set.validation or data_set.test
-    if held_out is None:
-        raise InputError("fold_validation leaves nothing to validate on: there is no test part")
+    held_out = _held_out(data_set)
     sizes = {"num_layers": num_layers, "hidden_dim": hidden_dim, "num_heads": num_heads}
     sizes = _sizes(preset, {**sizes, "image_size": image_size})
     if palette is None:
@@ -152,6 +151,14 @@ def pretrain(
     write_result(result, output)
     data.report_bad_images()
     click.echo(f"validation loss {last['validation_loss']:.4f} nats per pixel; wrote {output}")
+
+
+def _held_out(data_set: DataSet) -> Part:
+    """The images whose loss is followed: the validation part, or, where it is folded, the test."""
+    held_out = data_set.validation or data_set.test
+    if held_out is None:
+        raise InputError("fold_validation leaves nothing to validate on: there is no test part")
+    return held_out
 
 
 def _intervals(total_steps: int, steps_of_data: int, checkpoints: int) -> dict[str, int]:

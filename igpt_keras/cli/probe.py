@@ -15,7 +15,15 @@ from rich.table import Table
 
 from igpt_keras.atomic import atomic_path
 from igpt_keras.cli.evaluate import load_with_palette
-from igpt_keras.cli.options import DataOptions, command_line, data_options
+from igpt_keras.cli.options import (
+    DataOptions,
+    batch_size_option,
+    command_line,
+    data_options,
+    output_option,
+    overwrite_option,
+    seed_option,
+)
 from igpt_keras.data.open import DataSet
 from igpt_keras.data.parts import Part
 from igpt_keras.data.pipeline import read_images
@@ -80,9 +88,7 @@ class Settings:
 @click.command()
 @click.argument("model")
 @data_options
-@click.option(
-    "--output", required=True, type=click.Path(path_type=pathlib.Path), help="Folder to write to."
-)
+@output_option()
 @click.option(
     "--method",
     type=click.Choice(["lbfgs", "sgd"]),
@@ -120,21 +126,9 @@ class Settings:
     show_default=True,
     help="Of SGD, for every learning rate.",
 )
-@click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    default=128,
-    show_default=True,
-    help="Images the model sees at a time.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Of subsets, order of images, BERT's masks and ties.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace an earlier output folder.")
+@batch_size_option("Images the model sees at a time.")
+@seed_option("Of subsets, order of images, BERT's masks and ties.")
+@overwrite_option()
 def probe(
     model: str,
     data: DataOptions,

@@ -13,6 +13,7 @@ from rich.table import Table
 
 import igpt_keras
 from igpt_keras.atomic import atomic_path
+from igpt_keras.cli.options import overwrite_option, seed_option
 from igpt_keras.data.digits import load_digits
 from igpt_keras.data.splits import LabelledImages, Splits
 from igpt_keras.evaluation.baselines import generative_baselines, raw_pixel_accuracy
@@ -61,14 +62,8 @@ class Measurement:
     type=click.Path(path_type=pathlib.Path),
     help="Folder for everything that is written.",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Of every random choice.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace an existing output folder.")
+@seed_option()
+@overwrite_option("Replace an existing output folder.")
 def quickstart(output: pathlib.Path, seed: int, overwrite: bool) -> None:
     """Train an Image GPT on handwritten digits and use it in every way.
 

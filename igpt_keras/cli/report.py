@@ -4,16 +4,15 @@ import pathlib
 
 import click
 
+from igpt_keras.cli.options import output_option, overwrite_option
 from igpt_keras.evaluation.report import HTML_FILE, MARKDOWN_FILE, TITLE, write_report
 
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=pathlib.Path))
-@click.option(
-    "--output", required=True, type=click.Path(path_type=pathlib.Path), help="Folder to write to."
-)
+@output_option()
 @click.option("--title", default=TITLE, show_default=True)
-@click.option("--overwrite", is_flag=True, help="Replace an earlier report.")
+@overwrite_option("Replace an earlier report.")
 def report(runs: tuple[pathlib.Path, ...], output: pathlib.Path, title: str, overwrite: bool):
     """Put what RUNS measured on one page: the paper's figures and tables with ours.
 

@@ -1,6 +1,7 @@
 """`igpt serve`: a SavedModel behind TensorFlow Serving's gRPC protocol."""
 
 import pathlib
+import signal
 
 import click
 
@@ -14,6 +15,8 @@ from serving.server import Server
 @click.option("--model-name", default="igpt", show_default=True)
 def serve(directory, port, host, model_name):
     """Serve the newest version in DIRECTORY, as `igpt export` wrote it, until interrupted."""
+    # What a service manager or `docker stop` sends ends it like Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Server(directory, model_name, host, port) as server:
         print(f"serving {model_name} version {server.version} at {server.address}", flush=True)
         try:

@@ -51,7 +51,7 @@ class LabelledTokens:
 
 
 def per_class(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Indices of `count` random images of every class, in random order (paper, section 4.5).
+    """Indices of `count` random images of every class, in random order (paper, section 4.7).
 
     Raises:
         InputError: a class has fewer.

@@ -56,7 +56,7 @@ def test_export_serve_and_client(config, palette, randomized, tmp_path, monkeypa
         assert "keep_rows must lie in 0…4" in error
         assert not pathlib.Path("refused").exists()
     finally:
-        server.send_signal(signal.SIGINT)
+        server.send_signal(signal.SIGTERM)
         server.communicate(timeout=60)
     assert server.returncode == 0
     assert run(monkeypatch, "client", "classify", "image.png", "--server", address) == 1
