@@ -367,7 +367,8 @@ def show(figures: dict[str, Any], settings: Settings) -> None:
     for entry in figures["layers"]:
         layer = entry["layer"]
         name = settings.baseline if layer is None else f"layer {layer}"
-        add_row(table, entry, chosen, f"{name}, best" if layer == figures["best_layer"] else name)
+        best = layer is not None and layer == figures["best_layer"]
+        add_row(table, entry, chosen, f"{name}, best" if best else name)
     if figures["concatenated"]:
         layers = figures["concatenated"]["layers"]
         add_row(table, figures["concatenated"], chosen, f"layers {layers[0]} to {layers[-1]}")

@@ -171,7 +171,8 @@ def _objectives(findings: Findings, data_set: str, number: int) -> Exhibit | Non
     )
     caption = (
         f"Accuracy on {data_set} of models of the same size, pre-trained on the same data "
-        "with either objective: linear probe of the best layer, and fine-tuned whole. "
+        "with either objective: linear probe of the best layer, and fine-tuned whole on all "
+        "labels (those on a few stand in the tables below). "
         "Chosen on validation: the probe's layer and regularisation or learning rate, the "
         "epoch of fine-tuning, and of several fine-tunings the one that is drawn; the probe is "
         "that of the model it started from, or where there is none the best. "
