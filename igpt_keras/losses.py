@@ -27,3 +27,8 @@ def masked_nats(tokens, logits, masked):
     weights = ops.cast(masked, "float32")
     total = ops.sum(token_nats(tokens, logits) * weights, axis=1)
     return total / ops.maximum(ops.sum(weights, axis=1), 1.0)
+
+
+def mean_over_images(values):
+    """The mean of [B]; 0 for B = 0, which a replica's share of a small batch may be."""
+    return ops.sum(values) / ops.cast(ops.maximum(ops.shape(values)[0], 1), values.dtype)

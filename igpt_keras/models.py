@@ -6,6 +6,7 @@ positions a BERT model does not see. Without it, a BERT model draws M anew at
 every call, in training and in evaluation (paper, section 2.2 and appendix).
 """
 
+import contextlib
 import math
 
 import keras
@@ -15,8 +16,17 @@ from keras import ops
 from igpt_keras.config import ImageGPTConfig, check_objective
 from igpt_keras.errors import InputError
 from igpt_keras.layers import Block, TokenEmbedding, rms_norm
-from igpt_keras.losses import autoregressive_nats, masked_nats
+from igpt_keras.losses import autoregressive_nats, masked_nats, mean_over_images
 from igpt_keras.palette import ColorPalette
+
+if keras.backend.backend() == "tensorflow":
+    from igpt_keras.distributed import DistributedTrainer as Trainer
+else:
+
+    class Trainer:
+        """Other backends distribute by themselves (`keras.distribution`)."""
+
+        distribute_scope = contextlib.nullcontext
 
 
 @keras.saving.register_keras_serializable("igpt_keras")
@@ -27,9 +37,16 @@ class ImageGPTBackbone(keras.Model):
         config: the sizes.
         objective: "ar" (causal, start vector) or "bert" (neither).
 
+    Attributes:
+        remat: whether training keeps of every block its input alone, and runs the block anew
+            for the gradient: less memory for a third more computation. Read when training is
+            compiled.
+
     Call arguments: `{"tokens": int32 [B, n]}`, for "bert" also `"masked"`, bool [B, n].
     Returns: [B, n, d] in the compute dtype.
     """
+
+    remat = False
 
     def __init__(self, config: ImageGPTConfig, objective: str, **kwargs):
         super().__init__(**kwargs)
@@ -67,7 +84,7 @@ class ImageGPTBackbone(keras.Model):
     def call(self, inputs):
         h = self.embedding(inputs["tokens"], masked=inputs.get("masked"))
         for block in self.blocks:
-            h = block(h)
+            h = keras.remat(block)(h) if self.remat else block(h)
         return self.final_norm(h)
 
     def hidden_states(self, inputs, last=None):
@@ -104,7 +121,7 @@ class ImageGPTBackbone(keras.Model):
         return cls(**{**config, "config": ImageGPTConfig(**config["config"])})
 
 
-class GenerativeModel(keras.Model):
+class GenerativeModel(Trainer, keras.Model):
     """What `ImageGPT` and `ImageGPTClassifier` share: backbone, mask, loss, features.
 
     The generative loss is added in `call` (`add_loss`), so `compile` needs none.
@@ -343,7 +360,7 @@ class ImageGPT(GenerativeModel):
     def call(self, inputs):
         inputs = self._with_mask(inputs)
         logits = self.token_logits(self.backbone(inputs))
-        self.add_loss(ops.mean(self._nats(inputs, logits)))
+        self.add_loss(mean_over_images(self._nats(inputs, logits)))
         return logits
 
     def per_image(self, inputs) -> dict:
@@ -455,7 +472,7 @@ class ImageGPTClassifier(GenerativeModel):
     def call(self, inputs):
         outputs = self.per_image(inputs)
         if self.generative_weight > 0:
-            self.add_loss(self.generative_weight * ops.mean(outputs["nats"]))
+            self.add_loss(self.generative_weight * mean_over_images(outputs["nats"]))
         return outputs["class_logits"]
 
     def per_image(self, inputs) -> dict:

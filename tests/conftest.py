@@ -10,6 +10,14 @@ import pytest
 
 import igpt_keras
 
+# Two of them, so that strategies have something to share out.
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 
 

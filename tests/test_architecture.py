@@ -17,6 +17,7 @@ ROOMS = [
     ["igpt_keras.sampling"],
     ["igpt_keras.folder"],
     ["igpt_keras.models"],
+    ["igpt_keras.distributed"],
     ["igpt_keras.losses", "igpt_keras.layers", "igpt_keras.palette", "igpt_keras.pictures"],
     ["igpt_keras.config", "igpt_keras.atomic"],
     ["igpt_keras.errors"],

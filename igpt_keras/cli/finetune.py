@@ -2,11 +2,14 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
 import keras
 import numpy as np
+import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
@@ -15,12 +18,14 @@ from igpt_keras.atomic import atomic_path
 from igpt_keras.cli.evaluate import load_with_palette
 from igpt_keras.cli.options import (
     DataOptions,
+    TrainingOptions,
     batch_size_option,
     command_line,
     data_options,
     output_option,
     overwrite_option,
     seed_option,
+    training_options,
 )
 from igpt_keras.data.open import DataSet
 from igpt_keras.data.splits import LabelledTokens
@@ -32,6 +37,7 @@ from igpt_keras.folder import MODEL_FOLDER
 from igpt_keras.models import ImageGPT, ImageGPTClassifier
 from igpt_keras.training import finetuning
 from igpt_keras.training.progress import ProgressBar
+from igpt_keras.training.strategies import folder_of_chief, make_strategy, share_out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,56 +91,71 @@ class Settings:
     type=click.IntRange(min=1),
     help="Train on so many random images of each class.  [default: all]",
 )
+@training_options
 @seed_option("Of new weights, subset, order, augmentation and masks.")
 @overwrite_option()
-def finetune(model: str, data: DataOptions, output: pathlib.Path, overwrite: bool, **settings):
+def finetune(
+    model: str,
+    data: DataOptions,
+    training: TrainingOptions,
+    output: pathlib.Path,
+    overwrite: bool,
+    **settings,
+):
     """Train the pre-trained MODEL to classify, and measure it on the test images.
 
     Training stops early at the best validation accuracy, whose weights are kept. With
     --fold-validation it takes exactly --epochs epochs.
     """
     settings = Settings(**settings)
-    with atomic_path(output, overwrite, marker=RESULT_FILE) as partial:
+    strategy = make_strategy(training.strategy)
+    with (
+        folder_of_chief(strategy, output) as run,
+        atomic_path(run, overwrite, marker=RESULT_FILE) as folder,
+    ):
         start = load_start(model, settings)
         data_set = data.open()
         check_data(data_set, data, settings)
-        classifier = ImageGPTClassifier.from_pretrained(
-            start,
-            len(data_set.class_names),
-            layer=settings.layer,
-            generative_weight=settings.generative_weight,
-            class_names=data_set.class_names,
-        )
+        with strategy.scope():
+            classifier = ImageGPTClassifier.from_pretrained(
+                start,
+                len(data_set.class_names),
+                layer=settings.layer,
+                generative_weight=settings.generative_weight,
+                class_names=data_set.class_names,
+                dtype=training.precision,
+            )
+        training.prepare(classifier, settings.batch_size)
         parts = encode_parts(start, data_set, data)
         images = training_images(start, data_set, data, settings)
         announce(images, parts, settings)
-        training = train(classifier, images, parts, data, settings)
+        trained = train(classifier, images, parts, data, settings, training.clip_norm)
         measured = {
             name: classifier_figures(classifier, part.tokens, part.labels, seed=settings.seed)
             for name, part in parts.items()
         }
-        partial.mkdir()
-        described = describe_settings(classifier, data, settings)
+        folder.mkdir()
+        described = describe_settings(classifier, data, settings, training)
         about = {
-            "name": output.name,
+            "name": run.name,
             "data": data_set.describe()["name"],
-            "step": training.best_epoch * images.steps_per_epoch,
+            "step": trained.best_epoch * images.steps_per_epoch,
             "validation_loss": measured["validation"].generative_loss
             if "validation" in measured
             else None,
             "model": model,
             **described,
         }
-        igpt_keras.save(classifier, partial / MODEL_FOLDER, about)
+        igpt_keras.save(classifier, folder / MODEL_FOLDER, about)
         result = Result(
             kind="finetune",
             command=command_line(),
             model=describe_start(start, model, settings),
             data={**data_set.describe(), "train": images.count},
             settings=described,
-            figures=figures_of(classifier, training, measured),
+            figures=figures_of(classifier, trained, measured),
         )
-        write_result(result, partial)
+        write_result(result, folder)
     data.report_bad_images()
     show(result.figures, output)
 
@@ -192,12 +213,14 @@ class TrainingImages:
     """What is trained on.
 
     Attributes:
-        source: as `finetuning.finetune` takes it.
+        batches: of a worker, as `share_out` takes them; None where there are arrays.
+        arrays: tokens int32 [N, n] and labels int32 [N]; None where there are batches.
         steps_per_epoch: batches in an epoch.
         count: how many images there are.
     """
 
-    source: Any
+    batches: Callable[[int, int], tf.data.Dataset] | None
+    arrays: tuple[np.ndarray, np.ndarray] | None
     steps_per_epoch: int
     count: int
 
@@ -208,13 +231,22 @@ def training_images(
     """A stream of all training images, or some of every class as arrays."""
     encoding = (start.palette, start.config.image_size)
     if settings.labels_per_class is None:
-        stream = data.stream(data_set, *encoding, settings.batch_size, settings.seed, labels=True)
-        return TrainingImages(stream.dataset(), stream.steps_per_epoch, data_set.train.num_examples)
+        stream = data.stream(
+            data_set,
+            *encoding,
+            settings.batch_size,
+            settings.seed,
+            labels=True,
+            mask_probability=start.mask_probability if start.objective == "bert" else None,
+        )
+        return TrainingImages(
+            partial(stream.dataset, 0), None, stream.steps_per_epoch, data_set.train.num_examples
+        )
     encoded = data.encode(data_set.train, *encoding)
     subset = encoded.per_class(settings.labels_per_class, settings.seed)
     tokens = np.asarray(subset.tokens, np.int32)
     steps_per_epoch = -(-len(subset) // settings.batch_size)
-    return TrainingImages((tokens, subset.labels), steps_per_epoch, len(subset))
+    return TrainingImages(None, (tokens, subset.labels), steps_per_epoch, len(subset))
 
 
 def announce(images: TrainingImages, parts: dict[str, LabelledTokens], settings: Settings) -> None:
@@ -237,6 +269,7 @@ def train(
     parts: dict[str, LabelledTokens],
     data: DataOptions,
     settings: Settings,
+    clip_norm: float | None,
 ) -> finetuning.FineTuning:
     """Fine-tunes `classifier` under a progress bar."""
     validation = None
@@ -244,20 +277,23 @@ def train(
         part = parts["validation"]
         # The same masks in every epoch, so that only the weights make one better.
         validation = (masked_inputs(classifier, part.tokens, settings.seed), part.labels)
-    streamed = settings.labels_per_class is None
+    streamed = images.batches is not None
     with (
         ProgressBar("fine-tuning", ("loss", "val_accuracy")) as bar,
         data.decoder.naming_errors(),
     ):
         return finetuning.finetune(
             classifier,
-            images.source,
+            share_out(images.batches, classifier.distribute_strategy)
+            if streamed
+            else images.arrays,
             validation,
             epochs=settings.epochs,
             patience=settings.patience,
             batch_size=settings.batch_size,
             steps_per_epoch=images.steps_per_epoch if streamed else None,
             learning_rate=settings.learning_rate,
+            clip_norm=clip_norm,
             seed=settings.seed,
             callbacks=[bar],
             verbose=0,
@@ -273,7 +309,10 @@ def describe_start(start: ImageGPT, path: str, settings: Settings) -> dict[str, 
 
 
 def describe_settings(
-    classifier: ImageGPTClassifier, data: DataOptions, settings: Settings
+    classifier: ImageGPTClassifier,
+    data: DataOptions,
+    settings: Settings,
+    training: TrainingOptions,
 ) -> dict[str, Any]:
     """What a result says of the settings."""
     described = dataclasses.asdict(settings)
@@ -281,6 +320,7 @@ def describe_settings(
     return {
         "start": "scratch" if settings.from_scratch else "pretrained",
         **described,
+        **dataclasses.asdict(training),
         "layer": classifier.layer,
         "augmentation": data.augmentation,
         "fold_validation": data.fold_validation,

@@ -15,7 +15,9 @@ from igpt_keras.data.open import DataSet, open_data
 from igpt_keras.data.parts import Part
 from igpt_keras.data.pipeline import TrainingStream, encode
 from igpt_keras.data.splits import LabelledTokens
+from igpt_keras.models import GenerativeModel
 from igpt_keras.palette import ColorPalette
+from igpt_keras.training.strategies import STRATEGIES, check_batch_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +71,9 @@ class DataOptions:
         batch_size: int,
         seed: int,
         labels: bool,
+        mask_probability: float | None,
     ) -> TrainingStream:
-        """Batches to train on: with labels for fine-tuning, without for pre-training."""
+        """Batches to train on: with labels for fine-tuning, with masks for BERT."""
         if labels:
             data_set.labelled_train()
         return TrainingStream(
@@ -81,6 +84,7 @@ class DataOptions:
             augmentation=self.augmentation,
             seed=seed,
             labels=labels,
+            mask_probability=mask_probability,
             decoder=self.decoder,
             cache=self.cache,
         )
@@ -91,6 +95,31 @@ class DataOptions:
             click.echo(f"skipped {len(self.decoder.bad)} bad images:", err=True)
         for name, reason in self.decoder.bad.items():
             click.echo(f"  {name}: {reason}", err=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingOptions:
+    """How training is laid out on devices; but for `clip_norm` only rounding depends on it.
+
+    Attributes:
+        strategy: as `make_strategy` takes it.
+        precision: name of a Keras dtype policy.
+        micro_batches: see `DistributedTrainer`.
+        remat: see `ImageGPTBackbone`.
+        clip_norm: the largest global norm of a gradient, or None.
+    """
+
+    strategy: str
+    precision: str
+    micro_batches: int
+    remat: bool
+    clip_norm: float | None
+
+    def prepare(self, model: GenerativeModel, batch_size: int) -> None:
+        """Sets what the training step of `model` reads; see `check_batch_size`."""
+        check_batch_size(model.distribute_strategy, batch_size)
+        model.micro_batches = self.micro_batches
+        model.backbone.remat = self.remat
 
 
 DATA_OPTIONS = (
@@ -130,17 +159,59 @@ DATA_OPTIONS = (
 def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options of the data; the command gets them as one `data: DataOptions`."""
 
-    @functools.wraps(command)
-    def with_data(*args, skip_bad_images, **kwargs):
-        names = [field.name for field in dataclasses.fields(DataOptions)][:-1]
-        data = DataOptions(
-            **{name: kwargs.pop(name) for name in names}, decoder=Decoder(skip_bad_images)
-        )
-        return command(*args, data=data, **kwargs)
+    def make(skip_bad_images, **options):
+        return DataOptions(**options, decoder=Decoder(skip_bad_images))
 
-    for option in reversed(DATA_OPTIONS):
-        with_data = option(with_data)
-    return with_data
+    return _gathered(command, DATA_OPTIONS, "data", make)
+
+
+def _gathered(command, options, name, make):
+    """`command` with `options`, which it gets as one argument: what `make` makes of them."""
+
+    @functools.wraps(command)
+    def with_options(*args, **kwargs):
+        return command(*args, **{name: make(**{key: kwargs.pop(key) for key in keys})}, **kwargs)
+
+    for option in reversed(options):
+        with_options = option(with_options)
+    keys = [parameter.name for parameter in with_options.__click_params__[-len(options) :]]
+    return with_options
+
+
+TRAINING_OPTIONS = (
+    click.option(
+        "--strategy",
+        type=click.Choice(STRATEGIES),
+        default="auto",
+        show_default=True,
+        help="Devices to train on; the batch size is that of all together.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["float32", "mixed_bfloat16", "mixed_float16"]),
+        default="float32",
+        show_default=True,
+        help="Of the computation; weights, norms, softmax and losses are float32.",
+    ),
+    click.option(
+        "--micro-batches",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Parts of a batch that go through the model in turn, to save memory.",
+    ),
+    click.option("--remat", is_flag=True, help="Recompute activations, to save memory."),
+    click.option(
+        "--clip-norm",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Largest global norm of a gradient.  [default: any]",
+    ),
+)
+
+
+def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of training; the command gets them as one `training: TrainingOptions`."""
+    return _gathered(command, TRAINING_OPTIONS, "training", TrainingOptions)
 
 
 def output_option(of: str = "Folder to write to.") -> Callable:

@@ -40,7 +40,9 @@ class TrainingStream:
         batch_size: images in a global batch.
         augmentation: of ingredients that have none of their own.
         seed: of order, mixture and augmentation.
-        labels: whether batches are (tokens, labels).
+        labels: whether batches are (inputs, labels).
+        mask_probability: None, and inputs are tokens; or, for BERT, of each position to be in
+            M, and inputs are `{"tokens": tokens, "masked": masked}`.
         decoder: keeps account of bad images.
         cache: folder of encoded tokens, or None to decode at every epoch; see `encode`.
     """
@@ -52,6 +54,7 @@ class TrainingStream:
     augmentation: str = "none"
     seed: int = 0
     labels: bool = False
+    mask_probability: float | None = None
     decoder: Decoder = dataclasses.field(default_factory=Decoder)
     cache: str | os.PathLike | None = None
 
@@ -81,8 +84,8 @@ class TrainingStream:
             worker: which of `num_workers` equal shares of every batch to give.
             num_workers: must divide `batch_size`.
 
-        Returns: tokens int32 [B, n] with B = `batch_size` / `num_workers`, or
-        (tokens, labels int32 [B]).
+        Returns: inputs, or (inputs, labels int32 [B]); tokens int32 [B, n], masked bool
+        [B, n], B = `batch_size` / `num_workers`.
         """
         if num_workers < 1 or self.batch_size % num_workers:
             raise InputError(
@@ -100,9 +103,25 @@ class TrainingStream:
         ]
         loader = Loader(parts, crops, self.image_size, self.palette, self.decoder)
         batches = loader.load(items).rebatch(self.batch_size // num_workers, drop_remainder=True)
+        if self.mask_probability is not None:
+            masks = self._masks(start_step, worker, num_workers)
+            batches = tf.data.Dataset.zip(batches, masks).map(
+                lambda batch, masked: ({"tokens": batch[0], "masked": masked}, batch[1])
+            )
         if not self.labels:
-            batches = batches.map(lambda tokens, labels: tokens)
+            batches = batches.map(lambda inputs, labels: inputs)
         return batches.prefetch(tf.data.AUTOTUNE)
+
+    def _masks(self, start_step: int, worker: int, num_workers: int) -> tf.data.Dataset:
+        """The mask M of a worker's share of every batch; the seed and the step decide it."""
+        seed = _derived(self.seed, len(self.ingredients))
+        shape = (self.batch_size, self.image_size**2)
+
+        def mask(step):
+            chance = tf.random.stateless_uniform(shape, tf.stack([seed, step]))
+            return chance[worker::num_workers] < self.mask_probability
+
+        return tf.data.Dataset.range(start_step, ENDLESS).map(mask)
 
     def _augmentation(self, ingredient: Ingredient) -> Augmentation:
         return augmentation(ingredient.augmentation or self.augmentation)

@@ -34,7 +34,7 @@ class Checkpoints(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if epoch + 1 not in self.epochs:
             return
-        step = int(self.model.optimizer.iterations)
+        step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
         measured = {"step": step, "validation_loss": (logs or {}).get("val_loss")}
         path = self.directory / f"step-{step:08d}"
         save(self.model, path, {**self.training, **measured})

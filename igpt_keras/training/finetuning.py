@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 
 import keras
-import numpy as np
-import tensorflow as tf
 
 from igpt_keras.errors import InputError
 from igpt_keras.models import ImageGPTClassifier
@@ -27,7 +25,7 @@ class FineTuning:
 
 def finetune(
     classifier: ImageGPTClassifier,
-    train: tuple[np.ndarray, np.ndarray] | tf.data.Dataset,
+    train,
     validation: tuple | None,
     *,
     epochs: int,
@@ -35,6 +33,7 @@ def finetune(
     batch_size: int = 128,
     steps_per_epoch: int | None = None,
     learning_rate: float = 0.0003,
+    clip_norm: float | None = None,
     seed: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int | str = "auto",
@@ -47,8 +46,8 @@ def finetune(
 
     Args:
         classifier: pre-trained or new.
-        train: tokens int32 [N, n] and labels int32 [N]; or a data set of batches of
-            both, repeated without end.
+        train: inputs (tokens int32 [N, n], or these with masks) and labels int32 [N]; or
+            batches of both without end, a `tf.data.Dataset` or what `share_out` makes of some.
         validation: inputs of the classifier and labels int32 [M], for early stopping; or
             None. Give BERT its masks with the tokens, or it draws others in every epoch.
         epochs: at most so many passes.
@@ -56,6 +55,7 @@ def finetune(
         batch_size: 128 in the paper; that of arrays, a data set has its own.
         steps_per_epoch: of a data set.
         learning_rate: often 10× below that of pre-training.
+        clip_norm: the largest global norm of a gradient; None, as in the paper, for any.
         seed: of the order of arrays and, for BERT, of the masks.
         callbacks: of Keras.
         verbose: as in `fit`.
@@ -63,11 +63,12 @@ def finetune(
     Raises:
         InputError: a data set without `steps_per_epoch`.
     """
-    streamed = isinstance(train, tf.data.Dataset)
+    streamed = not isinstance(train, tuple)
     if streamed and steps_per_epoch is None:
         raise InputError("steps_per_epoch must be given where the images to train on have no end")
     keras.utils.set_random_seed(seed)
-    classifier.compile(adam(learning_rate))
+    with classifier.distribute_scope():
+        classifier.compile(adam(learning_rate, clip_norm))
     early_stopping = keras.callbacks.EarlyStopping(
         "val_accuracy", mode="max", patience=patience, restore_best_weights=True
     )

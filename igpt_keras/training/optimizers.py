@@ -3,13 +3,14 @@
 import keras
 
 
-def adam(learning_rate) -> keras.optimizers.Adam:
+def adam(learning_rate, clip_norm: float | None = None) -> keras.optimizers.Adam:
     """Adam with β1 = 0.9, β2 = 0.95, no weight decay.
 
     Args:
         learning_rate: a number or a Keras schedule.
+        clip_norm: the largest global norm of a gradient; None, as in the paper, for any.
     """
-    return keras.optimizers.Adam(learning_rate, beta_1=0.9, beta_2=0.95)
+    return keras.optimizers.Adam(learning_rate, beta_1=0.9, beta_2=0.95, global_clipnorm=clip_norm)
 
 
 def warmup_cosine(learning_rate: float, warmup_steps: int, total_steps: int):

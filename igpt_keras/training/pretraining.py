@@ -14,13 +14,14 @@ from igpt_keras.training.optimizers import adam, warmup_cosine
 def pretrain(
     model: ImageGPT,
     train,
-    validation_tokens: np.ndarray,
+    validation: np.ndarray | dict[str, np.ndarray],
     *,
     epochs: int,
     steps_per_epoch: int | None = None,
     warmup_steps: int | None = None,
     batch_size: int = 128,
     learning_rate: float = 0.003,
+    clip_norm: float | None = None,
     seed: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int | str = "auto",
@@ -28,14 +29,17 @@ def pretrain(
     """Compiles and fits `model`: Adam (0.9, 0.95), linear warm-up, then a cosine to 0.
 
     Args:
-        model: of either objective.
-        train: tokens int32 [N, n]; or a `tf.data.Dataset` of such batches without end.
-        validation_tokens: int32 [M, n], evaluated after every epoch.
+        model: of either objective, made under the strategy it is to train with.
+        train: tokens int32 [N, n]; or batches of inputs without end, a `tf.data.Dataset` or
+            what `share_out` makes of some.
+        validation: tokens int32 [M, n], evaluated after every epoch. Give BERT its masks
+            with them, or it draws others every time; likewise in `train`.
         epochs: passes over the tokens, or over `steps_per_epoch` batches.
         steps_per_epoch: for a `tf.data.Dataset`: batches between two evaluations.
         warmup_steps: one epoch, as in the paper, unless given.
         batch_size: of tokens given as an array; 128 in the paper.
         learning_rate: the peak; 0.003 for the paper's S.
+        clip_norm: the largest global norm of a gradient; None, as in the paper, for any.
         seed: of the order of the images and, for BERT, of the masks.
         callbacks: of Keras.
         verbose: as in `fit`.
@@ -56,10 +60,11 @@ def pretrain(
         warmup_steps=steps if warmup_steps is None else warmup_steps,
         total_steps=epochs * steps,
     )
-    model.compile(adam(schedule))
+    with model.distribute_scope():
+        model.compile(adam(schedule, clip_norm))
     return model.fit(
         train,
-        validation_data=(validation_tokens, None),
+        validation_data=(validation, None),
         validation_batch_size=batch_size,
         epochs=epochs,
         steps_per_epoch=steps if streamed else None,

@@ -1,4 +1,8 @@
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +13,7 @@ import igpt_keras
 from igpt_keras.cli import igpt
 from igpt_keras.data.digits import load_digits
 from igpt_keras.evaluation.results import read_result
+from tests.training.replicas import free_ports
 
 SIZES = ["--image-size", "8", "--num-layers", "1", "--hidden-dim", "16", "--num-heads", "1"]
 
@@ -75,13 +80,52 @@ def test_another_run_from_its_palette(trained, tmp_path):
     np.testing.assert_array_equal(model.palette.colors, igpt_keras.load(trained).palette.colors)
 
 
-def test_the_same_seed_gives_the_same_model(trained, tmp_path):
+@pytest.mark.parametrize(
+    "layout", [[], ["--strategy", "mirrored", "--micro-batches", 2, "--remat"]]
+)
+def test_the_same_seed_gives_the_same_model_however_it_is_laid_out(trained, tmp_path, layout):
     arguments = ["--data", "digits", "--num-colors", 8, *SIZES, "--steps", 24, "--batch-size", 32]
-    result = run(
-        *arguments, "--checkpoints", 3, "--learning-rate", 0.01, "--output", tmp_path / "again"
-    )
+    arguments += ["--checkpoints", 3, "--learning-rate", 0.01, "--output", tmp_path / "again"]
+    result = run(*arguments, *layout)
     assert result.exit_code == 0, result.output
     first, again = (read_result(path).figures for path in (trained, tmp_path / "again"))
+    for name in ("loss", "val_loss"):
+        np.testing.assert_allclose(
+            first["history"][name], again["history"][name], rtol=1e-5, err_msg=name
+        )
+
+
+def test_precision_is_that_of_the_model(tmp_path):
+    arguments = ["--data", "digits", "--num-colors", 8, *SIZES, "--steps", 2, "--checkpoints", 1]
+    result = run(*arguments, "--precision", "mixed_bfloat16", "--output", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    model = igpt_keras.load(tmp_path / "run")
+    assert model.dtype_policy.name == model.backbone.dtype_policy.name == "mixed_bfloat16"
+    assert {weight.dtype for weight in model.get_weights()} == {np.dtype("float32")}
+
+
+def test_two_workers_write_one_run(trained, tmp_path):
+    ports = free_ports(2)
+    workers = [f"127.0.0.1:{port}" for port in ports]
+    igpt_command = pathlib.Path(sys.executable).with_name("igpt")
+    arguments = ["--data", "digits", "--palette", trained, *SIZES, "--steps", 24]
+    arguments += ["--batch-size", 32, "--checkpoints", 3, "--learning-rate", 0.01]
+    processes = []
+    for index in range(2):
+        cluster = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+        processes.append(
+            subprocess.Popen(
+                [igpt_command, "pretrain", *map(str, arguments), "--output", tmp_path / "run"],
+                env={**os.environ, "TF_CONFIG": json.dumps(cluster)},
+            )
+        )
+    try:
+        assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    first, again = (read_result(path).figures for path in (trained, tmp_path / "run"))
     np.testing.assert_allclose(first["history"]["loss"], again["history"]["loss"], rtol=1e-5)
 
 

@@ -110,6 +110,40 @@ class TestTrainingStream:
         expected = batches(whole.dataset(start_step=3), 12)
         np.testing.assert_array_equal(np.stack(shares, axis=2).reshape(12, 8, 64), expected)
 
+    def test_masks_come_with_the_tokens(self):
+        part = textured(45)
+        settings = {"batch_size": 8, "image_size": 8, "labels": True, "seed": 4}
+        plain = batches(stream(part, **settings).dataset(2), 30)
+        masked = stream(part, mask_probability=0.15, **settings)
+        drawn = [
+            (np.asarray(inputs["tokens"]), np.asarray(inputs["masked"]), np.asarray(labels))
+            for inputs, labels in itertools.islice(masked.dataset(2), 30)
+        ]
+        for (tokens, labels), (same_tokens, _, same_labels) in zip(plain, drawn, strict=True):
+            np.testing.assert_array_equal(same_tokens, tokens)
+            np.testing.assert_array_equal(same_labels, labels)
+        masks = np.stack([of_batch for _, of_batch, _ in drawn])
+        assert masks.shape == (30, 8, 64) and masks.dtype == bool
+        # Five standard deviations.
+        assert abs(masks.mean() - 0.15) < 5 * np.sqrt(0.15 * 0.85 / masks.size)
+        assert len({mask.tobytes() for mask in masks.reshape(240, 64)}) == 240
+        # Independent positions: neighbours are both masked as often as chance has it.
+        both = (masks[..., 1:] & masks[..., :-1]).mean()
+        assert abs(both - 0.15**2) < 0.005
+
+    def test_masks_depend_on_seed_and_step_alone(self):
+        def masks(seed=4, **where):
+            of_stream = stream(
+                textured(45), batch_size=8, image_size=8, seed=seed, mask_probability=0.5
+            )
+            taken = itertools.islice(of_stream.dataset(**where), 4)
+            return np.stack([np.asarray(batch["masked"]) for batch in taken])
+
+        np.testing.assert_array_equal(masks(start_step=3)[0], masks()[3])
+        shares = [masks(worker=worker, num_workers=2) for worker in range(2)]
+        np.testing.assert_array_equal(np.stack(shares, axis=2).reshape(4, 8, 64), masks())
+        assert (masks(seed=5) != masks()).any()
+
     def test_steps_per_epoch(self):
         assert stream(numbered(45), batch_size=8).steps_per_epoch == 6
         assert stream(numbered(40), numbered(9), batch_size=7).steps_per_epoch == 7
