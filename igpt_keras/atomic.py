@@ -3,8 +3,11 @@
 import contextlib
 import os
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Iterator
+
+SUFFIX = ".unfinished"
 
 
 @contextlib.contextmanager
@@ -28,7 +31,9 @@ def atomic_path(
     path = pathlib.Path(path).absolute()
     check_replaceable(path, overwrite, marker)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as directory:
+    with tempfile.TemporaryDirectory(
+        prefix=f".{path.name}.", suffix=SUFFIX, dir=path.parent
+    ) as directory:
         partial = pathlib.Path(directory, "new")
         yield partial
         check_replaceable(path, overwrite, marker)
@@ -36,6 +41,12 @@ def atomic_path(
             # A folder cannot be replaced in one step: the old one moves aside first.
             path.rename(pathlib.Path(directory, "old"))
         partial.replace(path)
+
+
+def remove_leftovers(folder: str | os.PathLike) -> None:
+    """Removes from `folder` what `atomic_path` left there when its process was killed."""
+    for path in pathlib.Path(folder).glob(f".*{SUFFIX}"):
+        shutil.rmtree(path)
 
 
 def check_replaceable(

@@ -6,6 +6,7 @@ import sys
 import click
 
 from igpt_keras.errors import InputError
+from igpt_keras.training.guard import Diverged
 
 COMMANDS = {
     "client": "Ask a server for completions or classes over gRPC.",
@@ -46,10 +47,13 @@ def igpt():
 
 
 def main() -> None:
-    """Runs the command line: a user's mistake is one line on stderr and status 2."""
+    """Runs the command line.
+
+    A user's mistake is one line on stderr and status 2; training that diverged, status 3.
+    """
     try:
         igpt()
-    except (InputError, OSError) as error:
+    except (InputError, OSError, Diverged) as error:
         message = " ".join(str(error).split())
         print(f"igpt: error: {message}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(3 if isinstance(error, Diverged) else 2)

@@ -36,8 +36,14 @@ from igpt_keras.evaluation.voting import VOTES
 from igpt_keras.folder import MODEL_FOLDER
 from igpt_keras.models import ImageGPT, ImageGPTClassifier
 from igpt_keras.training import finetuning
+from igpt_keras.training.guard import SpikeGuard
 from igpt_keras.training.progress import ProgressBar
-from igpt_keras.training.strategies import folder_of_chief, make_strategy, share_out
+from igpt_keras.training.strategies import (
+    check_batch_size,
+    folder_of_chief,
+    make_strategy,
+    share_out,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +115,7 @@ def finetune(
     """
     settings = Settings(**settings)
     strategy = make_strategy(training.strategy)
+    check_batch_size(strategy, settings.batch_size)
     with (
         folder_of_chief(strategy, output) as run,
         atomic_path(run, overwrite, marker=RESULT_FILE) as folder,
@@ -125,11 +132,11 @@ def finetune(
                 class_names=data_set.class_names,
                 dtype=training.precision,
             )
-        training.prepare(classifier, settings.batch_size)
+        training.prepare(classifier)
         parts = encode_parts(start, data_set, data)
         images = training_images(start, data_set, data, settings)
         announce(images, parts, settings)
-        trained = train(classifier, images, parts, data, settings, training.clip_norm)
+        trained = train(classifier, images, parts, data, settings, training)
         measured = {
             name: classifier_figures(classifier, part.tokens, part.labels, seed=settings.seed)
             for name, part in parts.items()
@@ -269,7 +276,7 @@ def train(
     parts: dict[str, LabelledTokens],
     data: DataOptions,
     settings: Settings,
-    clip_norm: float | None,
+    training: TrainingOptions,
 ) -> finetuning.FineTuning:
     """Fine-tunes `classifier` under a progress bar."""
     validation = None
@@ -278,8 +285,12 @@ def train(
         # The same masks in every epoch, so that only the weights make one better.
         validation = (masked_inputs(classifier, part.tokens, settings.seed), part.labels)
     streamed = images.batches is not None
+    bar = ProgressBar("fine-tuning", ("loss", "val_accuracy"), form=training.progress)
+    guards = []
+    if training.guard:
+        guards.append(SpikeGuard(settings.epochs * images.steps_per_epoch))
     with (
-        ProgressBar("fine-tuning", ("loss", "val_accuracy")) as bar,
+        bar,
         data.decoder.naming_errors(),
     ):
         return finetuning.finetune(
@@ -293,9 +304,9 @@ def train(
             batch_size=settings.batch_size,
             steps_per_epoch=images.steps_per_epoch if streamed else None,
             learning_rate=settings.learning_rate,
-            clip_norm=clip_norm,
+            clip_norm=training.clip_norm,
             seed=settings.seed,
-            callbacks=[bar],
+            callbacks=[*guards, bar],
             verbose=0,
         )
 

@@ -17,7 +17,8 @@ from igpt_keras.data.pipeline import TrainingStream, encode
 from igpt_keras.data.splits import LabelledTokens
 from igpt_keras.models import GenerativeModel
 from igpt_keras.palette import ColorPalette
-from igpt_keras.training.strategies import STRATEGIES, check_batch_size
+from igpt_keras.training.progress import FORMS
+from igpt_keras.training.strategies import STRATEGIES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +100,7 @@ class DataOptions:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingOptions:
-    """How training is laid out on devices; but for `clip_norm` only rounding depends on it.
+    """How training runs: `precision` and `clip_norm` change its result, the rest does not.
 
     Attributes:
         strategy: as `make_strategy` takes it.
@@ -107,6 +108,8 @@ class TrainingOptions:
         micro_batches: see `DistributedTrainer`.
         remat: see `ImageGPTBackbone`.
         clip_norm: the largest global norm of a gradient, or None.
+        guard: whether a loss that does not come down again ends the training.
+        progress: form of the `ProgressBar`.
     """
 
     strategy: str
@@ -114,10 +117,11 @@ class TrainingOptions:
     micro_batches: int
     remat: bool
     clip_norm: float | None
+    guard: bool
+    progress: str
 
-    def prepare(self, model: GenerativeModel, batch_size: int) -> None:
-        """Sets what the training step of `model` reads; see `check_batch_size`."""
-        check_batch_size(model.distribute_strategy, batch_size)
+    def prepare(self, model: GenerativeModel) -> None:
+        """Sets what the training step of `model` reads."""
         model.micro_batches = self.micro_batches
         model.backbone.remat = self.remat
 
@@ -205,6 +209,19 @@ TRAINING_OPTIONS = (
         "--clip-norm",
         type=click.FloatRange(min=0, min_open=True),
         help="Largest global norm of a gradient.  [default: any]",
+    ),
+    click.option(
+        "--guard/--no-guard",
+        default=True,
+        show_default=True,
+        help="Stop, with status 3, at a loss that is not finite or does not recover.",
+    ),
+    click.option(
+        "--progress",
+        type=click.Choice(FORMS),
+        default="auto",
+        show_default=True,
+        help="auto: a bar, or lines where there is no terminal; json: one object a line.",
     ),
 )
 

@@ -1,7 +1,8 @@
-"""Generative pre-training (paper, section 2.2 and appendix)."""
+"""Generative pre-training (paper, appendix "Experimental details")."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -9,11 +10,12 @@ import numpy as np
 from igpt_keras.errors import InputError
 from igpt_keras.models import ImageGPT
 from igpt_keras.training.optimizers import adam, warmup_cosine
+from igpt_keras.training.state import States
 
 
 def pretrain(
     model: ImageGPT,
-    train,
+    train: np.ndarray | Callable[[int], Any],
     validation: np.ndarray | dict[str, np.ndarray],
     *,
     epochs: int,
@@ -23,6 +25,7 @@ def pretrain(
     learning_rate: float = 0.003,
     clip_norm: float | None = None,
     seed: int = 0,
+    states: States | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int | str = "auto",
 ) -> dict[str, list[float]]:
@@ -30,30 +33,38 @@ def pretrain(
 
     Args:
         model: of either objective, made under the strategy it is to train with.
-        train: tokens int32 [N, n]; or batches of inputs without end, a `tf.data.Dataset` or
-            what `share_out` makes of some.
+        train: tokens int32 [N, n]; or a function from a step to the batches of inputs, without
+            end, that come from that step on: a `tf.data.Dataset`, or what `share_out` makes of
+            some.
         validation: tokens int32 [M, n], evaluated after every epoch. Give BERT its masks
             with them, or it draws others every time; likewise in `train`.
         epochs: passes over the tokens, or over `steps_per_epoch` batches.
-        steps_per_epoch: for a `tf.data.Dataset`: batches between two evaluations.
+        steps_per_epoch: where `train` is a function: batches between two evaluations.
         warmup_steps: one epoch, as in the paper, unless given.
         batch_size: of tokens given as an array; 128 in the paper.
         learning_rate: the peak; 0.003 for the paper's S.
         clip_norm: the largest global norm of a gradient; None, as in the paper, for any.
         seed: of the order of the images and, for BERT, of the masks.
+        states: from the last of which training goes on, and which it writes; `train` must be
+            a function then. On one CPU device it ends with the very weights of a training that
+            was never interrupted.
         callbacks: of Keras.
         verbose: as in `fit`.
 
-    Returns: the history: for each figure its value after every epoch; losses in
-    nats per pixel.
+    Returns: the history of the epochs that this call ended: for each figure its value after
+    every epoch; losses in nats per pixel.
 
     Raises:
-        InputError: a `tf.data.Dataset` without `steps_per_epoch`.
+        InputError: a function without `steps_per_epoch`, `states` with an array, or the states
+            of another model.
+        Interrupted: `states.stop` was called; a state is written.
     """
     keras.utils.set_random_seed(seed)
-    streamed = not isinstance(train, np.ndarray)
+    streamed = callable(train)
     if streamed and steps_per_epoch is None:
         raise InputError("steps_per_epoch must be given where the images to train on have no end")
+    if states is not None and not streamed:
+        raise InputError("states need train as a function from a step to batches, got an array")
     steps = steps_per_epoch if streamed else math.ceil(len(train) / batch_size)
     schedule = warmup_cosine(
         learning_rate,
@@ -62,14 +73,36 @@ def pretrain(
     )
     with model.distribute_scope():
         model.compile(adam(schedule, clip_norm))
-    return model.fit(
-        train,
-        validation_data=(validation, None),
-        validation_batch_size=batch_size,
-        epochs=epochs,
-        steps_per_epoch=steps if streamed else None,
-        batch_size=None if streamed else batch_size,
-        shuffle=not streamed,
-        callbacks=list(callbacks),
-        verbose=verbose,
-    ).history
+    fitting = {
+        "validation_data": (validation, None),
+        "validation_batch_size": batch_size,
+        "callbacks": [*callbacks] if states is None else [*callbacks, states],
+        "shuffle": not streamed,
+        "verbose": verbose,
+    }
+    if not streamed:
+        return model.fit(train, epochs=epochs, batch_size=batch_size, **fitting).history
+    step = 0 if states is None else states.restore(model)
+    histories = [
+        model.fit(
+            train(start), initial_epoch=first, epochs=end, steps_per_epoch=count, **fitting
+        ).history
+        for start, first, end, count in _fits(step, steps, epochs)
+    ]
+    names = histories[-1] if histories else ()
+    return {name: sum((history[name] for history in histories), []) for name in names}
+
+
+def _fits(step: int, steps_per_epoch: int, epochs: int) -> list[tuple[int, int, int, int]]:
+    """(first step, first epoch, last epoch, steps an epoch) of what is left after `step`.
+
+    The rest of an epoch that has begun is one `fit`, all later epochs another.
+    """
+    epoch, done = divmod(step, steps_per_epoch)
+    fits = []
+    if done:
+        fits.append((step, epoch, epoch + 1, steps_per_epoch - done))
+        epoch += 1
+    if epoch < epochs:
+        fits.append((epoch * steps_per_epoch, epoch, epochs, steps_per_epoch))
+    return fits

@@ -1,6 +1,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ import igpt_keras
 from igpt_keras.cli import igpt
 from igpt_keras.data.digits import load_digits
 from igpt_keras.evaluation.results import read_result
+from igpt_keras.training.runs import only_writer, read_run
 from tests.training.replicas import free_ports
 
 SIZES = ["--image-size", "8", "--num-layers", "1", "--hidden-dim", "16", "--num-heads", "1"]
@@ -36,7 +38,20 @@ def test_checkpoints_halve_the_steps(trained):
     assert [saved["step"] for saved in figures["checkpoints"]] == [6, 12, 24]
     assert figures["history"]["step"] == [6, 12, 18, 24]
     folders = sorted(path.name for path in (trained / "checkpoints").iterdir())
-    assert folders == ["step-00000006", "step-00000012", "step-00000024"]
+    assert folders == ["best", "step-00000006", "step-00000012", "step-00000024"]
+
+
+def test_the_best_checkpoint_has_the_lowest_loss(trained):
+    figures = read_result(trained).figures
+    best = figures["best_checkpoint"]
+    history = figures["history"]
+    assert best["validation_loss"] == min(history["val_loss"])
+    assert best["step"] == history["step"][int(np.argmin(history["val_loss"]))]
+    model = igpt_keras.load(trained / best["path"])
+    tokens = load_digits().validation.tokens(model.palette)
+    assert model.per_image(tokens)["nats"].numpy().mean() == pytest.approx(
+        best["validation_loss"], rel=1e-5
+    )
 
 
 def test_losses_are_those_of_the_saved_models(trained):
@@ -152,6 +167,71 @@ def test_sizes_must_be_given(tmp_path):
         "--data", "digits", "--num-colors", "8", "--steps", "16", "--output", tmp_path / "r"
     )
     assert "--num-layers" in str(result.exception)
+
+
+def test_a_rate_that_is_too_high_ends_with_status_3(igpt, tmp_path):
+    output = tmp_path / "run"
+    status, _, errors = igpt(
+        *("pretrain", "--data", "digits", "--num-colors", 8, *SIZES, "--steps", 64),
+        *("--batch-size", 32, "--learning-rate", 1e30, "--output", output),
+    )
+    assert status == 3
+    assert "training diverged at step" in errors
+    assert not (output / "result.json").exists()
+    assert read_run(output)["options"]["learning_rate"] == 1e30
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--batch-size", 16], 2, "leave out --batch-size"),
+        (["--progress", "quiet"], 0, "is finished"),
+    ],
+)
+def test_resuming_a_finished_run(igpt, trained, arguments, status, message):
+    got, printed, errors = igpt("pretrain", "--resume", trained, *arguments)
+    assert got == status
+    assert message in printed + errors
+
+
+def test_resuming_what_is_no_run(igpt, tmp_path):
+    status, _, errors = igpt("pretrain", "--resume", tmp_path)
+    assert (status, errors.count("\n")) == (2, 1)
+    assert "is not the folder of a run: it holds no run.json" in errors
+
+
+def test_resuming_with_other_images(igpt, photos, tmp_path):
+    output = tmp_path / "run"
+    arguments = ["--data", f"folder:{photos}", "--num-colors", 8, *SIZES, "--batch-size", 4]
+    result = run(*arguments, "--steps", 2, "--checkpoints", 1, "--output", output)
+    assert result.exit_code == 0, result.output
+    (output / "result.json").unlink()
+    (photos / "train" / "light" / "3.png").unlink()
+    status, _, errors = igpt("pretrain", "--resume", output)
+    assert status == 2
+    assert f"are not those of {output}" in errors
+
+
+def test_one_process_at_a_time(igpt, trained, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(trained, copy)
+    (copy / "result.json").unlink()
+    with only_writer(copy):
+        status, _, errors = igpt("pretrain", "--resume", copy)
+    assert status == 2
+    assert f"another process is training in {copy}" in errors
+
+
+def test_json_progress_is_json(igpt, tmp_path):
+    arguments = ["--data", "digits", "--num-colors", 8, *SIZES, "--steps", 4, "--checkpoints", 1]
+    status, printed, _ = igpt(
+        "pretrain", *arguments, "--log-every", 2, "--progress", "json", "--output", tmp_path / "r"
+    )
+    assert status == 0
+    *lines, last = printed.splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 4, 4]
+    assert "val_loss" in lines[-1]
+    assert "wrote" in last
 
 
 def test_another_folder_is_not_replaced(tmp_path):

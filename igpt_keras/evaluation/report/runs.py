@@ -123,8 +123,8 @@ class Pretraining:
     data_set: str
     validation_loss: float | None
     test_loss: float | None
-    images_per_second: float
-    minutes: float
+    images_per_second: float | None
+    minutes: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,8 +218,8 @@ def _read_pretraining(run: Run) -> Pretraining:
         _read_data_set(run),
         _optional(float, figures["validation_loss"]),
         _optional(float, figures["test_loss"]),
-        float(figures["images_per_second"]),
-        float(figures["minutes"]),
+        _optional(float, figures["images_per_second"]),
+        _optional(float, figures["minutes"]),
     )
 
 

@@ -281,7 +281,7 @@ def _pretraining_row(entry: Pretraining) -> tuple[str, ...]:
     return (
         *("ours", *_size(entry.model), entry.data_set, known(entry.model.step, str)),
         *(nats(entry.validation_loss), nats(entry.test_loss)),
-        *(f"{entry.images_per_second:.1f}", f"{entry.minutes:.1f}"),
+        *(known(value, "{:.1f}".format) for value in (entry.images_per_second, entry.minutes)),
     )
 
 

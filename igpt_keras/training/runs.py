@@ -1,0 +1,94 @@
+"""The folder of a training that can be gone on with.
+
+| path | what it holds |
+| --- | --- |
+| `run.json` | what the training was told, and which images it saw |
+| `palette.npy` | its palette |
+| `states/` | all that it goes on from, after the last few steps it was written; see `States` |
+| `checkpoints/` | models on the way, and the best one; see `Checkpoints` |
+| `history.jsonl`, `events/` | figures of every few steps; see `Journal` |
+| `model/`, `result.json` | the trained model and what it reached, once training has ended |
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import filelock
+
+from igpt_keras.atomic import atomic_path, remove_leftovers
+from igpt_keras.errors import InputError
+from igpt_keras.palette import ColorPalette
+
+RUN_FILE = "run.json"
+PALETTE_FILE = "palette.npy"
+LOCK_FILE = ".lock"
+STATES = "states"
+CHECKPOINTS = "checkpoints"
+FORMAT_VERSION = 1
+
+
+def create_run(
+    folder: str | os.PathLike, about: dict[str, Any], palette: ColorPalette, overwrite: bool
+) -> None:
+    """Begins a run's folder, whole or not at all.
+
+    Args:
+        folder: of the run.
+        about: what it was told, JSON-serialisable; `read_run` gives it back.
+        palette: of its images.
+        overwrite: whether an earlier run is replaced.
+
+    Raises:
+        FileExistsError: `folder` exists and `overwrite` is false, or it is no run.
+    """
+    with atomic_path(folder, overwrite, marker=RUN_FILE) as partial:
+        for name in (STATES, CHECKPOINTS):
+            (partial / name).mkdir(parents=True)
+        palette.save(partial / PALETTE_FILE)
+        content = {"format_version": FORMAT_VERSION, **about}
+        (partial / RUN_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_run(folder: str | os.PathLike) -> dict[str, Any]:
+    """What `create_run` was told.
+
+    Raises:
+        InputError: `folder` is no run, or one of another version.
+    """
+    file = pathlib.Path(folder, RUN_FILE)
+    if not file.is_file():
+        raise InputError(f"{folder} is not the folder of a run: it holds no {RUN_FILE}")
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} is not valid JSON: {error}") from None
+    if about.get("format_version") != FORMAT_VERSION:
+        raise InputError(
+            f"{file} has format_version {about.get('format_version')}; this version reads "
+            f"{FORMAT_VERSION}"
+        )
+    return about
+
+
+@contextlib.contextmanager
+def only_writer(folder: str | os.PathLike) -> Iterator[None]:
+    """Keeps every other process from writing to a run's folder.
+
+    What a process that was killed left half-written there is removed.
+
+    Raises:
+        InputError: another process does so already.
+    """
+    folder = pathlib.Path(folder)
+    try:
+        lock = filelock.FileLock(folder / LOCK_FILE, timeout=0).acquire()
+    except filelock.Timeout:
+        raise InputError(f"another process is training in {folder}") from None
+    with lock:
+        for place in (folder, folder / STATES, folder / CHECKPOINTS):
+            remove_leftovers(place)
+        yield

@@ -1,0 +1,205 @@
+"""All that a training goes on from, written whole or not at all, the last few kept."""
+
+import json
+import os
+import pathlib
+import shutil
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from igpt_keras.atomic import atomic_path
+from igpt_keras.errors import InputError
+
+VARIABLES_FILE = "variables.safetensors"
+ABOUT_FILE = "state.json"
+FORMAT_VERSION = 1
+
+
+class Interrupted(Exception):
+    """Training was told to stop; its state at `step` is on disk."""
+
+    def __init__(self, step: int):
+        super().__init__(f"training was stopped after step {step}")
+        self.step = step
+
+
+class Remembers(Protocol):
+    """A callback that goes on from what it knew."""
+
+    def memory(self) -> dict[str, Any]:
+        """JSON values."""
+
+    def remember(self, memory: dict[str, Any]) -> None:
+        """Takes what `memory` gave, before training goes on."""
+
+
+class States(keras.callbacks.Callback):
+    """Writes states, `FOLDER/step-00001000`, and goes on from the last.
+
+    A state is the variables of model, optimizer and metrics (weights, moments, step, loss
+    scale, seeds of random numbers) and what other callbacks know. One is written every `every`
+    steps, at the end of every Keras epoch, and when `stop` was called.
+
+    Args:
+        folder: of the states.
+        every: steps between two of them.
+        keep: how many of the last stay.
+        writes: False in workers that are not the chief.
+        callbacks: those that remember, by a name that stays the same. Must come before this
+            one in the list that `fit` gets: they have then done their part of a step.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        every: int,
+        *,
+        keep: int = 2,
+        writes: bool = True,
+        callbacks: dict[str, Remembers] | None = None,
+    ):
+        super().__init__()
+        if every < 1:
+            raise InputError(f"every must be at least 1 step, got {every}")
+        if keep < 1:
+            raise InputError(f"keep must be at least 1 state, got {keep}")
+        self.folder = pathlib.Path(folder)
+        self.every = every
+        self.keep = keep
+        self.writes = writes
+        self.callbacks = callbacks or {}
+        self._stopping = False
+        self._metrics = []
+        # Steps before the epoch that `fit` is in, or before its rest where one goes on. (The
+        # optimizer's own count leaves out steps that a loss scale has skipped.)
+        self._before = self._written = 0
+
+    def stop(self, *signal_and_frame) -> None:
+        """Ends training after the current step, by `Interrupted`; also as a signal handler."""
+        self._stopping = True
+
+    def restore(self, model: keras.Model) -> int:
+        """Puts the compiled `model` into the last state; returns its step, 0 without a state.
+
+        Raises:
+            InputError: a state of another model, or a damaged one.
+        """
+        paths = self.paths()
+        if not paths:
+            return 0
+        path = paths[-1]
+        about = _read_about(path)
+        values = _read_variables(path / VARIABLES_FILE)
+        model.optimizer.build(model.trainable_variables)
+        variables = _variables(model)
+        shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
+        if shapes != {name: value.shape for name, value in values.items()}:
+            raise InputError(f"{path} is the state of another model or of another optimizer")
+        for name, variable in variables.items():
+            variable.assign(values[name])
+        if about["within_epoch"]:
+            metrics = {id(variable) for variable in model.metrics_variables}
+            self._metrics = [(v, values[n]) for n, v in variables.items() if id(v) in metrics]
+        for name, callback in self.callbacks.items():
+            callback.remember(about["callbacks"][name])
+        self._before = self._written = about["step"]
+        return self._before
+
+    def paths(self) -> list[pathlib.Path]:
+        """Of all states, the oldest first."""
+        return sorted(path for path in self.folder.glob("step-*") if (path / ABOUT_FILE).is_file())
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # Keras has reset them, also where an epoch goes on.
+        for variable, value in self._metrics:
+            variable.assign(value)
+        self._metrics = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch + 1 >= self.params["steps"]:
+            # The end of the epoch comes with it: validation, and then a state.
+            return
+        step = self._before + batch + 1
+        if self._stopping or step // self.every > self._written // self.every:
+            self._write(step, within_epoch=True)
+        if self._stopping:
+            raise Interrupted(step)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._before += self.params["steps"]
+        self._write(self._before, within_epoch=False)
+        if self._stopping:
+            raise Interrupted(self._before)
+
+    def _write(self, step, within_epoch):
+        # In all workers: values that are summed over them must be read by all of them.
+        values = {
+            name: keras.ops.convert_to_numpy(variable)
+            for name, variable in _variables(self.model).items()
+        }
+        self._written = step
+        if not self.writes:
+            return
+        about = {
+            "format_version": FORMAT_VERSION,
+            "step": step,
+            "within_epoch": within_epoch,
+            "callbacks": {name: each.memory() for name, each in self.callbacks.items()},
+        }
+        path = self.folder / f"step-{step:08d}"
+        with atomic_path(path, overwrite=True, marker=ABOUT_FILE) as partial:
+            partial.mkdir()
+            _save_variables(values, partial / VARIABLES_FILE)
+            (partial / ABOUT_FILE).write_text(json.dumps(about) + "\n", encoding="utf-8")
+            for file in (*partial.iterdir(), partial):
+                _sync(file)
+        _sync(self.folder)
+        for old in self.paths()[: -self.keep]:
+            # Without it the rest is no state, should this be interrupted.
+            (old / ABOUT_FILE).unlink()
+            shutil.rmtree(old)
+
+
+def _variables(model) -> dict[str, keras.Variable]:
+    """All that changes in training, by names that are the same in every process."""
+    ordered = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
+    unique = list({id(variable): variable for variable in ordered}.values())
+    return {f"{index:05d}": variable for index, variable in enumerate(unique)}
+
+
+def _save_variables(values, file):
+    try:
+        save_file(values, file)
+    except SafetensorError as error:
+        # A full disk, say: what everything else that writes raises.
+        raise OSError(f"{file} cannot be written: {error}") from error
+
+
+def _read_about(path):
+    about = json.loads((path / ABOUT_FILE).read_text(encoding="utf-8"))
+    if about["format_version"] != FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format_version {about['format_version']}; this version reads "
+            f"{FORMAT_VERSION}"
+        )
+    return about
+
+
+def _read_variables(file) -> dict[str, np.ndarray]:
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise InputError(f"{file} is damaged: {error}") from error
+
+
+def _sync(path):
+    """Waits until a file or folder is on disk, so that a state survives a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
