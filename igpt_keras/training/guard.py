@@ -135,7 +135,7 @@ class SpikeGuard(keras.callbacks.Callback):
         *,
         window: int | None = None,
         patience: int | None = None,
-        tolerance: float = 0.05,
+        tolerance: float = 0.1,
     ):
         super().__init__()
         if window is None:

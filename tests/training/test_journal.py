@@ -101,9 +101,9 @@ def test_several_steps_an_execution(config, images, tmp_path):
     journals = {count: Journal(tmp_path / str(count), 2, BATCH_SIZE) for count in (1, 2)}
     for count, journal in journals.items():
         model = new_model(config, run_eagerly=False, jit_compile=False, steps_per_execution=count)
-        fit(model, images, [journal], epochs=1)
+        fit(model, images[:16], [journal], epochs=1)
     one, two = (untimed(read_history(tmp_path / str(count))) for count in journals)
-    assert [record["step"] for record in one] == [record["step"] for record in two] == [2, 4, 5]
+    assert [record["step"] for record in one] == [record["step"] for record in two] == [2, 4, 4]
     for record, other in zip(one, two, strict=True):
         assert record == pytest.approx(other, abs=1e-5)
 
