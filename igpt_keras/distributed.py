@@ -34,6 +34,7 @@ class DistributedTrainer:
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.gradient_norm = keras.metrics.Mean(name="gradient_norm")
+        self._training = False
 
     def distribute_scope(self):
         """The scope of the model's strategy, in which its optimizer is to be made."""
@@ -103,13 +104,17 @@ class DistributedTrainer:
         y_pred = self(x, training=False)
         loss = self._mean_loss(x, y, y_pred, sample_weight, training=False)
         self._count(loss, x, y, y_pred, sample_weight)
-        return self._measured()
+        return self.get_metrics_result()
 
-    def _measured(self):
-        """The figures of evaluation, which has no gradients."""
-        figures = self.get_metrics_result()
-        del figures[self.gradient_norm.name]
+    def get_metrics_result(self):
+        figures = super().get_metrics_result()
+        if not self._training:
+            del figures[self.gradient_norm.name]
         return figures
+
+    def _get_metrics_result_or_logs(self, logs):
+        # `logs` are those of the last whole execution; the data may have ended within another.
+        return self.get_metrics_result()
 
     def _mean_loss(self, x, y, y_pred, sample_weight, training):
         """The mean over the images of `x`, which Keras has divided by the number of replicas."""
@@ -141,13 +146,13 @@ class DistributedTrainer:
                 # the number it starts with.
                 with self.distribute_scope():
                     self.optimizer.build(self.trainable_variables)
-            self.train_function = self._steps(self.train_step, self.get_metrics_result)
+            self.train_function = self._steps(self.train_step, training=True)
 
     def make_test_function(self, force=False):
         if self.test_function is None or force:
-            self.test_function = self._steps(self.test_step, self._measured)
+            self.test_function = self._steps(self.test_step, training=False)
 
-    def _steps(self, step, figures):
+    def _steps(self, step, training):
         """What Keras calls with an iterator, to run `steps_per_execution` batches of it.
 
         Where the data end within these, callbacks hear of none of them, but all count.
@@ -168,17 +173,18 @@ class DistributedTrainer:
         def several_steps(iterator):
             for _ in tf.range(count):
                 strategy.run(one_step, args=(next(iterator),))
-            return figures()
+            return self.get_metrics_result()
 
         if not self.run_eagerly:
             several_steps = tf.function(several_steps, reduce_retracing=True)
 
         def function(iterator):
+            self._training = training
             if isinstance(iterator, (tf.data.Iterator, tf.distribute.DistributedIterator)):
                 return several_steps(iterator)
             for data in itertools.islice(iterator, count):
                 strategy.run(one_step, args=(data,))
-            return figures()
+            return self.get_metrics_result()
 
         return function
 

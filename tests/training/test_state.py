@@ -9,6 +9,7 @@ import tensorflow as tf
 from igpt_keras import ImageGPT, InputError
 from igpt_keras.training.pretraining import pretrain
 from igpt_keras.training.state import Interrupted, States
+from igpt_keras.training.strategies import make_strategy
 
 STEPS_PER_EPOCH, EPOCHS = 5, 3
 
@@ -197,3 +198,15 @@ def test_an_array_has_no_position_to_go_on_from(config, tmp_path, counting):
     tokens, _ = counting
     with pytest.raises(InputError, match="states need train as a function"):
         pretrain(ImageGPT(config), tokens, tokens, epochs=1, states=States(tmp_path, 1))
+
+
+@pytest.mark.slow
+def test_replicas_go_on_where_they_stopped(config, tmp_path):
+    whole, _ = train(config, States(tmp_path / "whole", 100))
+    states = States(tmp_path / "cut", 100)
+    with make_strategy("mirrored").scope():
+        with pytest.raises(Interrupted):
+            train(config, states, callbacks=[Stopper(states, 7)])
+        resumed, _ = train(config, States(tmp_path / "cut", 100))
+    for ours, theirs in zip(all_values(resumed), all_values(whole), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
