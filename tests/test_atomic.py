@@ -1,6 +1,9 @@
+import subprocess
+import sys
+
 import pytest
 
-from igpt_keras.atomic import atomic_path
+from igpt_keras.atomic import atomic_path, remove_leftovers
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path):
@@ -68,3 +71,21 @@ def test_an_empty_folder_may_be_replaced(tmp_path):
     with atomic_path(path, overwrite=True) as partial:
         partial.write_text("file")
     assert path.read_text() == "file"
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    script = (
+        "import os, sys\n"
+        "from igpt_keras.atomic import atomic_path\n"
+        "with atomic_path(sys.argv[1]) as partial:\n"
+        "    partial.mkdir()\n"
+        "    (partial / 'half').write_text('half')\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    for name in (".hidden", "kept"):
+        (tmp_path / name).mkdir()
+    subprocess.run([sys.executable, "-c", script, tmp_path / "folder"], check=False)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert len(left) == 3 and left[0].startswith(".folder.")
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "kept"]

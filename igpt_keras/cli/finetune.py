@@ -135,7 +135,7 @@ def finetune(
         training.prepare(classifier)
         parts = encode_parts(start, data_set, data)
         images = training_images(start, data_set, data, settings)
-        announce(images, parts, settings)
+        announce(images, parts, settings, training)
         trained = train(classifier, images, parts, data, settings, training)
         measured = {
             name: classifier_figures(classifier, part.tokens, part.labels, seed=settings.seed)
@@ -164,7 +164,7 @@ def finetune(
         )
         write_result(result, folder)
     data.report_bad_images()
-    show(result.figures, output)
+    show(result.figures, output, training)
 
 
 def load_start(path: str, settings: Settings) -> ImageGPT:
@@ -256,16 +256,21 @@ def training_images(
     return TrainingImages(None, (tokens, subset.labels), steps_per_epoch, len(subset))
 
 
-def announce(images: TrainingImages, parts: dict[str, LabelledTokens], settings: Settings) -> None:
+def announce(
+    images: TrainingImages,
+    parts: dict[str, LabelledTokens],
+    settings: Settings,
+    training: TrainingOptions,
+) -> None:
     """Says how many images there are, and how long the training takes."""
-    click.echo(f"{images.count} images to train, {len(parts['test'])} to test")
+    training.say(f"{images.count} images to train, {len(parts['test'])} to test")
     if "validation" in parts:
-        click.echo(
+        training.say(
             f"{len(parts['validation'])} to validate: at most {settings.epochs} epochs, ended by "
             f"{settings.patience} without a better validation accuracy"
         )
     else:
-        click.echo(
+        training.say(
             f"validation images are trained on: no early stopping, exactly {settings.epochs} epochs"
         )
 
@@ -358,7 +363,7 @@ def figures_of(
     }
 
 
-def show(figures: dict[str, Any], output: pathlib.Path) -> None:
+def show(figures: dict[str, Any], output: pathlib.Path, training: TrainingOptions) -> None:
     """Prints the figures as a table, and where they are."""
     table = Table(title="Fine-tuning", title_justify="left")
     table.add_column("what")
@@ -375,5 +380,5 @@ def show(figures: dict[str, Any], output: pathlib.Path) -> None:
             table.add_row(row, format(figures[name], form))
     epochs = len(figures["history"]["loss"])
     table.add_row("best epoch", f"{figures['best_epoch']} of {epochs}")
-    Console().print(table)
-    click.echo(f"wrote {output / MODEL_FOLDER}, the classifier, and {output / RESULT_FILE}")
+    Console(stderr=training.progress == "json").print(table)
+    training.conclude(f"wrote {output / MODEL_FOLDER}, the classifier, and {output / RESULT_FILE}")

@@ -125,6 +125,15 @@ class TrainingOptions:
         model.micro_batches = self.micro_batches
         model.backbone.remat = self.remat
 
+    def say(self, message: str) -> None:
+        """Prints what a person may want to know; not where --progress asks for quiet."""
+        if self.progress != "quiet":
+            self.conclude(message)
+
+    def conclude(self, message: str) -> None:
+        """Prints what the training came to; on stderr where the standard output is JSON."""
+        click.echo(message, err=self.progress == "json")
+
 
 DATA_OPTIONS = (
     click.option(

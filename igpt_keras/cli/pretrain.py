@@ -271,7 +271,7 @@ def pretrain(
     if resume is not None:
         _check_nothing_changes(context)
         if (output / RESULT_FILE).exists():
-            click.echo(f"{output} is finished, nothing is left to do")
+            training.conclude(f"{output} is finished, nothing is left to do")
             return
     strategy = make_strategy(training.strategy)
     check_batch_size(strategy, settings.batch_size)
@@ -303,7 +303,9 @@ def pretrain(
         figures = {**_figures(saving, run), "test_loss": test_loss}
         _write(model, run, figures)
     data.report_bad_images()
-    click.echo(f"validation loss {figures['validation_loss']:.4f} nats per pixel; wrote {output}")
+    training.conclude(
+        f"validation loss {figures['validation_loss']:.4f} nats per pixel; wrote {output}"
+    )
 
 
 def _options(context: click.Context) -> dict[str, Any]:
@@ -389,11 +391,9 @@ def _train(
         writes=writes,
         callbacks=callbacks,
     )
-    if training.progress == "auto":
-        click.echo(
-            f"{model.count_params():,} parameters, {total_steps} steps of "
-            f"{settings.batch_size} images"
-        )
+    training.say(
+        f"{model.count_params():,} parameters, {total_steps} steps of {settings.batch_size} images"
+    )
     tokens = images.options.encode(images.held_out, model.palette, model.config.image_size).tokens
     with bar, images.options.decoder.naming_errors(), _stopped_by_signals(states, output):
         pretrain_model(
