@@ -8,6 +8,7 @@ every call, in training and in evaluation (paper, section 2.2 and appendix).
 
 import contextlib
 import math
+from functools import partial
 
 import keras
 import numpy as np
@@ -84,8 +85,15 @@ class ImageGPTBackbone(keras.Model):
     def call(self, inputs):
         h = self.embedding(inputs["tokens"], masked=inputs.get("masked"))
         for block in self.blocks:
-            h = keras.remat(block)(h) if self.remat else block(h)
+            h = self._run(block, h)
         return self.final_norm(h)
+
+    def _run(self, block, h):
+        if not self.remat:
+            return block(h)
+        # A function of its own for every trace: JAX keeps what it has traced by function, the
+        # weights of that trace included.
+        return keras.remat(partial(block))(h)
 
     def hidden_states(self, inputs, last=None):
         """h^0 … h^last, each [B, n, d]: the input of every block, and the last output.
@@ -94,7 +102,7 @@ class ImageGPTBackbone(keras.Model):
         """
         states = [self.embedding(inputs["tokens"], masked=inputs.get("masked"))]
         for block in self.blocks[:last]:
-            states.append(block(states[-1]))
+            states.append(self._run(block, states[-1]))
         return states
 
     def normalised_states(self, inputs, last=None):

@@ -14,12 +14,12 @@ from igpt_keras import ImageGPT, ImageGPTClassifier
 from tests.conftest import FIXTURES
 
 
-def run_python(code, backend, folder):
+def run_python(code, backend, folder, **environment):
     """Runs `code` with `backend` and without TensorFlow: importing it fails there."""
     without_tensorflow = "import sys; sys.modules['tensorflow'] = None\n"
     result = subprocess.run(
         [sys.executable, "-c", without_tensorflow + textwrap.dedent(code), str(folder)],
-        env={**os.environ, "KERAS_BACKEND": backend},
+        env={**os.environ, "KERAS_BACKEND": backend, **environment},
         capture_output=True,
         text=True,
     )
@@ -90,6 +90,29 @@ def test_bert_draws_fresh_masks_on_jax(config, tokens, tmp_path):
         assert np.isfinite(losses).all(), losses
         evaluated = [model.evaluate(tokens, verbose=0)[0] for _ in range(2)]
         assert evaluated[0] != evaluated[1], evaluated
+        """,
+        "jax",
+        tmp_path,
+    )
+
+
+def test_every_block_is_recomputed_on_jax_in_training_and_evaluation(tmp_path):
+    pytest.importorskip("jax")
+    run_python(
+        """
+        import jax, keras, numpy as np, igpt_keras
+        tokens = np.zeros((2, 16), np.int32)
+        config = igpt_keras.ImageGPTConfig(4, 8, 16, 3, 2)
+        for model in (igpt_keras.ImageGPT(config), igpt_keras.ImageGPTClassifier(config, 3)):
+            model.backbone.remat = True
+            trained = [v.value for v in model.trainable_variables]
+            other = [v.value for v in model.non_trainable_variables]
+            run = jax.make_jaxpr(lambda *state: model.stateless_call(*state, tokens)[0])
+            steps = [equation.primitive.name for equation in run(trained, other).eqns]
+            assert steps.count("checkpoint") + steps.count("remat2") == 3, steps
+        model.compile(keras.optimizers.SGD(0.1))
+        labels = np.zeros(2, np.int32)
+        model.fit(tokens, labels, validation_data=(tokens, labels), verbose=0)
         """,
         "jax",
         tmp_path,
