@@ -18,7 +18,13 @@ ROOMS = [
     ["igpt_keras.folder"],
     ["igpt_keras.models"],
     ["igpt_keras.distributed"],
-    ["igpt_keras.losses", "igpt_keras.layers", "igpt_keras.palette", "igpt_keras.pictures"],
+    [
+        "igpt_keras.losses",
+        "igpt_keras.layers",
+        "igpt_keras.palette",
+        "igpt_keras.pictures",
+        "igpt_keras.sharding",
+    ],
     ["igpt_keras.config", "igpt_keras.atomic"],
     ["igpt_keras.errors"],
 ]
@@ -33,6 +39,7 @@ WITHOUT_TENSORFLOW = [
     "igpt_keras.losses",
     "igpt_keras.models",
     "igpt_keras.palette",
+    "igpt_keras.sharding",
 ]
 MODULES = sorted([*ROOT.glob("igpt_keras/**/*.py"), *ROOT.glob("serving/**/*.py")])
 
