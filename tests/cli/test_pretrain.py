@@ -119,6 +119,7 @@ def test_precision_is_that_of_the_model(tmp_path):
     assert {weight.dtype for weight in model.get_weights()} == {np.dtype("float32")}
 
 
+@pytest.mark.slow
 def test_two_workers_write_one_run(trained, tmp_path):
     ports = free_ports(2)
     workers = [f"127.0.0.1:{port}" for port in ports]

@@ -102,6 +102,7 @@ def kill_and_resume(tmp_path, settings, kills, seed):
     return run
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_ends_like_one_that_was_not(tmp_path):
     run = kill_and_resume(tmp_path, SETTINGS, kills=1, seed=0)
     status, output, _ = finish(start("--resume", run))
