@@ -36,7 +36,9 @@ def assert_same(result, expected, tolerance=1e-5):
         np.testing.assert_allclose(result[name], values, rtol=0, atol=atol, err_msg=name)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind != "bert")) for kind in KINDS]
+)
 def test_two_replicas_end_where_one_ends(kind):
     assert_same(train(mirrored(), **KINDS[kind]), alone(kind))
 
@@ -49,6 +51,7 @@ def test_several_steps_an_execution_end_where_single_ones_end(strategy, steps):
     assert_same(result, alone("bert"))
 
 
+@pytest.mark.slow
 def test_two_workers_end_where_one_ends(tmp_path):
     workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
     processes = []
@@ -67,13 +70,14 @@ def test_two_workers_end_where_one_ends(tmp_path):
             assert_same(np.load(tmp_path / f"worker-{index}" / f"{kind}.npz"), alone(kind))
 
 
-@pytest.mark.parametrize("kind", ["bert", pytest.param("classifier", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", [pytest.param("bert", marks=pytest.mark.slow), "classifier"])
 def test_micro_batches_and_remat_end_where_whole_batches_end(kind):
     cut = train(mirrored(), micro_batches=3, remat=True, **KINDS[kind])
     assert_same(cut, alone(kind))
 
 
-@pytest.mark.parametrize("objective", ["ar", pytest.param("bert", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["ar", "bert"])
 def test_the_step_compiled_by_xla_ends_where_the_other_ends(objective):
     compiled = train(
         tf.distribute.get_strategy(),

@@ -89,10 +89,10 @@ def names(states):
 @pytest.mark.parametrize(
     ("objective", "policy", "stops"),
     [
-        # In the first epoch, after its last step, and in the last.
-        ("ar", "float32", [(2, 2), (3, 5), (6, 11)]),
+        # In the first epoch, after its last step, and in the second.
+        ("ar", "float32", [(2, 2), (3, 5), (3, 8)]),
         ("bert", "float32", [(8, 8)]),
-        ("ar", "mixed_float16", [(8, 8)]),
+        pytest.param("ar", "mixed_float16", [(8, 8)], marks=pytest.mark.slow),
     ],
 )
 def test_a_training_that_was_stopped_ends_like_one_that_was_not(
@@ -100,10 +100,12 @@ def test_a_training_that_was_stopped_ends_like_one_that_was_not(
 ):
     kind = {"objective": objective, "policy": policy}
     whole, expected = train(config, States(tmp_path / "whole", 100), **kind)
-    for stop, at in stops:
+    for index, (stop, at) in enumerate(stops):
         states = States(tmp_path / "cut", 100)
+        # What a resumed training draws to begin with must not matter.
+        seed = {"seed": 50 + index} if index else {}
         with pytest.raises(Interrupted, match=f"after step {at}$") as interrupted:
-            train(config, states, callbacks=[Stopper(states, stop)], **kind, seed=at)
+            train(config, states, callbacks=[Stopper(states, stop)], **kind, **seed)
         assert interrupted.value.step == at
     states = States(tmp_path / "cut", 100)
     resumed, history = train(config, states, **kind, seed=77)

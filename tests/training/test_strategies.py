@@ -33,7 +33,8 @@ def test_mirrored_without_gpus_takes_all_logical_cpus():
         ("multi-worker", {}, "needs the hosts in TF_CONFIG"),
         ("auto", {"TF_CONFIG": "worker"}, "TF_CONFIG is not a JSON object: worker"),
         ("auto", {"TF_CONFIG": "[1]"}, "TF_CONFIG is not a JSON object"),
-        ("tpu", {}, "strategy=tpu found no TPU"),
+        # Asks the network for some time.
+        pytest.param("tpu", {}, "strategy=tpu found no TPU", marks=pytest.mark.slow),
         ("auto", {"TPU_NAME": "local"}, "strategy=tpu found no TPU"),
     ],
 )
