@@ -22,6 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import torch
 import transformers
+from peers import mend_torchvision
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -102,14 +103,7 @@ def crops(count: int, width: int, height: int, seed: int) -> list[Image.Image]:
 
 def image_processors(colors: np.ndarray, **settings) -> tuple:
     """Hugging Face's fast image processor (torchvision) and its slow one (Pillow)."""
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:
-        # torchvision built for CUDA beside torch built for the CPU: its box operators cannot be
-        # loaded and are missed at import only. No image processing needs them.
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    mend_torchvision()
     from transformers import ImageGPTImageProcessor, ImageGPTImageProcessorPil
 
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
