@@ -54,6 +54,7 @@ def train(
     return {
         "weights": np.concatenate([weight.ravel() for weight in model.get_weights()]),
         "history": np.array([history[name] for name in sorted(history)]),
+        "losses": np.array(history["loss"]),
         "measured": np.array([measured[name] for name in sorted(measured)]),
         "predicted": model.predict(inputs, **fitting),
     }
