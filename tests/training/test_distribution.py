@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from igpt_keras import ImageGPT
+from igpt_keras.training.optimizers import adam
 from igpt_keras.training.strategies import make_strategy
 from tests.training.replicas import CONFIG, KINDS, data, free_ports, train
 
@@ -102,6 +103,18 @@ def test_the_gradient_norm_is_that_of_the_whole_gradient():
         norm = np.sqrt(sum(np.square((new - old) / rate).sum() for new, old in changes))
         assert history["gradient_norm"] == [pytest.approx(norm, rel=1e-4)]
         assert "gradient_norm" not in model.evaluate(tokens, verbose=0, return_dict=True)
+
+
+def test_the_first_step_of_adam_changes_no_weight_by_more_than_the_rate():
+    tokens, _ = data("ar", False)
+    keras.utils.set_random_seed(5)
+    model = ImageGPT(CONFIG)
+    model.token_logits.kernel.assign(np.random.default_rng(0).normal(size=(8, 8)))
+    model.compile(adam(0.01))
+    before = model.get_weights()
+    model.fit(tokens, batch_size=len(tokens), verbose=0)
+    for new, old in zip(model.get_weights(), before, strict=True):
+        assert np.abs(new - old).max() <= 0.01 * 1.001
 
 
 @pytest.mark.slow
