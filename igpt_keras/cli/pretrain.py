@@ -13,6 +13,7 @@ from typing import Any
 import click
 import keras
 import numpy as np
+import tensorflow as tf
 from click.core import ParameterSource
 from PIL import Image
 
@@ -395,7 +396,10 @@ def _train(
         f"{model.count_params():,} parameters, {total_steps} steps of {settings.batch_size} images"
     )
     tokens = images.options.encode(images.held_out, model.palette, model.config.image_size).tokens
-    with bar, images.options.decoder.naming_errors(), _stopped_by_signals(states, output):
+    # One of several workers cannot stop by itself: the others would wait for it.
+    alone = not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    stopping = _stopped_by_signals(states, output) if alone else contextlib.nullcontext()
+    with bar, images.options.decoder.naming_errors(), stopping:
         pretrain_model(
             model,
             lambda step: share_out(partial(stream.dataset, step), strategy),
