@@ -309,7 +309,7 @@ def _decode(model, tokens, known, settings, num_completions, report, jit_compile
         jit_compile: whether XLA compiles it.
     """
     config = model.config
-    compiled_begin, compiled_decode_rows = _compiled(model, jit_compile)
+    compiled_begin, compiled_decode_rows = compiled_decoder(model, jit_compile)
     counts = int(np.cumprod(known.all(axis=0)).sum()), num_completions
     # XLA wants to know shapes when it compiles.
     state = compiled_begin(tokens, *(counts if jit_compile else map(tf.constant, counts)))
@@ -325,7 +325,7 @@ def _decode(model, tokens, known, settings, num_completions, report, jit_compile
         state = compiled_decode_rows(state, known, settings, num_rows)
 
 
-def _compiled(model, jit_compile: bool):
+def compiled_decoder(model, jit_compile: bool):
     """`begin` and `decode_rows` of `model` as graphs, kept with the model.
 
     XLA's have caches of capacity n from the start, and are traced for each batch size.
