@@ -116,13 +116,13 @@ def our_steps(batch: int, prefix: int, steps: int) -> Iterator[float]:
     import tensorflow as tf
 
     model = our_model()
-    begin, decode_rows = our_decoder(model)
+    begin, decode_rows = our_decoder(model, steps)
     state = begin(random_tokens(batch, LENGTH), tf.constant(prefix), tf.constant(1))
     known = tf.zeros([LENGTH, batch], tf.bool)
     settings = our_settings(batch)
 
     def run():
-        decode_rows(state, known, settings, steps // IMAGE_SIZE).tokens.numpy()
+        decode_rows(state, known, settings).tokens.numpy()
 
     while True:
         yield seconds(run) / steps
@@ -136,10 +136,10 @@ def our_model():
     )
 
 
-def our_decoder(model):
+def our_decoder(model, steps: int):
     from igpt_keras.sampling.completion import compiled_decoder
 
-    return compiled_decoder(model, jit_compile=False)
+    return compiled_decoder(model, steps // IMAGE_SIZE, jit_compile=False)
 
 
 def our_settings(batch: int):
@@ -155,7 +155,7 @@ def our_prefix_passes(batch: int, prefix: int) -> dict[str, float]:
     """Seconds of the pass over the prefix, for some images and for completions of one."""
     import tensorflow as tf
 
-    begin, _ = our_decoder(our_model())
+    begin, _ = our_decoder(our_model(), LENGTH)
 
     def best(images, completions):
         def run():

@@ -62,6 +62,11 @@ class Settings(NamedTuple):
     top_p: tf.Tensor  # float32
 
 
+SETTINGS_SPEC = Settings(
+    *(tf.TensorSpec([None], dtype) for dtype in (tf.int64, tf.float32, tf.int32, tf.float32))
+)
+
+
 class State(NamedTuple):
     """A decoder between two positions. Time comes first, so that a step writes one row."""
 
@@ -198,10 +203,7 @@ def sample_tokens(model, tokens, known, seeds, temperature, top_k, top_p):
     prefix = tf.reduce_sum(tf.math.cumprod(tf.cast(tf.reduce_all(known, axis=0), tf.int32)))
     known = tf.transpose(known)
     state = begin(model, tokens, prefix, num_completions=1)
-    cache = tf.TensorSpec([None, None, config.head_dim], model.compute_dtype)
-    invariants = tf.nest.map_structure(lambda tensor: tensor.shape, state)._replace(
-        caches=tf.nest.map_structure(lambda _: cache.shape, state.caches)
-    )
+    invariants = tf.nest.map_structure(lambda spec: spec.shape, state_spec(model))
     (state,) = tf.while_loop(
         lambda state: state.position < config.sequence_length,
         lambda state: (decode_rows(model, state, known, settings, rows_of_chunk(config)),),
@@ -309,12 +311,12 @@ def _decode(model, tokens, known, settings, num_completions, report, jit_compile
         jit_compile: whether XLA compiles it.
     """
     config = model.config
-    compiled_begin, compiled_decode_rows = compiled_decoder(model, jit_compile)
+    num_rows = rows_of_chunk(config) if report is None else 1
+    compiled_begin, compiled_decode_rows = compiled_decoder(model, num_rows, jit_compile)
     counts = int(np.cumprod(known.all(axis=0)).sum()), num_completions
     # XLA wants to know shapes when it compiles.
     state = compiled_begin(tokens, *(counts if jit_compile else map(tf.constant, counts)))
     known = tf.repeat(tf.transpose(known), num_completions, axis=1)
-    num_rows = rows_of_chunk(config) if report is None else 1
     row = 0
     while True:
         while report is not None and row < int(state.position) // config.image_size:
@@ -322,34 +324,55 @@ def _decode(model, tokens, known, settings, num_completions, report, jit_compile
             row += 1
         if int(state.position) == config.sequence_length:
             return state
-        state = compiled_decode_rows(state, known, settings, num_rows)
+        state = compiled_decode_rows(state, known, settings)
 
 
-def compiled_decoder(model, jit_compile: bool):
-    """`begin` and `decode_rows` of `model` as graphs, kept with the model.
+def compiled_decoder(model, num_rows: int, jit_compile: bool):
+    """`begin` and `decode_rows` for `num_rows` as graphs, traced once and kept with the model.
 
-    XLA's have caches of capacity n from the start, and are traced for each batch size.
+    XLA's are traced for each batch size, and have caches of full capacity from the start.
     """
-    name = "_compiled_decoder_xla" if jit_compile else "_compiled_decoder"
-    if hasattr(model, name):
-        return getattr(model, name)
     length = model.config.sequence_length
 
-    def begin_(tokens, prefix, num_completions):
+    def compiled_begin(tokens, prefix, num_completions):
         state = begin(model, tokens, prefix, num_completions)
         return state._replace(caches=grow(state.caches, length)) if jit_compile else state
 
-    def decode_rows_(state, known, settings, num_rows):
+    def compiled_decode_rows(state, known, settings):
         return decode_rows(model, state, known, settings, num_rows)
 
-    functions = tuple(
-        tf.function(
-            function,
-            jit_compile=jit_compile,
-            reduce_retracing=not jit_compile,
-            autograph=False,
-        )
-        for function in (begin_, decode_rows_)
+    def compiled(function, name, signature):
+        name = f"_compiled_{name}" + ("_by_xla" if jit_compile else "")
+        if not hasattr(model, name):
+            graph = tf.function(
+                function,
+                input_signature=None if jit_compile else signature,
+                jit_compile=jit_compile,
+                autograph=False,
+            )
+            setattr(model, name, graph)
+        return getattr(model, name)
+
+    count = tf.TensorSpec([], tf.int32)
+    return (
+        compiled(compiled_begin, "begin", [tf.TensorSpec([None, length], tf.int32), count, count]),
+        compiled(
+            compiled_decode_rows,
+            f"decode_{num_rows}_rows",
+            [state_spec(model), tf.TensorSpec([length, None], tf.bool), SETTINGS_SPEC],
+        ),
     )
-    setattr(model, name, functions)
-    return functions
+
+
+def state_spec(model) -> State:
+    """Shapes and dtypes of a state whose batch size and capacity are not known."""
+    config = model.config
+    cache = tf.TensorSpec([None, None, config.head_dim], model.compute_dtype)
+    by_time = tf.TensorSpec([config.sequence_length, None], tf.float32)
+    return State(
+        position=tf.TensorSpec([], tf.int32),
+        tokens=tf.TensorSpec([config.sequence_length, None], tf.int32),
+        log_probabilities=by_time,
+        entropies=by_time,
+        caches=[(cache, cache)] * config.num_layers,
+    )
