@@ -67,20 +67,22 @@ class TokenEmbedding(keras.layers.Layer):
             content = ops.concatenate([start, content[:, :-1]], axis=1)
         return content + self.positions[: ops.shape(tokens)[1]]
 
-    def step(self, previous, position):
-        """One position of `call` with a start vector, for a decoder that goes step by step.
+    def step(self, previous, start):
+        """Some positions of `call` with a start vector, for a decoder that goes step by step.
 
         Args:
-            previous: int32 [B], the tokens at `position` - 1; unused at position 0.
-            position: int32 scalar.
+            previous: int32 [B, k], the tokens at positions `start` - 1 … `start` + k - 2; at
+                position -1 it does not matter which.
+            start: int32 scalar.
 
-        Returns: [B, 1, d] in the compute dtype.
+        Returns: [B, k, d] in the compute dtype, of positions `start` … `start` + k - 1.
         """
+        positions = start + ops.arange(ops.shape(previous)[1])
         content = ops.where(
-            position == 0, self.start_vector, ops.take(self.tokens, previous, axis=0)
+            (positions == 0)[:, None], self.start_vector, ops.take(self.tokens, previous, axis=0)
         )
-        content = ops.cast(content, self.compute_dtype)
-        return (content + ops.cast(self.positions[position], self.compute_dtype))[:, None]
+        added = ops.cast(ops.take(self.positions, positions, axis=0), self.compute_dtype)
+        return ops.cast(content, self.compute_dtype) + added
 
     def compute_output_shape(self, tokens_shape):
         return (*tokens_shape, self.hidden_dim)
@@ -107,11 +109,12 @@ class SelfAttention(keras.layers.Layer):
             (1/√(d·L) in the published code).
 
     Call arguments:
-        x: [B, n, d].
-        attend: what maps queries, keys and values, each [B, n, H, D], to attended
+        x: [B, n, d], or with `attend` also [B · n, d]: products of matrices cost TensorFlow
+            fewer operations than those of stacks.
+        attend: what maps queries, keys and values, each [..., H, D], to attended
             values of the same shape; a decoder with a cache gives its own.
 
-    Returns: [B, n, d].
+    Returns: of the shape of `x`.
     """
 
     def __init__(self, num_heads, causal, use_bias, output_stddev, **kwargs):
@@ -142,14 +145,14 @@ class SelfAttention(keras.layers.Layer):
         self.output_map.build(input_shape)
 
     def call(self, x, attend=None):
-        batch, length, width = ops.shape(x)
-        heads = (batch, length, 3, self.num_heads, self.head_dim)
-        query, key, value = ops.unstack(ops.reshape(self.query_key_value(x), heads), 3, axis=2)
+        leading = (-1,) if len(x.shape) == 2 else ops.shape(x)[:-1]
+        heads = (*leading, 3, self.num_heads, self.head_dim)
+        query, key, value = ops.unstack(ops.reshape(self.query_key_value(x), heads), 3, axis=-3)
         if attend is None:
             attended = dot_product_attention(query, key, value, self.causal)
         else:
             attended = attend(query, key, value)
-        return self.output_map(ops.reshape(attended, (batch, length, width)))
+        return self.output_map(ops.reshape(attended, (*leading, x.shape[-1])))
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -189,7 +192,7 @@ def _attention_by_blocks(query, key, value, causal):
     """
     length = ops.shape(query)[2]
     if isinstance(length, int):
-        starts = range(0, length, QUERIES_AT_ONCE)
+        starts = range(0, max(length, 1), QUERIES_AT_ONCE)
         blocks = [(start, min(start + QUERIES_AT_ONCE, length)) for start in starts]
     else:  # known only when the graph runs
         blocks = [(0, length)]
