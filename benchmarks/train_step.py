@@ -3,16 +3,21 @@
     python -m pip install -e '.[benchmark]'
     python benchmarks/train_step.py
     python benchmarks/train_step.py --layers 4 --image-size 64 --batch 1
+    python benchmarks/train_step.py --layers 6 --profile
 
 Prints a Markdown table. The sides take turns, each in a process of its own, as TensorFlow and
 PyTorch in one disturb each other's threads: a step that does not count, then some that do. CPU
 time is that of all threads: unlike wall time it hardly depends on what else the machine is doing.
+`--profile` tells instead which operations our step spends its time in.
 """
 
 import argparse
+import collections
 import dataclasses
 import json
 import os
+import pathlib
+import tempfile
 from collections.abc import Callable, Iterator
 
 from turns import Times, peak_memory, run_apart, timed
@@ -259,6 +264,35 @@ def print_table(sizes: Sizes, sides: dict[str, Side]) -> None:
             row(name, walls[0], median, side.totals(1)[0], f"{side.peak / 1e9:.2f}")
 
 
+def print_profile(sizes: Sizes) -> None:
+    """A table of the operations of one of our steps, by the time from their starts to their ends.
+
+    Two may run at a time, so their sum is more than the step's.
+    """
+    import tensorflow as tf
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    step = our_step(sizes, remat=False, jit_compile=False)
+    step()
+    with tempfile.TemporaryDirectory() as folder:
+        with tf.profiler.experimental.Profile(folder):
+            [(wall, _)] = step()
+        (file,) = pathlib.Path(folder).rglob("*.xplane.pb")
+        profile = xplane_pb2.XSpace.FromString(file.read_bytes())
+    seconds = collections.Counter()
+    for plane in profile.planes:
+        for event in (event for line in plane.lines for event in line.events):
+            # "name:Operation" for what runs an operation, anything else for what surrounds it.
+            _, colon, operation = plane.event_metadata[event.metadata_id].name.rpartition(":")
+            if colon and hasattr(tf.raw_ops, operation.removeprefix("_Mkl")):
+                seconds[operation.removeprefix("_Mkl")] += event.duration_ps / 1e12
+    total = sum(seconds.values())
+    print(f"{wall:.2f} s, of which operations, one after the other, {total:.2f} s\n")
+    print("| operation | s | share |\n| --- | ---: | ---: |")
+    for operation, of_it in seconds.most_common(16):
+        print(f"| {operation} | {of_it:.3f} | {of_it / total:.1%} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=24)
@@ -269,9 +303,13 @@ def main() -> None:
     parser.add_argument(
         "--sides", nargs="+", choices=STEPS, default=STEPS[:3], help="igpt_keras always takes part"
     )
+    parser.add_argument("--profile", action="store_true", help="where our step spends its time")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     sizes = Sizes(arguments.layers, arguments.image_size, arguments.batch)
+    if arguments.profile:
+        print_profile(sizes)
+        return
     if arguments.work:
         work(arguments.work, sizes, arguments.steps)
         return
