@@ -1,6 +1,7 @@
 """`igpt complete`: image files in, completed images out."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import pathlib
@@ -201,22 +202,21 @@ def complete_in_groups(
             )
             for group in groups
         ]
-    return Completions(
-        *(
-            None if part[0] is None else np.concatenate(part)
-            for part in (
-                [getattr(part, name) for part in parts]
-                for name in (
-                    "images",
-                    "tokens",
-                    "log_likelihood",
-                    "total_log_likelihood",
-                    "entropy",
-                )
-            )
-        ),
-        passes=sum(part.passes for part in parts),
-    )
+    return joined(parts)
+
+
+def joined(parts: Sequence[Completions]) -> Completions:
+    """The completions of several groups of images as those of one."""
+    by_name = {
+        field.name: [getattr(part, field.name) for part in parts]
+        for field in dataclasses.fields(Completions)
+    }
+    passes = sum(by_name.pop("passes"))
+    arrays = {
+        name: None if values[0] is None else np.concatenate(values)
+        for name, values in by_name.items()
+    }
+    return Completions(**arrays, passes=passes)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ in a decoder are int32 [n, B], time first.
 
 import abc
 import os
-import pathlib
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -200,11 +200,13 @@ class NeighbourDraft(Draft):
             FileNotFoundError: no such file.
             InputError: another kind of file.
         """
-        path = pathlib.Path(path)
         try:
-            with np.load(path, allow_pickle=False) as tables:
+            tables = np.load(path, allow_pickle=False)
+            if not isinstance(tables, np.lib.npyio.NpzFile):
+                raise InputError("it is one array")
+            with tables:
                 return cls(tables["places"], tables["neighbours"])
-        except (ValueError, EOFError, KeyError, IndexError, AttributeError) as error:
+        except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
             raise InputError(f"draft {path} is unusable: {error}") from None
 
     def check(self, config: ImageGPTConfig) -> None:

@@ -171,7 +171,9 @@ def test_a_draft_is_saved_and_loaded(neighbour_draft, tmp_path):
         neighbour_draft.save(tmp_path / "draft.npz")
 
 
-@pytest.mark.parametrize("content", [b"", b"no draft", "other arrays", "one array"])
+@pytest.mark.parametrize(
+    "content", [b"", b"no draft", b"PK\3\4 cut off", "other arrays", "one array"]
+)
 def test_a_file_that_is_no_draft_is_named(tmp_path, content):
     path = tmp_path / "draft.npz"
     if content == "other arrays":
