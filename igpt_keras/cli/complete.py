@@ -307,18 +307,15 @@ def write_likelihoods(folder: pathlib.Path, records: list[dict]) -> None:
 
 
 def say_likelihoods(records: list[dict]) -> None:
+    """Prints a line for every completion."""
     for record in records:
         parts = [record["file"]]
-        if record["bits_per_sampled_pixel"] is not None:
-            parts.append(
-                f"sampled {record['log_likelihood']:.2f} nats "
-                f"({record['bits_per_sampled_pixel']:.3f} bits/pixel)"
-            )
-        if "total_log_likelihood" in record:
-            parts.append(
-                f"in all {record['total_log_likelihood']:.2f} nats "
-                f"({record['bits_per_pixel']:.3f} bits/pixel)"
-            )
+        for what, nats, per_pixel in (
+            ("sampled", "log_likelihood", "bits_per_sampled_pixel"),
+            ("in all", "total_log_likelihood", "bits_per_pixel"),
+        ):
+            if record.get(per_pixel) is not None:
+                parts.append(f"{what} {record[nats]:.2f} nats ({record[per_pixel]:.3f} bits/pixel)")
         print("  ".join(parts))
 
 
