@@ -13,11 +13,9 @@ import argparse
 import dataclasses
 import json
 import os
-import resource
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
+
+from turns import Times, peak_memory, run_apart, timed
 
 HIDDEN_DIM = 512
 HEADS = 8
@@ -29,8 +27,6 @@ OURS = "igpt_keras"
 OURS_REMAT = "igpt_keras, remat"
 OURS_XLA = "igpt_keras, XLA"
 PRODUCTS = ("products, TensorFlow", "products, PyTorch")
-# Wall and CPU seconds.
-Times = tuple[float, float]
 STEPS = (OURS, HUGGING_FACE, HUGGING_FACE_SDPA, OURS_REMAT, OURS_XLA)
 
 
@@ -193,12 +189,6 @@ def time_of_each(functions: list[Callable]) -> Callable[[], list[Times]]:
     return lambda: [timed(function)[0] for function in functions]
 
 
-def timed(function: Callable) -> list[Times]:
-    wall, cpu = time.perf_counter(), time.process_time()
-    function()
-    return [(time.perf_counter() - wall, time.process_time() - cpu)]
-
-
 def work(side: str, sizes: Sizes, steps: int) -> None:
     """In a side's own process: prints the times of all steps, and the peak of memory in bytes."""
     if side == PRODUCTS[0]:
@@ -211,9 +201,7 @@ def work(side: str, sizes: Sizes, steps: int) -> None:
         step = our_step(sizes, remat=side == OURS_REMAT, jit_compile=side == OURS_XLA)
     step()
     times = [step() for _ in range(steps)]
-    # Linux counts in KiB.
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps([times, peak]))
+    print(json.dumps([times, peak_memory()]))
 
 
 @dataclasses.dataclass
@@ -230,14 +218,7 @@ class Side:
 
     def take_turn(self, name: str, sizes: Sizes, steps: int) -> None:
         arguments = [f"--{key.replace('_', '-')}={value}" for key, value in vars(sizes).items()]
-        output = subprocess.run(
-            [sys.executable, __file__, f"--work={name}", f"--steps={steps}", *arguments],
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        ).stdout
-        times, peak = json.loads(output.splitlines()[-1])
+        times, peak = run_apart(__file__, f"--work={name}", f"--steps={steps}", *arguments)
         self.steps += times
         self.peak = max(self.peak, peak)
 

@@ -27,7 +27,7 @@ from igpt_keras.sampling.settings import (
     known_pixels,
     palette_of,
 )
-from igpt_keras.sampling.speculative import begin_guesses, speculate_rows
+from igpt_keras.sampling.speculative import Guesses, begin_guesses, speculate_rows
 
 # The caches grow by about so many positions at a time: attention goes over what exists, and
 # the copies on growing stay rare.
@@ -79,6 +79,7 @@ class State(NamedTuple):
     log_probabilities: tf.Tensor  # float32 [n, B · N]
     entropies: tf.Tensor  # float32 [n, B · N]
     caches: Caches
+    guesses: Guesses | tuple[()] = ()  # with a draft
 
 
 def complete(
@@ -339,11 +340,11 @@ def _decode(model, draft, tokens, known, settings, num_completions, report, jit_
     after that over what is known.
     """
     config = model.config
-    compiled_begin, compiled_decode_rows = _compiled(model, draft, jit_compile)
+    compiled_begin, compiled_decode_rows = compiled_decoder(model, jit_compile, draft)
     prefix = int(np.cumprod(known.all(axis=0)).sum())
     counts = prefix, num_completions
     # XLA wants to know shapes when it compiles.
-    state, guesses = compiled_begin(tokens, *(counts if jit_compile else map(tf.constant, counts)))
+    state = compiled_begin(tokens, *(counts if jit_compile else map(tf.constant, counts)))
     known = tf.repeat(tf.transpose(known), num_completions, axis=1)
     num_rows = rows_of_chunk(config) if report is None else 1
     row = 0
@@ -353,16 +354,15 @@ def _decode(model, draft, tokens, known, settings, num_completions, report, jit_
             report(row, of_row.numpy().T)
             row += 1
         if int(state.position) == config.sequence_length:
-            passes = config.sequence_length - prefix if draft is None else int(guesses.passes)
+            passes = int(state.guesses.passes if draft else config.sequence_length - prefix)
             return tuple(map(tf.transpose, state[1:4])), passes
-        state, guesses = compiled_decode_rows(state, guesses, known, settings, num_rows)
+        state = compiled_decode_rows(state, known, settings, num_rows)
 
 
-def _compiled(model, draft, jit_compile: bool):
-    """Beginning and going on by rows as graphs, kept with the model, or with the draft for it.
+def compiled_decoder(model, jit_compile: bool, draft: Draft | None = None):
+    """`begin` and `decode_rows` as graphs, kept with the model, or with the draft for it.
 
-    Both give the state and, with a draft, its guesses. XLA's have caches of capacity n from the
-    start, and are traced for each batch size.
+    XLA's have caches of capacity n from the start, and are traced for each batch size.
     """
     compiled = vars(model if draft is None else draft).setdefault("_compiled_decoders", {})
     key = (id(model), jit_compile, draft and draft.window)
@@ -374,12 +374,14 @@ def _compiled(model, draft, jit_compile: bool):
         state = begin(model, tokens, prefix, num_completions)
         if jit_compile:
             state = state._replace(caches=grow(state.caches, length))
-        return state, draft and begin_guesses(draft, tokens, prefix, num_completions)
-
-    def decode_rows_(state, guesses, known, settings, num_rows):
         if draft is None:
-            return decode_rows(model, state, known, settings, num_rows), None
-        return speculate_rows(model, draft, state, guesses, known, settings, num_rows)
+            return state
+        return state._replace(guesses=begin_guesses(draft, tokens, prefix, num_completions))
+
+    def decode_rows_(state, known, settings, num_rows):
+        if draft is None:
+            return decode_rows(model, state, known, settings, num_rows)
+        return speculate_rows(model, draft, state, known, settings, num_rows)
 
     compiled[key] = tuple(
         tf.function(

@@ -24,7 +24,7 @@ from igpt_keras.sampling.drawing import draw, gumbel_noise, measure
 
 
 class Guesses(NamedTuple):
-    """What is kept beside the decoder's state, whose tokens hold the guesses."""
+    """What a decoder keeps with a draft, beside its tokens, which hold the guesses."""
 
     stop: tf.Tensor  # int32 scalar, the first position without a guess
     passes: tf.Tensor  # int32 scalar, passes of the model so far
@@ -37,15 +37,12 @@ def begin_guesses(draft: Draft, tokens, prefix, num_completions: int) -> Guesses
     return Guesses(prefix, tf.zeros_like(prefix), draft.begin(tokens, prefix, num_completions))
 
 
-def speculate_rows(model, draft: Draft, state, guesses: Guesses, known, settings, num_rows: int):
+def speculate_rows(model, draft: Draft, state, known, settings, num_rows: int):
     """As `decode_rows`: goes on to the end of a row of the image or a little further.
 
     Args:
-        model, state, known, settings, num_rows: as for `decode_rows`.
-        draft: that of `guesses`.
-        guesses: as `begin_guesses` or the last call left them.
-
-    Returns: state and guesses.
+        model, state, known, settings, num_rows: as for `decode_rows`, the state with `guesses`.
+        draft: that of the state's guesses.
     """
     config = model.config
     size, length = config.image_size, config.sequence_length
@@ -73,12 +70,12 @@ def speculate_rows(model, draft: Draft, state, guesses: Guesses, known, settings
         token = draw_at(position[None], tokens[position][None], logits)
         return tf.tensor_scatter_nd_update(tokens, [[position]], token)
 
-    def step(state, guesses):
+    def step(state):
         # The last windows reach back over what is final rather than beyond the image.
         start = tf.minimum(state.position, length - window)
         positions = start + tf.range(window)
         tokens, kept = draft.propose(
-            guesses.kept, state.tokens, window, guesses.stop, start + window - 1, write
+            state.guesses.kept, state.tokens, window, state.guesses.stop, start + window - 1, write
         )
         previous = tf.gather(tokens, tf.maximum(positions - 1, 0))
         logits, caches = advance(model, tf.transpose(previous), start, state.caches)
@@ -94,18 +91,21 @@ def speculate_rows(model, draft: Draft, state, guesses: Guesses, known, settings
             return tf.tensor_scatter_nd_update(values, positions[:, None], new)
 
         log_probabilities, entropies = measure(logits, drawn)
-        state = state._replace(
-            position=start + accepted,
-            tokens=tf.tensor_scatter_nd_update(tokens, positions[:, None], drawn),
-            log_probabilities=written(state.log_probabilities, log_probabilities),
-            entropies=written(state.entropies, entropies),
-            caches=caches,
+        return (
+            state._replace(
+                position=start + accepted,
+                tokens=tf.tensor_scatter_nd_update(tokens, positions[:, None], drawn),
+                log_probabilities=written(state.log_probabilities, log_probabilities),
+                entropies=written(state.entropies, entropies),
+                caches=caches,
+                guesses=Guesses(start + window, state.guesses.passes + 1, kept),
+            ),
         )
-        return state, Guesses(start + window, guesses.passes + 1, kept)
 
-    return tf.while_loop(
-        lambda state, _: state.position < stop,
+    (state,) = tf.while_loop(
+        lambda state: state.position < stop,
         step,
-        (state._replace(caches=caches), guesses),
+        (state._replace(caches=caches),),
         parallel_iterations=1,
     )
+    return state

@@ -22,8 +22,11 @@ def small_model(hidden_dim=16, num_heads=2, use_bias=False, dtype="float32"):
     config = ImageGPTConfig(4, COLORS, hidden_dim, 2, num_heads, use_bias=use_bias)
     model = ImageGPT(config, dtype=dtype)
     generator = np.random.default_rng(4)
-    deviation = 1 / np.sqrt(hidden_dim)
-    model.set_weights([generator.normal(0, deviation, w.shape) for w in model.get_weights()])
+    for weight in model.weights:
+        # Embeddings and the scales of norms of order 1, as in a trained model.
+        is_kernel = len(weight.shape) == 2 and "embedding" not in weight.path
+        deviation = 1 / np.sqrt(weight.shape[0]) if is_kernel else 1
+        weight.assign(generator.normal(0, deviation, weight.shape))
     return model
 
 

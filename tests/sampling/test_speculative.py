@@ -62,17 +62,18 @@ def test_completions_are_those_of_plain_decoding(trained, drafts, digits, name):
 
 
 def test_known_pixels_in_any_place_are_kept(trained, drafts, digits):
-    known = np.random.default_rng(3).random((4, 8, 8)) < 0.4
-    images = digits[0][:4]
+    # As many sequences as in the test above: nothing is traced anew.
+    known = np.random.default_rng(3).random((6, 8, 8)) < 0.4
+    images = digits[0][:6]
     for draft in (drafts["model"], drafts["neighbours"]):
         plain = igpt_keras.complete(trained[0], None, images, known=known, seed=5)
         fast = igpt_keras.complete(trained[0], None, images, known=known, seed=5, draft=draft)
         np.testing.assert_array_equal(fast.tokens, plain.tokens)
     original = digits[2].quantize(images)
-    np.testing.assert_array_equal(fast.tokens.reshape(4, 8, 8)[known], original[known])
+    np.testing.assert_array_equal(fast.tokens.reshape(6, 8, 8)[known], original[known])
 
 
-@pytest.mark.parametrize("window", [1, 2, 100])
+@pytest.mark.parametrize("window", [1, 100])
 def test_a_window_of_any_width_will_do(trained, neighbour_draft, digits, window):
     draft = NeighbourDraft(neighbour_draft.places, neighbour_draft.neighbours)
     draft.window = window
@@ -87,7 +88,7 @@ def test_rows_come_in_order_and_are_final(trained, drafts, digits):
     completed = igpt_keras.complete(
         trained[0],
         None,
-        digits[0][:2],
+        digits[0][:6],
         3,
         draft=drafts["neighbours"],
         on_row=lambda row, pixels: rows.append((row, pixels)),
@@ -97,13 +98,13 @@ def test_rows_come_in_order_and_are_final(trained, drafts, digits):
         np.testing.assert_array_equal(pixels, completed.images[:, :, row])
 
 
-def test_what_xla_compiles_gives_the_same(trained, drafts, digits):
-    plain = igpt_keras.complete(trained[0], None, digits[0][:2], 5, seed=4)
-    for draft in (drafts["model"], drafts["neighbours"]):
-        fast = igpt_keras.complete(
-            trained[0], None, digits[0][:2], 5, seed=4, draft=draft, jit_compile=True
-        )
-        np.testing.assert_array_equal(fast.tokens, plain.tokens)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["model", "neighbours"])
+def test_what_xla_compiles_gives_the_same(trained, drafts, digits, name):
+    arguments = {"images": digits[0][:2], "keep_rows": 5, "seed": 4}
+    plain = igpt_keras.complete(trained[0], None, **arguments)
+    fast = igpt_keras.complete(trained[0], None, **arguments, draft=drafts[name], jit_compile=True)
+    np.testing.assert_array_equal(fast.tokens, plain.tokens)
 
 
 def test_samples_follow_the_exact_distribution():
@@ -117,7 +118,7 @@ def test_samples_follow_the_exact_distribution():
     for any_model in (model, draft):
         weights = [generator.normal(0, 0.5, w.shape) for w in any_model.get_weights()]
         any_model.set_weights(weights)
-    count = 20_000
+    count = 10_000
     drawn = igpt_keras.sample(model, palette, count, draft=draft).tokens[:, 0]
     every = np.stack(np.meshgrid(*[range(3)] * 4, indexing="ij"), axis=-1).reshape(-1, 4)
     every = every.astype(np.int32)
