@@ -8,7 +8,6 @@ in a decoder are int32 [n, B], time first.
 import abc
 import os
 import zipfile
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -55,22 +54,17 @@ class Draft(abc.ABC):
         """
 
     @abc.abstractmethod
-    def propose(
-        self, kept: Any, tokens, window: int, first, stop, write: Callable[..., Any]
-    ) -> tuple[Any, Any]:
-        """Guesses the tokens at positions `first` … `stop` - 1.
+    def logits(self, kept: Any, tokens, start, count: int) -> tuple[Any, Any]:
+        """Logits at positions `start` … `start` + `count` - 1, each given the tokens before it.
 
         Args:
             kept: what `begin` or the last call kept.
-            tokens: those before `first`; of these the last `window` - 1 may have changed since
-                the last call.
-            window: see `tokens`.
-            first: int32 scalar.
-            stop: int32 scalar, at most n - 1; nothing is guessed where it is not above `first`.
-            write: `write(tokens, position, logits [B, V])` gives the tokens with what is drawn
-                there.
+            tokens: of the last `window` before `start`, and of those after it, any may have
+                changed since the last call.
+            start: int32 scalar.
+            count: at most n.
 
-        Returns: the tokens and what it keeps.
+        Returns: float32 [count, B, V], and what it keeps.
         """
 
 
@@ -89,25 +83,15 @@ class ModelDraft(Draft):
         _, caches = prefill(self.model, tokens[:, :prefix])
         return grow(repeat(caches, config.num_heads, num_completions), config.sequence_length)
 
-    def propose(self, kept, tokens, window, first, stop, write):
-        # Goes anew over what may have changed, and comes to the first position to guess.
-        start = tf.clip_by_value(first + 1 - window, 0, self.model.config.sequence_length - window)
-        previous = tf.gather(tokens, tf.maximum(start - 1 + tf.range(window), 0))
-        logits, caches = advance(self.model, tf.transpose(previous), start, kept)
-        next_logits = tf.gather(logits, tf.minimum(first - start, window - 1), axis=1)
-
-        def step(position, tokens, next_logits, caches):
-            tokens = write(tokens, position, next_logits)
-            logits, caches = advance(self.model, tokens[position][:, None], position + 1, caches)
-            return position + 1, tokens, logits[:, 0], caches
-
-        _, tokens, _, caches = tf.while_loop(
-            lambda position, *_: position < stop,
-            step,
-            (first, tokens, next_logits, caches),
-            parallel_iterations=1,
-        )
-        return tokens, caches
+    def logits(self, kept, tokens, start, count):
+        length = self.model.config.sequence_length
+        # Goes anew over what may have changed.
+        num_anew = min(self.window + count, length)
+        first = tf.clip_by_value(start - self.window, 0, length - num_anew)
+        previous = tf.gather(tokens, tf.maximum(first - 1 + tf.range(num_anew), 0))
+        logits, caches = advance(self.model, tf.transpose(previous), first, kept)
+        logits = tf.gather(logits, start - first + tf.range(count), axis=1)
+        return tf.transpose(logits, [1, 0, 2]), caches
 
 
 class NeighbourDraft(Draft):
@@ -215,25 +199,17 @@ class NeighbourDraft(Draft):
     def begin(self, tokens, prefix, num_completions):
         return ()
 
-    def propose(self, kept, tokens, window, first, stop, write):
-        size = self.vocabulary_size + 1
-        places = tf.constant(self.places)
-        neighbours = tf.constant(self.neighbours.reshape(-1, self.vocabulary_size))
-        first_rows = tf.range(len(NEIGHBOURS))[:, None] * size
-        where = tf.constant(_neighbour_positions(self.image_size))
-        outside = len(self.places)
-
-        def step(position, tokens):
-            beside = where[position]
-            colors = tf.gather(tokens, tf.minimum(beside, outside - 1))
-            colors = tf.where((beside == outside)[:, None], self.vocabulary_size, colors)
-            logits = tf.reduce_sum(tf.gather(neighbours, colors + first_rows), axis=0)
-            return position + 1, write(tokens, position, logits + places[position])
-
-        _, tokens = tf.while_loop(
-            lambda position, _: position < stop, step, (first, tokens), parallel_iterations=1
-        )
-        return tokens, kept
+    def logits(self, kept, tokens, start, count):
+        size, length = self.vocabulary_size + 1, len(self.places)
+        positions = start + tf.range(count)
+        beside = tf.gather(_neighbour_positions(self.image_size), positions)
+        colors = tf.gather(tokens, tf.minimum(beside, length - 1))
+        colors = tf.where((beside == length)[..., None], self.vocabulary_size, colors)
+        # One table of all four below each other.
+        rows = colors + size * tf.range(len(NEIGHBOURS))[:, None]
+        table = self.neighbours.reshape(-1, self.vocabulary_size)
+        of_neighbours = tf.reduce_sum(tf.gather(table, rows), axis=1)
+        return of_neighbours + tf.gather(self.places, positions)[:, None], kept
 
 
 def as_draft(draft: Draft | GenerativeModel, config: ImageGPTConfig) -> Draft:

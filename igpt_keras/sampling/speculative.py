@@ -22,6 +22,10 @@ from igpt_keras.sampling.decoder import advance, grow
 from igpt_keras.sampling.drafts import Draft
 from igpt_keras.sampling.drawing import draw, gumbel_noise, measure
 
+# How often the draft goes over what it guesses, each time given what it guessed before. To guess
+# one position after the other takes as many times as positions, for hardly better guesses.
+SWEEPS = 2
+
 
 class Guesses(NamedTuple):
     """What a decoder keeps with a draft, beside its tokens, which hold the guesses."""
@@ -66,17 +70,24 @@ def speculate_rows(model, draft: Draft, state, known, settings, num_rows: int):
         )
         return tf.where(tf.gather(known, positions), tokens, tf.reshape(drawn, [count, -1]))
 
-    def write(tokens, position, logits):
-        token = draw_at(position[None], tokens[position][None], logits)
-        return tf.tensor_scatter_nd_update(tokens, [[position]], token)
+    def guess(tokens, guesses, start):
+        """The tokens with guesses up to the window's last position, and what the draft keeps."""
+        positions = start + tf.range(window - 1)
+        is_new = (positions >= guesses.stop)[:, None]
+        last = tokens[tf.maximum(guesses.stop - 1, 0)]
+        here = tf.where(is_new & ~tf.gather(known, positions), last, tf.gather(tokens, positions))
+        kept = guesses.kept
+        for _ in range(SWEEPS):
+            tokens = tf.tensor_scatter_nd_update(tokens, positions[:, None], here)
+            logits, kept = draft.logits(kept, tokens, start, window - 1)
+            here = tf.where(is_new, draw_at(positions, here, logits), here)
+        return tf.tensor_scatter_nd_update(tokens, positions[:, None], here), kept
 
     def step(state):
         # The last windows reach back over what is final rather than beyond the image.
         start = tf.minimum(state.position, length - window)
         positions = start + tf.range(window)
-        tokens, kept = draft.propose(
-            state.guesses.kept, state.tokens, window, state.guesses.stop, start + window - 1, write
-        )
+        tokens, kept = guess(state.tokens, state.guesses, start)
         previous = tf.gather(tokens, tf.maximum(positions - 1, 0))
         logits, caches = advance(model, tf.transpose(previous), start, state.caches)
         logits = tf.transpose(logits, [1, 0, 2])
