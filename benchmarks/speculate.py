@@ -41,9 +41,9 @@ from igpt_keras.sampling.decoder import advance, grow, prefill
 from igpt_keras.sampling.drawing import gumbel_noise
 from igpt_keras.training.pretraining import pretrain
 
-IMAGES = 6
-ROUNDS = 3
-WINDOWS = (4, 8, 16, 32)
+IMAGES = 4
+ROUNDS = 2
+WINDOWS = (8, 16, 32)
 # A draft for digits: a model of one block.
 DRAFT_DIM, DRAFT_HEADS = 32, 2
 COUNTS = (1, 2, 4, 8, 12, 16, 32)
