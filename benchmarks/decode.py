@@ -10,11 +10,11 @@ time is that of `--steps` pixels after `--prefixes` known ones, without the pass
 
 import argparse
 import collections
+import functools
 import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 
 from turns import peak_memory, run_apart
 
@@ -115,19 +115,23 @@ def torch_products(batch: int, prefix: int, steps: int, transposed: bool) -> Ite
 def our_steps(batch: int, prefix: int, steps: int) -> Iterator[float]:
     import tensorflow as tf
 
-    model = our_model()
-    begin, decode_rows = our_decoder(model)
-    state = begin(random_tokens(batch, LENGTH), tf.constant(prefix), tf.constant(1))
+    begin, decode_rows = our_decoder(steps)
     known = tf.zeros([LENGTH, batch], tf.bool)
     settings = our_settings(batch)
+    states = []
+
+    def start():
+        states[:] = [begin(random_tokens(batch, LENGTH), tf.constant(prefix), tf.constant(1))]
 
     def run():
-        decode_rows(state, known, settings, steps // IMAGE_SIZE).tokens.numpy()
+        decode_rows(states[0], known, settings).tokens.numpy()
 
+    yield seconds(lambda: (start(), run())) / steps
     while True:
         yield seconds(run) / steps
 
 
+@functools.cache
 def our_model():
     import igpt_keras
 
@@ -136,10 +140,10 @@ def our_model():
     )
 
 
-def our_decoder(model):
+def our_decoder(steps: int):
     from igpt_keras.sampling.completion import compiled_decoder
 
-    return compiled_decoder(model, jit_compile=False)
+    return compiled_decoder(our_model(), steps // IMAGE_SIZE, jit_compile=False)
 
 
 def our_settings(batch: int):
@@ -155,7 +159,7 @@ def our_prefix_passes(batch: int, prefix: int) -> dict[str, float]:
     """Seconds of the pass over the prefix, for some images and for completions of one."""
     import tensorflow as tf
 
-    begin, _ = our_decoder(our_model())
+    begin, _ = our_decoder(LENGTH)
 
     def best(images, completions):
         def run():
@@ -172,7 +176,8 @@ def our_prefix_passes(batch: int, prefix: int) -> dict[str, float]:
     }
 
 
-def hugging_face_steps(batch: int, prefix: int, steps: int) -> Iterator[float]:
+@functools.cache
+def hugging_face_model():
     import torch
     from peers import mend_torchvision
 
@@ -188,7 +193,13 @@ def hugging_face_steps(batch: int, prefix: int, steps: int) -> Iterator[float]:
         n_head=HEADS,
         eos_token_id=None,
     )
-    model = ImageGPTForCausalImageModeling(config).eval()
+    return ImageGPTForCausalImageModeling(config).eval()
+
+
+def hugging_face_steps(batch: int, prefix: int, steps: int) -> Iterator[float]:
+    import torch
+
+    model = hugging_face_model()
     tokens = torch.tensor(random_tokens(batch, prefix), dtype=torch.long)
     prompt = torch.cat([torch.full((batch, 1), COLORS), tokens], dim=1)
 
@@ -208,8 +219,8 @@ def hugging_face_steps(batch: int, prefix: int, steps: int) -> Iterator[float]:
     yield from differences(lambda: run(steps), lambda: run(1), steps - 1)
 
 
-def keras_hub_steps(batch: int, prefix: int, steps: int) -> Iterator[float]:
-    import numpy as np
+@functools.cache
+def keras_hub_model():
     from keras_hub.models import GPT2Backbone, GPT2CausalLM
 
     backbone = GPT2Backbone(
@@ -217,6 +228,13 @@ def keras_hub_steps(batch: int, prefix: int, steps: int) -> Iterator[float]:
     )
     model = GPT2CausalLM(backbone)
     model.compile(sampler="random")
+    return model
+
+
+def keras_hub_steps(batch: int, prefix: int, steps: int) -> Iterator[float]:
+    import numpy as np
+
+    model = keras_hub_model()
     tokens = random_tokens(batch, prefix + 1 + steps)
 
     def run(known):
@@ -238,8 +256,8 @@ def work(side: str, arguments: argparse.Namespace) -> dict:
     """In a side's own process: what it measured, for every prefix."""
     functions = {
         PRODUCTS[0]: tensorflow_products,
-        PRODUCTS[1]: partial(torch_products, transposed=False),
-        PRODUCTS[2]: partial(torch_products, transposed=True),
+        PRODUCTS[1]: functools.partial(torch_products, transposed=False),
+        PRODUCTS[2]: functools.partial(torch_products, transposed=True),
         OURS: our_steps,
         HUGGING_FACE: hugging_face_steps,
         KERAS_HUB: keras_hub_steps,

@@ -13,7 +13,7 @@ import tensorflow as tf
 from igpt_keras.errors import InputError
 from igpt_keras.models import GenerativeModel
 from igpt_keras.palette import ColorPalette
-from igpt_keras.sampling.decoder import Caches, advance, grow, prefill, repeat
+from igpt_keras.sampling.decoder import Caches, advance, cache_specs, grow, prefill, repeat
 from igpt_keras.sampling.drafts import Draft, as_draft
 from igpt_keras.sampling.drawing import draw, gumbel_noise, measure
 from igpt_keras.sampling.filling import DEFAULT_ROUNDS, fill
@@ -69,6 +69,11 @@ class Settings(NamedTuple):
     temperature: tf.Tensor  # float32
     top_k: tf.Tensor  # int32
     top_p: tf.Tensor  # float32
+
+
+SETTINGS_SPEC = Settings(
+    *(tf.TensorSpec([None], dtype) for dtype in (tf.int64, tf.float32, tf.int32, tf.float32))
+)
 
 
 class State(NamedTuple):
@@ -226,10 +231,7 @@ def sample_tokens(model, tokens, known, seeds, temperature, top_k, top_p):
     prefix = tf.reduce_sum(tf.math.cumprod(tf.cast(tf.reduce_all(known, axis=0), tf.int32)))
     known = tf.transpose(known)
     state = begin(model, tokens, prefix, num_completions=1)
-    cache = tf.TensorSpec([None, None, config.head_dim], model.compute_dtype)
-    invariants = tf.nest.map_structure(lambda tensor: tensor.shape, state)._replace(
-        caches=tf.nest.map_structure(lambda _: cache.shape, state.caches)
-    )
+    invariants = tf.nest.map_structure(lambda spec: spec.shape, state_spec(model))
     (state,) = tf.while_loop(
         lambda state: state.position < config.sequence_length,
         lambda state: (decode_rows(model, state, known, settings, rows_of_chunk(config)),),
@@ -340,13 +342,13 @@ def _decode(model, draft, tokens, known, settings, num_completions, report, jit_
     after that over what is known.
     """
     config = model.config
-    compiled_begin, compiled_decode_rows = compiled_decoder(model, jit_compile, draft)
+    num_rows = rows_of_chunk(config) if report is None else 1
+    compiled_begin, compiled_decode_rows = compiled_decoder(model, num_rows, jit_compile, draft)
     prefix = int(np.cumprod(known.all(axis=0)).sum())
     counts = prefix, num_completions
     # XLA wants to know shapes when it compiles.
     state = compiled_begin(tokens, *(counts if jit_compile else map(tf.constant, counts)))
     known = tf.repeat(tf.transpose(known), num_completions, axis=1)
-    num_rows = rows_of_chunk(config) if report is None else 1
     row = 0
     while True:
         while report is not None and row < int(state.position) // config.image_size:
@@ -356,21 +358,21 @@ def _decode(model, draft, tokens, known, settings, num_completions, report, jit_
         if int(state.position) == config.sequence_length:
             passes = int(state.guesses.passes if draft else config.sequence_length - prefix)
             return tuple(map(tf.transpose, state[1:4])), passes
-        state = compiled_decode_rows(state, known, settings, num_rows)
+        state = compiled_decode_rows(state, known, settings)
 
 
-def compiled_decoder(model, jit_compile: bool, draft: Draft | None = None):
-    """`begin` and `decode_rows` as graphs, kept with the model, or with the draft for it.
+def compiled_decoder(model, num_rows: int, jit_compile: bool, draft: Draft | None = None):
+    """`begin` and `decode_rows` for `num_rows` as graphs, traced once and kept with the model.
 
-    XLA's have caches of capacity n from the start, and are traced for each batch size.
+    Those with a draft are kept with the draft. XLA's are traced for each batch size, and have
+    caches of full capacity from the start.
     """
-    compiled = vars(model if draft is None else draft).setdefault("_compiled_decoders", {})
-    key = (id(model), jit_compile, draft and draft.window)
-    if key in compiled:
-        return compiled[key]
     length = model.config.sequence_length
+    keeper, suffix = model, ""
+    if draft is not None:
+        keeper, suffix = draft, f"_for_{id(model)}_by_{draft.window}"
 
-    def begin_(tokens, prefix, num_completions):
+    def compiled_begin(tokens, prefix, num_completions):
         state = begin(model, tokens, prefix, num_completions)
         if jit_compile:
             state = state._replace(caches=grow(state.caches, length))
@@ -378,18 +380,45 @@ def compiled_decoder(model, jit_compile: bool, draft: Draft | None = None):
             return state
         return state._replace(guesses=begin_guesses(draft, tokens, prefix, num_completions))
 
-    def decode_rows_(state, known, settings, num_rows):
+    def compiled_decode_rows(state, known, settings):
         if draft is None:
             return decode_rows(model, state, known, settings, num_rows)
         return speculate_rows(model, draft, state, known, settings, num_rows)
 
-    compiled[key] = tuple(
-        tf.function(
-            function,
-            jit_compile=jit_compile,
-            reduce_retracing=not jit_compile,
-            autograph=False,
-        )
-        for function in (begin_, decode_rows_)
+    def compiled(function, name, signature):
+        name = f"_compiled_{name}" + ("_by_xla" if jit_compile else "") + suffix
+        if not hasattr(keeper, name):
+            graph = tf.function(
+                function,
+                input_signature=None if jit_compile else signature,
+                jit_compile=jit_compile,
+                autograph=False,
+            )
+            setattr(keeper, name, graph)
+        return getattr(keeper, name)
+
+    count = tf.TensorSpec([], tf.int32)
+    state = state_spec(model)
+    if draft is not None:
+        state = state._replace(guesses=Guesses(count, count, draft.spec()))
+    return (
+        compiled(compiled_begin, "begin", [tf.TensorSpec([None, length], tf.int32), count, count]),
+        compiled(
+            compiled_decode_rows,
+            f"decode_{num_rows}_rows",
+            [state, tf.TensorSpec([length, None], tf.bool), SETTINGS_SPEC],
+        ),
     )
-    return compiled[key]
+
+
+def state_spec(model) -> State:
+    """Shapes and dtypes of a state whose batch size and capacity are not known."""
+    config = model.config
+    by_time = tf.TensorSpec([config.sequence_length, None], tf.float32)
+    return State(
+        position=tf.TensorSpec([], tf.int32),
+        tokens=tf.TensorSpec([config.sequence_length, None], tf.int32),
+        log_probabilities=by_time,
+        entropies=by_time,
+        caches=cache_specs(model),
+    )

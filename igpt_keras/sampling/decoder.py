@@ -54,41 +54,74 @@ def advance(model, tokens, start, caches: Caches):
     """
     config = model.config
     heads, width = config.num_heads, config.head_dim
-    batch, count = tf.shape(tokens)[0], tokens.shape[1] or tf.shape(tokens)[1]
+    is_one = tokens.shape[1] == 1
+    count = 1 if is_one else tf.shape(tokens)[1]
     positions = start + tf.range(count)
     capacity = tf.shape(caches[0][0])[1]
     hidden = tf.cast(tf.range(capacity)[None] > positions[:, None], tf.float32) * -1e30
-    slots = tf.stack(tf.meshgrid(tf.range(batch * heads), positions, indexing="ij"), axis=-1)
     remaining, updated = iter(caches), []
 
     def by_head(x):
         """[B · k, H, D] to [B · H, k, D]."""
-        if count != 1:
+        if not is_one:
             x = tf.transpose(tf.reshape(x, [-1, count, heads, width]), [0, 2, 1, 3])
         return tf.reshape(x, [-1, count, width])
 
     def by_position(x):
         """[B · H, k, D] to [B · k, H, D]."""
-        if count != 1:
+        if not is_one:
             x = tf.transpose(tf.reshape(x, [-1, heads, count, width]), [0, 2, 1, 3])
         return tf.reshape(x, [-1, heads, width])
 
     def attend(query, key, value):
         keys, values = (
-            tf.tensor_scatter_nd_update(cache, slots, by_head(new))
+            _write(cache, start, by_head(new))
             for cache, new in zip(next(remaining), (key, value), strict=True)
         )
         updated.append((keys, values))
-        query = by_head(query) * (1 / math.sqrt(width))
-        scores = tf.cast(tf.matmul(query, keys, transpose_b=True), tf.float32)
-        weights = tf.cast(tf.nn.softmax(scores + hidden), values.dtype)
-        return by_position(tf.matmul(weights, values))
+        scores = _multiply(by_head(query) * (1 / math.sqrt(width)), keys, adj_y=True)
+        scores = tf.cast(scores, tf.float32) + hidden
+        # TensorFlow's own softmax takes longer over so little.
+        weights = tf.exp(scores - tf.reduce_max(scores, axis=-1, keepdims=True))
+        attended = _multiply(tf.cast(weights, values.dtype), values)
+        total = tf.reduce_sum(weights, axis=-1, keepdims=True)
+        return by_position(tf.cast(tf.cast(attended, tf.float32) / total, values.dtype))
 
     h = tf.reshape(model.backbone.embedding.step(tokens, start), [-1, config.hidden_dim])
     for block in model.backbone.blocks:
         h = block(h, attend=attend)
     logits = model.token_logits(model.backbone.final_norm(h))
     return tf.reshape(logits, [-1, count, config.vocabulary_size]), updated
+
+
+def _write(cache, start, new):
+    """A cache with `new`, [B · H, k, D], from position `start` on, in its own memory if it can."""
+    count = tf.shape(new)[1]
+    if cache.shape[1] is None:
+        return tf.raw_ops.TensorStridedSliceUpdate(
+            input=cache,
+            begin=tf.stack([0, start, 0]),
+            end=tf.stack([0, start + count, 0]),
+            strides=[1, 1, 1],
+            value=new,
+            begin_mask=0b101,
+            end_mask=0b101,
+        )
+    # XLA, which alone has a fixed capacity, takes no such start; without it, this would copy.
+    rows, positions = tf.range(tf.shape(cache)[0]), start + tf.range(count)
+    slots = tf.stack(tf.meshgrid(rows, positions, indexing="ij"), axis=-1)
+    return tf.tensor_scatter_nd_update(cache, slots, new)
+
+
+def _multiply(x, y, adj_y=False):
+    """`tf.matmul`, but never oneDNN's, which is slow for stacks of products with a vector."""
+    return tf.raw_ops.BatchMatMulV3(x=x, y=y, Tout=x.dtype, adj_y=adj_y)
+
+
+def cache_specs(model) -> list[tuple[tf.TensorSpec, tf.TensorSpec]]:
+    """Shapes and dtypes of caches whose batch size and capacity are not known."""
+    cache = tf.TensorSpec([None, None, model.config.head_dim], model.compute_dtype)
+    return [(cache, cache)] * model.config.num_layers
 
 
 def grow(caches: Caches, capacity) -> Caches:

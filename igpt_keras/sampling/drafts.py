@@ -17,7 +17,7 @@ from igpt_keras.atomic import atomic_path
 from igpt_keras.config import ImageGPTConfig
 from igpt_keras.errors import InputError
 from igpt_keras.models import GenerativeModel
-from igpt_keras.sampling.decoder import advance, grow, prefill, repeat
+from igpt_keras.sampling.decoder import advance, cache_specs, grow, prefill, repeat
 from igpt_keras.sampling.settings import check_can_sample, is_integer
 
 # Rows and columns to the pixels that are looked at: left, above, above left, above right.
@@ -54,6 +54,10 @@ class Draft(abc.ABC):
         """
 
     @abc.abstractmethod
+    def spec(self) -> Any:
+        """What it keeps as `tf.TensorSpec`s that hold for any number of sequences."""
+
+    @abc.abstractmethod
     def logits(self, kept: Any, tokens, start, count: int) -> tuple[Any, Any]:
         """Logits at positions `start` … `start` + `count` - 1, each given the tokens before it.
 
@@ -82,6 +86,9 @@ class ModelDraft(Draft):
         config = self.model.config
         _, caches = prefill(self.model, tokens[:, :prefix])
         return grow(repeat(caches, config.num_heads, num_completions), config.sequence_length)
+
+    def spec(self):
+        return cache_specs(self.model)
 
     def logits(self, kept, tokens, start, count):
         length = self.model.config.sequence_length
@@ -197,6 +204,9 @@ class NeighbourDraft(Draft):
         _check_sizes(self.image_size, self.vocabulary_size, config)
 
     def begin(self, tokens, prefix, num_completions):
+        return ()
+
+    def spec(self):
         return ()
 
     def logits(self, kept, tokens, start, count):

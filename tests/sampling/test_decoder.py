@@ -92,6 +92,24 @@ def test_bfloat16_logits_are_as_close_to_float32_as_the_full_pass(jit_compile, d
     assert np.sqrt(np.mean((cached - full) ** 2)) < 1.5 * np.sqrt(2) * error_of_full
 
 
+def test_a_graph_may_take_any_number_of_positions(drawn_tokens):
+    model = small_model()
+    cache = tf.TensorSpec([None, None, model.config.head_dim])
+    compiled = tf.function(
+        lambda tokens, start, caches: advance(model, tokens, start, caches)[0],
+        input_signature=[
+            tf.TensorSpec([None, None], tf.int32),
+            tf.TensorSpec([], tf.int32),
+            [(cache, cache)] * 2,
+        ],
+    )
+    expected = ops.convert_to_numpy(model(drawn_tokens))
+    caches = grow(prefill(model, tf.constant(drawn_tokens[:, :5]))[1], LENGTH)
+    for count in (1, 2, 11):
+        logits = compiled(previous_to(drawn_tokens, 5, count), 5, caches)
+        np.testing.assert_allclose(logits, expected[:, 5 : 5 + count], atol=1e-4)
+
+
 def test_going_back_overwrites(drawn_tokens):
     model = small_model()
     other = np.roll(drawn_tokens, 1, axis=1)

@@ -23,6 +23,9 @@ class WrongDraft(Draft):
     def begin(self, tokens, prefix, num_completions):
         return ()
 
+    def spec(self):
+        return ()
+
     def logits(self, kept, tokens, start, count):
         logits = tf.constant([1e9, 0.0, 0.0, 0.0])
         return tf.tile(logits[None, None], [count, tf.shape(tokens)[1], 1]), kept
