@@ -85,12 +85,12 @@ def trained(config, palette, tokens) -> igpt_keras.ImageGPT:
     return model
 
 
-def task_of(model_path: str, draft_path: str, source: str) -> Task:
+def task_of(model_path: str, draft_path: str, source: str, cache: str | None) -> Task:
     model, small = igpt_keras.load(model_path), igpt_keras.load(draft_path)
     data = open_data([source])
     size = model.config.image_size
-    tokens = encode(data.train, model.palette, size).tokens
-    test = encode(data.test, model.palette, size).tokens
+    tokens = encode(data.train, model.palette, size, cache=cache).tokens
+    test = encode(data.test, model.palette, size, cache=cache).tokens
     chosen = np.random.default_rng(0).choice(len(test), IMAGES, replace=False)
     images = model.palette.dequantize(test[chosen].reshape(-1, size, size))
     return Task(model, drafts_of(small, tokens), images)
@@ -212,6 +212,7 @@ def main() -> None:
     command.add_argument("model")
     command.add_argument("draft")
     command.add_argument("--data", required=True)
+    command.add_argument("--cache", help="folder of encoded images, as of `igpt pretrain`")
     commands.add_parser("passes").add_argument("--preset", default="igpt-s")
     arguments = parser.parse_args()
     if arguments.command == "passes":
@@ -219,7 +220,7 @@ def main() -> None:
     elif arguments.command == "digits":
         compare(digits_task())
     else:
-        compare(task_of(arguments.model, arguments.draft, arguments.data))
+        compare(task_of(arguments.model, arguments.draft, arguments.data, arguments.cache))
 
 
 if __name__ == "__main__":
