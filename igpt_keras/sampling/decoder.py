@@ -118,6 +118,12 @@ def _multiply(x, y, adj_y=False):
     return tf.raw_ops.BatchMatMulV3(x=x, y=y, Tout=x.dtype, adj_y=adj_y)
 
 
+def cache_specs(model) -> list[tuple[tf.TensorSpec, tf.TensorSpec]]:
+    """Shapes and dtypes of caches whose batch size and capacity are not known."""
+    cache = tf.TensorSpec([None, None, model.config.head_dim], model.compute_dtype)
+    return [(cache, cache)] * model.config.num_layers
+
+
 def grow(caches: Caches, capacity) -> Caches:
     """The caches with room for `capacity` positions, an int32 scalar."""
     return tf.nest.map_structure(

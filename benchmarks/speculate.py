@@ -1,0 +1,227 @@
+"""Speculative beside plain decoding, on trained models; what a pass over several positions costs.
+
+    python benchmarks/speculate.py digits
+    python benchmarks/speculate.py trained runs/ar runs/small --data folder:cifar10
+    python benchmarks/speculate.py passes --preset igpt-s
+
+`digits` first trains the model of `igpt quickstart` and a smaller one as its draft, in a minute
+or two; `trained` takes two models and fits the other draft, `NeighbourDraft`, to the training
+images of the data. Both complete held-out images one at a time, from the first half and from
+nothing, with each draft in turn, and check that the pixels are those without one. Prints Markdown
+tables. `passes` needs no trained model.
+"""
+
+import argparse
+import dataclasses
+import os
+import statistics
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import igpt_keras
+from igpt_keras.cli.quickstart import (
+    BATCH_SIZE,
+    HIDDEN_DIM,
+    NUM_COLORS,
+    NUM_HEADS,
+    NUM_LAYERS,
+    PRETRAINING_EPOCHS,
+    PRETRAINING_RATE,
+)
+from igpt_keras.data.digits import load_digits
+from igpt_keras.data.open import open_data
+from igpt_keras.data.pipeline import encode
+from igpt_keras.sampling import Draft, ModelDraft, NeighbourDraft, score
+from igpt_keras.sampling.decoder import advance, grow, prefill
+from igpt_keras.sampling.drawing import gumbel_noise
+from igpt_keras.training.pretraining import pretrain
+
+IMAGES = 4
+ROUNDS = 2
+WINDOWS = (8, 16, 32)
+# A draft for digits: a model of one block.
+DRAFT_DIM, DRAFT_HEADS = 32, 2
+COUNTS = (1, 2, 4, 8, 12, 16, 32)
+REPEATS = 12
+
+
+@dataclasses.dataclass
+class Task:
+    """A model, what may draft for it, and held-out images, uint8 [B, R, R, 3]."""
+
+    model: igpt_keras.ImageGPT
+    drafts: dict[str, Draft]
+    images: np.ndarray
+
+
+def digits_task() -> Task:
+    digits = load_digits()
+    palette = igpt_keras.ColorPalette.fit(digits.train.images, NUM_COLORS)
+    tokens = digits.train.tokens(palette)
+    model, small = (
+        trained(igpt_keras.ImageGPTConfig(8, NUM_COLORS, *sizes), palette, tokens)
+        for sizes in ((HIDDEN_DIM, NUM_LAYERS, NUM_HEADS), (DRAFT_DIM, 1, DRAFT_HEADS))
+    )
+    return Task(model, drafts_of(small, tokens), digits.test.images[:IMAGES])
+
+
+def trained(config, palette, tokens) -> igpt_keras.ImageGPT:
+    keras.utils.set_random_seed(0)
+    model = igpt_keras.ImageGPT(config, palette=palette)
+    pretrain(
+        model,
+        tokens,
+        tokens[:BATCH_SIZE],
+        epochs=PRETRAINING_EPOCHS,
+        batch_size=BATCH_SIZE,
+        learning_rate=PRETRAINING_RATE,
+        verbose=0,
+    )
+    return model
+
+
+def task_of(model_path: str, draft_path: str, source: str, cache: str | None) -> Task:
+    model, small = igpt_keras.load(model_path), igpt_keras.load(draft_path)
+    data = open_data([source])
+    size = model.config.image_size
+    tokens = encode(data.train, model.palette, size, cache=cache).tokens
+    test = encode(data.test, model.palette, size, cache=cache).tokens
+    chosen = np.random.default_rng(0).choice(len(test), IMAGES, replace=False)
+    images = model.palette.dequantize(test[chosen].reshape(-1, size, size))
+    return Task(model, drafts_of(small, tokens), images)
+
+
+def drafts_of(small, tokens) -> dict[str, Draft]:
+    return {
+        "neighbours": NeighbourDraft.fit(tokens, small.config.vocabulary_size),
+        f"model, {small.count_params():,} parameters": ModelDraft(small),
+    }
+
+
+def acceptance(task: Task, draft: Draft, tokens: np.ndarray, seeds: np.ndarray) -> float:
+    """How often a draft that sees the final pixels before one draws the pixel that the model draws.
+
+    Args:
+        tokens: int32 [B, n], drawn by the model from nothing.
+        seeds: int64 [B], those of the sequences.
+    """
+    config = task.model.config
+    size, length = config.image_size, config.sequence_length
+    noise = gumbel_noise(seeds, 0, size, size, config.vocabulary_size)
+    logits, _ = draft.logits(draft.begin(tokens, 0, 1), tf.constant(tokens.T), 0, length)
+    return float(np.mean(tf.argmax(logits + noise, axis=-1).numpy() == tokens.T))
+
+
+def compare(task: Task) -> None:
+    """Prints, for each draft and window, tokens a pass and steps/s beside plain decoding."""
+    model, size = task.model, task.model.config.image_size
+    nats = -score(model, task.images).mean() / size**2
+    print(f"\n{model.count_params():,} parameters, {size}×{size} pixels, ", end="")
+    print(f"{model.config.vocabulary_size} colours, {nats:.3f} nats a pixel\n")
+    sampled = igpt_keras.sample(model, None, 32)
+    seeds = igpt_keras.sampling.completion_seeds(0, 32, 1)[:, 0]
+    print("| draft | acceptance | window | known rows | pixels a pass | plain, steps/s |", end="")
+    print(" speculative, steps/s | ratio |")
+    print("| --- " + "| ---: " * 7 + "|")
+    for name, draft in task.drafts.items():
+        accepted = acceptance(task, draft, sampled.tokens[:, 0], seeds)
+        for window in WINDOWS:
+            draft.window = window
+            for keep_rows in (size // 2, 0):
+                passes, plain, fast = times(task, draft, keep_rows)
+                pixels = (size - keep_rows) * size
+                print(
+                    f"| {name} | {accepted:.3f} | {window} | {keep_rows} | {pixels / passes:.2f} "
+                    f"| {pixels / plain:.0f} | {pixels / fast:.0f} | {plain / fast:.2f} |",
+                    flush=True,
+                )
+
+
+def times(task: Task, draft: Draft, keep_rows: int) -> tuple[float, float, float]:
+    """Passes an image, and seconds an image without and with the draft, in turns."""
+    passes, seconds = [], {None: [], draft: []}
+    for round_number in range(-1, ROUNDS):
+        for image in range(len(task.images)):
+            completions = {}
+            for which in seconds:
+                start = time.perf_counter()
+                completions[which] = igpt_keras.complete(
+                    task.model,
+                    None,
+                    task.images[image : image + 1],
+                    keep_rows,
+                    seed=image,
+                    draft=which,
+                )
+                # The first round traces.
+                if round_number >= 0:
+                    seconds[which].append(time.perf_counter() - start)
+            differ = (completions[None].tokens != completions[draft].tokens).sum()
+            if differ:
+                print(f"<!-- image {image}: {differ} pixels differ: a tie within rounding -->")
+            passes.append(completions[draft].passes)
+    return statistics.mean(passes), *(statistics.mean(values) for values in seconds.values())
+
+
+def measure_passes(preset: str) -> None:
+    """Prints what a pass over k positions costs, at the middle of an image."""
+    model = igpt_keras.ImageGPT(igpt_keras.ImageGPTConfig.preset(preset))
+    config = model.config
+    middle = config.sequence_length // 2
+    _, caches = tf.function(lambda tokens: prefill(model, tokens))(tf.zeros([1, middle], tf.int32))
+    caches = grow(caches, middle + max(COUNTS))
+    passes, seconds = {}, {count: [] for count in COUNTS}
+    for count in COUNTS:
+
+        @tf.function(autograph=False)
+        def repeat(caches, count=count):
+            """`REPEATS` passes, so that the caches are handed over as in the decoder."""
+
+            def step(done, total, caches):
+                logits, caches = advance(model, tf.zeros([1, count], tf.int32), middle, caches)
+                return done + 1, total + tf.reduce_sum(logits), caches
+
+            return tf.while_loop(lambda done, *_: done < REPEATS, step, (0, 0.0, caches))[1]
+
+        passes[count] = repeat
+        repeat(caches)
+    for _ in range(ROUNDS):
+        for count, repeat in passes.items():
+            start = time.perf_counter()
+            repeat(caches).numpy()
+            seconds[count].append((time.perf_counter() - start) / REPEATS)
+    print(f"\n{preset}, batch 1, {middle} positions cached\n")
+    print("| positions a pass | ms | beside one |\n| ---: | ---: | ---: |")
+    for count, values in seconds.items():
+        best = min(values)
+        print(f"| {count} | {1000 * best:.1f} | {best / min(seconds[1]):.2f} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("digits")
+    command = commands.add_parser("trained")
+    command.add_argument("model")
+    command.add_argument("draft")
+    command.add_argument("--data", required=True)
+    command.add_argument("--cache", help="folder of encoded images, as of `igpt pretrain`")
+    commands.add_parser("passes").add_argument("--preset", default="igpt-s")
+    arguments = parser.parse_args()
+    if arguments.command == "passes":
+        measure_passes(arguments.preset)
+    elif arguments.command == "digits":
+        compare(digits_task())
+    else:
+        compare(task_of(arguments.model, arguments.draft, arguments.data, arguments.cache))
+
+
+if __name__ == "__main__":
+    main()
