@@ -13,7 +13,6 @@
 `docs/export.md` has more.
 """  # noqa: E501
 
-import errno
 import os
 import pathlib
 import tempfile
@@ -36,7 +35,7 @@ from serving.export.signatures import (
     make_signatures,
 )
 from serving.export.warmup import warmup_inputs, write_warmup_requests
-from serving.versions import version_folders
+from serving.versions import check_version, publish
 
 # The area of an 8192 × 8192 image: more than a phone's camera gives, and 200 MB decoded.
 MAX_PIXELS = 1 << 26
@@ -82,7 +81,7 @@ def export(
     if max_pixels < 1:
         raise InputError(f"max_pixels must be at least 1, got {max_pixels}")
     if version is not None:
-        _check_version(directory, version)
+        check_version(directory, version)
     pairs = sorted(zip(models, training, strict=True), key=lambda pair: _is_classifier(pair[0]))
     models, training = (list(part) for part in zip(*pairs, strict=True))
     check_feature_layer(models[0], feature_layer)
@@ -91,7 +90,7 @@ def export(
     with tempfile.TemporaryDirectory(prefix=".export.", suffix=SUFFIX, dir=directory) as work:
         partial = pathlib.Path(work, "new")
         _write(partial, pathlib.Path(work), models, training, feature_layer, max_pixels)
-        return _publish(partial, directory, version)
+        return publish(partial, directory, version)
 
 
 def _write(partial, work, models, training, feature_layer, max_pixels) -> None:
@@ -119,34 +118,6 @@ def _set_method(folder: pathlib.Path, signature_name: str, method_name: str) -> 
     updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(folder))
     updater.replace_method_name(signature_name, method_name)
     updater.save()
-
-
-def _publish(partial: pathlib.Path, directory: pathlib.Path, version: int | None):
-    """Moves the complete SavedModel `partial` to its version, the next one unless given."""
-    while True:
-        number = max(version_folders(directory), default=0) + 1 if version is None else version
-        path = directory / str(number)
-        try:
-            # Fails if another export was faster: a folder with content is never replaced.
-            partial.rename(path)
-            return path
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                raise
-            if version is not None:
-                raise _exists(path) from None
-
-
-def _check_version(directory: str | os.PathLike, version: int) -> None:
-    if version < 1:
-        raise InputError(f"version must be at least 1, got {version}")
-    path = pathlib.Path(directory, str(version))
-    if os.path.lexists(path):
-        raise _exists(path)
-
-
-def _exists(path: pathlib.Path) -> FileExistsError:
-    return FileExistsError(f"{path} exists already; versions are never overwritten")
 
 
 def _check_models(models: list[GenerativeModel]) -> None:

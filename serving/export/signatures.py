@@ -34,6 +34,7 @@ DECODED_AT_ONCE = 2
 ConcreteFunction = tf.types.experimental.ConcreteFunction
 
 IMAGE_BYTES = tf.TensorSpec([None], tf.string, "image_bytes")
+EXAMPLES = tf.TensorSpec([None], tf.string, "inputs")
 KEEP_ROWS = tf.TensorSpec([None], tf.int32, "keep_rows")
 SETTINGS = (
     tf.TensorSpec([None], tf.float32, "temperature"),
@@ -110,6 +111,9 @@ class Preprocessing:
     Args:
         model: whose image size and palette count.
         max_pixels: an image that declares more is refused before it is decoded.
+
+    Attributes:
+        tokens: a function from image files string [B] to tokens int32 [B, n].
     """
 
     def __init__(self, model: GenerativeModel, max_pixels: int):
@@ -117,9 +121,10 @@ class Preprocessing:
         self.length = model.config.sequence_length
         self.palette = model.palette
         self.max_pixels = max_pixels
+        # Traced once, for all signatures.
+        self.tokens = tf.function(self._tokens, input_signature=[IMAGE_BYTES], autograph=False)
 
-    def tokens(self, image_bytes):
-        """Image files string [B] to tokens int32 [B, n]."""
+    def _tokens(self, image_bytes):
         return tf.map_fn(
             self._tokens_of_one,
             image_bytes,
@@ -155,7 +160,7 @@ def _functions(
 def _complete(model: GenerativeModel, preprocessing: Preprocessing):
     size = preprocessing.size
 
-    @tf.function(input_signature=[IMAGE_BYTES, KEEP_ROWS, *SETTINGS])
+    @tf.function(input_signature=[IMAGE_BYTES, KEEP_ROWS, *SETTINGS], autograph=False)
     def complete(image_bytes, keep_rows, temperature, top_k, top_p, seed):
         checks = [
             *_checks_of_settings(temperature, top_k, top_p),
@@ -177,7 +182,7 @@ def _complete(model: GenerativeModel, preprocessing: Preprocessing):
 
 
 def _sample(model: GenerativeModel, preprocessing: Preprocessing):
-    @tf.function(input_signature=SETTINGS)
+    @tf.function(input_signature=SETTINGS, autograph=False)
     def sample(temperature, top_k, top_p, seed):
         checks = [
             *_checks_of_settings(temperature, top_k, top_p),
@@ -206,7 +211,7 @@ def _pictures(preprocessing: Preprocessing, tokens, log_likelihood) -> dict:
 def _classify(classifier: ImageGPTClassifier, preprocessing: Preprocessing):
     description = {IMAGE_FEATURE: tf.io.FixedLenFeature([], tf.string)}
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+    @tf.function(input_signature=[EXAMPLES], autograph=False)
     def classify(inputs):
         image_bytes = tf.io.parse_example(inputs, description)[IMAGE_FEATURE]
         outputs = _classes(classifier, preprocessing, image_bytes)
@@ -216,7 +221,7 @@ def _classify(classifier: ImageGPTClassifier, preprocessing: Preprocessing):
 
 
 def _classify_images(classifier: ImageGPTClassifier, preprocessing: Preprocessing):
-    @tf.function(input_signature=[IMAGE_BYTES])
+    @tf.function(input_signature=[IMAGE_BYTES], autograph=False)
     def classify_images(image_bytes):
         return _classes(classifier, preprocessing, image_bytes)
 
@@ -236,7 +241,7 @@ def _classes(classifier: ImageGPTClassifier, preprocessing: Preprocessing, image
 
 
 def _features(model: GenerativeModel, preprocessing: Preprocessing, layer: int):
-    @tf.function(input_signature=[IMAGE_BYTES])
+    @tf.function(input_signature=[IMAGE_BYTES], autograph=False)
     def features(image_bytes):
         return {"features": mean_features(model, preprocessing.tokens(image_bytes), layer)}
 
@@ -262,7 +267,7 @@ def mean_features(model: GenerativeModel, tokens, layer: int):
 
 
 def _score(model: GenerativeModel, preprocessing: Preprocessing):
-    @tf.function(input_signature=[IMAGE_BYTES])
+    @tf.function(input_signature=[IMAGE_BYTES], autograph=False)
     def score(image_bytes):
         nats = model.per_image(preprocessing.tokens(image_bytes))["nats"]
         return {
