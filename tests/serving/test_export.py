@@ -8,10 +8,9 @@ import tensorflow as tf
 
 from igpt_keras import InputError, complete
 from igpt_keras.data.images import read_image
-from igpt_keras.palette import ColorPalette
 from igpt_keras.sampling import completion_seeds
-from serving.export import check_servable, export
-from serving.versions import version_folders
+from serving.export import export
+from serving.export.checks import check_servable
 
 SIZE = 4
 
@@ -124,14 +123,6 @@ def test_colours_are_quantized_as_in_python(tf1_model, model):
     )
 
 
-def test_ties_between_colours_fall_as_in_python(make_model, tmp_path):
-    colors = np.repeat([[-0.5, 0, 0.5], [0.5, 0, -0.5], [0, 0.5, 0], [0, -0.5, 0]], 2, axis=0)
-    model = make_model(palette=ColorPalette(colors))
-    images = np.full((1, SIZE, SIZE, 3), 128, np.uint8)
-    outputs = TF1Model(export(model, tmp_path)).run("complete", **completion_inputs(images))
-    np.testing.assert_array_equal(outputs["tokens"], model.palette.quantize(images).reshape(1, -1))
-
-
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "GIF", "BMP"])
 def test_image_files_are_read_as_in_python(tf1_model, model, tmp_path, file_format):
     path = tmp_path / "image"
@@ -192,57 +183,6 @@ def test_an_empty_batch_gives_empty_outputs(tf1_model):
     assert tf1_model.run("classify_images", image_bytes=[])["scores"].shape == (0, 3)
 
 
-def test_a_classifier_alone_is_the_default(classifier, tmp_path):
-    exported_alone = TF1Model(export(classifier, tmp_path))
-    names = {name for name in exported_alone.signatures if not name.startswith("__")}
-    assert names == {"classify_images", "serving_default"}
-    images = [encode(image) for image in random_images(2)]
-    named, default = (exported_alone.run(name, image_bytes=images) for name in sorted(names))
-    np.testing.assert_array_equal(named["logits"], default["logits"])
-
-
-def test_a_head_before_the_end_gives_the_classes_it_gives_in_process(make_classifier, tmp_path):
-    classifier = make_classifier(layer=0)
-    images = random_images(2, 6, 6)
-    contents = [encode(image) for image in images]
-    logits = TF1Model(export(classifier, tmp_path)).run("classify_images", image_bytes=contents)
-    tokens = classifier.palette.quantize(images).reshape(2, -1)
-    expected = classifier.predict(tokens, verbose=0)
-    np.testing.assert_allclose(logits["logits"], expected, rtol=1e-5, atol=1e-6)
-
-
-def test_a_bert_classifier_is_deterministic_and_masks_its_inputs(make_classifier, tmp_path):
-    classifier = make_classifier("bert")
-    exported_bert = TF1Model(export(classifier, tmp_path))
-    images = random_images(2, 6, 6)
-    contents = [encode(image) for image in images]
-    first, second = (
-        exported_bert.run("classify_images", image_bytes=contents)["logits"] for _ in range(2)
-    )
-    np.testing.assert_array_equal(first, second)
-    alone = exported_bert.run("classify_images", image_bytes=contents[1:])["logits"]
-    np.testing.assert_allclose(alone, first[1:], rtol=1e-5)
-    tokens = classifier.palette.quantize(images).reshape(2, -1)
-    unmasked = classifier({"tokens": tokens, "masked": np.zeros(tokens.shape, bool)})
-    assert np.abs(first - unmasked).max() > 1e-4
-
-
-def test_versions_are_numbered(classifier, tmp_path):
-    directory = tmp_path / "new" / "served"
-    assert export(classifier, directory) == directory / "1"
-    assert export(classifier, directory, version=7) == directory / "7"
-    assert export(classifier, directory) == directory / "8"
-    assert list(version_folders(directory)) == [1, 7, 8]
-    assert sorted(path.name for path in directory.iterdir()) == ["1", "7", "8"]
-
-
-def test_versions_are_ordered_by_number_and_other_names_ignored(tmp_path):
-    for name in ("9", "10", "latest", ".3.partial", "²"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "11").write_text("a file")
-    assert list(version_folders(tmp_path).items()) == [(9, tmp_path / "9"), (10, tmp_path / "10")]
-
-
 def test_an_existing_version_is_kept(model, exported, tmp_path):
     path = shutil.copytree(exported / "1", tmp_path / "1")
     before = (path / "saved_model.pb").read_bytes()
@@ -254,12 +194,6 @@ def test_an_existing_version_is_kept(model, exported, tmp_path):
 def test_version_zero_is_refused(model, tmp_path):
     with pytest.raises(InputError, match="version must be at least 1, got 0"):
         export(model, tmp_path, version=0)
-
-
-def test_a_bert_model_has_no_completion(make_model, tmp_path):
-    with pytest.raises(InputError, match='objective="ar"'):
-        export(make_model(objective="bert"), tmp_path / "served")
-    assert not (tmp_path / "served").exists()
 
 
 def test_a_palette_is_needed(make_model, tmp_path):
