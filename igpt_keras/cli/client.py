@@ -86,7 +86,9 @@ def complete(
             images, keep_rows, num, temperature, top_k, top_p, seed
         ).images
         originals = np.stack([read_image(path, completed.shape[2]) for path in images])
-        write_completions(partial, images, originals, completed, keep_rows)
+        size = completed.shape[2]
+        known = np.broadcast_to(np.arange(size)[:, None] < keep_rows, (size, size))
+        write_completions(partial, images, originals, completed, known)
     print(f"wrote {len(images) * num} completions and {SHEET} to {output}")
 
 

@@ -1,6 +1,8 @@
 """Completing images and sampling new ones, pixel by pixel."""
 
 from igpt_keras.sampling.completion import Completions, complete, sample, sample_tokens
+from igpt_keras.sampling.drafts import Draft, ModelDraft, NeighbourDraft
+from igpt_keras.sampling.scoring import score
 from igpt_keras.sampling.settings import (
     check_backend,
     check_can_sample,
@@ -10,6 +12,9 @@ from igpt_keras.sampling.settings import (
 
 __all__ = [
     "Completions",
+    "Draft",
+    "ModelDraft",
+    "NeighbourDraft",
     "check_backend",
     "check_can_sample",
     "check_settings",
@@ -17,4 +22,5 @@ __all__ = [
     "completion_seeds",
     "sample",
     "sample_tokens",
+    "score",
 ]
