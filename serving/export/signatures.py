@@ -15,7 +15,7 @@ from igpt_keras.data.images import dequantize, fit_to_size, quantize
 from igpt_keras.errors import InputError
 from igpt_keras.evaluation.voting import VOTES, draw_mask
 from igpt_keras.models import GenerativeModel, ImageGPTClassifier
-from igpt_keras.sampling import sample_tokens
+from igpt_keras.sampling import log_probabilities_of, sample_tokens
 
 COMPLETE = "complete"
 SAMPLE = "sample"
@@ -269,10 +269,11 @@ def mean_features(model: GenerativeModel, tokens, layer: int):
 def _score(model: GenerativeModel, preprocessing: Preprocessing):
     @tf.function(input_signature=[IMAGE_BYTES], autograph=False)
     def score(image_bytes):
-        nats = model.per_image(preprocessing.tokens(image_bytes))["nats"]
+        log_probabilities = log_probabilities_of(model, preprocessing.tokens(image_bytes))
+        log_likelihood = tf.reduce_sum(log_probabilities, axis=1)
         return {
-            "log_likelihood": -nats * preprocessing.length,
-            "bits_per_pixel": nats / math.log(2),
+            "log_likelihood": log_likelihood,
+            "bits_per_pixel": -log_likelihood / (preprocessing.length * math.log(2)),
         }
 
     return score
