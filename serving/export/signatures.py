@@ -7,6 +7,7 @@ input and output.
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import tensorflow as tf
 
@@ -61,6 +62,17 @@ def make_signatures(
             signatures[name] = functions[name].get_concrete_function()
     default = next(name for name in (COMPLETE, CLASSIFY_IMAGES, FEATURES) if name in signatures)
     return {**signatures, SERVING_DEFAULT: signatures[default]}
+
+
+def signature_names(models: Iterable[GenerativeModel]) -> set[str]:
+    """The names of the signatures that `models` can give, `serving_default` not among them."""
+    names = {FEATURES}
+    for model in models:
+        if can_sample(model):
+            names |= {COMPLETE, SAMPLE, SCORE}
+        if isinstance(model, ImageGPTClassifier):
+            names |= {CLASSIFY, CLASSIFY_IMAGES}
+    return names
 
 
 def describe(
@@ -145,16 +157,15 @@ def _functions(
     model: GenerativeModel, preprocessing: Preprocessing, feature_layer: int | None
 ) -> dict[str, Callable]:
     """The `tf.function`s of one model, by the names of their signatures."""
-    layer = _feature_layer(model, feature_layer)
-    functions = {FEATURES: _features(model, preprocessing, layer)}
-    if can_sample(model):
-        functions[COMPLETE] = _complete(model, preprocessing)
-        functions[SAMPLE] = _sample(model, preprocessing)
-        functions[SCORE] = _score(model, preprocessing)
-    if isinstance(model, ImageGPTClassifier):
-        functions[CLASSIFY] = _classify(model, preprocessing)
-        functions[CLASSIFY_IMAGES] = _classify_images(model, preprocessing)
-    return functions
+    makers = {
+        COMPLETE: _complete,
+        SAMPLE: _sample,
+        CLASSIFY: _classify,
+        CLASSIFY_IMAGES: _classify_images,
+        FEATURES: partial(_features, layer=_feature_layer(model, feature_layer)),
+        SCORE: _score,
+    }
+    return {name: makers[name](model, preprocessing) for name in signature_names([model])}
 
 
 def _complete(model: GenerativeModel, preprocessing: Preprocessing):
