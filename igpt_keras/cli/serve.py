@@ -77,24 +77,24 @@ def serve(
 
     New versions are picked up while the server runs. One line of JSON a request goes to stderr.
     """
-    server = Server(
-        directory,
-        model_name,
-        host,
-        port,
-        model_config_file=model_config_file,
-        batching=_batching(batching_parameters_file),
-        credentials=_credentials(tls_certificate, tls_key, tls_client_ca),
-        max_message_bytes=max_message_bytes,
-        max_requests=max_requests,
-        poll_seconds=poll_seconds,
-        **_metrics(monitoring_config_file, metrics_port),
-    )
     stopped = threading.Event()
     # What a service manager or `docker stop` sends ends it like Ctrl-C.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     with _log_to_stderr():
+        server = Server(
+            directory,
+            model_name,
+            host,
+            port,
+            model_config_file=model_config_file,
+            batching=_batching(batching_parameters_file),
+            credentials=_credentials(tls_certificate, tls_key, tls_client_ca),
+            max_message_bytes=max_message_bytes,
+            max_requests=max_requests,
+            poll_seconds=poll_seconds,
+            **_metrics(monitoring_config_file, metrics_port),
+        )
         server.start()
         for name, versions in server.versions.items():
             numbers = ", ".join(map(str, versions))

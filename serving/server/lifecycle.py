@@ -108,9 +108,10 @@ class ModelManager:
         for config in self._read_configs():
             model = self._add(config)
             folders = version_folders(config.base_path)
-            self._reconcile(model, folders)
+            broken = self._reconcile(model, folders)
             if not model.available:
                 raise InputError(_why_none(model, folders))
+            _log_broken(model, broken)
 
     def poll(self, seconds: float) -> None:
         """Looks for changes from now on, every so many seconds, in a thread of its own."""
@@ -134,9 +135,11 @@ class ModelManager:
         for config in configs:
             model = self._add(config)
             try:
-                self._reconcile(model, version_folders(config.base_path))
+                broken = self._reconcile(model, version_folders(config.base_path))
             except (InputError, OSError) as error:
                 logger.error("model %s stays as it was: %s", config.name, error)
+            else:
+                _log_broken(model, broken)
         if self._unloaded:
             # Graphs are full of cycles, and hold their weights until they are collected.
             self._unloaded = False
@@ -236,14 +239,20 @@ class ModelManager:
             raise invalid(f"Unrecognized servable version label: {spec.version_label}")
         return model.labels[spec.version_label]
 
-    def _reconcile(self, model: Model, folders: dict[int, pathlib.Path]) -> None:
-        """Loads, then unloads, until what is served is what is wanted and can be."""
+    def _reconcile(self, model: Model, folders: dict[int, pathlib.Path]) -> list[Version]:
+        """Loads, then unloads, until what is served is what is wanted and can be.
+
+        Returns: the versions that were found to be broken.
+        """
         candidates, count = model.candidates(folders)
-        served: set[int] = set()
+        served, broken = set(), []
         for number in candidates:
             if len(served) == count:
                 break
-            if number in model.available or self._try(model, number, folders[number]):
+            if number not in model.available and not self._is_known_broken(model, folders[number]):
+                version = self._load_version(model, number, folders[number])
+                broken.extend([version] if version.error else [])
+            if number in model.available:
                 served.add(number)
         self._assign_labels(model)
         # With nothing to take its place, a version stays.
@@ -252,13 +261,15 @@ class ModelManager:
                 if number not in served:
                     self._unload(model.config.name, version)
         self._forget(model, folders)
+        return broken
 
-    def _try(self, model: Model, number: int, folder: pathlib.Path) -> bool:
-        """Loads a version, and says whether it can be served."""
+    def _is_known_broken(self, model: Model, folder: pathlib.Path) -> bool:
+        known = model.versions.get(int(folder.name))
+        return bool(known and known.error and known.files == _files(folder))
+
+    def _load_version(self, model: Model, number: int, folder: pathlib.Path) -> Version:
+        """A version of `model`, available or with an error."""
         name, files = model.config.name, _files(folder)
-        known = model.versions.get(number)
-        if known and known.error and known.files == files:
-            return False
         version = Version(number, State.LOADING)
         with self._lock:
             model.versions[number] = version
@@ -266,14 +277,13 @@ class ModelManager:
             servable = self._load(name, number, folder)
         # Whatever is wrong with a version's files, the others go on.
         except Exception as error:
-            logger.error("version %d of model %s cannot be loaded: %s", number, name, error)
             with self._lock:
                 version.error, version.files, version.state = str(error), files, State.END
-            return False
+            return version
         with self._lock:
             version.servable, version.state = servable, State.AVAILABLE
         logger.info("version %d of model %s is available", number, name)
-        return True
+        return version
 
     def _assign_labels(self, model: Model) -> None:
         """A label moves when the version it is to point to is there."""
@@ -327,6 +337,16 @@ def _files(folder: pathlib.Path) -> tuple:
                 status = os.stat(os.path.join(directory, name))
                 found.append((directory, name, status.st_size, status.st_mtime_ns))
     return tuple(sorted(found))
+
+
+def _log_broken(model: Model, broken: Sequence[Version]) -> None:
+    for version in broken:
+        logger.error(
+            "version %d of model %s cannot be loaded: %s",
+            version.number,
+            model.config.name,
+            version.error,
+        )
 
 
 def _why_none(model: Model, folders: dict[int, pathlib.Path]) -> str:

@@ -32,7 +32,12 @@ class SavedModel:
             self._loaded = tf.saved_model.load(os.fspath(folder), tags=[tf.saved_model.SERVING])
         # The last is what a cut file of variables gives.
         except (
-            OSError, RuntimeError, ValueError, tf.errors.OpError, DecodeError, IndexError
+            OSError,
+            RuntimeError,
+            ValueError,
+            tf.errors.OpError,
+            DecodeError,
+            IndexError,
         ) as error:
             raise InputError(f"{folder} is not a SavedModel that can be loaded: {error}") from error
 

@@ -152,7 +152,7 @@ REFUSED_REQUESTS = {
     "misnamed input": (
         predict_request({**without("seed"), "seeds": INPUTS["seed"]}),
         grpc.StatusCode.INVALID_ARGUMENT,
-        "Sent extra: {seeds}. Missing but required: {seed}.",
+        "Signature input alias: seed(feed name: complete_seed:0) not found in request",
     ),
     "wrong dtype": (
         predict_request({**INPUTS, "keep_rows": tf.constant([1.0, 2.0])}),
@@ -167,7 +167,7 @@ REFUSED_REQUESTS = {
     "batch sizes that differ": (
         predict_request({**INPUTS, "keep_rows": tf.constant([1])}),
         grpc.StatusCode.INVALID_ARGUMENT,
-        "inputs must have one batch size",
+        "Batching Run() input tensors must have equal 0th-dimension size",
     ),
     "setting out of range": (
         predict_request({**INPUTS, "top_p": tf.constant([0.5, 1.5])}),
