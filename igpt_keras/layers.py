@@ -67,20 +67,22 @@ class TokenEmbedding(keras.layers.Layer):
             content = ops.concatenate([start, content[:, :-1]], axis=1)
         return content + self.positions[: ops.shape(tokens)[1]]
 
-    def step(self, previous, position):
-        """One position of `call` with a start vector, for a decoder that goes step by step.
+    def step(self, previous, start):
+        """Some positions of `call` with a start vector, for a decoder that goes step by step.
 
         Args:
-            previous: int32 [B], the tokens at `position` - 1; unused at position 0.
-            position: int32 scalar.
+            previous: int32 [B, k], the tokens at positions `start` - 1 … `start` + k - 2; at
+                position -1 it does not matter which.
+            start: int32 scalar.
 
-        Returns: [B, 1, d] in the compute dtype.
+        Returns: [B, k, d] in the compute dtype, of positions `start` … `start` + k - 1.
         """
+        positions = start + ops.arange(ops.shape(previous)[1])
         content = ops.where(
-            position == 0, self.start_vector, ops.take(self.tokens, previous, axis=0)
+            (positions == 0)[:, None], self.start_vector, ops.take(self.tokens, previous, axis=0)
         )
-        content = ops.cast(content, self.compute_dtype)
-        return (content + ops.cast(self.positions[position], self.compute_dtype))[:, None]
+        added = ops.cast(ops.take(self.positions, positions, axis=0), self.compute_dtype)
+        return ops.cast(content, self.compute_dtype) + added
 
     def compute_output_shape(self, tokens_shape):
         return (*tokens_shape, self.hidden_dim)
@@ -189,7 +191,7 @@ def _attention_by_blocks(query, key, value, causal):
     """
     length = ops.shape(query)[2]
     if isinstance(length, int):
-        starts = range(0, length, QUERIES_AT_ONCE)
+        starts = range(0, max(length, 1), QUERIES_AT_ONCE)
         blocks = [(start, min(start + QUERIES_AT_ONCE, length)) for start in starts]
     else:  # known only when the graph runs
         blocks = [(0, length)]

@@ -75,10 +75,11 @@ def test_embedding_shifts_by_the_start_vector(tokens):
     expected = np.stack([np.vstack([start, content[row[:-1]]]) + positions for row in tokens])
     np.testing.assert_allclose(numpy(layer(tokens)), expected, atol=1e-6)
     np.testing.assert_allclose(numpy(layer(tokens[:, :5])), expected[:, :5], atol=1e-6)
-    for position in range(16):
-        previous = tokens[:, position - 1]
-        step = numpy(layer.step(previous, position))
-        np.testing.assert_allclose(step[:, 0], expected[:, position], atol=1e-6)
+    for start in range(16):
+        for count in {1, min(3, 16 - start)}:
+            previous = tokens[:, np.arange(start - 1, start - 1 + count)]
+            step = numpy(layer.step(previous, start))
+            np.testing.assert_allclose(step, expected[:, start : start + count], atol=1e-6)
 
 
 def test_embedding_zeroes_masked_contents_before_adding_positions(tokens):

@@ -6,7 +6,8 @@ from keras import ops
 import igpt_keras
 from igpt_keras import ImageGPT, ImageGPTClassifier, ImageGPTConfig, InputError
 from igpt_keras.losses import token_nats
-from igpt_keras.sampling import completion_seeds, draw, sample_tokens
+from igpt_keras.sampling import completion_seeds, sample_tokens
+from igpt_keras.sampling.drawing import draw
 from tests.conftest import FIXTURES
 
 

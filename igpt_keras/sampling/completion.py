@@ -1,0 +1,355 @@
+"""Completing images and sampling new ones, pixel by pixel.
+
+Shapes: B images, N completions of each, n positions, R = √n, V colours.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from igpt_keras.errors import InputError
+from igpt_keras.models import GenerativeModel
+from igpt_keras.palette import ColorPalette
+from igpt_keras.sampling.decoder import Caches, advance, grow, prefill, repeat
+from igpt_keras.sampling.drawing import draw, gumbel_noise
+from igpt_keras.sampling.settings import (
+    check_can_sample,
+    check_model_images,
+    check_settings,
+    completion_seeds,
+    is_integer,
+    known_pixels,
+    palette_of,
+)
+
+# The caches grow by about so many positions at a time: attention goes over what exists, and
+# the copies on growing stay rare.
+CHUNK = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Completions:
+    """N completions of each of B images.
+
+    Likelihoods and entropies are the model's, before temperature, top-k and top-p, each pixel
+    given those before it.
+
+    Attributes:
+        images: uint8 [B, N, R, R, 3].
+        tokens: int32 [B, N, n].
+        log_likelihood: float32 [B, N], nats, of the sampled pixels.
+        total_log_likelihood: float32 [B, N], nats, of all pixels; None from a server.
+        entropy: float32 [B, N, R, R], nats, of the distribution at every pixel, also the
+            known ones; None from a server.
+    """
+
+    images: np.ndarray
+    tokens: np.ndarray
+    log_likelihood: np.ndarray
+    total_log_likelihood: np.ndarray | None = None
+    entropy: np.ndarray | None = None
+
+
+class Settings(NamedTuple):
+    """What is drawn, one value for each of B · N sequences; see `complete`."""
+
+    seeds: tf.Tensor  # int64
+    temperature: tf.Tensor  # float32
+    top_k: tf.Tensor  # int32
+    top_p: tf.Tensor  # float32
+
+
+class State(NamedTuple):
+    """A decoder between two positions. Time comes first, so that a step writes one row."""
+
+    position: tf.Tensor  # int32 scalar, the next one
+    tokens: tf.Tensor  # int32 [n, B · N]
+    log_probabilities: tf.Tensor  # float32 [n, B · N]
+    entropies: tf.Tensor  # float32 [n, B · N]
+    caches: Caches
+
+
+def complete(
+    model: GenerativeModel,
+    palette: ColorPalette | None,
+    images: np.ndarray,
+    keep_rows: int | None = None,
+    num_completions: int = 1,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int | Sequence[int] = 0,
+    *,
+    known: np.ndarray | None = None,
+    on_row: Callable[[int, np.ndarray], None] | None = None,
+    jit_compile: bool = False,
+) -> Completions:
+    """Keeps the known pixels of images and samples the others, in raster order.
+
+    Args:
+        model: an autoregressive `ImageGPT`, or a classifier with its token logits.
+        palette: its palette; None for `model.palette`.
+        images: uint8 [B, R, R, 3] (or 1 channel, grey), R = `image_size`. Known
+            pixels come back as their nearest colours of the palette.
+        keep_rows: number of rows known, 0…R; or else `known`.
+        num_completions: N, at least 1. They share one pass over the pixels before the first
+            unknown one.
+        temperature: divides the logits; 0 takes the most probable colour.
+        top_k: only the k most probable colours are drawn; 0 for all.
+        top_p: of those, only the fewest whose probabilities sum to `top_p` or more.
+        seed: one for each image, or one integer s for seeds s, s + 1, …. An image, its
+            seed and the settings determine its completions.
+        known: bool [R, R] for all images or [B, R, R]: the pixels that are known. A pixel is
+            sampled given those before it in raster order, not given known ones after it.
+        on_row: called with 0 … R - 1, each as soon as that row of all completions is there, and
+            with the row, uint8 [B, N, R, 3].
+        jit_compile: whether XLA compiles the decoder, once for every batch size and number of
+            known pixels: worth it on GPUs and TPUs.
+
+    Raises:
+        InputError: an argument that cannot be used.
+    """
+    check_can_sample(model)
+    palette = palette_of(model, palette)
+    images = check_model_images(model, images)
+    size = model.config.image_size
+    check_settings(
+        0 if keep_rows is None else keep_rows, num_completions, temperature, top_k, top_p
+    )
+    known = known_pixels(keep_rows, known, len(images), size)
+    seeds = completion_seeds(seed, len(images), num_completions)
+    settings = Settings(
+        tf.constant(seeds.reshape(-1)),
+        tf.fill([seeds.size], np.float32(temperature)),
+        tf.fill([seeds.size], np.int32(top_k)),
+        tf.fill([seeds.size], np.float32(top_p)),
+    )
+    report = None
+    if on_row is not None:
+
+        def report(row, tokens):
+            on_row(row, palette.dequantize(tokens.T.reshape(*seeds.shape, size)))
+
+    tokens = palette.quantize(images).reshape(len(images), -1).astype(np.int32)
+    state = _decode(model, tokens, known, settings, num_completions, report, jit_compile)
+    tokens, log_probabilities, entropies = (
+        values.numpy().T.reshape(*seeds.shape, -1)
+        for values in (state.tokens, state.log_probabilities, state.entropies)
+    )
+    return Completions(
+        images=palette.dequantize(tokens).reshape(*seeds.shape, size, size, 3),
+        tokens=tokens,
+        log_likelihood=np.where(known[:, None], 0, log_probabilities).sum(axis=-1),
+        total_log_likelihood=log_probabilities.sum(axis=-1),
+        entropy=entropies.reshape(*seeds.shape, size, size),
+    )
+
+
+def sample(
+    model: GenerativeModel,
+    palette: ColorPalette | None,
+    num_samples: int,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    **options,
+) -> Completions:
+    """Samples images from nothing. Arguments as `complete`; B = `num_samples`, N = 1."""
+    if not is_integer(num_samples) or num_samples < 1:
+        raise InputError(f"num_samples must be an integer >= 1, got {num_samples}")
+    size = model.config.image_size
+    blank = np.zeros((num_samples, size, size, 3), np.uint8)
+    return complete(
+        model,
+        palette,
+        blank,
+        keep_rows=0,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        **options,
+    )
+
+
+def sample_tokens(model, tokens, known, seeds, temperature, top_k, top_p):
+    """Fills the unknown positions in raster order. Traces into a TensorFlow graph.
+
+    Args:
+        model: as for `complete`.
+        tokens: int32 [B, n]; values at unknown positions do not matter.
+        known: bool [B, n]; known tokens are never changed.
+        seeds: int64 [B]; each sequence has its own random stream, so the other
+            sequences of the batch do not matter.
+        temperature: float32 [B]; 0 takes the most probable token.
+        top_k: int32 [B]; 0 for all.
+        top_p: float32 [B].
+
+    Returns: tokens int32 [B, n], and float32 [B], the log-likelihood in nats of the
+    tokens at unknown positions, each given all before it.
+    """
+    config = model.config
+    settings = Settings(seeds, temperature, top_k, top_p)
+    # The longest run of positions that every sequence knows goes in one pass.
+    prefix = tf.reduce_sum(tf.math.cumprod(tf.cast(tf.reduce_all(known, axis=0), tf.int32)))
+    known = tf.transpose(known)
+    state = begin(model, tokens, prefix, num_completions=1)
+    cache = tf.TensorSpec([None, None, config.head_dim], model.compute_dtype)
+    invariants = tf.nest.map_structure(lambda tensor: tensor.shape, state)._replace(
+        caches=tf.nest.map_structure(lambda _: cache.shape, state.caches)
+    )
+    (state,) = tf.while_loop(
+        lambda state: state.position < config.sequence_length,
+        lambda state: (decode_rows(model, state, known, settings, rows_of_chunk(config)),),
+        (state,),
+        shape_invariants=(invariants,),
+        parallel_iterations=1,
+    )
+    log_likelihood = tf.reduce_sum(tf.where(known, 0.0, state.log_probabilities), axis=0)
+    return tf.transpose(state.tokens), log_likelihood
+
+
+def begin(model, tokens, prefix, num_completions: int) -> State:
+    """The state after one pass over what all sequences know.
+
+    Args:
+        model: as for `complete`.
+        tokens: int32 [B, n].
+        prefix: how many positions are known, 0…n; int32 scalar, or an integer.
+        num_completions: N; each sequence stands in the state N times, one after the other.
+    """
+    logits, caches = prefill(model, tokens[:, :prefix])
+    log_probabilities, entropies = _measure(logits, tokens[:, :prefix])
+
+    def repeat_measures(values):
+        rest = model.config.sequence_length - prefix
+        values = tf.repeat(tf.transpose(values), num_completions, axis=1)
+        return tf.pad(values, [[0, rest], [0, 0]])
+
+    return State(
+        tf.convert_to_tensor(prefix, tf.int32),
+        tf.repeat(tf.transpose(tokens), num_completions, axis=1),
+        repeat_measures(log_probabilities),
+        repeat_measures(entropies),
+        repeat(caches, model.config.num_heads, num_completions),
+    )
+
+
+def decode_rows(model, state: State, known, settings: Settings, num_rows: int) -> State:
+    """Goes on to the end of a row of the image, position by position.
+
+    Args:
+        model: as for `complete`.
+        state: with a position before the end.
+        known: bool [n, B · N].
+        settings: of what is drawn.
+        num_rows: how many rows, the one with `state.position` being the first; fewer where
+            the image ends.
+    """
+    config = model.config
+    size, length = config.image_size, config.sequence_length
+    first_row = state.position // size
+    stop = tf.minimum((first_row + num_rows) * size, length)
+    noise = gumbel_noise(settings.seeds, first_row, num_rows, size, config.vocabulary_size)
+    caches = state.caches
+    if caches[0][0].shape[1] != length:
+        caches = grow(caches, stop)
+
+    def step(state):
+        position = state.position
+        previous = state.tokens[tf.maximum(position - 1, 0)]
+        logits, caches = advance(model, previous[:, None], position, state.caches)
+        logits = logits[:, 0]
+        drawn = draw(logits, noise[position - first_row * size], *settings[1:])
+        token = tf.where(known[position], state.tokens[position], drawn)
+        written = zip(state[1:4], (token, *_measure(logits, token)), strict=True)
+        return (
+            State(
+                position + 1,
+                *(tf.tensor_scatter_nd_update(x, [[position]], y[None]) for x, y in written),
+                caches,
+            ),
+        )
+
+    (state,) = tf.while_loop(
+        lambda state: state.position < stop,
+        step,
+        (state._replace(caches=caches),),
+        parallel_iterations=1,
+    )
+    return state
+
+
+def rows_of_chunk(config) -> int:
+    """How many rows of the image make a chunk of about `CHUNK` positions."""
+    return min(max(CHUNK // config.image_size, 1), config.image_size)
+
+
+def _measure(logits, tokens):
+    """Log-probabilities of tokens [...] and entropies [...], in nats, of logits [..., V]."""
+    log_probabilities = tf.nn.log_softmax(logits)
+    of_tokens = tf.gather(log_probabilities, tokens, batch_dims=tokens.shape.rank)
+    entropies = -tf.reduce_sum(tf.exp(log_probabilities) * log_probabilities, axis=-1)
+    return of_tokens, entropies
+
+
+def _decode(model, tokens, known, settings, num_completions, report, jit_compile) -> State:
+    """`sample_tokens` chunk by chunk, or row by row if rows are to be reported.
+
+    Args:
+        tokens: int32 [B, n].
+        known: bool [B, n].
+        settings: of B · N sequences.
+        num_completions: N.
+        report: None, or called with the number of each row and its tokens, int32 [R, B · N].
+        jit_compile: whether XLA compiles it.
+    """
+    config = model.config
+    compiled_begin, compiled_decode_rows = _compiled(model, jit_compile)
+    counts = int(np.cumprod(known.all(axis=0)).sum()), num_completions
+    # XLA wants to know shapes when it compiles.
+    state = compiled_begin(tokens, *(counts if jit_compile else map(tf.constant, counts)))
+    known = tf.repeat(tf.transpose(known), num_completions, axis=1)
+    num_rows = rows_of_chunk(config) if report is None else 1
+    row = 0
+    while True:
+        while report is not None and row < int(state.position) // config.image_size:
+            report(row, state.tokens[row * config.image_size :][: config.image_size].numpy())
+            row += 1
+        if int(state.position) == config.sequence_length:
+            return state
+        state = compiled_decode_rows(state, known, settings, num_rows)
+
+
+def _compiled(model, jit_compile: bool):
+    """`begin` and `decode_rows` of `model` as graphs, kept with the model.
+
+    XLA's have caches of capacity n from the start, and are traced for each batch size.
+    """
+    name = "_compiled_decoder_xla" if jit_compile else "_compiled_decoder"
+    if hasattr(model, name):
+        return getattr(model, name)
+    length = model.config.sequence_length
+
+    def begin_(tokens, prefix, num_completions):
+        state = begin(model, tokens, prefix, num_completions)
+        return state._replace(caches=grow(state.caches, length)) if jit_compile else state
+
+    def decode_rows_(state, known, settings, num_rows):
+        return decode_rows(model, state, known, settings, num_rows)
+
+    functions = tuple(
+        tf.function(
+            function,
+            jit_compile=jit_compile,
+            reduce_retracing=not jit_compile,
+            autograph=False,
+        )
+        for function in (begin_, decode_rows_)
+    )
+    setattr(model, name, functions)
+    return functions

@@ -1,0 +1,109 @@
+"""The cached decoder: logits at new positions from keys and values of those before.
+
+Shapes: B sequences, p positions seen, k new ones, H heads of width D, V colours. The caches
+hold, per block, keys and values [B · H, capacity, D], in the compute dtype; what lies beyond
+the positions seen does not matter. They take 2 · L · capacity · d numbers a sequence.
+"""
+
+import math
+
+import tensorflow as tf
+
+from igpt_keras.layers import dot_product_attention
+
+Caches = list[tuple[tf.Tensor, tf.Tensor]]
+
+
+def prefill(model, tokens):
+    """All of the first p positions in one pass.
+
+    Args:
+        model: an autoregressive `GenerativeModel` with token logits.
+        tokens: int32 [B, p].
+
+    Returns: logits float32 [B, p, V], each for the token at its position given those before,
+    and caches of capacity p.
+    """
+    caches = []
+
+    def attend(query, key, value):
+        caches.append((_by_head(key), _by_head(value)))
+        return dot_product_attention(query, key, value, causal=True)
+
+    h = model.backbone.embedding(tokens)
+    for block in model.backbone.blocks:
+        h = block(h, attend=attend)
+    return model.token_logits(model.backbone.final_norm(h)), caches
+
+
+def advance(model, tokens, start, caches: Caches):
+    """The next k positions, given what the caches hold of those before `start`.
+
+    To go back is to call with a smaller `start`: what the caches hold from there on is
+    overwritten.
+
+    Args:
+        model: as for `prefill`.
+        tokens: int32 [B, k], those at positions `start` - 1 … `start` + k - 2; at position -1
+            it does not matter which.
+        start: int32 scalar, the first of the new positions.
+        caches: with a capacity of at least `start` + k.
+
+    Returns: logits float32 [B, k, V], each for the token at its position given those before,
+    and the caches with the new positions.
+    """
+    config = model.config
+    batch, count = tf.shape(tokens)[0], tf.shape(tokens)[1]
+    positions = start + tf.range(count)
+    capacity = tf.shape(caches[0][0])[1]
+    hidden = tf.cast(tf.range(capacity)[None] > positions[:, None], tf.float32) * -1e30
+    rows = tf.repeat(tf.range(batch * config.num_heads), count)
+    slots = tf.stack([rows, tf.tile(positions, [batch * config.num_heads])], axis=1)
+    scale = 1 / math.sqrt(config.head_dim)
+    remaining, updated = iter(caches), []
+
+    def attend(query, key, value):
+        keys, values = (
+            tf.tensor_scatter_nd_update(
+                cache, slots, tf.reshape(_by_head(new), [-1, config.head_dim])
+            )
+            for cache, new in zip(next(remaining), (key, value), strict=True)
+        )
+        updated.append((keys, values))
+        scores = tf.matmul(_by_head(query) * scale, keys, transpose_b=True)
+        weights = tf.nn.softmax(tf.cast(scores, tf.float32) + hidden)
+        attended = tf.matmul(tf.cast(weights, values.dtype), values)
+        attended = tf.reshape(attended, [batch, config.num_heads, count, config.head_dim])
+        return tf.transpose(attended, [0, 2, 1, 3])
+
+    h = model.backbone.embedding.step(tokens, start)
+    for block in model.backbone.blocks:
+        h = block(h, attend=attend)
+    return model.token_logits(model.backbone.final_norm(h)), updated
+
+
+def grow(caches: Caches, capacity) -> Caches:
+    """The caches with room for `capacity` positions, an int32 scalar."""
+    return tf.nest.map_structure(
+        lambda cache: tf.pad(cache, [[0, 0], [0, capacity - tf.shape(cache)[1]], [0, 0]]), caches
+    )
+
+
+def repeat(caches: Caches, num_heads: int, count: int) -> Caches:
+    """The caches of every sequence `count` times, one after the other."""
+
+    def repeat_one(cache):
+        shape = tf.shape(cache)
+        by_sequence = tf.reshape(cache, [-1, num_heads, shape[1], cache.shape[2]])
+        return tf.reshape(tf.repeat(by_sequence, count, axis=0), [-1, shape[1], cache.shape[2]])
+
+    return tf.nest.map_structure(repeat_one, caches)
+
+
+def _by_head(x):
+    """[B, m, H, D] to [B · H, m, D]."""
+    shape = tf.shape(x)
+    heads, width = x.shape[2:]
+    if x.shape[1] != 1:
+        x = tf.transpose(x, [0, 2, 1, 3])
+    return tf.reshape(x, [shape[0] * heads, shape[1], width])
