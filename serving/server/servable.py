@@ -19,8 +19,8 @@ from serving.server.batching import Batcher, Call, Task
 from serving.server.configuration import BatchingParameters
 from serving.server.errors import RequestError
 from serving.server.saved_model import Cancellation, SavedModel
+from serving.versions import WARMUP_FILE
 
-WARMUP_REQUESTS = pathlib.Path("assets.extra", "tf_serving_warmup_requests")
 # TensorFlow Serving refuses more (saved_model_warmup_util.h).
 MAX_WARMUP_REQUESTS = 1000
 
@@ -62,7 +62,7 @@ class Servable:
             for signature_name, signature in self.signatures.items()
             if _has_batches(signature)
         }
-        self._warm_up(pathlib.Path(folder, WARMUP_REQUESTS))
+        self._warm_up(pathlib.Path(folder, WARMUP_FILE))
 
     def predict(
         self, request: predict_pb2.PredictRequest, call: Call

@@ -15,7 +15,7 @@ from tensorflow_serving.apis import (
 
 from igpt_keras import InputError
 from serving.server import BatchingParameters, Server
-from serving.server.servable import WARMUP_REQUESTS
+from serving.versions import WARMUP_FILE
 from tests.serving.server.conftest import (
     ENDLESS,
     count_request,
@@ -212,7 +212,7 @@ def test_several_models_versions_and_labels_of_a_config_file(directory, connect,
 
 
 def write_warmup(folder, *logs):
-    path = folder / WARMUP_REQUESTS
+    path = folder / WARMUP_FILE
     path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
         for log in logs:
