@@ -6,6 +6,9 @@ import pathlib
 
 from igpt_keras.errors import InputError
 
+# In a version's folder: requests to run before it is served, TFRecords of `PredictionLog`.
+WARMUP_FILE = pathlib.PurePath("assets.extra", "tf_serving_warmup_requests")
+
 
 def version_folders(directory: str | os.PathLike) -> dict[int, pathlib.Path]:
     """The versions in `directory`, oldest first; folders with other names do not count.

@@ -21,9 +21,8 @@ from serving.export.signatures import (
     IMAGE_FEATURE,
     SAMPLE,
 )
+from serving.versions import WARMUP_FILE
 
-# Both names are TensorFlow Serving's.
-WARMUP_FILE = pathlib.PurePath("assets.extra", "tf_serving_warmup_requests")
 SETTINGS = {
     "temperature": np.ones(1, np.float32),
     "top_k": np.zeros(1, np.int32),
