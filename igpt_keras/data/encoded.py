@@ -12,6 +12,13 @@ PNG, GIF, BMP, JPEG = range(4)
 # The first bytes of each.
 SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"\xff\xd8\xff")
 ORIENTATION_TAG = 0x0112
+# A file may consist of very many small parts, and every one takes a step of a loop. These are
+# more than files have that were not made to take long.
+MOST_PARTS = 10_000
+MOST_EXTENSIONS = 1_000
+MOST_BLOCKS = 1_000
+# Each scan goes over the whole picture; progressive JPEGs have about ten.
+MOST_SCANS = 100
 # Whether an image of EXIF orientation 0…8 is transposed, then mirrored, then turned upside down.
 TRANSPOSED = (False, False, False, False, False, True, True, True, True)
 MIRRORED = (False, False, True, True, False, False, True, True, False)
@@ -28,7 +35,7 @@ def decode_image(content, max_pixels: int):
     Raises:
         tf.errors.InvalidArgumentError: when the graph runs, for content that is none of these,
             too large or damaged; a GIF whose first frame does not fill it; a BMP that is
-            compressed or of less than 8 bits a pixel.
+            compressed or of less than 8 bits a pixel; a JPEG of more than `MOST_SCANS` scans.
     """
     file = Bytes(content)
     kinds = [file.has(0, signature) for signature in SIGNATURES]
@@ -71,6 +78,11 @@ class Bytes:
         places = position + tf.range(len(expected), dtype=tf.int64)
         return tf.reduce_all(self._at(places) == list(expected))
 
+    def count(self, pair: bytes):
+        """How often two bytes stand one after the other: int64."""
+        here = (self._values[:-1] == pair[0]) & (self._values[1:] == pair[1])
+        return tf.math.count_nonzero(here)
+
     def number(self, position, length: int = 1, little_endian=False):
         """The unsigned number of `length` bytes at each of `position`: int64 of its shape."""
         offsets = tf.range(length, dtype=tf.int64)
@@ -97,14 +109,14 @@ def _decode_png(file: Bytes, max_pixels: int):
     with tf.control_dependencies([_check_size(file.number(16, 4), file.number(20, 4), max_pixels)]):
         color_type = file.number(25)
     # Asked for an alpha channel that the file has not, TensorFlow makes up one.
-    transparent = (color_type >= 4) | (_chunk(file, b"tRNS") < file.size)
+    transparent = (color_type >= 4) | file.has(_chunk(file, b"tRNS") + 4, b"tRNS")
     image = tf.cond(
         transparent,
         lambda: _over_white(tf.io.decode_png(file.content, channels=4)),
         lambda: tf.io.decode_png(file.content, channels=3),
     )
     exif = _chunk(file, b"eXIf")
-    return _upright(image, _orientation(file, exif + 8, exif < file.size))
+    return _upright(image, _orientation(file, exif + 8, file.has(exif + 4, b"eXIf")))
 
 
 def _chunk(file: Bytes, name: bytes):
@@ -126,7 +138,15 @@ def _over_white(image):
 
 def _decode_jpeg(file: Bytes, max_pixels: int):
     height, width, _ = tf.unstack(tf.cast(tf.image.extract_jpeg_shape(file.content), tf.int64))
-    with tf.control_dependencies([_check_size(width, height, max_pixels)]):
+    checks = [
+        _check_size(width, height, max_pixels),
+        tf.debugging.Assert(
+            # Chance makes one in 65,536 bytes, where other data follow the picture.
+            file.count(b"\xff\xda") <= MOST_SCANS + file.size // 16_384,
+            [f"a JPEG must have at most {MOST_SCANS} scans"],
+        ),
+    ]
+    with tf.control_dependencies(checks):
         # Pillow's method; TensorFlow's default is faster by little and less exact.
         image = tf.io.decode_jpeg(file.content, channels=3, dct_method="INTEGER_ACCURATE")
 
@@ -139,11 +159,11 @@ def _decode_jpeg(file: Bytes, max_pixels: int):
         return tf.where(goes_on, position + 2 + file.number(position + 2, 2), file.size)
 
     segment = _walk(file, 2, is_exif, following)
-    return _upright(image, _orientation(file, segment + 10, segment < file.size))
+    return _upright(image, _orientation(file, segment + 10, is_exif(segment)))
 
 
 def _walk(file: Bytes, start: int, is_found, following):
-    """The position of the first part of the file that `is_found`; its end or more if none is.
+    """The position of the first part of the file that `is_found`; another one if none is.
 
     Args:
         file: consists of parts, one after the other.
@@ -155,6 +175,7 @@ def _walk(file: Bytes, start: int, is_found, following):
         lambda position: (position < file.size) & ~is_found(position),
         lambda position: (following(position),),
         [tf.constant(start, tf.int64)],
+        maximum_iterations=MOST_PARTS,
     )[0]
 
 
@@ -202,7 +223,9 @@ def _decode_gif(file: Bytes, max_pixels: int):
     ]
     with tf.control_dependencies(checks):
         local_table_size = _color_table_size(file, frame + 9)
-    end = _after_blocks(file, frame + 11 + local_table_size)
+    # Encoders fill all blocks but the last with 255 bytes.
+    most_blocks = tf.cast(MOST_BLOCKS + file.size // 64, tf.int32)
+    end = _after_blocks(file, frame + 11 + local_table_size, most_blocks)
     content = tf.strings.join([_part(file.content, 0, end), b";"])
     colors = tf.where(local_table_size > 0, frame + 10, 13)
     transparent = (control > 0) & (file.number(control + 3) % 2 == 1)
@@ -230,21 +253,23 @@ def _find_frame(file: Bytes, start):
 
     def extension(control, position):
         control = tf.where(file.has(position, b"\x21\xf9"), position, control)
-        return control, _after_blocks(file, position + 2)
+        return control, _after_blocks(file, position + 2, MOST_BLOCKS)
 
     return tf.while_loop(
         lambda _, position: file.has(position, b"\x21"),
         extension,
         [tf.constant(0, tf.int64), start],
+        maximum_iterations=MOST_EXTENSIONS,
     )
 
 
-def _after_blocks(file: Bytes, position):
-    """The position after a sequence of data blocks, which an empty block ends."""
+def _after_blocks(file: Bytes, position, most):
+    """The position after a sequence of at most so many data blocks, which an empty block ends."""
     end = tf.while_loop(
         lambda position: file.number(position) > 0,
         lambda position: (position + 1 + file.number(position),),
         [position],
+        maximum_iterations=most,
     )[0]
     return end + 1
 

@@ -189,6 +189,33 @@ def test_an_image_of_the_largest_size_is_decoded(decode_in_graph):
     assert decode_in_graph(content).shape == (1024, 1024, 3)
 
 
+def test_a_jpeg_of_many_scans_is_refused(photo, decode_in_graph):
+    content = encoded(photo, "JPEG", progressive=True)
+    last = content.rindex(b"\xff\xda")
+    scan, end = content[last:-2], content[-2:]
+    few, many = (content[:last] + scan * count + end for count in (20, 200))
+    np.testing.assert_array_equal(decode_in_graph(few), decode(few))
+    assert "at most 100 scans" in refusal(decode_in_graph, many)
+
+
+@pytest.mark.parametrize("parts", ["PNG chunks", "GIF extensions", "GIF blocks"])
+def test_files_of_very_many_parts_end(decode_in_graph, parts):
+    if parts == "PNG chunks":
+        content = encoded(Image.new("RGB", (4, 4)), "PNG")
+        content = content[:33] + b"\0\0\0\0teXt\xd9\xd4\xc1\xfa" * 50_000 + content[33:]
+    else:
+        content = encoded(Image.new("P", (4, 4)), "GIF")
+        frame = content.index(b"\x2c\0\0\0\0\4\0\4\0")
+        comment = b"\x21\xfe\1a\0"
+        if parts == "GIF blocks":
+            comment = b"\x21\xfe" + b"\1a" * 100_000 + b"\0"
+        content = content[:frame] + comment * (1 if parts == "GIF blocks" else 50_000)
+    try:
+        decode_in_graph(content)
+    except tf.errors.InvalidArgumentError:
+        pass
+
+
 @pytest.mark.parametrize("content", [b"", b"\x89", b"RIFF\0\0\0\0WEBP", b"no image" * 9])
 def test_what_is_no_image_is_refused(decode_in_graph, content):
     assert "Unknown image file format" in refusal(decode_in_graph, content)
