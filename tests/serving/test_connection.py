@@ -181,11 +181,12 @@ def test_retries_end_with_the_deadline(service, address, ask):
 
 
 def test_one_deadline_covers_all_requests(service, address):
-    service.seconds = 0.3
-    with Client(address, timeout=20, batch_size=1) as client:
+    service.seconds = 0.5
+    with Client(address, timeout=5, batch_size=1) as client:
         client.features(np.zeros((3, 2, 2, 3), np.uint8))
-    first, second, third = service.time_left
-    assert 20 >= first > second > third
+    # gRPC rounds what it tells the server up, to two or three digits.
+    first, _, third = service.time_left
+    assert first > third + 0.5
 
 
 @both
