@@ -19,6 +19,7 @@ __all__ = [
     "load",
     "sample",
     "save",
+    "score",
 ]
 
 
@@ -27,6 +28,7 @@ _LAZY = {
     "complete": "igpt_keras.sampling",
     "load": "igpt_keras.convert",
     "sample": "igpt_keras.sampling",
+    "score": "igpt_keras.sampling",
 }
 
 

@@ -109,11 +109,12 @@ class SelfAttention(keras.layers.Layer):
             (1/√(d·L) in the published code).
 
     Call arguments:
-        x: [B, n, d].
-        attend: what maps queries, keys and values, each [B, n, H, D], to attended
+        x: [B, n, d], or with `attend` also [B · n, d]: products of matrices cost TensorFlow
+            fewer operations than those of stacks.
+        attend: what maps queries, keys and values, each [..., H, D], to attended
             values of the same shape; a decoder with a cache gives its own.
 
-    Returns: [B, n, d].
+    Returns: of the shape of `x`.
     """
 
     def __init__(self, num_heads, causal, use_bias, output_stddev, **kwargs):
@@ -144,14 +145,14 @@ class SelfAttention(keras.layers.Layer):
         self.output_map.build(input_shape)
 
     def call(self, x, attend=None):
-        batch, length, width = ops.shape(x)
-        heads = (batch, length, 3, self.num_heads, self.head_dim)
-        query, key, value = ops.unstack(ops.reshape(self.query_key_value(x), heads), 3, axis=2)
+        leading = (-1,) if len(x.shape) == 2 else ops.shape(x)[:-1]
+        heads = (*leading, 3, self.num_heads, self.head_dim)
+        query, key, value = ops.unstack(ops.reshape(self.query_key_value(x), heads), 3, axis=-3)
         if attend is None:
             attended = dot_product_attention(query, key, value, self.causal)
         else:
             attended = attend(query, key, value)
-        return self.output_map(ops.reshape(attended, (batch, length, width)))
+        return self.output_map(ops.reshape(attended, (*leading, x.shape[-1])))
 
     def compute_output_shape(self, input_shape):
         return input_shape

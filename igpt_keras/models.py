@@ -14,6 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
+import igpt_keras
 from igpt_keras.config import ImageGPTConfig, check_objective
 from igpt_keras.errors import InputError
 from igpt_keras.layers import Block, TokenEmbedding, rms_norm
@@ -304,6 +305,19 @@ class GenerativeModel(Trainer, keras.Model):
         self._check_inputs(tokens)
         states = self.backbone.normalised_states(self._with_mask(tokens))
         return ops.stack([pool(n) for n in states], axis=1)
+
+    def generate(self, images, **settings):
+        """Completes images: `igpt_keras.complete` with this model and its palette.
+
+        >>> model.generate(images, keep_rows=16, num_completions=8).images
+
+        Args:
+            images: uint8 [B, R, R, 3].
+            **settings: the further arguments of `igpt_keras.complete`.
+
+        Returns: the `Completions`.
+        """
+        return igpt_keras.complete(self, None, images, **settings)
 
     def _check_layer(self, layer: int):
         if not 0 <= layer <= self.config.num_layers:

@@ -1,4 +1,4 @@
-"""Contact sheets: many small images as one picture to look at."""
+"""Contact sheets: many small images as one picture to look at; numbers as colours."""
 
 import math
 import os
@@ -15,13 +15,25 @@ FRAME = (200, 200, 200)
 UNKNOWN = (120, 150, 190)
 TEXT_SIZE = 14
 GAP = 6
+# The perceptually uniform colour map "inferno" (CC0) at even distances: equal steps look equal.
+INFERNO = np.array(
+    [
+        *[(0, 0, 4), (10, 7, 34), (30, 12, 69), (56, 9, 98), (81, 14, 108), (105, 22, 110)],
+        *[(128, 31, 108), (152, 39, 102), (176, 49, 91), (198, 61, 77), (217, 77, 61)],
+        *[(233, 97, 43), (244, 121, 24), (250, 148, 7), (252, 176, 20), (248, 205, 55)],
+        *[(242, 234, 105), (252, 255, 164)],
+    ]
+)
 
 
 def keep_top(images: np.ndarray, keep_rows: int) -> np.ndarray:
     """Images uint8 [..., H, W, 3] with all but the first rows in one plain colour."""
-    kept = images.copy()
-    kept[..., keep_rows:, :, :] = UNKNOWN
-    return kept
+    return keep_known(images, (np.arange(images.shape[-3]) < keep_rows)[:, None])
+
+
+def keep_known(images: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Images uint8 [..., H, W, 3] with all but the pixels `known`, bool [H, W], in one colour."""
+    return np.where(known[..., None], images, np.uint8(UNKNOWN))
 
 
 def contact_sheet(
@@ -62,6 +74,34 @@ def contact_sheet(
             pen.rectangle((left - 1, upper - 1, left + cell, upper + cell), outline=FRAME)
             sheet.paste(enlarged, (left, upper))
     return sheet
+
+
+def heat_map(values: np.ndarray, largest: float) -> np.ndarray:
+    """Values float [...] as colours uint8 [..., 3]: 0 dark, `largest` (> 0) and above light."""
+    places = np.clip(values / largest, 0, 1) * (len(INFERNO) - 1)
+    channels = [np.interp(places, np.arange(len(INFERNO)), channel) for channel in INFERNO.T]
+    return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+
+
+def color_scale(largest: float, unit: str, width: int = 288) -> Image.Image:
+    """The colours of `heat_map` from 0 to `largest` from left to right, with what they stand for.
+
+    Args:
+        largest: > 0.
+        unit: written after the numbers.
+        width: of the bar in pixels.
+    """
+    bar = heat_map(np.linspace(0, 1, width)[None].repeat(TEXT_SIZE, axis=0), 1.0)
+    font = ImageFont.load_default(TEXT_SIZE)
+    texts = ["0", f"{largest / 2:.2f}", f"{largest:.2f} {unit}"]
+    end = GAP + width + math.ceil(font.getlength(texts[-1]))
+    picture = Image.new("RGB", (end + GAP, 2 * TEXT_SIZE + 3 * GAP), BACKGROUND)
+    picture.paste(Image.fromarray(bar), (GAP, GAP))
+    pen = ImageDraw.Draw(picture)
+    for index, text in enumerate(texts):
+        left = GAP + index * width // 2
+        pen.text((left, TEXT_SIZE + 2 * GAP), text, fill=INK, font=font, anchor="lt")
+    return picture
 
 
 def swatches(colors: np.ndarray, columns: int = 32, cell: int = 16) -> Image.Image:

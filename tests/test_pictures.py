@@ -1,11 +1,15 @@
 import numpy as np
+import pytest
 from PIL import Image
 
 from igpt_keras.pictures import (
     BACKGROUND,
     GAP,
     UNKNOWN,
+    color_scale,
     contact_sheet,
+    heat_map,
+    keep_known,
     keep_top,
     save_png,
     stacked,
@@ -79,3 +83,27 @@ def test_keep_top_hides_the_rows_below_and_copies():
     assert (kept[:, :3] == 9).all()
     assert (kept[:, 3] == UNKNOWN).all()
     assert (images == 9).all()
+
+
+def test_keep_known_hides_the_rest():
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 3, 3)).astype(np.uint8)
+    known = np.eye(3, dtype=bool)
+    kept = keep_known(images, known)
+    assert kept.dtype == np.uint8
+    np.testing.assert_array_equal(kept[:, known], images[:, known])
+    assert (kept[:, ~known] == UNKNOWN).all()
+
+
+def test_heat_is_the_colour_map_that_it_says():
+    colormaps = pytest.importorskip("matplotlib").colormaps
+    values = np.linspace(0, 3, 100).reshape(10, 10)
+    expected = 255 * colormaps["inferno"](values / 3)[..., :3]
+    # Between 18 of its 256 colours lines are drawn.
+    np.testing.assert_allclose(heat_map(values, 3), expected, atol=7)
+    np.testing.assert_array_equal(heat_map(np.array([4.0]), 3), heat_map(np.array([3.0]), 3))
+
+
+def test_a_colour_scale_goes_from_dark_to_light():
+    scale = np.asarray(color_scale(2.5, "nats", width=100))
+    np.testing.assert_array_equal(scale[GAP, GAP : GAP + 100], heat_map(np.linspace(0, 1, 100), 1))
+    assert (scale[-GAP - 5] < 128).any()

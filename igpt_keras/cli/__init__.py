@@ -10,8 +10,9 @@ from igpt_keras.training.guard import Diverged
 
 COMMANDS = {
     "client": "Ask a server for completions or classes over gRPC.",
-    "complete": "Complete images whose first rows are kept.",
+    "complete": "Complete images of which some pixels are known.",
     "convert": "Convert published weights to a model folder, or a model to Hugging Face's format.",
+    "draft": "Fit a draft, with which a model samples sooner, to images.",
     "evaluate": "Measure losses and accuracy of a model on validation and test images.",
     "export": "Write models as a SavedModel for TensorFlow Serving.",
     "finetune": "Train a pre-trained model to classify, and measure it on test images.",
@@ -20,6 +21,7 @@ COMMANDS = {
     "probe": "Linear classifiers on the features of every layer.",
     "quickstart": "Train on real images, complete, classify, and serve: the whole of it, small.",
     "report": "Put what runs measured on one page: figures, tables, pictures.",
+    "sample": "Sample images from nothing.",
     "serve": "Serve a SavedModel over TensorFlow Serving's gRPC protocol.",
 }
 

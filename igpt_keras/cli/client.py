@@ -5,13 +5,18 @@ import pathlib
 
 import click
 import numpy as np
-from PIL import Image
 
 from igpt_keras.atomic import atomic_path
-from igpt_keras.cli.complete import SHEET, completion_options, write_completions
-from igpt_keras.cli.options import output_option, overwrite_option, seed_option
+from igpt_keras.cli.complete import (
+    SHEET,
+    completion_options,
+    drawing_options,
+    images_argument,
+    write_completions,
+)
+from igpt_keras.cli.options import output_option, overwrite_option
+from igpt_keras.cli.sample import write_samples
 from igpt_keras.data.images import read_image
-from igpt_keras.pictures import contact_sheet, save_png
 from serving.client import TLS, Client, ServingError
 
 path_option = functools.partial(click.option, type=click.Path(path_type=pathlib.Path))
@@ -53,12 +58,6 @@ def asks_a_server(command):
     return connected
 
 
-def image_files(command):
-    """Adds the argument IMAGES."""
-    path = click.Path(path_type=pathlib.Path)
-    return click.argument("images", nargs=-1, required=True, type=path)(command)
-
-
 class Commands(click.Group):
     """A request that the server does not answer ends in one line and status 1."""
 
@@ -86,34 +85,29 @@ def complete(
             images, keep_rows, num, temperature, top_k, top_p, seed
         ).images
         originals = np.stack([read_image(path, completed.shape[2]) for path in images])
-        write_completions(partial, images, originals, completed, keep_rows)
+        size = completed.shape[2]
+        known = np.broadcast_to(np.arange(size)[:, None] < keep_rows, (size, size))
+        write_completions(partial, images, originals, completed, known)
     print(f"wrote {len(images) * num} completions and {SHEET} to {output}")
 
 
 @client.command()
 @asks_a_server
-@output_option()
-@click.option("--num", default=4, show_default=True, help="Samples.")
-@click.option("--temperature", default=1.0, show_default=True, help="0 is greedy.")
-@click.option("--top-k", default=0, show_default=True, help="0 for all colours.")
-@click.option("--top-p", default=1.0, show_default=True)
-@seed_option("Of what is sampled.")
-@overwrite_option()
+@drawing_options
+@click.option(
+    "--num", type=click.IntRange(min=1), default=16, show_default=True, help="Images to sample."
+)
 def sample(connection, output, num, temperature, top_k, top_p, seed, overwrite):
     """Let the served model sample images from nothing."""
     with atomic_path(output, overwrite, marker=SHEET) as partial:
         images = connection.sample(num, temperature, top_k, top_p, seed).images[:, 0]
-        partial.mkdir()
-        for number, image in enumerate(images):
-            save_png(Image.fromarray(image), partial / f"sample-{number:03d}.png")
-        cell = max(96, 4 * images.shape[1])
-        save_png(contact_sheet([list(images)], ["samples"], cell), partial / SHEET)
+        write_samples(partial, images)
     print(f"wrote {num} samples and {SHEET} to {output}")
 
 
 @client.command()
 @asks_a_server
-@image_files
+@images_argument
 def classify(connection, images):
     """Print the most probable class of each of IMAGES, and its probability."""
     classes = connection.classify(images)
@@ -123,14 +117,9 @@ def classify(connection, images):
 
 @client.command()
 @asks_a_server
-@click.option(
-    "--output",
-    required=True,
-    type=click.Path(path_type=pathlib.Path),
-    help="The .npy file to write, float32 [images, width].",
-)
+@output_option("The .npy file to write, float32 [images, width].")
 @overwrite_option("Replace an earlier file.")
-@image_files
+@images_argument
 def features(connection, images, output, overwrite):
     """Write the features of IMAGES, of the layer chosen at export."""
     with atomic_path(output, overwrite) as partial, open(partial, "wb") as file:
@@ -141,7 +130,7 @@ def features(connection, images, output, overwrite):
 
 @client.command()
 @asks_a_server
-@image_files
+@images_argument
 def score(connection, images):
     """Print the log-likelihood of each of IMAGES in nats, and its bits per pixel."""
     scores = connection.score(images)

@@ -1,55 +1,245 @@
 """`igpt complete`: image files in, completed images out."""
 
+import contextlib
+import json
+import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import click
 import numpy as np
 from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import igpt_keras
 from igpt_keras.atomic import atomic_path
 from igpt_keras.cli.options import output_option, overwrite_option, seed_option
 from igpt_keras.data.images import read_image
-from igpt_keras.pictures import contact_sheet, keep_top, save_png
+from igpt_keras.errors import InputError
+from igpt_keras.models import GenerativeModel
+from igpt_keras.pictures import (
+    color_scale,
+    contact_sheet,
+    heat_map,
+    keep_known,
+    save_png,
+    stacked,
+)
+from igpt_keras.sampling import Completions, Draft, NeighbourDraft
 
 SHEET = "contact-sheet.png"
+ENTROPY = "entropy.png"
+LIKELIHOODS = "log-likelihoods.json"
+# Decoded together. More take more memory and little less time each.
+SEQUENCES = 32
+# What is lighter in a mask is to be filled.
+WHITE = 128
 
 
-def completion_options(command):
-    """What `igpt complete` and `igpt client complete` have in common."""
+def drawing_options(command):
+    """How pixels are drawn, and where they go."""
     for option in (
         overwrite_option(),
         seed_option("Of what is sampled."),
         click.option("--top-p", default=1.0, show_default=True),
         click.option("--top-k", default=0, show_default=True, help="0 for all colours."),
         click.option("--temperature", default=1.0, show_default=True, help="0 is greedy."),
-        click.option("--num", default=4, show_default=True, help="Completions of each image."),
-        click.option("--keep-rows", type=int, required=True, help="Rows of the model's input."),
         output_option(),
-        click.argument("images", nargs=-1, required=True, type=click.Path(path_type=pathlib.Path)),
+    ):
+        command = option(command)
+    return command
+
+
+def num_option():
+    return click.option("--num", default=4, show_default=True, help="Completions of each image.")
+
+
+images_argument = click.argument(
+    "images", nargs=-1, required=True, type=click.Path(path_type=pathlib.Path)
+)
+
+
+def completion_options(command):
+    """What `igpt client complete` takes, of the options of `igpt complete`."""
+    for option in (
+        drawing_options,
+        num_option(),
+        click.option("--keep-rows", type=int, required=True, help="Rows of the model's input."),
+        images_argument,
+    ):
+        command = option(command)
+    return command
+
+
+def model_options(command):
+    """The model in this process, and how it goes about it."""
+    for option in (
+        click.option(
+            "--progress",
+            type=click.Choice(["auto", "quiet"]),
+            default="auto",
+            show_default=True,
+            help="auto: a bar at a terminal.",
+        ),
+        click.option(
+            "--entropy", is_flag=True, help=f"Draw where the model was unsure: {ENTROPY}."
+        ),
+        click.option(
+            "--rounds", type=int, help="Of a BERT model, to fill the pixels in.  [default: 16]"
+        ),
+        click.option(
+            "--draft",
+            metavar="PATH",
+            help="A smaller model, or what `igpt draft` wrote: the same pixels, sooner.",
+        ),
+        click.option("--model", required=True, help="As `igpt convert` reads it."),
     ):
         command = option(command)
     return command
 
 
 @click.command()
-@click.option("--model", required=True, help="As `igpt convert` reads it.")
-@completion_options
-def complete(model, images, output, keep_rows, num, temperature, top_k, top_p, seed, overwrite):
-    """Keep the first rows of IMAGES and let a model sample the rest.
+@model_options
+@drawing_options
+@num_option()
+@click.option("--keep-rows", type=int, help="Rows of the model's input that are known.")
+@click.option(
+    "--mask",
+    type=click.Path(path_type=pathlib.Path),
+    help="Instead, an image: white where pixels are to be filled. Cropped like IMAGES.",
+)
+@images_argument
+def complete(
+    model,
+    draft,
+    images,
+    output,
+    keep_rows,
+    mask,
+    num,
+    temperature,
+    top_k,
+    top_p,
+    seed,
+    rounds,
+    entropy,
+    progress,
+    overwrite,
+):
+    """Keep the known pixels of IMAGES and let a model sample the rest.
 
-    IMAGES (PNG, JPEG, GIF or BMP, any size) are cropped to a square and averaged down
-    to the model's input.
+    IMAGES (any format, any size) are cropped to a square and averaged down to the model's input.
+    Beside the completions and one contact sheet of all, their log-likelihoods are written.
     """
+    if (keep_rows is None) == (mask is None):
+        raise InputError("give either --keep-rows or --mask")
     with atomic_path(output, overwrite, marker=SHEET) as partial:
         loaded = igpt_keras.load(model)
-        originals = np.stack([read_image(path, loaded.config.image_size) for path in images])
-        completions = igpt_keras.complete(
-            loaded, None, originals, keep_rows, num, temperature, top_k, top_p, seed
-        )
-        write_completions(partial, images, originals, completions.images, keep_rows)
+        size = loaded.config.image_size
+        originals = np.stack([read_image(path, size) for path in images])
+        known = None if mask is None else read_mask(mask, size)
+        settings = {
+            "keep_rows": keep_rows,
+            "known": known,
+            "num_completions": num,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "draft": draft and read_draft(draft),
+            "rounds": rounds,
+        }
+        completions = complete_in_groups(loaded, originals, seed, settings, progress)
+        if known is None:
+            known = np.broadcast_to(np.arange(size)[:, None] < keep_rows, (size, size))
+        write_completions(partial, images, originals, completions.images, known)
+        names = [names_of(index, path, num) for index, path in enumerate(images)]
+        records = likelihoods(completions, names, int((~known).sum()))
+        write_likelihoods(partial, records)
+        if entropy:
+            save_png(entropy_sheet(completions, originals, known), partial / ENTROPY)
+    say_likelihoods(records)
     print(f"wrote {len(images) * num} completions and {SHEET} to {output}")
+
+
+def read_mask(path: pathlib.Path, size: int) -> np.ndarray:
+    """The known pixels by an image that is white where they are not: bool [size, size]."""
+    return read_image(path, size).mean(axis=-1) < WHITE
+
+
+def read_draft(path: str) -> Draft | GenerativeModel:
+    """A draft from a file that `igpt draft` wrote, or a model as `igpt_keras.load` reads it."""
+    if pathlib.Path(path).suffix == NeighbourDraft.SUFFIX:
+        return NeighbourDraft.load(path)
+    return igpt_keras.load(path)
+
+
+def complete_in_groups(
+    model: GenerativeModel,
+    images: np.ndarray,
+    seed: int,
+    settings: dict,
+    progress: str,
+) -> Completions:
+    """`igpt_keras.complete`, `SEQUENCES` or so at a time, with a bar that counts rows.
+
+    Args:
+        model: its palette is used.
+        images: uint8 [B, R, R, 3].
+        seed: of the first image; that of the next is one more.
+        settings: further arguments of `igpt_keras.complete`.
+        progress: "auto" or "quiet".
+    """
+    at_once = max(SEQUENCES // max(settings.get("num_completions", 1), 1), 1)
+    groups = np.split(np.arange(len(images)), range(at_once, len(images), at_once))
+    # A BERT model fills all rows together.
+    rows = model.config.image_size if model.objective == "ar" else 0
+    with row_bar(rows * len(groups), progress) as on_row:
+        parts = [
+            igpt_keras.complete(
+                model, None, images[group], seed=seed + group, on_row=on_row, **settings
+            )
+            for group in groups
+        ]
+    return Completions(
+        *(
+            None if part[0] is None else np.concatenate(part)
+            for part in (
+                [getattr(part, name) for part in parts]
+                for name in (
+                    "images",
+                    "tokens",
+                    "log_likelihood",
+                    "total_log_likelihood",
+                    "entropy",
+                )
+            )
+        ),
+        passes=sum(part.passes for part in parts),
+    )
+
+
+@contextlib.contextmanager
+def row_bar(num_rows: int, progress: str) -> Iterator[Callable[..., None] | None]:
+    """A bar on stderr, and what tells it of a row; None where nobody looks, or of no row."""
+    console = Console(stderr=True)
+    if progress == "quiet" or not console.is_terminal or not num_rows:
+        yield None
+        return
+    columns = (
+        TextColumn("row"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=num_rows)
+        yield lambda row, pixels: bar.advance(task)
+
+
+def names_of(index: int, path: pathlib.Path, count: int) -> list[str]:
+    """File names of the completions of an image, by its place among the images and its name."""
+    return [f"{index:03d}-{path.stem}-{number:02d}.png" for number in range(count)]
 
 
 def write_completions(
@@ -57,7 +247,7 @@ def write_completions(
     paths: Sequence[pathlib.Path],
     originals: np.ndarray,
     completed: np.ndarray,
-    keep_rows: int,
+    known: np.ndarray,
 ) -> None:
     """Writes `folder` with a PNG for each completion and a contact sheet of all.
 
@@ -66,14 +256,87 @@ def write_completions(
         paths: B image files; their names go into those of the PNGs.
         originals: uint8 [B, R, R, 3], the images as the model saw them.
         completed: uint8 [B, N, R, R, 3].
-        keep_rows: rows kept.
+        known: bool [R, R], the pixels that were known.
     """
     folder.mkdir()
     rows = []
     for index, (path, original, images) in enumerate(zip(paths, originals, completed, strict=True)):
-        for number, image in enumerate(images):
-            name = f"{index:03d}-{path.stem}-{number:02d}.png"
+        for name, image in zip(names_of(index, path, len(images)), images, strict=True):
             save_png(Image.fromarray(image), folder / name)
-        rows.append([original, keep_top(original, keep_rows), *images])
-    cell = max(96, 4 * originals.shape[1])
-    save_png(contact_sheet(rows, ["original", "kept", "completions"], cell), folder / SHEET)
+        rows.append([original, keep_known(original, known), *images])
+    sheet = contact_sheet(rows, ["original", "known", "completions"], cell_of(originals))
+    save_png(sheet, folder / SHEET)
+
+
+def cell_of(images: np.ndarray) -> int:
+    """Side in pixels of images uint8 [..., R, R, 3] on a contact sheet."""
+    return max(96, 4 * images.shape[-2])
+
+
+def likelihoods(
+    completions: Completions, names: Sequence[Sequence[str]], num_sampled: int
+) -> list[dict]:
+    """For every completion its file's name and log-likelihoods, in nats and bits per pixel.
+
+    Args:
+        completions: N of each of B images.
+        names: B lists of N names.
+        num_sampled: pixels sampled of each image.
+    """
+    num_pixels = completions.tokens.shape[-1]
+    records = []
+    for image, of_image in enumerate(names):
+        for number, name in enumerate(of_image):
+            nats = float(completions.log_likelihood[image, number])
+            record = {"file": name, "log_likelihood": nats}
+            record["bits_per_sampled_pixel"] = bits(nats, num_sampled)
+            if completions.total_log_likelihood is not None:
+                total = float(completions.total_log_likelihood[image, number])
+                record |= {"total_log_likelihood": total, "bits_per_pixel": bits(total, num_pixels)}
+            records.append(record)
+    return records
+
+
+def bits(nats: float, num_pixels: int) -> float | None:
+    """Bits per pixel of a log-likelihood; None of no pixel."""
+    return -nats / math.log(2) / num_pixels if num_pixels else None
+
+
+def write_likelihoods(folder: pathlib.Path, records: list[dict]) -> None:
+    (folder / LIKELIHOODS).write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
+
+
+def say_likelihoods(records: list[dict]) -> None:
+    for record in records:
+        parts = [record["file"]]
+        if record["bits_per_sampled_pixel"] is not None:
+            parts.append(
+                f"sampled {record['log_likelihood']:.2f} nats "
+                f"({record['bits_per_sampled_pixel']:.3f} bits/pixel)"
+            )
+        if "total_log_likelihood" in record:
+            parts.append(
+                f"in all {record['total_log_likelihood']:.2f} nats "
+                f"({record['bits_per_pixel']:.3f} bits/pixel)"
+            )
+        print("  ".join(parts))
+
+
+def entropy_sheet(
+    completions: Completions, originals: np.ndarray, known: np.ndarray
+) -> Image.Image:
+    """Every completion beside the entropy of its pixels, over the scale of its colours.
+
+    Args:
+        completions: N of each of B images, with entropies.
+        originals: uint8 [B, R, R, 3].
+        known: bool [R, R].
+    """
+    largest = max(float(completions.entropy.max()), 1e-6)
+    colors = heat_map(completions.entropy, largest)
+    rows = []
+    for original, images, of_images in zip(originals, completions.images, colors, strict=True):
+        pairs = [picture for pair in zip(images, of_images, strict=True) for picture in pair]
+        rows.append([keep_known(original, known), *pairs])
+    sheet = contact_sheet(rows, ["known", "completion", "entropy"], cell_of(originals))
+    return stacked([sheet, color_scale(largest, "nats")])

@@ -241,9 +241,9 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def output_option(of: str = "Folder to write to.") -> Callable:
-    """--output, a path that the command makes."""
+    """--output or --out, a path that the command makes."""
     path = click.Path(path_type=pathlib.Path)
-    return click.option("--output", required=True, type=path, help=of)
+    return click.option("output", "--output", "--out", required=True, type=path, help=of)
 
 
 def overwrite_option(of: str = "Replace an earlier output folder.") -> Callable:

@@ -1,6 +1,8 @@
 """Completing images and sampling new ones, pixel by pixel."""
 
 from igpt_keras.sampling.completion import Completions, complete, sample, sample_tokens
+from igpt_keras.sampling.drafts import Draft, ModelDraft, NeighbourDraft
+from igpt_keras.sampling.scoring import log_probabilities_of, score
 from igpt_keras.sampling.settings import (
     check_backend,
     check_can_sample,
@@ -10,11 +12,16 @@ from igpt_keras.sampling.settings import (
 
 __all__ = [
     "Completions",
+    "Draft",
+    "ModelDraft",
+    "NeighbourDraft",
     "check_backend",
     "check_can_sample",
     "check_settings",
     "complete",
     "completion_seeds",
+    "log_probabilities_of",
     "sample",
     "sample_tokens",
+    "score",
 ]

@@ -14,9 +14,12 @@ from igpt_keras.errors import InputError
 from igpt_keras.models import GenerativeModel
 from igpt_keras.palette import ColorPalette
 from igpt_keras.sampling.decoder import Caches, advance, grow, prefill, repeat
-from igpt_keras.sampling.drawing import draw, gumbel_noise
+from igpt_keras.sampling.drafts import Draft, as_draft
+from igpt_keras.sampling.drawing import draw, gumbel_noise, measure
+from igpt_keras.sampling.filling import DEFAULT_ROUNDS, fill
 from igpt_keras.sampling.settings import (
-    check_can_sample,
+    check_can_complete,
+    check_fits_objective,
     check_model_images,
     check_settings,
     completion_seeds,
@@ -24,6 +27,7 @@ from igpt_keras.sampling.settings import (
     known_pixels,
     palette_of,
 )
+from igpt_keras.sampling.speculative import begin_guesses, speculate_rows
 
 # The caches grow by about so many positions at a time: attention goes over what exists, and
 # the copies on growing stay rare.
@@ -35,15 +39,19 @@ class Completions:
     """N completions of each of B images.
 
     Likelihoods and entropies are the model's, before temperature, top-k and top-p, each pixel
-    given those before it.
+    given those before it; of a BERT model, given those known before its round.
 
     Attributes:
         images: uint8 [B, N, R, R, 3].
         tokens: int32 [B, N, n].
         log_likelihood: float32 [B, N], nats, of the sampled pixels.
-        total_log_likelihood: float32 [B, N], nats, of all pixels; None from a server.
+        total_log_likelihood: float32 [B, N], nats, of all pixels; None from a server, and from a
+            BERT model, which has no likelihood of an image.
         entropy: float32 [B, N, R, R], nats, of the distribution at every pixel, also the
-            known ones; None from a server.
+            known ones (which BERT sees: 0); None from a server.
+        passes: how often the model ran to fill the unknown pixels: once for every position from
+            the first of them on, less often with a draft, the rounds of a BERT model; None from a
+            server.
     """
 
     images: np.ndarray
@@ -51,6 +59,7 @@ class Completions:
     log_likelihood: np.ndarray
     total_log_likelihood: np.ndarray | None = None
     entropy: np.ndarray | None = None
+    passes: int | None = None
 
 
 class Settings(NamedTuple):
@@ -84,13 +93,18 @@ def complete(
     seed: int | Sequence[int] = 0,
     *,
     known: np.ndarray | None = None,
+    draft: Draft | GenerativeModel | None = None,
+    rounds: int | None = None,
     on_row: Callable[[int, np.ndarray], None] | None = None,
     jit_compile: bool = False,
 ) -> Completions:
-    """Keeps the known pixels of images and samples the others, in raster order.
+    """Keeps the known pixels of images and samples the others.
+
+    An autoregressive model samples in raster order. A BERT model fills in rounds, which is
+    sampling from an approximation; see `igpt_keras.sampling.filling`.
 
     Args:
-        model: an autoregressive `ImageGPT`, or a classifier with its token logits.
+        model: an `ImageGPT`, or a classifier with its token logits.
         palette: its palette; None for `model.palette`.
         images: uint8 [B, R, R, 3] (or 1 channel, grey), R = `image_size`. Known
             pixels come back as their nearest colours of the palette.
@@ -102,23 +116,31 @@ def complete(
         top_p: of those, only the fewest whose probabilities sum to `top_p` or more.
         seed: one for each image, or one integer s for seeds s, s + 1, …. An image, its
             seed and the settings determine its completions.
-        known: bool [R, R] for all images or [B, R, R]: the pixels that are known. A pixel is
-            sampled given those before it in raster order, not given known ones after it.
+        known: bool [R, R] for all images or [B, R, R]: the pixels that are known. An
+            autoregressive model samples a pixel given those before it in raster order, not given
+            known ones after it.
+        draft: what guesses several pixels ahead for the model to check in one pass: a smaller
+            autoregressive model or a `NeighbourDraft`. The completions are those without it, and
+            sooner there for few sequences; see `docs/completion.md`. Not for BERT.
+        rounds: for BERT, passes in which the unknown pixels are filled, the most confident first;
+            16 unless given. With as many as there are unknown pixels, one is filled a round.
         on_row: called with 0 … R - 1, each as soon as that row of all completions is there, and
-            with the row, uint8 [B, N, R, 3].
+            with the row, uint8 [B, N, R, 3]. Not for BERT.
         jit_compile: whether XLA compiles the decoder, once for every batch size and number of
-            known pixels: worth it on GPUs and TPUs.
+            known pixels: worth it on GPUs and TPUs. Not for BERT.
 
     Raises:
         InputError: an argument that cannot be used.
     """
-    check_can_sample(model)
+    check_can_complete(model)
+    check_fits_objective(model, rounds, draft=draft, on_row=on_row, jit_compile=jit_compile)
     palette = palette_of(model, palette)
     images = check_model_images(model, images)
     size = model.config.image_size
     check_settings(
         0 if keep_rows is None else keep_rows, num_completions, temperature, top_k, top_p
     )
+    draft = draft and as_draft(draft, model.config)
     known = known_pixels(keep_rows, known, len(images), size)
     seeds = completion_seeds(seed, len(images), num_completions)
     settings = Settings(
@@ -127,24 +149,29 @@ def complete(
         tf.fill([seeds.size], np.int32(top_k)),
         tf.fill([seeds.size], np.float32(top_p)),
     )
-    report = None
-    if on_row is not None:
-
-        def report(row, tokens):
-            on_row(row, palette.dequantize(tokens.T.reshape(*seeds.shape, size)))
-
     tokens = palette.quantize(images).reshape(len(images), -1).astype(np.int32)
-    state = _decode(model, tokens, known, settings, num_completions, report, jit_compile)
-    tokens, log_probabilities, entropies = (
-        values.numpy().T.reshape(*seeds.shape, -1)
-        for values in (state.tokens, state.log_probabilities, state.entropies)
-    )
+    if model.objective == "bert":
+        filled, passes = _fill(model, tokens, known, settings, num_completions, rounds)
+    else:
+        report = None
+        if on_row is not None:
+
+            def report(row, tokens):
+                on_row(row, palette.dequantize(tokens.reshape(*seeds.shape, size)))
+
+        filled, passes = _decode(
+            model, draft, tokens, known, settings, num_completions, report, jit_compile
+        )
+    tokens, log_probabilities, entropies = (x.numpy().reshape(*seeds.shape, -1) for x in filled)
     return Completions(
         images=palette.dequantize(tokens).reshape(*seeds.shape, size, size, 3),
         tokens=tokens,
         log_likelihood=np.where(known[:, None], 0, log_probabilities).sum(axis=-1),
-        total_log_likelihood=log_probabilities.sum(axis=-1),
+        total_log_likelihood=(
+            None if model.objective == "bert" else log_probabilities.sum(axis=-1)
+        ),
         entropy=entropies.reshape(*seeds.shape, size, size),
+        passes=passes,
     )
 
 
@@ -223,7 +250,7 @@ def begin(model, tokens, prefix, num_completions: int) -> State:
         num_completions: N; each sequence stands in the state N times, one after the other.
     """
     logits, caches = prefill(model, tokens[:, :prefix])
-    log_probabilities, entropies = _measure(logits, tokens[:, :prefix])
+    log_probabilities, entropies = measure(logits, tokens[:, :prefix])
 
     def repeat_measures(values):
         rest = model.config.sequence_length - prefix
@@ -266,7 +293,7 @@ def decode_rows(model, state: State, known, settings: Settings, num_rows: int) -
         logits = logits[:, 0]
         drawn = draw(logits, noise[position - first_row * size], *settings[1:])
         token = tf.where(known[position], state.tokens[position], drawn)
-        written = zip(state[1:4], (token, *_measure(logits, token)), strict=True)
+        written = zip(state[1:4], (token, *measure(logits, token)), strict=True)
         return (
             State(
                 position + 1,
@@ -289,60 +316,72 @@ def rows_of_chunk(config) -> int:
     return min(max(CHUNK // config.image_size, 1), config.image_size)
 
 
-def _measure(logits, tokens):
-    """Log-probabilities of tokens [...] and entropies [...], in nats, of logits [..., V]."""
-    log_probabilities = tf.nn.log_softmax(logits)
-    of_tokens = tf.gather(log_probabilities, tokens, batch_dims=tokens.shape.rank)
-    entropies = -tf.reduce_sum(tf.exp(log_probabilities) * log_probabilities, axis=-1)
-    return of_tokens, entropies
+def _fill(model, tokens, known, settings, num_completions, rounds):
+    """`fill` of every image `num_completions` times; gives what `_decode` gives."""
+    tokens, known = (np.repeat(x, num_completions, axis=0) for x in (tokens, known))
+    state, passes = fill(model, tokens, known, settings, rounds or DEFAULT_ROUNDS)
+    return (state.tokens, state.log_probabilities, state.entropies), passes
 
 
-def _decode(model, tokens, known, settings, num_completions, report, jit_compile) -> State:
+def _decode(model, draft, tokens, known, settings, num_completions, report, jit_compile):
     """`sample_tokens` chunk by chunk, or row by row if rows are to be reported.
 
     Args:
+        draft: a `Draft`, or None.
         tokens: int32 [B, n].
         known: bool [B, n].
         settings: of B · N sequences.
         num_completions: N.
-        report: None, or called with the number of each row and its tokens, int32 [R, B · N].
+        report: None, or called with the number of each row and its tokens, int32 [B · N, R].
         jit_compile: whether XLA compiles it.
+
+    Returns: tokens, log-probabilities and entropies, [B · N, n] each, and the number of passes
+    after that over what is known.
     """
     config = model.config
-    compiled_begin, compiled_decode_rows = _compiled(model, jit_compile)
-    counts = int(np.cumprod(known.all(axis=0)).sum()), num_completions
+    compiled_begin, compiled_decode_rows = _compiled(model, draft, jit_compile)
+    prefix = int(np.cumprod(known.all(axis=0)).sum())
+    counts = prefix, num_completions
     # XLA wants to know shapes when it compiles.
-    state = compiled_begin(tokens, *(counts if jit_compile else map(tf.constant, counts)))
+    state, guesses = compiled_begin(tokens, *(counts if jit_compile else map(tf.constant, counts)))
     known = tf.repeat(tf.transpose(known), num_completions, axis=1)
     num_rows = rows_of_chunk(config) if report is None else 1
     row = 0
     while True:
         while report is not None and row < int(state.position) // config.image_size:
-            report(row, state.tokens[row * config.image_size :][: config.image_size].numpy())
+            of_row = state.tokens[row * config.image_size :][: config.image_size]
+            report(row, of_row.numpy().T)
             row += 1
         if int(state.position) == config.sequence_length:
-            return state
-        state = compiled_decode_rows(state, known, settings, num_rows)
+            passes = config.sequence_length - prefix if draft is None else int(guesses.passes)
+            return tuple(map(tf.transpose, state[1:4])), passes
+        state, guesses = compiled_decode_rows(state, guesses, known, settings, num_rows)
 
 
-def _compiled(model, jit_compile: bool):
-    """`begin` and `decode_rows` of `model` as graphs, kept with the model.
+def _compiled(model, draft, jit_compile: bool):
+    """Beginning and going on by rows as graphs, kept with the model, or with the draft for it.
 
-    XLA's have caches of capacity n from the start, and are traced for each batch size.
+    Both give the state and, with a draft, its guesses. XLA's have caches of capacity n from the
+    start, and are traced for each batch size.
     """
-    name = "_compiled_decoder_xla" if jit_compile else "_compiled_decoder"
-    if hasattr(model, name):
-        return getattr(model, name)
+    compiled = vars(model if draft is None else draft).setdefault("_compiled_decoders", {})
+    key = (id(model), jit_compile, draft and draft.window)
+    if key in compiled:
+        return compiled[key]
     length = model.config.sequence_length
 
     def begin_(tokens, prefix, num_completions):
         state = begin(model, tokens, prefix, num_completions)
-        return state._replace(caches=grow(state.caches, length)) if jit_compile else state
+        if jit_compile:
+            state = state._replace(caches=grow(state.caches, length))
+        return state, draft and begin_guesses(draft, tokens, prefix, num_completions)
 
-    def decode_rows_(state, known, settings, num_rows):
-        return decode_rows(model, state, known, settings, num_rows)
+    def decode_rows_(state, guesses, known, settings, num_rows):
+        if draft is None:
+            return decode_rows(model, state, known, settings, num_rows), None
+        return speculate_rows(model, draft, state, guesses, known, settings, num_rows)
 
-    functions = tuple(
+    compiled[key] = tuple(
         tf.function(
             function,
             jit_compile=jit_compile,
@@ -351,5 +390,4 @@ def _compiled(model, jit_compile: bool):
         )
         for function in (begin_, decode_rows_)
     )
-    setattr(model, name, functions)
-    return functions
+    return compiled[key]

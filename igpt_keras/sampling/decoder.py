@@ -53,33 +53,42 @@ def advance(model, tokens, start, caches: Caches):
     and the caches with the new positions.
     """
     config = model.config
-    batch, count = tf.shape(tokens)[0], tf.shape(tokens)[1]
+    heads, width = config.num_heads, config.head_dim
+    batch, count = tf.shape(tokens)[0], tokens.shape[1] or tf.shape(tokens)[1]
     positions = start + tf.range(count)
     capacity = tf.shape(caches[0][0])[1]
     hidden = tf.cast(tf.range(capacity)[None] > positions[:, None], tf.float32) * -1e30
-    rows = tf.repeat(tf.range(batch * config.num_heads), count)
-    slots = tf.stack([rows, tf.tile(positions, [batch * config.num_heads])], axis=1)
-    scale = 1 / math.sqrt(config.head_dim)
+    slots = tf.stack(tf.meshgrid(tf.range(batch * heads), positions, indexing="ij"), axis=-1)
     remaining, updated = iter(caches), []
+
+    def by_head(x):
+        """[B · k, H, D] to [B · H, k, D]."""
+        if count != 1:
+            x = tf.transpose(tf.reshape(x, [-1, count, heads, width]), [0, 2, 1, 3])
+        return tf.reshape(x, [-1, count, width])
+
+    def by_position(x):
+        """[B · H, k, D] to [B · k, H, D]."""
+        if count != 1:
+            x = tf.transpose(tf.reshape(x, [-1, heads, count, width]), [0, 2, 1, 3])
+        return tf.reshape(x, [-1, heads, width])
 
     def attend(query, key, value):
         keys, values = (
-            tf.tensor_scatter_nd_update(
-                cache, slots, tf.reshape(_by_head(new), [-1, config.head_dim])
-            )
+            tf.tensor_scatter_nd_update(cache, slots, by_head(new))
             for cache, new in zip(next(remaining), (key, value), strict=True)
         )
         updated.append((keys, values))
-        scores = tf.matmul(_by_head(query) * scale, keys, transpose_b=True)
-        weights = tf.nn.softmax(tf.cast(scores, tf.float32) + hidden)
-        attended = tf.matmul(tf.cast(weights, values.dtype), values)
-        attended = tf.reshape(attended, [batch, config.num_heads, count, config.head_dim])
-        return tf.transpose(attended, [0, 2, 1, 3])
+        query = by_head(query) * (1 / math.sqrt(width))
+        scores = tf.cast(tf.matmul(query, keys, transpose_b=True), tf.float32)
+        weights = tf.cast(tf.nn.softmax(scores + hidden), values.dtype)
+        return by_position(tf.matmul(weights, values))
 
-    h = model.backbone.embedding.step(tokens, start)
+    h = tf.reshape(model.backbone.embedding.step(tokens, start), [-1, config.hidden_dim])
     for block in model.backbone.blocks:
         h = block(h, attend=attend)
-    return model.token_logits(model.backbone.final_norm(h)), updated
+    logits = model.token_logits(model.backbone.final_norm(h))
+    return tf.reshape(logits, [-1, count, config.vocabulary_size]), updated
 
 
 def grow(caches: Caches, capacity) -> Caches:

@@ -89,3 +89,11 @@ def _cut(logits, top_k, top_p):
     last_of_mass = tf.reduce_sum(tf.cast(in_mass, tf.int32), axis=-1) - 1
     least = tf.gather(descending, last_of_mass, batch_dims=1)[:, None]
     return tf.where(logits >= least, logits, -np.inf)
+
+
+def measure(logits, tokens):
+    """Log-probabilities of tokens [...] and entropies [...], in nats, of logits [..., V]."""
+    log_probabilities = tf.nn.log_softmax(logits)
+    of_tokens = tf.gather(log_probabilities, tokens, batch_dims=tokens.shape.rank)
+    entropies = -tf.reduce_sum(tf.exp(log_probabilities) * log_probabilities, axis=-1)
+    return of_tokens, entropies

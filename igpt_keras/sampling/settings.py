@@ -35,9 +35,36 @@ def check_can_sample(model: GenerativeModel) -> None:
     """Raises `InputError` for a model that gives no next-pixel distribution in TensorFlow."""
     if model.objective != "ar":
         raise InputError('sampling needs a model with objective="ar", this one has "bert"')
+    check_can_complete(model)
+
+
+def check_can_complete(model: GenerativeModel) -> None:
+    """Raises `InputError` for a model that gives no distribution of a pixel in TensorFlow."""
     if model.generative_weight == 0:
         raise InputError("sampling needs token logits, which a classifier with weight 0 lacks")
     check_backend()
+
+
+def check_fits_objective(model: GenerativeModel, rounds: int | None, **in_raster_order) -> None:
+    """Raises `InputError` for what is set that the model's objective has not.
+
+    Args:
+        rounds: only of BERT models.
+        in_raster_order: by name, what only decoding pixel by pixel has.
+    """
+    if model.objective == "ar":
+        if rounds is not None:
+            raise InputError(
+                f"rounds={rounds} is for BERT models; an autoregressive one goes pixel by pixel"
+            )
+        return
+    if rounds is not None and (not is_integer(rounds) or rounds < 1):
+        raise InputError(f"rounds must be an integer >= 1, got {rounds}")
+    for name, value in in_raster_order.items():
+        if value:
+            raise InputError(
+                f"{name} is for autoregressive models; a BERT model fills pixels in rounds"
+            )
 
 
 def check_backend() -> None:

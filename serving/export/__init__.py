@@ -78,8 +78,8 @@ def export(
     _check_models(models)
     if len(training) != len(models):
         raise InputError(f"training must hold one for each of {len(models)} models, got {training}")
-    if max_pixels < 1:
-        raise InputError(f"max_pixels must be at least 1, got {max_pixels}")
+    if not 1 <= max_pixels < 1 << 31:
+        raise InputError(f"max_pixels must lie in 1…{(1 << 31) - 1}, got {max_pixels}")
     if version is not None:
         check_version(directory, version)
     pairs = sorted(zip(models, training, strict=True), key=lambda pair: _is_classifier(pair[0]))

@@ -67,12 +67,14 @@ def check_runs(folder: pathlib.Path, inputs: dict[str, dict[str, np.ndarray]]) -
     try:
         with tf.compat.v1.Session(graph=tf.Graph()) as session:
             signatures = _load(session, folder)
+            feeds, fetches = {}, []
             for name, values in inputs.items():
                 count = 0 if name == SAMPLE else 1
-                feeds = {
-                    info.name: values[key][:count] for key, info in signatures[name].inputs.items()
-                }
-                session.run([info.name for info in signatures[name].outputs.values()], feeds)
+                for key, info in signatures[name].inputs.items():
+                    feeds[info.name] = values[key][:count]
+                fetches += [info.name for info in signatures[name].outputs.values()]
+            # All in one run: TensorFlow optimises a graph anew for other fetches.
+            session.run(fetches, feeds)
     except (OSError, RuntimeError, ValueError, tf.errors.OpError) as error:
         raise InputError(
             f"the model cannot be served: it does not run in a TensorFlow 1 session: {error}"

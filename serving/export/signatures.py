@@ -7,6 +7,7 @@ input and output.
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import tensorflow as tf
 
@@ -15,7 +16,7 @@ from igpt_keras.data.images import dequantize, fit_to_size, quantize
 from igpt_keras.errors import InputError
 from igpt_keras.evaluation.voting import VOTES, draw_mask
 from igpt_keras.models import GenerativeModel, ImageGPTClassifier
-from igpt_keras.sampling import sample_tokens
+from igpt_keras.sampling import log_probabilities_of, sample_tokens
 
 COMPLETE = "complete"
 SAMPLE = "sample"
@@ -61,6 +62,17 @@ def make_signatures(
             signatures[name] = functions[name].get_concrete_function()
     default = next(name for name in (COMPLETE, CLASSIFY_IMAGES, FEATURES) if name in signatures)
     return {**signatures, SERVING_DEFAULT: signatures[default]}
+
+
+def signature_names(models: Iterable[GenerativeModel]) -> set[str]:
+    """The names of the signatures that `models` can give, `serving_default` not among them."""
+    names = {FEATURES}
+    for model in models:
+        if can_sample(model):
+            names |= {COMPLETE, SAMPLE, SCORE}
+        if isinstance(model, ImageGPTClassifier):
+            names |= {CLASSIFY, CLASSIFY_IMAGES}
+    return names
 
 
 def describe(
@@ -145,16 +157,15 @@ def _functions(
     model: GenerativeModel, preprocessing: Preprocessing, feature_layer: int | None
 ) -> dict[str, Callable]:
     """The `tf.function`s of one model, by the names of their signatures."""
-    layer = _feature_layer(model, feature_layer)
-    functions = {FEATURES: _features(model, preprocessing, layer)}
-    if can_sample(model):
-        functions[COMPLETE] = _complete(model, preprocessing)
-        functions[SAMPLE] = _sample(model, preprocessing)
-        functions[SCORE] = _score(model, preprocessing)
-    if isinstance(model, ImageGPTClassifier):
-        functions[CLASSIFY] = _classify(model, preprocessing)
-        functions[CLASSIFY_IMAGES] = _classify_images(model, preprocessing)
-    return functions
+    makers = {
+        COMPLETE: _complete,
+        SAMPLE: _sample,
+        CLASSIFY: _classify,
+        CLASSIFY_IMAGES: _classify_images,
+        FEATURES: partial(_features, layer=_feature_layer(model, feature_layer)),
+        SCORE: _score,
+    }
+    return {name: makers[name](model, preprocessing) for name in signature_names([model])}
 
 
 def _complete(model: GenerativeModel, preprocessing: Preprocessing):
@@ -269,10 +280,11 @@ def mean_features(model: GenerativeModel, tokens, layer: int):
 def _score(model: GenerativeModel, preprocessing: Preprocessing):
     @tf.function(input_signature=[IMAGE_BYTES], autograph=False)
     def score(image_bytes):
-        nats = model.per_image(preprocessing.tokens(image_bytes))["nats"]
+        log_probabilities = log_probabilities_of(model, preprocessing.tokens(image_bytes))
+        log_likelihood = tf.reduce_sum(log_probabilities, axis=1)
         return {
-            "log_likelihood": -nats * preprocessing.length,
-            "bits_per_pixel": nats / math.log(2),
+            "log_likelihood": log_likelihood,
+            "bits_per_pixel": -log_likelihood / (preprocessing.length * math.log(2)),
         }
 
     return score

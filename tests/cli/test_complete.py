@@ -1,9 +1,16 @@
+import io
+import json
+import math
+from functools import partial
+
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 import igpt_keras
 from igpt_keras import ImageGPT, cli
+from igpt_keras.cli.complete import row_bar
 from igpt_keras.data.images import read_image
 
 
@@ -47,7 +54,7 @@ def test_complete_writes_every_completion_and_a_contact_sheet(
     assert run(monkeypatch, "complete", *photos, *flat(options)) == 0
     assert str(output) in capsys.readouterr().out
     names = {path.name for path in output.iterdir()}
-    assert names == {"contact-sheet.png"} | {
+    assert names == {"contact-sheet.png", "log-likelihoods.json"} | {
         f"{index:03d}-{stem}-{number:02d}.png"
         for index, stem in enumerate(["photo", "other"])
         for number in range(3)
@@ -61,12 +68,119 @@ def test_complete_writes_every_completion_and_a_contact_sheet(
     np.testing.assert_array_equal(written[:2], kept)
 
 
+def test_a_mask_is_white_where_pixels_are_filled(
+    model_folder, photos, tmp_path, monkeypatch, palette
+):
+    # As wide as high, and twice the model's size: a mask is averaged down as the images are.
+    mask = np.zeros((8, 8), np.uint8)
+    mask[2:6, 4:] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    output = tmp_path / "out"
+    options = {
+        "--model": model_folder,
+        "--out": output,
+        "--mask": tmp_path / "mask.png",
+        "--num": 2,
+    }
+    assert run(monkeypatch, "complete", photos[0], "--entropy", *flat(options)) == 0
+    known = np.ones((4, 4), bool)
+    known[1:3, 2:] = False
+    images = read_image(photos[0], 4)[None]
+    model = igpt_keras.load(model_folder)
+    expected = igpt_keras.complete(model, None, images, known=known, num_completions=2)
+    written = np.asarray(Image.open(output / "000-photo-01.png"))
+    np.testing.assert_array_equal(written, expected.images[0, 1])
+    original = palette.dequantize(palette.quantize(images[0]))
+    np.testing.assert_array_equal(written[known], original[known])
+    assert Image.open(output / "entropy.png").width > Image.open(output / "000-photo-01.png").width
+
+
+def test_likelihoods_are_printed_and_written(model_folder, photos, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "out"
+    options = {"--model": model_folder, "--output": output, "--keep-rows": 1, "--num": 2}
+    assert run(monkeypatch, "complete", *photos, *flat(options)) == 0
+    printed = capsys.readouterr().out
+    images = np.stack([read_image(path, 4) for path in photos])
+    expected = igpt_keras.complete(igpt_keras.load(model_folder), None, images, 1, 2)
+    records = json.loads((output / "log-likelihoods.json").read_text())
+    assert len(records) == 4
+    for record, sampled, total in zip(
+        records,
+        expected.log_likelihood.reshape(-1),
+        expected.total_log_likelihood.reshape(-1),
+        strict=True,
+    ):
+        assert record["log_likelihood"] == pytest.approx(sampled, rel=1e-5)
+        assert record["total_log_likelihood"] == pytest.approx(total, rel=1e-5)
+        assert record["bits_per_sampled_pixel"] == pytest.approx(-sampled / math.log(2) / 12)
+        assert record["bits_per_pixel"] == pytest.approx(-total / math.log(2) / 16)
+        assert f"{record['file']}  sampled {sampled:.2f} nats" in printed
+
+
+@pytest.mark.parametrize("kind", ["CMYK", "RGBA", "rotated", "WebP"])
+def test_photographs_of_any_kind_are_read_as_a_person_sees_them(
+    model_folder, tmp_path, monkeypatch, palette, kind
+):
+    pixels = np.random.default_rng(3).integers(0, 256, (4, 4, 3)).astype(np.uint8)
+    image, path, saving = Image.fromarray(pixels), tmp_path / "photo.png", {}
+    if kind == "CMYK":
+        image, path = image.convert("CMYK"), tmp_path / "photo.tif"
+        pixels = np.asarray(image.convert("RGB"))
+    elif kind == "RGBA":
+        alpha = np.full((4, 4, 1), 255, np.uint8)
+        alpha[0] = 0
+        image = Image.fromarray(np.concatenate([pixels, alpha], axis=-1))
+        pixels[0] = 255
+    elif kind == "rotated":
+        saving["exif"] = Image.Exif()
+        saving["exif"][0x0112] = 3  # upside down
+        pixels = pixels[::-1, ::-1]
+    else:
+        path, saving = tmp_path / "photo.webp", {"lossless": True}
+    image.save(path, **saving)
+    output = tmp_path / "out"
+    options = {"--model": model_folder, "--output": output, "--keep-rows": 4, "--num": 1}
+    assert run(monkeypatch, "complete", path, *flat(options)) == 0
+    written = np.asarray(Image.open(output / "000-photo-00.png"))
+    np.testing.assert_array_equal(written, palette.dequantize(palette.quantize(pixels)))
+
+
+def test_many_images_are_completed_as_one_would_be(model_folder, tmp_path, monkeypatch):
+    """In groups, each image with its own seed."""
+    generator = np.random.default_rng(4)
+    paths = [tmp_path / f"{index}.png" for index in range(3)]
+    for path in paths:
+        Image.fromarray(generator.integers(0, 256, (4, 4, 3)).astype(np.uint8)).save(path)
+    options = {"--model": model_folder, "--output": tmp_path / "out", "--keep-rows": 1}
+    assert run(monkeypatch, "complete", *paths, "--num", 20, *flat(options)) == 0
+    images = np.stack([read_image(path, 4) for path in paths])
+    expected = igpt_keras.complete(igpt_keras.load(model_folder), None, images, 1, 20)
+    for index in range(3):
+        written = np.asarray(Image.open(tmp_path / "out" / f"00{index}-{index}-19.png"))
+        np.testing.assert_array_equal(written, expected.images[index, 19])
+
+
+@pytest.mark.parametrize("progress", ["auto", "quiet"])
+def test_a_terminal_sees_how_many_rows_are_done(progress, monkeypatch):
+    shown = io.StringIO()
+    monkeypatch.setattr("igpt_keras.cli.complete.Console", partial(Console, file=shown))
+    monkeypatch.setattr(Console, "is_terminal", True)
+    with row_bar(4, progress) as on_row:
+        for row in range(4):
+            if on_row is not None:
+                on_row(row, None)
+    assert ("4/4" in shown.getvalue()) == (progress == "auto")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"--model": "missing"}, "missing does not exist"),
         ({"image": "missing.png"}, "No such file or directory: 'missing.png'"),
         ({"image": __file__}, "cannot be read as an image"),
+        ({"--mask": "photo.png"}, "give either --keep-rows or --mask"),
+        ({"--draft": "draft.npz"}, "No such file or directory: 'draft.npz'"),
+        ({"--rounds": 3}, "rounds=3 is for BERT models"),
         ({"--keep-rows": 5}, "keep_rows must lie in 0…4"),
         ({"--keep-rows": -1}, "keep_rows must be an integer >= 0, got -1"),
         ({"--num": 0}, "num_completions must be an integer >= 1, got 0"),

@@ -7,7 +7,7 @@ import igpt_keras
 from igpt_keras import ImageGPT, ImageGPTClassifier, ImageGPTConfig, InputError
 from igpt_keras.losses import token_nats
 from igpt_keras.sampling import completion_seeds, sample_tokens
-from igpt_keras.sampling.drawing import draw
+from igpt_keras.sampling.completion import begin
 from tests.conftest import FIXTURES
 
 
@@ -105,68 +105,175 @@ def test_completion_seeds_are_distinct():
     assert seeds.min() >= 0
 
 
-def test_samples_follow_the_exact_distribution():
-    # Four pixels of three colours: 81 images, whose probabilities are enumerated.
+@pytest.fixture(scope="module")
+def enumerable():
+    """A model of four pixels of three colours, and all 81 images: int32 [81, 4]."""
     config = ImageGPTConfig(
         image_size=2, vocabulary_size=3, hidden_dim=8, num_layers=1, num_heads=1
     )
-    palette = igpt_keras.ColorPalette([[-1, -1, -1], [0, 0, 0], [1, 1, 1]])
-    model = ImageGPT(config)
+    model = ImageGPT(config, palette=igpt_keras.ColorPalette([[-1] * 3, [0] * 3, [1] * 3]))
     generator = np.random.default_rng(9)
     model.set_weights([generator.normal(0, 0.5, w.shape) for w in model.get_weights()])
-    count = 20_000
-    drawn = igpt_keras.sample(model, palette, count).tokens[:, 0]
     every = np.stack(np.meshgrid(*[range(3)] * 4, indexing="ij"), axis=-1).reshape(-1, 4)
-    every = every.astype(np.int32)
-    probabilities = np.exp(-ops.convert_to_numpy(token_nats(every, model(every))).sum(axis=1))
-    assert probabilities.sum() == pytest.approx(1, abs=1e-5)
-    counts = np.bincount(drawn @ [27, 9, 3, 1], minlength=81)
-    chi_square = ((counts - count * probabilities) ** 2 / (count * probabilities)).sum()
-    # 80 degrees of freedom: mean 80, standard deviation 12.6.
-    assert chi_square < 80 + 5 * 12.6
-
-
-def exact_distribution(logits, temperature, top_k, top_p):
-    """Temperature, top-k, top-p applied one after the other to one row of logits."""
-    probabilities = np.exp((logits - logits.max()) / temperature)
-    order = np.argsort(-probabilities, kind="stable")
-    if top_k:
-        probabilities[order[top_k:]] = 0
-    probabilities /= probabilities.sum()
-    mass = 0.0
-    for token in order:
-        if mass >= top_p:
-            probabilities[token] = 0
-        mass += probabilities[token]
-    return probabilities / probabilities.sum()
+    return model, every.astype(np.int32)
 
 
 @pytest.mark.parametrize(
-    ("temperature", "top_k", "top_p"),
-    [(1, 0, 1), (0.5, 0, 1), (2, 3, 1), (1, 0, 0.6), (1.5, 5, 0.7), (1, 1, 1), (1, 0, 1e-6)],
+    ("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (0.7, 2, 1.0), (1.3, 0, 0.8), (2.0, 2, 0.6)]
 )
-def test_draw_has_the_exact_frequencies(temperature, top_k, top_p):
-    logits = np.random.default_rng(10).normal(0, 1.5, 8).astype(np.float32)
-    expected = exact_distribution(logits.astype(np.float64), temperature, top_k, top_p)
-    # Evenly spaced uniforms: every frequency is exact to the spacing.
-    count = 10_000
-    uniforms = ((np.arange(count) + 0.5) / count).astype(np.float32)
-    drawn = draw(
-        tf.constant(np.tile(logits, (count, 1))),
-        tf.constant(uniforms),
-        tf.fill([count], float(temperature)),
-        tf.fill([count], top_k),
-        tf.fill([count], float(top_p)),
+def test_samples_follow_the_exact_distribution(enumerable, temperature, top_k, top_p):
+    model, every = enumerable
+    logits = ops.convert_to_numpy(model(every)).astype(np.float64).reshape(-1, 3) / temperature
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    descending = -np.sort(-probabilities, axis=1)
+    if top_k:
+        probabilities[probabilities < descending[:, top_k - 1 : top_k]] = 0
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        descending = -np.sort(-probabilities, axis=1)
+    before = np.cumsum(descending, axis=1) - descending
+    kept = (before < top_p).sum(axis=1)
+    probabilities[probabilities < descending[np.arange(len(kept)), kept - 1][:, None]] = 0
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    probabilities = np.take_along_axis(probabilities, every.reshape(-1, 1), axis=1)
+    probabilities = probabilities.reshape(81, 4).prod(axis=1)
+    assert probabilities.sum() == pytest.approx(1, abs=1e-5)
+
+    count = 20_000
+    completed = igpt_keras.sample(model, None, count, temperature, top_k, top_p)
+    counts = np.bincount(completed.tokens[:, 0] @ [27, 9, 3, 1], minlength=81)
+    possible = probabilities > 0
+    assert not counts[~possible].any()
+    means = count * probabilities[possible]
+    chi_square = ((counts[possible] - means) ** 2 / means).sum()
+    freedom = possible.sum() - 1
+    assert chi_square < freedom + 5 * np.sqrt(2 * freedom)
+
+
+@pytest.fixture(scope="module")
+def plain_model():
+    config = ImageGPTConfig(4, 8, 16, 2, 2)
+    palette = igpt_keras.ColorPalette(np.random.default_rng(1).uniform(-1, 1, (8, 3)))
+    model = ImageGPT(config, palette=palette)
+    generator = np.random.default_rng(0)
+    model.set_weights([generator.normal(0, 0.3, w.shape) for w in model.get_weights()])
+    return model
+
+
+@pytest.fixture(scope="module")
+def masked_completions(plain_model):
+    """Masks of pixels, bool [3, 4, 4], the images, and their completions."""
+    generator = np.random.default_rng(8)
+    images = generator.integers(0, 256, (3, 4, 4, 3)).astype(np.uint8)
+    known = generator.random((3, 4, 4)) < 0.5
+    known[:, 0, :2] = True
+    return known, images, plain_model.generate(images, known=known, num_completions=5, seed=2)
+
+
+def test_known_pixels_of_any_mask_stay(plain_model, masked_completions):
+    known, images, completed = masked_completions
+    palette = plain_model.palette
+    kept = np.broadcast_to(palette.dequantize(palette.quantize(images))[:, None], (3, 5, 4, 4, 3))
+    chosen = np.broadcast_to(known[:, None], (3, 5, 4, 4))
+    np.testing.assert_array_equal(completed.images[chosen], kept[chosen])
+    assert (completed.images[~chosen] != kept[~chosen]).any()
+
+
+def test_likelihoods_and_entropies_are_those_of_the_full_forward_pass(
+    plain_model, masked_completions
+):
+    known, _, completed = masked_completions
+    tokens = completed.tokens.reshape(15, 16)
+    logits = plain_model(tokens)
+    nats = ops.convert_to_numpy(token_nats(tokens, logits)).reshape(3, 5, 16)
+    np.testing.assert_allclose(completed.total_log_likelihood, -nats.sum(axis=2), atol=1e-4)
+    unknown = ~known.reshape(3, 1, 16)
+    np.testing.assert_allclose(completed.log_likelihood, -(nats * unknown).sum(axis=2), atol=1e-4)
+    logits = ops.convert_to_numpy(logits).astype(np.float64)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    entropy = -(probabilities * np.log(probabilities)).sum(axis=-1)
+    np.testing.assert_allclose(completed.entropy, entropy.reshape(3, 5, 4, 4), atol=1e-4)
+
+
+def test_one_mask_may_serve_all_images(plain_model, masked_completions):
+    known, images, _ = masked_completions
+    one = plain_model.generate(images, known=known[0], seed=2)
+    each = plain_model.generate(images, known=np.stack([known[0]] * 3), seed=2)
+    np.testing.assert_array_equal(one.tokens, each.tokens)
+    rows = np.arange(4)[:, None] < [1] * 4
+    np.testing.assert_array_equal(
+        plain_model.generate(images, known=rows, seed=2).tokens,
+        plain_model.generate(images, keep_rows=1, seed=2).tokens,
     )
-    frequencies = np.bincount(drawn, minlength=8) / count
-    np.testing.assert_allclose(frequencies, expected, atol=1.5 / count)
-    assert ((frequencies > 0) == (expected > 0.5 / count)).all()
 
 
-def test_greedy_draw_takes_the_first_of_equal_logits():
-    logits = tf.constant([[0.0, 2.0, 2.0]])
-    drawn = draw(logits, tf.constant([0.9]), tf.zeros(1), tf.zeros(1, tf.int32), tf.ones(1))
-    assert drawn.numpy() == [1]
+def test_rows_come_in_order_and_are_those_of_the_result(plain_model, masked_completions):
+    known, images, completed = masked_completions
+    came = []
+    again = plain_model.generate(
+        images, known=known, num_completions=5, seed=2, on_row=lambda *row: came.append(row)
+    )
+    assert [number for number, _ in came] == [0, 1, 2, 3]
+    np.testing.assert_array_equal(np.stack([row for _, row in came], axis=2), completed.images)
+    np.testing.assert_array_equal(again.tokens, completed.tokens)
+    np.testing.assert_allclose(again.entropy, completed.entropy, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["eager", "graph", "XLA"])
+def test_eager_graph_and_xla_draw_the_same(plain_model, masked_completions, how):
+    known, images, completed = masked_completions
+    if how == "XLA":
+        tokens = plain_model.generate(
+            images, known=known, num_completions=5, seed=2, jit_compile=True
+        ).tokens
+        np.testing.assert_array_equal(tokens, completed.tokens)
+        return
+    function = sample_tokens if how == "eager" else tf.function(sample_tokens, autograph=False)
+    tokens = np.repeat(plain_model.palette.quantize(images).reshape(3, 16), 5, axis=0)
+    filled, log_likelihood = function(
+        plain_model,
+        tf.constant(tokens, tf.int32),
+        tf.constant(np.repeat(known.reshape(3, 16), 5, axis=0)),
+        tf.constant(completion_seeds(2, 3, 5).reshape(-1)),
+        tf.ones(15),
+        tf.zeros(15, tf.int32),
+        tf.ones(15),
+    )
+    np.testing.assert_array_equal(filled, completed.tokens.reshape(15, 16))
+    np.testing.assert_allclose(log_likelihood, completed.log_likelihood.ravel(), atol=1e-4)
+
+
+def test_completions_of_an_image_share_the_pass_over_what_is_known(plain_model, tokens):
+    passes = []
+    block = plain_model.backbone.blocks[0]
+    call = block.call
+
+    def watched(h, attend=None):
+        passes.append(tuple(h.shape))
+        return call(h, attend=attend)
+
+    block.call = watched
+    try:
+        state = begin(plain_model, tf.constant(tokens), tf.constant(9), 8)
+    finally:
+        block.call = call
+    assert passes == [(6, 9, 16)]
+    assert state.caches[0][0].shape == (6 * 8 * 2, 9, 8)
+
+
+def test_the_graph_does_not_grow_with_the_positions():
+    def operations(image_size):
+        config = ImageGPTConfig(image_size, 8, 16, 1, 2)
+        model = ImageGPT(config)
+        shape = [2, config.sequence_length]
+        function = tf.function(lambda *inputs: sample_tokens(model, *inputs), autograph=False)
+        graph = function.get_concrete_function(
+            tf.TensorSpec(shape, tf.int32),
+            tf.TensorSpec(shape, tf.bool),
+            *(tf.TensorSpec([2], dtype) for dtype in (tf.int64, tf.float32, tf.int32, tf.float32)),
+        ).graph.as_graph_def()
+        return len(graph.node) + sum(len(f.node_def) for f in graph.library.function)
+
+    assert operations(4) == operations(16)
 
 
 @pytest.mark.parametrize(
@@ -175,12 +282,22 @@ def test_greedy_draw_takes_the_first_of_equal_logits():
         ({"keep_rows": 5}, r"keep_rows must lie in 0…4 \(the image's height\), got 5"),
         ({"keep_rows": -1}, "keep_rows .* got -1"),
         ({"keep_rows": 1.5}, "keep_rows .* got 1.5"),
+        ({"keep_rows": None}, "exactly one of keep_rows and known must be given, got neither"),
+        ({"known": np.ones((4, 4), bool)}, "exactly one of keep_rows and known .* got both"),
+        (
+            {"keep_rows": None, "known": np.ones((4, 5), bool)},
+            r"known must be boolean of shape \[4, 4\] or \[3, 4, 4\], got bool of shape \[4, 5\]",
+        ),
+        ({"keep_rows": None, "known": np.ones((2, 4, 4), bool)}, r"known .* \[2, 4, 4\]"),
+        ({"keep_rows": None, "known": np.ones((4, 4), int)}, "known must be boolean .* got int64"),
         ({"temperature": -0.1}, "temperature must be finite and >= 0, got -0.1"),
         ({"temperature": float("nan")}, "temperature .* got nan"),
+        ({"temperature": float("inf")}, "temperature .* got inf"),
         ({"top_k": -1}, "top_k must be an integer >= 0 .* got -1"),
         ({"top_k": 1 << 31}, "top_k .* got 2147483648"),
         ({"top_p": 0}, "top_p must be above 0 and at most 1, got 0"),
         ({"top_p": 1.5}, "top_p .* got 1.5"),
+        ({"top_p": float("nan")}, "top_p .* got nan"),
         ({"num_completions": 0}, "num_completions must be an integer >= 1, got 0"),
         ({"seed": -1}, "seed .* got -1"),
         ({"seed": [1, 2]}, r"one integer per image \(3\), got \[1, 2\]"),
@@ -188,6 +305,8 @@ def test_greedy_draw_takes_the_first_of_equal_logits():
         ({"images": np.zeros((3, 5, 4, 3), np.uint8)}, r"got \[3, 5, 4, 3\]"),
         ({"images": np.zeros((0, 4, 4, 3), np.uint8)}, "at least one image"),
         ({"images": np.zeros((3, 4, 4, 3))}, "uint8 .* got float64"),
+        ({"images": np.full((3, 4, 4, 3), np.nan, np.float32)}, "uint8 .* got float32"),
+        ({"images": np.zeros((4, 4, 3), np.uint8)}, r"got \[4, 4, 3\]"),
         (
             {"palette": igpt_keras.ColorPalette(np.zeros((7, 3)))},
             "vocabulary_size=8 colours, got 7",
@@ -201,8 +320,6 @@ def test_unusable_arguments_are_named(model, palette, images, arguments, message
 
 
 def test_models_that_cannot_sample_say_so(config, palette, images):
-    with pytest.raises(InputError, match='objective="ar"'):
-        igpt_keras.complete(ImageGPT(config, "bert"), palette, images, 2)
     classifier = ImageGPTClassifier(config, 3, generative_weight=0)
     with pytest.raises(InputError, match="token logits"):
         igpt_keras.complete(classifier, palette, images, 2)

@@ -62,5 +62,6 @@ def classifier() -> ImageGPTClassifier:
 def exported(model, classifier, tmp_path_factory):
     """A directory that holds version 1, with both models."""
     directory = tmp_path_factory.mktemp("served")
-    export([model, classifier], directory)
+    training = [{}, {"command": "pretrain | with a bar", "loss": 1.25}]
+    export([classifier, model], directory, training=training)
     return directory

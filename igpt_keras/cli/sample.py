@@ -1,0 +1,83 @@
+"""`igpt sample`: images from nothing."""
+
+import math
+import pathlib
+
+import click
+import numpy as np
+from PIL import Image
+
+import igpt_keras
+from igpt_keras.atomic import atomic_path
+from igpt_keras.cli.complete import (
+    ENTROPY,
+    SHEET,
+    cell_of,
+    complete_in_groups,
+    drawing_options,
+    likelihoods,
+    model_options,
+    read_draft,
+    say_likelihoods,
+    write_likelihoods,
+)
+from igpt_keras.pictures import color_scale, contact_sheet, heat_map, save_png, stacked
+
+
+@click.command()
+@model_options
+@drawing_options
+@click.option(
+    "--num", type=click.IntRange(min=1), default=16, show_default=True, help="Images to sample."
+)
+def sample(
+    model, draft, output, num, temperature, top_k, top_p, seed, rounds, entropy, progress, overwrite
+):
+    """Let a model sample images from nothing.
+
+    Beside the images and one contact sheet of all, their log-likelihoods are written.
+    """
+    with atomic_path(output, overwrite, marker=SHEET) as partial:
+        loaded = igpt_keras.load(model)
+        size = loaded.config.image_size
+        settings = {
+            "keep_rows": 0,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "draft": draft and read_draft(draft),
+            "rounds": rounds,
+        }
+        blank = np.zeros((num, size, size, 3), np.uint8)
+        samples = complete_in_groups(loaded, blank, seed, settings, progress)
+        names = write_samples(partial, samples.images[:, 0])
+        records = likelihoods(samples, [[name] for name in names], size * size)
+        write_likelihoods(partial, records)
+        if entropy:
+            largest = max(float(samples.entropy.max()), 1e-6)
+            sheet = square_sheet(heat_map(samples.entropy[:, 0], largest))
+            save_png(stacked([sheet, color_scale(largest, "nats")]), partial / ENTROPY)
+    say_likelihoods(records)
+    print(f"wrote {num} samples and {SHEET} to {output}")
+
+
+def write_samples(folder: pathlib.Path, images: np.ndarray) -> list[str]:
+    """Writes `folder` with a PNG for each of uint8 [N, R, R, 3] and a contact sheet of all.
+
+    Returns: the names of the PNGs.
+    """
+    folder.mkdir()
+    names = [f"{number:03d}.png" for number in range(len(images))]
+    for name, image in zip(names, images, strict=True):
+        save_png(Image.fromarray(image), folder / name)
+    save_png(square_sheet(images), folder / SHEET)
+    return names
+
+
+def square_sheet(images: np.ndarray) -> Image.Image:
+    """A contact sheet of images uint8 [N, R, R, 3] about as wide as high."""
+    columns = math.ceil(math.sqrt(len(images)))
+    return contact_sheet(
+        [images[start : start + columns] for start in range(0, len(images), columns)],
+        cell=cell_of(images),
+    )

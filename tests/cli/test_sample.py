@@ -1,0 +1,60 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import igpt_keras
+
+
+@pytest.fixture
+def model(pretrained):
+    return pretrained("ar")
+
+
+def test_samples_and_their_likelihoods_are_written(igpt, model, tmp_path):
+    output = tmp_path / "out"
+    status, printed, _ = igpt("sample", "--model", model, "--num", 5, "--out", output, "--seed", 3)
+    assert status == 0
+    names = [f"{number:03d}.png" for number in range(5)]
+    assert {path.name for path in output.iterdir()} == {
+        *names,
+        "contact-sheet.png",
+        "log-likelihoods.json",
+    }
+    sampled = igpt_keras.sample(igpt_keras.load(model), None, 5, seed=3)
+    records = json.loads((output / "log-likelihoods.json").read_text())
+    for index, (name, record) in enumerate(zip(names, records, strict=True)):
+        np.testing.assert_array_equal(Image.open(output / name), sampled.images[index, 0])
+        assert record["file"] == name
+        nats = sampled.total_log_likelihood[index, 0]
+        assert record["total_log_likelihood"] == pytest.approx(nats, rel=1e-5)
+        assert record["bits_per_pixel"] == pytest.approx(-nats / np.log(2) / 16, rel=1e-5)
+        assert f"{name}  sampled {nats:.2f} nats" in printed
+
+
+def test_a_bert_model_samples_in_rounds(igpt, pretrained, tmp_path):
+    model = pretrained("bert")
+    output = tmp_path / "out"
+    arguments = ("--num", 2, "--rounds", 3, "--entropy", "--output", output)
+    assert igpt("sample", "--model", model, *arguments)[0] == 0
+    sampled = igpt_keras.sample(igpt_keras.load(model), None, 2, rounds=3)
+    np.testing.assert_array_equal(Image.open(output / "001.png"), sampled.images[1, 0])
+    assert (output / "entropy.png").is_file()
+    assert "total_log_likelihood" not in (output / "log-likelihoods.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--num", 0), "0 is not in the range x>=1"),
+        (("--rounds", 2), "rounds=2 is for BERT models"),
+        (("--temperature", -1), "temperature must be finite and >= 0, got -1.0"),
+    ],
+)
+def test_mistakes_are_one_line(igpt, model, tmp_path, arguments, message):
+    output = tmp_path / "out"
+    status, _, errors = igpt("sample", "--model", model, "--output", output, *arguments)
+    assert status == 2
+    assert message in errors
+    assert not output.exists()

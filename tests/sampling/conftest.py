@@ -1,0 +1,32 @@
+import numpy as np
+import pytest
+
+import igpt_keras
+from igpt_keras import ImageGPT, ImageGPTConfig
+from igpt_keras.data.digits import load_digits
+from igpt_keras.training.pretraining import pretrain
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """Digits in four greys, and tokens of those to train on."""
+    digits = load_digits()
+    palette = igpt_keras.ColorPalette.fit(digits.train.images, num_colors=4)
+    return digits.test.images, digits.train.tokens(palette), palette
+
+
+@pytest.fixture(scope="session")
+def trained(digits):
+    """A model that knows digits a little, and a smaller one."""
+    _, tokens, palette = digits
+    models = []
+    for hidden_dim, num_layers in ((32, 2), (16, 1)):
+        model = ImageGPT(ImageGPTConfig(8, 4, hidden_dim, num_layers, 2), palette=palette)
+        pretrain(model, tokens, epochs=3, batch_size=32, learning_rate=0.01, verbose=0)
+        models.append(model)
+    return models
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(7).integers(0, 256, (3, 4, 4, 3)).astype(np.uint8)

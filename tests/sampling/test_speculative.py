@@ -1,0 +1,204 @@
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+
+import igpt_keras
+from igpt_keras import ImageGPT, ImageGPTConfig, InputError
+from igpt_keras.losses import token_nats
+from igpt_keras.sampling import Draft, ModelDraft, NeighbourDraft
+
+
+@pytest.fixture(scope="session")
+def neighbour_draft(digits):
+    return NeighbourDraft.fit(digits[1], vocabulary_size=4)
+
+
+class WrongDraft(Draft):
+    """Guesses colour 0 everywhere."""
+
+    def check(self, config):
+        pass
+
+    def begin(self, tokens, prefix, num_completions):
+        return ()
+
+    def propose(self, kept, tokens, window, first, stop, write):
+        positions = tf.range(tf.shape(tokens)[0])
+        guessed = (positions >= first) & (positions < stop)
+        return tf.where(guessed[:, None], 0, tokens), kept
+
+
+@pytest.fixture(scope="session")
+def drafts(trained, neighbour_draft):
+    return {
+        "model": trained[1],
+        "neighbours": neighbour_draft,
+        "the model itself": ModelDraft(trained[0]),
+        "wrong": WrongDraft(),
+    }
+
+
+SETTINGS = [{}, {"temperature": 0}, {"temperature": 0.7, "top_k": 3}, {"top_p": 0.8}]
+
+
+@pytest.mark.parametrize("name", ["model", "neighbours", "the model itself", "wrong"])
+def test_completions_are_those_of_plain_decoding(trained, drafts, digits, name):
+    images = digits[0][:3]
+    for seed, settings in enumerate(SETTINGS):
+        arguments = {"num_completions": 2, "seed": 10 * seed, **settings}
+        plain = igpt_keras.complete(trained[0], None, images, 2, **arguments)
+        fast = igpt_keras.complete(trained[0], None, images, 2, draft=drafts[name], **arguments)
+        np.testing.assert_array_equal(fast.tokens, plain.tokens)
+        np.testing.assert_allclose(fast.log_likelihood, plain.log_likelihood, atol=1e-3)
+        np.testing.assert_allclose(fast.total_log_likelihood, plain.total_log_likelihood, atol=1e-3)
+        np.testing.assert_allclose(fast.entropy, plain.entropy, atol=1e-4)
+        assert plain.passes == 48
+        assert fast.passes < plain.passes
+        if name == "the model itself":
+            assert fast.passes == math.ceil(48 / Draft.window)
+
+
+def test_known_pixels_in_any_place_are_kept(trained, drafts, digits):
+    known = np.random.default_rng(3).random((4, 8, 8)) < 0.4
+    images = digits[0][:4]
+    for draft in (drafts["model"], drafts["neighbours"]):
+        plain = igpt_keras.complete(trained[0], None, images, known=known, seed=5)
+        fast = igpt_keras.complete(trained[0], None, images, known=known, seed=5, draft=draft)
+        np.testing.assert_array_equal(fast.tokens, plain.tokens)
+    original = digits[2].quantize(images)
+    np.testing.assert_array_equal(fast.tokens.reshape(4, 8, 8)[known], original[known])
+
+
+@pytest.mark.parametrize("window", [1, 2, 100])
+def test_a_window_of_any_width_will_do(trained, neighbour_draft, digits, window):
+    draft = NeighbourDraft(neighbour_draft.places, neighbour_draft.neighbours)
+    draft.window = window
+    plain = igpt_keras.complete(trained[0], None, digits[0][:2], 3, seed=6)
+    fast = igpt_keras.complete(trained[0], None, digits[0][:2], 3, seed=6, draft=draft)
+    np.testing.assert_array_equal(fast.tokens, plain.tokens)
+    assert window > 1 or fast.passes == plain.passes
+
+
+def test_rows_come_in_order_and_are_final(trained, drafts, digits):
+    rows = []
+    completed = igpt_keras.complete(
+        trained[0],
+        None,
+        digits[0][:2],
+        3,
+        draft=drafts["neighbours"],
+        on_row=lambda row, pixels: rows.append((row, pixels)),
+    )
+    assert [row for row, _ in rows] == list(range(8))
+    for row, pixels in rows:
+        np.testing.assert_array_equal(pixels, completed.images[:, :, row])
+
+
+def test_what_xla_compiles_gives_the_same(trained, drafts, digits):
+    plain = igpt_keras.complete(trained[0], None, digits[0][:2], 5, seed=4)
+    for draft in (drafts["model"], drafts["neighbours"]):
+        fast = igpt_keras.complete(
+            trained[0], None, digits[0][:2], 5, seed=4, draft=draft, jit_compile=True
+        )
+        np.testing.assert_array_equal(fast.tokens, plain.tokens)
+
+
+def test_samples_follow_the_exact_distribution():
+    # Four pixels of three colours: 81 images, whose probabilities are enumerated.
+    config = ImageGPTConfig(
+        image_size=2, vocabulary_size=3, hidden_dim=8, num_layers=1, num_heads=1
+    )
+    palette = igpt_keras.ColorPalette([[-1, -1, -1], [0, 0, 0], [1, 1, 1]])
+    generator = np.random.default_rng(9)
+    model, draft = ImageGPT(config), ImageGPT(config)
+    for any_model in (model, draft):
+        weights = [generator.normal(0, 0.5, w.shape) for w in any_model.get_weights()]
+        any_model.set_weights(weights)
+    count = 20_000
+    drawn = igpt_keras.sample(model, palette, count, draft=draft).tokens[:, 0]
+    every = np.stack(np.meshgrid(*[range(3)] * 4, indexing="ij"), axis=-1).reshape(-1, 4)
+    every = every.astype(np.int32)
+    probabilities = np.exp(-ops.convert_to_numpy(token_nats(every, model(every))).sum(axis=1))
+    counts = np.bincount(drawn @ [27, 9, 3, 1], minlength=81)
+    chi_square = ((counts - count * probabilities) ** 2 / (count * probabilities)).sum()
+    # 80 degrees of freedom: mean 80, standard deviation 12.6.
+    assert chi_square < 80 + 5 * 12.6
+
+
+def test_neighbours_are_looked_up_where_they_are(neighbour_draft):
+    tokens = np.random.default_rng(6).integers(0, 4, (64, 2)).astype(np.int32)
+    seen = {}
+
+    def write(tokens, position, logits):
+        seen[int(position)] = logits.numpy()
+        return tokens
+
+    neighbour_draft.propose((), tf.constant(tokens), 16, tf.constant(0), tf.constant(64), write)
+    assert sorted(seen) == list(range(64))
+    for sequence in range(2):
+        image = np.pad(tokens[:, sequence].reshape(8, 8), 1, constant_values=4)
+        for row in range(8):
+            for column in range(8):
+                y, x = row + 1, column + 1
+                beside = image[y, x - 1], image[y - 1, x], image[y - 1, x - 1], image[y - 1, x + 1]
+                expected = neighbour_draft.places[8 * row + column] + sum(
+                    table[color]
+                    for table, color in zip(neighbour_draft.neighbours, beside, strict=True)
+                )
+                got = seen[8 * row + column][sequence]
+                np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_neighbours_that_decide_a_pixel_are_found():
+    # Every pixel is the one above it plus one; the first row is random.
+    generator = np.random.default_rng(2)
+    first = generator.integers(0, 5, (400, 1, 6))
+    tokens = ((first + np.arange(6)[:, None]) % 5).reshape(400, 36)
+    draft = NeighbourDraft.fit(tokens, vocabulary_size=5)
+    above = draft.neighbours[1, :5]
+    np.testing.assert_array_equal(above.argmax(axis=1), (np.arange(5) + 1) % 5)
+
+
+def test_a_draft_is_saved_and_loaded(neighbour_draft, tmp_path):
+    neighbour_draft.save(tmp_path / "draft.npz")
+    loaded = NeighbourDraft.load(tmp_path / "draft.npz")
+    np.testing.assert_array_equal(loaded.places, neighbour_draft.places)
+    np.testing.assert_array_equal(loaded.neighbours, neighbour_draft.neighbours)
+    with pytest.raises(FileExistsError):
+        neighbour_draft.save(tmp_path / "draft.npz")
+
+
+@pytest.mark.parametrize("content", [b"", b"no draft", "other arrays", "one array"])
+def test_a_file_that_is_no_draft_is_named(tmp_path, content):
+    path = tmp_path / "draft.npz"
+    if content == "other arrays":
+        np.savez(path, colors=np.zeros(3))
+    elif content == "one array":
+        with open(path, "wb") as file:
+            np.save(file, np.zeros(3))
+    else:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match="draft .*draft.npz is unusable"):
+        NeighbourDraft.load(path)
+
+
+def test_drafts_that_do_not_fit_are_named(trained, digits, config, neighbour_draft):
+    model, images = trained[0], digits[0][:1]
+    with pytest.raises(InputError, match="image_size=8 and vocabulary_size=4, got 4 and 8"):
+        igpt_keras.complete(model, None, images, 2, draft=ImageGPT(config))
+    with pytest.raises(InputError, match="draft must be a model or a NeighbourDraft, got str"):
+        igpt_keras.complete(model, None, images, 2, draft="small")
+    with pytest.raises(InputError, match='objective="ar"'):
+        igpt_keras.complete(model, None, images, 2, draft=ImageGPT(model.config, "bert"))
+    with pytest.raises(InputError, match=r"tables \[n, V\] with n a square"):
+        NeighbourDraft(neighbour_draft.places[:7], neighbour_draft.neighbours)
+    with pytest.raises(InputError, match="must be finite"):
+        NeighbourDraft(neighbour_draft.places * np.nan, neighbour_draft.neighbours)
+    for tokens in (np.zeros((0, 4), int), np.zeros((2, 5), int), np.zeros(4, int)):
+        with pytest.raises(InputError, match=r"tokens must have shape \[N, n\]"):
+            NeighbourDraft.fit(tokens, 3)
+    with pytest.raises(InputError, match="tokens must be integers in 0…2, got .* in 0…3"):
+        NeighbourDraft.fit(np.arange(4)[None], 3)
