@@ -66,7 +66,7 @@ class Server:
 
     Attributes:
         address: "host:port" as bound; None before `start`.
-        metrics_address: "host:port" of the metrics; None without.
+        metrics_address: the URL of the metrics; None without.
 
     Raises:
         FileNotFoundError: no such directory.
@@ -199,7 +199,7 @@ class Server:
             )
         except OSError as error:
             raise OSError(f"cannot listen on {host}:{self._metrics_port}: {error}") from None
-        self.metrics_address = f"{host}:{self._metrics.port}"
+        self.metrics_address = f"http://{host}:{self._metrics.port}{self._metrics_path}"
 
 
 def _manager(directory, model_name, model_config_file, batching, monitor) -> ModelManager:
