@@ -118,6 +118,8 @@ def _set_method(folder: pathlib.Path, signature_name: str, method_name: str) -> 
     updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(folder))
     updater.replace_method_name(signature_name, method_name)
     updater.save()
+    # Its checksum is that of the file before.
+    (folder / "fingerprint.pb").unlink(missing_ok=True)
 
 
 def _check_models(models: list[GenerativeModel]) -> None:

@@ -10,7 +10,7 @@
 
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,9 @@ LABELS_FILE = "labels.txt"
 PALETTE_FILE = "palette.npy"
 CLASSIFIER_PALETTE_FILE = "classifier_palette.npy"
 MODEL_CARD_FILE = "MODEL_CARD.md"
+
+# Longer ones are histories, of which the last value counts.
+LONGEST_LIST = 4
 
 LIMITS = """\
 ## Limits
@@ -94,11 +97,22 @@ def _sizes(model: GenerativeModel) -> dict[str, Any]:
 
 
 def _table(values: dict[str, Any]) -> str:
-    rows = [f"| {name} | {_cell(value)} |" for name, value in values.items()]
+    rows = [f"| {name} | {_cell(value)} |" for name, value in _flat(values)]
     return "\n".join(["| | |", "| --- | --- |", *rows, ""])
 
 
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Names and values, those of dictionaries within under joined names."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}, ")
+        else:
+            yield f"{prefix}{name}", value
+
+
 def _cell(value) -> str:
+    if isinstance(value, list) and len(value) > LONGEST_LIST:
+        return f"{_cell(value[-1])} at the end of {len(value)}"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return " ".join(text.split()).replace("|", r"\|")
 

@@ -24,11 +24,13 @@ def test_export_serve_and_client(config, palette, randomized, tmp_path, monkeypa
     classifier = randomized(
         ImageGPTClassifier(config, 3, class_names=["cat", "dog", "owl"], palette=palette)
     )
-    igpt_keras.save(model, tmp_path / "model")
+    igpt_keras.save(model, tmp_path / "model", {"data": "random pixels"})
     igpt_keras.save(classifier, tmp_path / "classifier")
     monkeypatch.chdir(tmp_path)
     assert run(monkeypatch, "export", "model", "classifier", "--output", "served") == 0
     assert "served/1" in capsys.readouterr().out
+    card = pathlib.Path("served/1/assets/MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "| data | random pixels |" in card
 
     image = np.random.default_rng(16).integers(0, 256, (4, 4, 3)).astype(np.uint8)
     Image.fromarray(image).save("image.png")
@@ -54,6 +56,30 @@ def test_export_serve_and_client(config, palette, randomized, tmp_path, monkeypa
         name = classifier.class_names[logits.argmax()]
         score = np.exp(logits.max()) / np.exp(logits).sum()
         assert capsys.readouterr().out == f"image.png\t{name}\t{score:.3f}\n"
+
+        assert run(monkeypatch, "client", "score", "image.png", "--server", address) == 0
+        log_likelihood = igpt_keras.score(model, image[None])[0]
+        bits = -log_likelihood / (16 * np.log(2))
+        assert capsys.readouterr().out == f"image.png\t{log_likelihood:.3f}\t{bits:.4f}\n"
+
+        ask = ["--server", address, "--out"]
+        assert run(monkeypatch, "client", "features", "image.png", *ask, "features.npy") == 0
+        np.testing.assert_allclose(
+            np.load("features.npy"),
+            model.features(palette.quantize(image).reshape(1, 16), layer=1),
+            rtol=1e-5,
+            atol=1e-6,
+        )
+        assert run(monkeypatch, "client", "sample", *ask, "samples", "--num", 2, "--seed", 5) == 0
+        expected = igpt_keras.sample(model, None, 2, seed=5).images[:, 0]
+        for number in range(2):
+            written = np.asarray(Image.open(f"samples/{number:03d}.png"))
+            np.testing.assert_array_equal(written, expected[number])
+        capsys.readouterr()
+        assert run(monkeypatch, "client", "status", "--server", address) == 0
+        first, second = capsys.readouterr().out.splitlines()
+        assert first == "1\tAVAILABLE"
+        assert "classify_images, complete, features" in second
 
         options[3] = 9
         assert run(monkeypatch, "client", "complete", "image.png", *options, "refused") == 1
@@ -89,6 +115,14 @@ def test_export_serve_and_client(config, palette, randomized, tmp_path, monkeypa
         (["serve", ".", "--tls-key", "server.key"], "--tls-certificate and --tls-key go together"),
         (["serve", ".", "--tls-client-ca", "ca.pem"], "--tls-client-ca needs --tls-certificate"),
         (["export", "missing", "--output", "served"], "missing does not exist"),
+        (
+            ["client", "classify", "missing.png", "--server", "localhost:1"],
+            "missing.png",
+        ),
+        (
+            ["client", "status", "--server", "localhost:1", "--root-certificates", "missing.pem"],
+            "missing.pem",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(monkeypatch, tmp_path, capsys, arguments, message):

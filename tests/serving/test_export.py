@@ -317,7 +317,7 @@ def test_the_model_card_tells_sizes_training_and_limits(exported, model, classif
     assert f"| parameters | {model.count_params()} |" in card
     assert f"| classes | {classifier.num_classes} |" in card
     assert r"| command | pretrain \| with a bar |" in card
-    assert "| loss | 1.25 |" in card
+    assert "| history, val_loss | 1.25 at the end of 5 |" in card
     assert "Not recorded." in card
     assert "## Limits" in card
 
