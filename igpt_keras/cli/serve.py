@@ -100,7 +100,7 @@ def serve(
             numbers = ", ".join(map(str, versions))
             print(f"serving {name} version {numbers} at {server.address}", flush=True)
         if server.metrics_address:
-            print(f"metrics at http://{server.metrics_address}", flush=True)
+            print(f"metrics at {server.metrics_address}", flush=True)
         stopped.wait()
         print("stopping", flush=True)
         server.stop(grace_seconds)
@@ -112,9 +112,9 @@ def _batching(path):
 
 def _metrics(path, port):
     """Port and path of the metrics."""
-    metrics_path = PROMETHEUS_PATH if path is None else read_monitoring(path)
     if path is not None and port is None:
         raise InputError("--monitoring-config-file needs --metrics-port")
+    metrics_path = PROMETHEUS_PATH if path is None else read_monitoring(path)
     if metrics_path is None:
         return {"metrics_port": None}
     return {"metrics_port": port, "metrics_path": metrics_path}

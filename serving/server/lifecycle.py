@@ -32,15 +32,17 @@ class Version:
 
     Attributes:
         number: its number.
+        folder: of its SavedModel.
         state: where it is between START and END.
         servable: what answers, from AVAILABLE to END.
         error: why it could not be loaded; empty if it could.
-        files: what its folder held when it could not be loaded.
+        files: what the folder held that could not be loaded.
         leases: the requests that use it.
     """
 
     number: int
-    state: State = State.START
+    folder: pathlib.Path
+    state: State = State.LOADING
     servable: Servable | None = None
     error: str = ""
     files: tuple = ()
@@ -63,6 +65,16 @@ class Model:
             for number, version in sorted(self.versions.items())
             if version.state == State.AVAILABLE
         }
+
+    def serves(self, folder: pathlib.Path) -> bool:
+        """Whether the version in `folder` answers requests."""
+        version = self.available.get(int(folder.name))
+        return version is not None and version.folder == folder
+
+    def knows_broken(self, folder: pathlib.Path) -> bool:
+        """Whether the version in `folder` could not be loaded, with the files that it has."""
+        version = self.versions.get(int(folder.name))
+        return bool(version and version.error and version.files == _files(folder))
 
     def candidates(self, folders: dict[int, pathlib.Path]) -> tuple[list[int], int]:
         """Versions to be served in order of preference, and how many of those that load."""
@@ -97,6 +109,7 @@ class ModelManager:
         self._stopped = threading.Event()
         self._poller: threading.Thread | None = None
         self._unloaded = False
+        self._problems: dict[str, str] = {}
 
     def load_all(self) -> None:
         """Loads what the configuration asks for.
@@ -128,7 +141,7 @@ class ModelManager:
         try:
             configs = self._read_configs()
         except (InputError, OSError) as error:
-            logger.error("the models stay as they were: %s", error)
+            self._report("", f"the models stay as they were: {error}")
             configs = [model.config for model in self._models.values()]
         for name in set(self._models) - {config.name for config in configs}:
             self._remove(name)
@@ -137,7 +150,7 @@ class ModelManager:
             try:
                 broken = self._reconcile(model, version_folders(config.base_path))
             except (InputError, OSError) as error:
-                logger.error("model %s stays as it was: %s", config.name, error)
+                self._report(config.name, f"model {config.name} stays as it was: {error}")
             else:
                 _log_broken(model, broken)
         if self._unloaded:
@@ -202,6 +215,12 @@ class ModelManager:
         for name in list(self._models):
             self._remove(name)
 
+    def _report(self, name: str, problem: str) -> None:
+        """Logs what is wrong, once and not at every poll."""
+        if self._problems.get(name) != problem:
+            logger.error(problem)
+        self._problems[name] = problem
+
     def _add(self, config: ModelConfig) -> Model:
         with self._lock:
             model = self._models.setdefault(config.name, Model(config))
@@ -249,8 +268,9 @@ class ModelManager:
         for number in candidates:
             if len(served) == count:
                 break
-            if number not in model.available and not self._is_known_broken(model, folders[number]):
-                version = self._load_version(model, number, folders[number])
+            folder = folders[number]
+            if not model.serves(folder) and not model.knows_broken(folder):
+                version = self._load_version(model, folder)
                 broken.extend([version] if version.error else [])
             if number in model.available:
                 served.add(number)
@@ -263,27 +283,34 @@ class ModelManager:
         self._forget(model, folders)
         return broken
 
-    def _is_known_broken(self, model: Model, folder: pathlib.Path) -> bool:
-        known = model.versions.get(int(folder.name))
-        return bool(known and known.error and known.files == _files(folder))
+    def _load_version(self, model: Model, folder: pathlib.Path) -> Version:
+        """The version in `folder`, available or with an error.
 
-    def _load_version(self, model: Model, number: int, folder: pathlib.Path) -> Version:
-        """A version of `model`, available or with an error."""
-        name, files = model.config.name, _files(folder)
-        version = Version(number, State.LOADING)
-        with self._lock:
-            model.versions[number] = version
+        One with its number from another folder goes on meanwhile, and if this one is broken.
+        """
+        name, number, files = model.config.name, int(folder.name), _files(folder)
+        version = Version(number, folder)
+        before = model.available.get(number)
+        if before is None:
+            self._put(model, version)
         try:
-            servable = self._load(name, number, folder)
+            version.servable = self._load(name, number, folder)
         # Whatever is wrong with a version's files, the others go on.
         except Exception as error:
-            with self._lock:
-                version.error, version.files, version.state = str(error), files, State.END
-            return version
-        with self._lock:
-            version.servable, version.state = servable, State.AVAILABLE
+            version.state = State.END
+            shown = version if before is None else before
+            shown.error, shown.files = str(error), files
+            return shown
+        version.state = State.AVAILABLE
+        self._put(model, version)
         logger.info("version %d of model %s is available", number, name)
+        if before is not None:
+            self._unload(name, before)
         return version
+
+    def _put(self, model: Model, version: Version) -> None:
+        with self._lock:
+            model.versions[version.number] = version
 
     def _assign_labels(self, model: Model) -> None:
         """A label moves when the version it is to point to is there."""

@@ -66,7 +66,7 @@ class Server:
 
     Attributes:
         address: "host:port" as bound; None before `start`.
-        metrics_address: "host:port" of the metrics; None without.
+        metrics_address: the URL of the metrics; None without.
 
     Raises:
         FileNotFoundError: no such directory.
@@ -89,17 +89,7 @@ class Server:
         max_requests: int = 256,
         poll_seconds: float = 1.0,
     ):
-        _check_port("port", port)
-        if metrics_port is not None:
-            _check_port("metrics_port", metrics_port)
-        for name, value in (
-            ("max_message_bytes", max_message_bytes),
-            ("max_requests", max_requests),
-        ):
-            if value < 1:
-                raise InputError(f"{name} must be at least 1, got {value}")
-        if not poll_seconds > 0:
-            raise InputError(f"poll_seconds must be above 0, got {poll_seconds}")
+        _check_settings(port, metrics_port, max_message_bytes, max_requests, poll_seconds)
         self._host, self._port = host, port
         self._metrics_port, self._metrics_path = metrics_port, metrics_path
         self._credentials = credentials
@@ -107,15 +97,7 @@ class Server:
         self._monitor = Monitor()
         self._manager = _manager(directory, model_name, model_config_file, batching, self._monitor)
         self._health = health.HealthServicer()
-        self._server = grpc.server(
-            futures.ThreadPoolExecutor(max_requests + SPARE_THREADS, "request"),
-            options=[
-                ("grpc.max_receive_message_length", max_message_bytes),
-                ("grpc.max_send_message_length", max_message_bytes),
-                # Without sharing, a port that another server has is an error.
-                ("grpc.so_reuseport", 0),
-            ],
-        )
+        self._server = _grpc_server(max_requests, max_message_bytes)
         self._add_services(max_requests)
         self._metrics: MetricsServer | None = None
         self._stopping = threading.Lock()
@@ -199,7 +181,7 @@ class Server:
             )
         except OSError as error:
             raise OSError(f"cannot listen on {host}:{self._metrics_port}: {error}") from None
-        self.metrics_address = f"{host}:{self._metrics.port}"
+        self.metrics_address = f"http://{host}:{self._metrics.port}{self._metrics_path}"
 
 
 def _manager(directory, model_name, model_config_file, batching, monitor) -> ModelManager:
@@ -267,10 +249,28 @@ def _gauges(manager: ModelManager) -> Iterator[GaugeMetricFamily]:
     yield queued
 
 
-def _check_port(name: str, port: int) -> None:
-    # The system would take a larger number modulo 65,536.
-    if not 0 <= port <= 65_535:
-        raise InputError(f"{name} must lie in 0…65535 (0 for a free one), got {port}")
+def _check_settings(port, metrics_port, max_message_bytes, max_requests, poll_seconds) -> None:
+    for name, value in (("port", port), ("metrics_port", metrics_port or 0)):
+        # The system would take a larger number modulo 65,536.
+        if not 0 <= value <= 65_535:
+            raise InputError(f"{name} must lie in 0…65535 (0 for a free one), got {value}")
+    for name, value in (("max_message_bytes", max_message_bytes), ("max_requests", max_requests)):
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, got {value}")
+    if not poll_seconds > 0:
+        raise InputError(f"poll_seconds must be above 0, got {poll_seconds}")
+
+
+def _grpc_server(max_requests: int, max_message_bytes: int) -> grpc.Server:
+    return grpc.server(
+        futures.ThreadPoolExecutor(max_requests + SPARE_THREADS, "request"),
+        options=[
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.max_send_message_length", max_message_bytes),
+            # Without sharing, a port that another server has is an error.
+            ("grpc.so_reuseport", 0),
+        ],
+    )
 
 
 def _check_free(host: str, port: int) -> None:

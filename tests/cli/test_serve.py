@@ -1,10 +1,12 @@
 """Export, serve and ask as a user does: a server process, and commands that talk to it."""
 
+import json
 import pathlib
 import re
 import signal
 import subprocess
 import sys
+import urllib.request
 
 import numpy as np
 import pytest
@@ -32,9 +34,13 @@ def test_export_serve_and_client(config, palette, randomized, tmp_path, monkeypa
 
     image = np.random.default_rng(16).integers(0, 256, (4, 4, 3)).astype(np.uint8)
     Image.fromarray(image).save("image.png")
-    server = subprocess.Popen(
-        [IGPT, "serve", "served", "--port", "0"], stdout=subprocess.PIPE, text=True
-    )
+    with open("log", "w") as log:
+        server = subprocess.Popen(
+            [IGPT, "serve", "served", "--port", "0", "--metrics-port", "0"],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
     try:
         announced = server.stdout.readline()
         address = re.fullmatch(r"serving igpt version 1 at (127\.0\.0\.1:\d+)\n", announced)[1]
@@ -81,10 +87,18 @@ def test_export_serve_and_client(config, palette, randomized, tmp_path, monkeypa
         assert "INVALID_ARGUMENT" in error
         assert "keep_rows must lie in 0…4" in error
         assert not pathlib.Path("refused").exists()
+
+        metrics = server.stdout.readline().removeprefix("metrics at ").strip()
+        with urllib.request.urlopen(metrics, timeout=30) as answer:
+            assert b'igpt_serving_loaded_version{model="igpt",version="1"} 1.0' in answer.read()
     finally:
         server.send_signal(signal.SIGTERM)
         server.communicate(timeout=60)
     assert server.returncode == 0
+    lines = [json.loads(line) for line in open("log") if line.startswith("{")]
+    requests = [(line["method"], line["status"]) for line in lines if line["message"] == "request"]
+    assert requests.count(("Predict", "OK")) >= 2
+    assert requests.count(("Predict", "INVALID_ARGUMENT")) == 1
     assert run(monkeypatch, "client", "classify", "image.png", "--server", address) == 1
     assert "UNAVAILABLE" in capsys.readouterr().err
 
@@ -94,6 +108,12 @@ def test_export_serve_and_client(config, palette, randomized, tmp_path, monkeypa
     [
         (["serve", "missing"], "missing does not exist"),
         (["serve", "."], "holds no version"),
+        (["serve"], "one of directory and model_config_file must be given"),
+        (["serve", "--model-config-file", "none.config"], "none.config"),
+        (["serve", ".", "--batching-parameters-file", "none.config"], "none.config"),
+        (["serve", ".", "--monitoring-config-file", "none.config"], "--metrics-port"),
+        (["serve", ".", "--tls-key", "server.key"], "--tls-certificate and --tls-key go together"),
+        (["serve", ".", "--tls-client-ca", "ca.pem"], "--tls-client-ca needs --tls-certificate"),
         (["export", "missing", "--output", "served"], "missing does not exist"),
         (
             ["client", "classify", "missing.png", "--server", "localhost:1"],

@@ -353,10 +353,8 @@ def test_ten_thousand_bad_requests(exported, tmp_path):
     assert status == 0
     assert sum(codes.values()) == ROUNDS * A_ROUND
     assert codes.keys() > {Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.CANCELLED, Code.INTERNAL}
-    usages = np.array(usages)
-    print(codes, usages[[0, WARM_UP, -1]].tolist())
-    memory, threads, files = (usages[WARM_UP:, column] for column in range(3))
+    memory, threads, files = np.array(usages)[WARM_UP:].T
     # Beyond the noise of an allocator: a leak of 10 KB a request would be 70 MB.
     assert np.median(memory[-10:]) < np.median(memory[:10]) + 30
-    assert threads[-1] <= threads.max() and threads[-1] < 64 + 16 + 60
+    assert threads[-1] <= threads[:10].max() + 3
     assert files[-1] <= files[:10].max() + 3

@@ -205,10 +205,17 @@ def test_several_models_versions_and_labels_of_a_config_file(directory, connect,
         )
         wait_until(lambda: server.versions == {"two": [1, 3]})
         wait_until(lambda: counted(stub.Predict(labelled("stable"), timeout=30)) == [3])
-        # One that cannot be used changes nothing.
+        # Another folder takes the place of the first, version for version.
+        other = tmp_path / "other"
+        other.mkdir()
+        shutil.copytree(directory / "1", other / "3")
+        write_config(path, model_config_list(model_config("two", other, two)))
+        wait_until(lambda: server.versions == {"two": [3]})
+        assert counted(stub.Predict(count_request(0, name="two"), timeout=30)) == [1]
+        # A file that cannot be used changes nothing.
         write_config(path, "model_config_list { config { nome: 1 } }")
         time.sleep(10 * POLL)
-        assert counted(stub.Predict(labelled("stable"), timeout=30)) == [3]
+        assert counted(stub.Predict(count_request(0, name="two"), timeout=30)) == [1]
 
 
 def write_warmup(folder, *logs):

@@ -1,6 +1,7 @@
 import json
 import logging
 import urllib.error
+import urllib.parse
 import urllib.request
 
 import grpc
@@ -12,9 +13,9 @@ from serving.server.monitoring import JsonFormatter
 from tests.serving.server.conftest import count_request, refused
 
 
-def scrape(server, path="/monitoring/prometheus/metrics"):
+def scrape(server):
     """Samples by name and labels, as Prometheus would read them."""
-    with urllib.request.urlopen(f"http://{server.metrics_address}{path}", timeout=30) as answer:
+    with urllib.request.urlopen(server.metrics_address, timeout=30) as answer:
         families = text_string_to_metric_families(answer.read().decode())
         return {
             (sample.name, *sorted(sample.labels.items())): sample.value
@@ -83,17 +84,19 @@ def test_names_made_up_leave_no_time_series_behind(server, connect):
 
 def test_metrics_have_one_path(server):
     with pytest.raises(urllib.error.HTTPError) as caught:
-        scrape(server, "/")
+        urllib.request.urlopen(server.metrics_address + "/more", timeout=30)
     assert caught.value.code == 404
 
 
 def test_the_metrics_port_is_free_when_the_server_has_stopped(counting):
     with Server(counting, metrics_port=0) as server:
-        port = int(server.metrics_address.rpartition(":")[2])
+        assert server.metrics_address.endswith("/monitoring/prometheus/metrics")
+        port = urllib.parse.urlparse(server.metrics_address).port
         with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}"):
             Server(counting, metrics_port=port).start()
     with Server(counting, metrics_port=port, metrics_path="/m") as server:
-        assert scrape(server, "/m")
+        assert server.metrics_address == f"http://127.0.0.1:{port}/m"
+        assert scrape(server)
 
 
 def test_every_request_is_one_line_of_json(server, connect, caplog):

@@ -472,11 +472,32 @@ def test_requests_beyond_grpcs_own_limit_are_answered(server):
         assert len(stub.Predict(request, timeout=30).outputs) == 3
 
 
-def test_requests_run_at_the_same_time(stub):
-    calls = [stub.Predict.future(predict_request(), timeout=30) for _ in range(20)]
-    tokens = [tf.make_ndarray(call.result().outputs["tokens"]) for call in calls]
-    for other in tokens[1:]:
-        np.testing.assert_array_equal(other, tokens[0])
+def test_what_a_completion_runs_with_does_not_matter(stub):
+    """Each alone, and all at the same time: `keep_rows`, settings and images differ."""
+    requests = [
+        predict_request(
+            {
+                "image_bytes": tf.constant([png]),
+                "keep_rows": tf.constant([number % 5]),
+                "temperature": tf.constant([0.5 + number / 4]),
+                "top_k": tf.constant([number % 3 * 3]),
+                "top_p": tf.constant([1.0 - number / 20]),
+                "seed": tf.constant([number // 2], tf.int64),
+            },
+            "complete",
+        )
+        for number, png in enumerate([PNG, OTHER_PNG] * 6)
+    ]
+    alone = [stub.Predict(request, timeout=60).outputs for request in requests]
+    calls = [stub.Predict.future(request, timeout=60) for request in requests]
+    together = [call.result().outputs for call in calls]
+    for first, second in zip(alone, together, strict=True):
+        for name in ("tokens", "pixels", "png_bytes"):
+            np.testing.assert_array_equal(*(tf.make_ndarray(x[name]) for x in (first, second)))
+        np.testing.assert_allclose(
+            *(tf.make_ndarray(x["log_likelihood"]) for x in (first, second)), rtol=1e-5, atol=1e-5
+        )
+    assert len({tf.make_ndarray(x["tokens"]).tobytes() for x in alone}) > 6
 
 
 def test_the_newest_version_is_served_under_the_given_name(counting, tmp_path, connect):
