@@ -17,6 +17,7 @@ from igpt_keras.cli.options import overwrite_option, seed_option
 from igpt_keras.data.digits import load_digits
 from igpt_keras.data.splits import LabelledImages, Splits
 from igpt_keras.evaluation.baselines import generative_baselines, raw_pixel_accuracy
+from igpt_keras.folder import read_training
 from igpt_keras.pictures import contact_sheet, keep_top, save_png
 from igpt_keras.sampling import Completions, check_backend
 from igpt_keras.training.finetuning import finetune
@@ -206,7 +207,8 @@ def serve_and_ask(
 ) -> list[Measurement]:
     """Exports, serves on loopback, asks over gRPC, and compares with the answers in process."""
     heading("Exporting a SavedModel and serving it over gRPC")
-    export([model, classifier], folder / "saved_model")
+    training = [read_training(folder / name) for name in ("pretrained", "classifier")]
+    export([model, classifier], folder / "saved_model", training=training)
     images = test.images[:SERVED_IMAGES]
     with Server(folder / "saved_model") as server, Client(server.address) as client:
         console.print(f"server at {server.address}")

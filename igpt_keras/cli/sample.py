@@ -1,6 +1,7 @@
 """`igpt sample`: images from nothing."""
 
 import math
+import pathlib
 
 import click
 import numpy as np
@@ -49,11 +50,7 @@ def sample(
         }
         blank = np.zeros((num, size, size, 3), np.uint8)
         samples = complete_in_groups(loaded, blank, seed, settings, progress)
-        partial.mkdir()
-        names = [f"{number:03d}.png" for number in range(num)]
-        for name, image in zip(names, samples.images[:, 0], strict=True):
-            save_png(Image.fromarray(image), partial / name)
-        save_png(square_sheet(samples.images[:, 0]), partial / SHEET)
+        names = write_samples(partial, samples.images[:, 0])
         records = likelihoods(samples, [[name] for name in names], size * size)
         write_likelihoods(partial, records)
         if entropy:
@@ -62,6 +59,19 @@ def sample(
             save_png(stacked([sheet, color_scale(largest, "nats")]), partial / ENTROPY)
     say_likelihoods(records)
     print(f"wrote {num} samples and {SHEET} to {output}")
+
+
+def write_samples(folder: pathlib.Path, images: np.ndarray) -> list[str]:
+    """Writes `folder` with a PNG for each of uint8 [N, R, R, 3] and a contact sheet of all.
+
+    Returns: the names of the PNGs.
+    """
+    folder.mkdir()
+    names = [f"{number:03d}.png" for number in range(len(images))]
+    for name, image in zip(names, images, strict=True):
+        save_png(Image.fromarray(image), folder / name)
+    save_png(square_sheet(images), folder / SHEET)
+    return names
 
 
 def square_sheet(images: np.ndarray) -> Image.Image:

@@ -31,12 +31,6 @@ def read_image(path: str | os.PathLike, size: int) -> np.ndarray:
     return fit_to_size(image, size).numpy()
 
 
-def decode_image(content):
-    """A string scalar holding a PNG, JPEG, GIF (first frame) or BMP to uint8 [h, w, 3]."""
-    image = tf.io.decode_image(content, channels=3, expand_animations=False)
-    return tf.ensure_shape(image, [None, None, 3])
-
-
 def fit_to_size(image, size: int):
     """Centre crop to a square, then area-averaged to `size`: uint8 [h, w, 3] to [size, size, 3].
 

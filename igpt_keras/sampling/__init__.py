@@ -2,7 +2,7 @@
 
 from igpt_keras.sampling.completion import Completions, complete, sample, sample_tokens
 from igpt_keras.sampling.drafts import Draft, ModelDraft, NeighbourDraft
-from igpt_keras.sampling.scoring import score
+from igpt_keras.sampling.scoring import log_probabilities_of, score
 from igpt_keras.sampling.settings import (
     check_backend,
     check_can_sample,
@@ -20,6 +20,7 @@ __all__ = [
     "check_settings",
     "complete",
     "completion_seeds",
+    "log_probabilities_of",
     "sample",
     "sample_tokens",
     "score",

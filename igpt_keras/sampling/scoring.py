@@ -53,13 +53,23 @@ def score(
     return log_probabilities.reshape(images.shape[:3]) if per_pixel else log_probabilities.sum(1)
 
 
+def log_probabilities_of(model: GenerativeModel, tokens):
+    """The log-probability of each token given those before it. Traces into a TensorFlow graph.
+
+    Args:
+        model: as for `score`.
+        tokens: int32 [B, n].
+
+    Returns: float32 [B, n], nats.
+    """
+    return -token_nats(tokens, model.token_logits(model.backbone({"tokens": tokens})))
+
+
 def _compiled_scorer(model):
-    """Tokens int32 [B, n] to log-probabilities float32 [B, n], as a graph kept with the model."""
+    """`log_probabilities_of` as a graph kept with the model."""
     if not hasattr(model, "_scorer"):
         model._scorer = tf.function(
-            lambda tokens: (
-                -token_nats(tokens, model.token_logits(model.backbone({"tokens": tokens})))
-            ),
+            lambda tokens: log_probabilities_of(model, tokens),
             input_signature=[tf.TensorSpec([None, model.config.sequence_length], tf.int32)],
             autograph=False,
         )

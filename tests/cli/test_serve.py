@@ -1,10 +1,12 @@
 """Export, serve and ask as a user does: a server process, and commands that talk to it."""
 
+import json
 import pathlib
 import re
 import signal
 import subprocess
 import sys
+import urllib.request
 
 import numpy as np
 import pytest
@@ -22,17 +24,23 @@ def test_export_serve_and_client(config, palette, randomized, tmp_path, monkeypa
     classifier = randomized(
         ImageGPTClassifier(config, 3, class_names=["cat", "dog", "owl"], palette=palette)
     )
-    igpt_keras.save(model, tmp_path / "model")
+    igpt_keras.save(model, tmp_path / "model", {"data": "random pixels"})
     igpt_keras.save(classifier, tmp_path / "classifier")
     monkeypatch.chdir(tmp_path)
     assert run(monkeypatch, "export", "model", "classifier", "--output", "served") == 0
     assert "served/1" in capsys.readouterr().out
+    card = pathlib.Path("served/1/assets/MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "| data | random pixels |" in card
 
     image = np.random.default_rng(16).integers(0, 256, (4, 4, 3)).astype(np.uint8)
     Image.fromarray(image).save("image.png")
-    server = subprocess.Popen(
-        [IGPT, "serve", "served", "--port", "0"], stdout=subprocess.PIPE, text=True
-    )
+    with open("log", "w") as log:
+        server = subprocess.Popen(
+            [IGPT, "serve", "served", "--port", "0", "--metrics-port", "0"],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
     try:
         announced = server.stdout.readline()
         address = re.fullmatch(r"serving igpt version 1 at (127\.0\.0\.1:\d+)\n", announced)[1]
@@ -49,16 +57,50 @@ def test_export_serve_and_client(config, palette, randomized, tmp_path, monkeypa
         score = np.exp(logits.max()) / np.exp(logits).sum()
         assert capsys.readouterr().out == f"image.png\t{name}\t{score:.3f}\n"
 
+        assert run(monkeypatch, "client", "score", "image.png", "--server", address) == 0
+        path, *printed = capsys.readouterr().out.split("\t")
+        log_likelihood = igpt_keras.score(model, image[None])[0]
+        expected = [log_likelihood, -log_likelihood / (16 * np.log(2))]
+        assert path == "image.png"
+        np.testing.assert_allclose([float(value) for value in printed], expected, atol=2e-3)
+
+        ask = ["--server", address, "--out"]
+        assert run(monkeypatch, "client", "features", "image.png", *ask, "features.npy") == 0
+        np.testing.assert_allclose(
+            np.load("features.npy"),
+            model.features(palette.quantize(image).reshape(1, 16), layer=1),
+            rtol=1e-5,
+            atol=1e-6,
+        )
+        assert run(monkeypatch, "client", "sample", *ask, "samples", "--num", 2, "--seed", 5) == 0
+        expected = igpt_keras.sample(model, None, 2, seed=5).images[:, 0]
+        for number in range(2):
+            written = np.asarray(Image.open(f"samples/{number:03d}.png"))
+            np.testing.assert_array_equal(written, expected[number])
+        capsys.readouterr()
+        assert run(monkeypatch, "client", "status", "--server", address) == 0
+        first, second = capsys.readouterr().out.splitlines()
+        assert first == "1\tAVAILABLE"
+        assert "classify_images, complete, features" in second
+
         options[3] = 9
         assert run(monkeypatch, "client", "complete", "image.png", *options, "refused") == 1
         error = capsys.readouterr().err
         assert "INVALID_ARGUMENT" in error
         assert "keep_rows must lie in 0…4" in error
         assert not pathlib.Path("refused").exists()
+
+        metrics = server.stdout.readline().removeprefix("metrics at ").strip()
+        with urllib.request.urlopen(metrics, timeout=30) as answer:
+            assert b'igpt_serving_loaded_version{model="igpt",version="1"} 1.0' in answer.read()
     finally:
         server.send_signal(signal.SIGTERM)
         server.communicate(timeout=60)
     assert server.returncode == 0
+    lines = [json.loads(line) for line in open("log") if line.startswith("{")]
+    requests = [(line["method"], line["status"]) for line in lines if line["message"] == "request"]
+    assert requests.count(("Predict", "OK")) >= 2
+    assert requests.count(("Predict", "INVALID_ARGUMENT")) == 1
     assert run(monkeypatch, "client", "classify", "image.png", "--server", address) == 1
     assert "UNAVAILABLE" in capsys.readouterr().err
 
@@ -68,7 +110,21 @@ def test_export_serve_and_client(config, palette, randomized, tmp_path, monkeypa
     [
         (["serve", "missing"], "missing does not exist"),
         (["serve", "."], "holds no version"),
+        (["serve"], "one of directory and model_config_file must be given"),
+        (["serve", "--model-config-file", "none.config"], "none.config"),
+        (["serve", ".", "--batching-parameters-file", "none.config"], "none.config"),
+        (["serve", ".", "--monitoring-config-file", "none.config"], "--metrics-port"),
+        (["serve", ".", "--tls-key", "server.key"], "--tls-certificate and --tls-key go together"),
+        (["serve", ".", "--tls-client-ca", "ca.pem"], "--tls-client-ca needs --tls-certificate"),
         (["export", "missing", "--output", "served"], "missing does not exist"),
+        (
+            ["client", "classify", "missing.png", "--server", "localhost:1"],
+            "missing.png",
+        ),
+        (
+            ["client", "status", "--server", "localhost:1", "--root-certificates", "missing.pem"],
+            "missing.pem",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(monkeypatch, tmp_path, capsys, arguments, message):

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from igpt_keras import ColorPalette, InputError
-from igpt_keras.data.images import decode_image, dequantize, fit_to_size, quantize, read_image
+from igpt_keras.data.images import dequantize, fit_to_size, quantize, read_image
 
 
 @pytest.fixture
@@ -17,20 +17,6 @@ def encoded(image, image_format):
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, image_format)
     return buffer.getvalue()
-
-
-@pytest.mark.parametrize("image_format", ["PNG", "BMP"])
-def test_lossless_formats_decode_to_the_same_pixels(photo, image_format):
-    np.testing.assert_array_equal(decode_image(encoded(photo, image_format)), photo)
-
-
-def test_grey_and_transparent_images_have_three_channels(photo):
-    grey = photo[..., 0]
-    np.testing.assert_array_equal(
-        decode_image(encoded(grey, "PNG")), np.repeat(grey[..., None], 3, axis=-1)
-    )
-    transparent = np.dstack([photo, grey])
-    np.testing.assert_array_equal(decode_image(encoded(transparent, "PNG")), photo)
 
 
 def test_fit_to_size_averages_the_areas_of_the_centre_square(photo):

@@ -62,5 +62,7 @@ def classifier() -> ImageGPTClassifier:
 def exported(model, classifier, tmp_path_factory):
     """A directory that holds version 1, with both models."""
     directory = tmp_path_factory.mktemp("served")
-    export([model, classifier], directory)
+    history = {"val_loss": [3.5, 3.0, 2.5, 2.0, 1.25]}
+    training = [{}, {"command": "pretrain | with a bar", "history": history}]
+    export([classifier, model], directory, training=training)
     return directory

@@ -1,14 +1,27 @@
+import asyncio
 import io
 
 import grpc
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
 
-from igpt_keras import InputError, complete
+from igpt_keras import InputError, complete, sample
 from igpt_keras.data.images import read_image
-from serving import client as client_module
-from serving.client import Client, ServingError
+from igpt_keras.sampling import score
+from serving.client import (
+    AsyncClient,
+    Client,
+    InvalidArgument,
+    MissingSignature,
+    NotFound,
+    RetryPolicy,
+    ServingError,
+    Unavailable,
+)
+from serving.client.images import encoded_images
+from serving.client.queries import Served
 from serving.server import Server
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
@@ -18,6 +31,10 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
 def client(exported):
     with Server(exported) as server, Client(server.address) as client:
         yield client
+
+
+def png(pixels) -> bytes:
+    return encoded_images([pixels])[0]
 
 
 @pytest.mark.parametrize(
@@ -58,28 +75,63 @@ def test_the_batch_does_not_matter(client):
     np.testing.assert_array_equal(fewer.tokens[::-1, 0], together.tokens[:, 0])
 
 
-def test_many_bytes_go_in_several_requests(client, monkeypatch):
-    together = client.complete(IMAGES, keep_rows=1, num_completions=2)
-    monkeypatch.setattr(client_module, "MAX_MESSAGE_BYTES", 300)
-    parts = list(client_module._parts(client_module._contents(IMAGES), 150))
-    assert len(parts) > 1
-    apart = client.complete(IMAGES, keep_rows=1, num_completions=2)
+def test_many_images_go_in_several_requests(client):
+    together = client.complete(IMAGES, keep_rows=1, num_completions=3)
+    with Client(client.address, batch_size=2) as other:
+        apart = other.complete(IMAGES, keep_rows=1, num_completions=3)
     np.testing.assert_array_equal(apart.tokens, together.tokens)
     np.testing.assert_array_equal(apart.images, together.images)
 
 
-def test_parts_hold_at_most_the_limit_or_one():
-    contents = np.array([b"aa", b"bb", b"ccccc", b"d", b"e", b"f"], dtype=object)
-    parts = [list(contents[part]) for part in client_module._parts(contents, 4)]
-    assert parts == [[b"aa", b"bb"], [b"ccccc"], [b"d", b"e", b"f"]]
+@pytest.mark.parametrize(
+    ("lengths", "batch_size", "request_bytes", "expected"),
+    [
+        ([2, 2, 5, 1, 1, 1], 9, 4, [[2, 2], [5], [1, 1, 1]]),
+        ([1, 1, 1, 1, 1], 2, 99, [[1, 1], [1, 1], [1]]),
+        ([3], 1, 1, [[3]]),
+    ],
+)
+def test_requests_hold_at_most_the_limits_or_one(lengths, batch_size, request_bytes, expected):
+    contents = np.array([b"a" * length for length in lengths], object)
+    served = Served("igpt", None, None, batch_size, request_bytes)
+    parts = [contents[part] for part in served.parts({"image_bytes": contents})]
+    assert [list(map(len, part)) for part in parts] == expected
 
 
 def test_paths_bytes_and_arrays_are_the_same_image(client, tmp_path):
     pixels = np.random.default_rng(1).integers(0, 256, (9, 13, 3), dtype=np.uint8)
     path = tmp_path / "image.png"
     PIL.Image.fromarray(pixels).save(path)
-    images = [path, str(path), path.read_bytes(), pixels]
-    tokens = client.complete(images, keep_rows=2, seed=[0, 0, 0, 0]).tokens
+    images = [path, str(path), path.read_bytes(), pixels, PIL.Image.open(path)]
+    tokens = client.complete(images, keep_rows=2, seed=[0] * 5).tokens
+    assert (tokens == tokens[0]).all()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "HSV", "I;16"])
+def test_pil_images_arrive_as_a_person_sees_them(client, model, tmp_path, mode):
+    image = PIL.Image.fromarray(np.random.default_rng(3).integers(0, 256, (9, 13, 3), np.uint8))
+    if mode == "I;16":
+        image = PIL.Image.fromarray(np.arange(117, dtype=np.uint16).reshape(9, 13) * 500)
+    else:
+        image = image.convert(mode)
+    file_format = "TIFF" if mode in ("CMYK",) else "PNG"
+    seen = image.convert("RGB") if mode == "HSV" else image
+    seen.save(tmp_path / "image", file_format)
+    expected = model.palette.quantize(read_image(tmp_path / "image", 4)).reshape(-1)
+    np.testing.assert_array_equal(client.complete([image], keep_rows=4).tokens[0, 0], expected)
+
+
+def test_turned_photographs_arrive_upright(client, tmp_path):
+    pixels = np.random.default_rng(4).integers(0, 256, (40, 64, 3), dtype=np.uint8)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    PIL.Image.fromarray(pixels).save(tmp_path / "turned.jpg", exif=exif)
+    PIL.ImageOps.exif_transpose(PIL.Image.open(tmp_path / "turned.jpg")).save(
+        tmp_path / "upright.png"
+    )
+    images = [tmp_path / "turned.jpg", PIL.Image.open(tmp_path / "turned.jpg")]
+    images.append(tmp_path / "upright.png")
+    tokens = client.complete(images, keep_rows=4).tokens
     assert (tokens == tokens[0]).all()
 
 
@@ -119,6 +171,39 @@ def test_classes_equal_those_in_process(client, classifier, tmp_path):
     assert served.class_names == classifier.class_names
     assert served.best == [classifier.class_names[index] for index in logits.argmax(axis=1)]
     assert len(set(served.best)) > 1
+
+
+def test_samples_equal_those_in_process(client, model):
+    served = client.sample(5, temperature=0.8, top_k=5, top_p=0.9, seed=11)
+    expected = sample(model, None, 5, temperature=0.8, top_k=5, top_p=0.9, seed=11)
+    np.testing.assert_array_equal(served.tokens, expected.tokens)
+    np.testing.assert_array_equal(served.images, expected.images)
+    assert served.images.shape == (5, 1, 4, 4, 3)
+
+
+def test_scores_and_features_equal_those_in_process(client, model):
+    scores = client.score(IMAGES)
+    np.testing.assert_allclose(scores.log_likelihood, score(model, IMAGES), rtol=1e-5)
+    bits = -scores.log_likelihood / (16 * np.log(2))
+    np.testing.assert_allclose(scores.bits_per_pixel, bits, rtol=1e-6)
+    tokens = model.palette.quantize(IMAGES).reshape(3, -1)
+    np.testing.assert_allclose(
+        client.features(IMAGES), model.features(tokens, layer=1), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_any_signature_can_be_asked_for_by_name(client):
+    contents = [png(image) for image in IMAGES]
+    outputs = client.predict("score", {"image_bytes": contents}, ["bits_per_pixel"])
+    assert outputs.keys() == {"bits_per_pixel"}
+    np.testing.assert_array_equal(outputs["bits_per_pixel"], client.score(IMAGES).bits_per_pixel)
+    assert client.predict("features", {"image_bytes": contents})["features"].shape == (3, 16)
+
+
+@pytest.mark.parametrize("inputs", [{}, {"a": 1}, {"a": [1, 2], "b": [1]}, {"a": np.zeros((0, 2))}])
+def test_inputs_have_one_batch_size(client, inputs):
+    with pytest.raises(InputError, match="one batch size of at least 1"):
+        client.predict("complete", inputs)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +252,7 @@ def test_settings_are_checked(client, settings, message):
 
 
 def test_what_the_server_refuses_is_one_line(client):
-    with pytest.raises(ServingError) as caught:
+    with pytest.raises(InvalidArgument) as caught:
         client.complete(IMAGES, keep_rows=5)
     assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
     assert "INVALID_ARGUMENT" in str(caught.value)
@@ -176,22 +261,57 @@ def test_what_the_server_refuses_is_one_line(client):
 
 
 def test_an_undecodable_image_is_refused(client):
-    with pytest.raises(ServingError, match="Unknown image file format") as caught:
+    with pytest.raises(InvalidArgument, match="Unknown image file format"):
         client.classify([b"no image"])
-    assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_an_unknown_model_is_not_found(client):
     with Client(client.address, model_name="gpt") as other:
-        with pytest.raises(ServingError, match=r"Latest\(gpt\)") as caught:
+        with pytest.raises(NotFound, match=r"Latest\(gpt\)"):
             other.classify(IMAGES)
-    assert caught.value.code == grpc.StatusCode.NOT_FOUND
+
+
+def test_versions_are_asked_for_by_number(client):
+    with Client(client.address, version=1) as first, Client(client.address, version=9) as ninth:
+        assert first.score(IMAGES).bits_per_pixel.shape == (3,)
+        with pytest.raises(NotFound, match=r"Specific\(igpt, 9\)"):
+            ninth.score(IMAGES)
+
+
+def test_a_missing_signature_is_told(client):
+    with pytest.raises(MissingSignature, match='"colourise" not found'):
+        client.predict("colourise", {"image_bytes": [png(IMAGES[0])]})
+    names = {"classify", "classify_images", "complete", "features", "sample", "score"}
+    assert set(client.signatures()) == names | {"serving_default"}
 
 
 def test_no_server_is_unavailable(exported):
     with Server(exported) as server:
         address = server.address
-    with Client(address) as client:
-        with pytest.raises(ServingError, match=address) as caught:
+    with Client(address, retries=RetryPolicy(attempts=2, initial_pause=0.01)) as client:
+        with pytest.raises(Unavailable, match=address) as caught:
             client.complete(IMAGES, keep_rows=2)
-    assert caught.value.code == grpc.StatusCode.UNAVAILABLE
+    assert isinstance(caught.value, ServingError)
+
+
+def test_the_asynchronous_client_gives_the_same(client):
+    async def ask():
+        async with AsyncClient(client.address) as other:
+            answers = await asyncio.gather(
+                other.complete(IMAGES, keep_rows=1, num_completions=2, seed=3),
+                other.sample(2, seed=4),
+                other.score(IMAGES),
+                other.classify(IMAGES),
+            )
+            with pytest.raises(InvalidArgument, match="keep_rows must lie in"):
+                await other.complete(IMAGES, keep_rows=5)
+            return answers
+
+    completions, samples, scores, classes = asyncio.run(ask())
+    expected = client.complete(IMAGES, keep_rows=1, num_completions=2, seed=3)
+    np.testing.assert_array_equal(completions.tokens, expected.tokens)
+    np.testing.assert_array_equal(samples.tokens, client.sample(2, seed=4).tokens)
+    np.testing.assert_allclose(
+        scores.bits_per_pixel, client.score(IMAGES).bits_per_pixel, rtol=1e-5
+    )
+    assert classes.best == client.classify(IMAGES).best

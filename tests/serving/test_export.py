@@ -1,17 +1,23 @@
 import io
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
 
-from igpt_keras import InputError, complete
+from igpt_keras import ColorPalette, InputError, complete, sample
 from igpt_keras.data.images import read_image
-from igpt_keras.palette import ColorPalette
-from igpt_keras.sampling import completion_seeds
-from serving.export import check_servable, export
-from serving.versions import version_folders
+from igpt_keras.evaluation.accuracy import generative_loss
+from igpt_keras.evaluation.voting import VOTES, draw_mask
+from igpt_keras.models import ImageGPT, ImageGPTClassifier
+from igpt_keras.sampling import completion_seeds, score
+from serving.export import MAX_PIXELS, export
+from serving.export.checks import check_runs, check_servable
+from serving.export.signatures import default_feature_layer, signature_names
 
 SIZE = 4
 
@@ -96,6 +102,37 @@ def test_every_example_has_its_own_settings(tf1_model, model):
         np.testing.assert_array_equal(outputs["tokens"][index], expected.tokens[0, 0])
 
 
+def test_samples_equal_those_in_process(tf1_model, model):
+    settings = {"temperature": 0.9, "top_k": 7, "top_p": 0.95}
+    columns = {name: np.full(3, value) for name, value in settings.items()}
+    seeds = [single_seed(image_seed) for image_seed in (2, 3, 4)]
+    outputs = tf1_model.run("sample", seed=seeds, **columns)
+    expected = sample(model, None, 3, seed=2, **settings)
+    np.testing.assert_array_equal(outputs["tokens"], expected.tokens[:, 0])
+    np.testing.assert_array_equal(outputs["pixels"], expected.images[:, 0])
+    np.testing.assert_allclose(
+        outputs["log_likelihood"], expected.log_likelihood[:, 0], rtol=1e-5, atol=1e-5
+    )
+
+
+def test_scores_equal_those_in_process(tf1_model, model):
+    images = random_images(3, seed=4)
+    outputs = tf1_model.run("score", image_bytes=[encode(image) for image in images])
+    np.testing.assert_allclose(outputs["log_likelihood"], score(model, images), rtol=1e-5)
+    tokens = model.palette.quantize(images).reshape(3, -1)
+    mean = generative_loss(model, tokens) / np.log(2)
+    np.testing.assert_allclose(outputs["bits_per_pixel"].mean(), mean, rtol=1e-5)
+
+
+def test_features_are_those_of_the_middle_layer(tf1_model, model):
+    images = random_images(3, seed=5)
+    outputs = tf1_model.run("features", image_bytes=[encode(image) for image in images])
+    tokens = model.palette.quantize(images).reshape(3, -1)
+    np.testing.assert_allclose(
+        outputs["features"], model.features(tokens, layer=1), rtol=1e-5, atol=1e-6
+    )
+
+
 def test_serving_default_is_complete(tf1_model):
     inputs = completion_inputs(random_images(2), keep_rows=1, seed=[3, 4])
     named, default = (tf1_model.run(name, **inputs) for name in ("complete", "serving_default"))
@@ -114,6 +151,27 @@ def test_classes_equal_those_in_process(tf1_model, classifier):
     assert names == [classifier.class_names] * 4
 
 
+def test_examples_get_the_classes_of_their_images(tf1_model):
+    contents = [encode(image) for image in random_images(4, 6, 6)]
+    inputs = []
+    for content in contents:
+        feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[content]))
+        features = tf.train.Features(feature={"image/encoded": feature})
+        inputs.append(tf.train.Example(features=features).SerializeToString())
+    outputs = tf1_model.run("classify", inputs=inputs)
+    expected = tf1_model.run("classify_images", image_bytes=contents)
+    assert outputs.keys() == {"classes", "scores"}
+    np.testing.assert_array_equal(outputs["scores"], expected["scores"])
+    np.testing.assert_array_equal(outputs["classes"], expected["classes"])
+
+
+def test_only_classify_is_for_the_classify_call(tf1_model):
+    methods = {name: signature.method_name for name, signature in tf1_model.signatures.items()}
+    assert methods.pop("classify") == "tensorflow/serving/classify"
+    del methods["__saved_model_init_op"]
+    assert set(methods.values()) == {"tensorflow/serving/predict"}
+
+
 def test_colours_are_quantized_as_in_python(tf1_model, model):
     images = random_images(400, seed=2)
     outputs = tf1_model.run("complete", **completion_inputs(images))
@@ -122,14 +180,6 @@ def test_colours_are_quantized_as_in_python(tf1_model, model):
     np.testing.assert_array_equal(
         outputs["pixels"], model.palette.dequantize(expected).reshape(images.shape)
     )
-
-
-def test_ties_between_colours_fall_as_in_python(make_model, tmp_path):
-    colors = np.repeat([[-0.5, 0, 0.5], [0.5, 0, -0.5], [0, 0.5, 0], [0, -0.5, 0]], 2, axis=0)
-    model = make_model(palette=ColorPalette(colors))
-    images = np.full((1, SIZE, SIZE, 3), 128, np.uint8)
-    outputs = TF1Model(export(model, tmp_path)).run("complete", **completion_inputs(images))
-    np.testing.assert_array_equal(outputs["tokens"], model.palette.quantize(images).reshape(1, -1))
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "GIF", "BMP"])
@@ -163,7 +213,7 @@ def test_the_graph_refuses_bad_settings(tf1_model, name, value):
         tf1_model.run("complete", **{**good, name: [good[name][0], value]})
 
 
-@pytest.mark.parametrize("output", ["png_bytes", "pixels", "tokens", "log_likelihood"])
+@pytest.mark.parametrize("output", ["tokens", "log_likelihood"])
 def test_every_output_alone_is_checked(tf1_model, output):
     signature = tf1_model.signatures["complete"]
     inputs = completion_inputs(random_images(1), keep_rows=SIZE + 1)
@@ -180,10 +230,16 @@ def test_the_graph_refuses_inputs_of_different_batch_sizes(tf1_model, keep_rows)
 
 
 def test_the_batch_comes_first_everywhere(tf1_model):
-    for name in ("complete", "serving_default", "classify_images"):
+    batch = {"complete", "sample", "classify", "classify_images", "features", "score"}
+    assert names_of(tf1_model) == batch | {"serving_default"}
+    for name in names_of(tf1_model):
         signature = tf1_model.signatures[name]
         for info in (*signature.inputs.values(), *signature.outputs.values()):
             assert info.tensor_shape.dim[0].size == -1
+
+
+def names_of(exported):
+    return {name for name in exported.signatures if not name.startswith("__")}
 
 
 def test_an_empty_batch_gives_empty_outputs(tf1_model):
@@ -192,55 +248,113 @@ def test_an_empty_batch_gives_empty_outputs(tf1_model):
     assert tf1_model.run("classify_images", image_bytes=[])["scores"].shape == (0, 3)
 
 
-def test_a_classifier_alone_is_the_default(classifier, tmp_path):
-    exported_alone = TF1Model(export(classifier, tmp_path))
-    names = {name for name in exported_alone.signatures if not name.startswith("__")}
-    assert names == {"classify_images", "serving_default"}
-    images = [encode(image) for image in random_images(2)]
-    named, default = (exported_alone.run(name, image_bytes=images) for name in sorted(names))
-    np.testing.assert_array_equal(named["logits"], default["logits"])
-
-
-def test_a_head_before_the_end_gives_the_classes_it_gives_in_process(make_classifier, tmp_path):
-    classifier = make_classifier(layer=0)
-    images = random_images(2, 6, 6)
-    contents = [encode(image) for image in images]
-    logits = TF1Model(export(classifier, tmp_path)).run("classify_images", image_bytes=contents)
-    tokens = classifier.palette.quantize(images).reshape(2, -1)
-    expected = classifier.predict(tokens, verbose=0)
-    np.testing.assert_allclose(logits["logits"], expected, rtol=1e-5, atol=1e-6)
-
-
-def test_a_bert_classifier_is_deterministic_and_masks_its_inputs(make_classifier, tmp_path):
-    classifier = make_classifier("bert")
+@pytest.mark.slow
+def test_a_bert_classifier_has_no_completions_and_the_same_masks_at_every_call(
+    make_classifier, tmp_path
+):
+    classifier = make_classifier("bert", layer=0)
     exported_bert = TF1Model(export(classifier, tmp_path))
+    assert names_of(exported_bert) == {
+        *("classify", "classify_images", "features", "serving_default")
+    }
     images = random_images(2, 6, 6)
     contents = [encode(image) for image in images]
-    first, second = (
-        exported_bert.run("classify_images", image_bytes=contents)["logits"] for _ in range(2)
+    first, second, default = (
+        exported_bert.run(name, image_bytes=contents)["logits"]
+        for name in ("classify_images", "classify_images", "serving_default")
     )
     np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(first, default)
     alone = exported_bert.run("classify_images", image_bytes=contents[1:])["logits"]
     np.testing.assert_allclose(alone, first[1:], rtol=1e-5)
+    # The mean of the logits under the masks that evaluation uses.
     tokens = classifier.palette.quantize(images).reshape(2, -1)
-    unmasked = classifier({"tokens": tokens, "masked": np.zeros(tokens.shape, bool)})
-    assert np.abs(first - unmasked).max() > 1e-4
+    masks = draw_mask((VOTES, 36), classifier.mask_probability, seed=0, vote=0)
+    votes = [classifier({"tokens": tokens, "masked": np.tile(mask, (2, 1))}) for mask in masks]
+    np.testing.assert_allclose(first, np.mean(votes, axis=0), rtol=1e-4, atol=1e-5)
 
 
-def test_versions_are_numbered(classifier, tmp_path):
-    directory = tmp_path / "new" / "served"
-    assert export(classifier, directory) == directory / "1"
-    assert export(classifier, directory, version=7) == directory / "7"
-    assert export(classifier, directory) == directory / "8"
-    assert list(version_folders(directory)) == [1, 7, 8]
-    assert sorted(path.name for path in directory.iterdir()) == ["1", "7", "8"]
+@pytest.mark.parametrize(
+    ("objective", "weight", "names"),
+    [
+        ("ar", 1.0, {"complete", "sample", "score", "features", "classify", "classify_images"}),
+        ("ar", 0.0, {"features", "classify", "classify_images"}),
+        ("ar", None, {"complete", "sample", "score", "features"}),
+        ("bert", None, {"features"}),
+    ],
+)
+def test_a_model_gives_the_signatures_that_it_can(config, palette, objective, weight, names):
+    if weight is None:
+        model = ImageGPT(config, objective, palette=palette)
+    else:
+        model = ImageGPTClassifier(config, 2, objective, generative_weight=weight, palette=palette)
+    assert signature_names([model]) == names
 
 
-def test_versions_are_ordered_by_number_and_other_names_ignored(tmp_path):
-    for name in ("9", "10", "latest", ".3.partial", "²"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "11").write_text("a file")
-    assert list(version_folders(tmp_path).items()) == [(9, tmp_path / "9"), (10, tmp_path / "10")]
+def test_the_layer_of_features_is_chosen_at_export(model, classifier, make_classifier):
+    assert default_feature_layer(model) == 1
+    assert default_feature_layer(make_classifier(layer=0)) == 0
+    with pytest.raises(InputError, match=r"feature_layer must lie in 0…2 .*, got 3"):
+        export([classifier, model], "nowhere", feature_layer=3)
+
+
+def test_assets_are_part_of_the_saved_model(exported, model, classifier):
+    folder = exported / "1" / "assets"
+    labels = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
+    assert labels == classifier.class_names
+    for name, palette in (("palette", model.palette), ("classifier_palette", classifier.palette)):
+        loaded = ColorPalette.load(folder / f"{name}.npy")
+        np.testing.assert_array_equal(loaded.colors, palette.colors)
+    with tf.compat.v1.Session(graph=tf.Graph()) as session:
+        meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], str(exported / "1"))
+    assert {asset.filename for asset in meta_graph.asset_file_def} == {
+        path.name for path in folder.iterdir()
+    }
+
+
+def test_the_model_card_tells_sizes_training_and_limits(exported, model, classifier):
+    card = (exported / "1" / "assets" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert f"| parameters | {model.count_params()} |" in card
+    assert f"| classes | {classifier.num_classes} |" in card
+    assert r"| command | pretrain \| with a bar |" in card
+    assert "| history, val_loss | 1.25 at the end of 5 |" in card
+    assert "Not recorded." in card
+    assert "## Limits" in card
+
+
+def test_warmup_requests_of_every_signature_run(exported, tf1_model):
+    file = exported / "1" / "assets.extra" / "tf_serving_warmup_requests"
+    asked = set()
+    for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+        log = prediction_log_pb2.PredictionLog.FromString(record)
+        request = getattr(log, log.WhichOneof("log_type")).request
+        name = request.model_spec.signature_name
+        asked.add(name)
+        if name == "classify":
+            examples = request.input.example_list.examples
+            inputs = {"inputs": [example.SerializeToString() for example in examples]}
+        else:
+            inputs = {key: tf.make_ndarray(value) for key, value in request.inputs.items()}
+        assert tf1_model.run(name, **inputs)
+    assert asked == names_of(tf1_model) - {"serving_default"}
+
+
+def test_no_path_of_this_machine_is_in_the_graph(exported):
+    content = (exported / "1" / "saved_model.pb").read_bytes()
+    assert str(exported).encode() not in content
+    assert b".unfinished" not in content
+
+
+@pytest.mark.slow
+def test_the_scan_of_saved_model_cli_passes(exported):
+    module = "tensorflow.python.tools.saved_model_cli"
+    answer = subprocess.run(
+        [sys.executable, "-m", module, "scan", "--dir", exported / "1"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "does not contain the default denylisted ops" in answer.stdout
 
 
 def test_an_existing_version_is_kept(model, exported, tmp_path):
@@ -256,16 +370,27 @@ def test_version_zero_is_refused(model, tmp_path):
         export(model, tmp_path, version=0)
 
 
-def test_a_bert_model_has_no_completion(make_model, tmp_path):
-    with pytest.raises(InputError, match='objective="ar"'):
-        export(make_model(objective="bert"), tmp_path / "served")
-    assert not (tmp_path / "served").exists()
+def test_max_pixels_is_at_least_one(model, tmp_path):
+    with pytest.raises(InputError, match="max_pixels must lie in 1"):
+        export(model, tmp_path / "served", max_pixels=0)
+
+
+def test_a_bomb_is_refused(tf1_model):
+    content = bytearray(encode(random_images(1)[0]))
+    content[16:24] = (50_000).to_bytes(4, "big") * 2
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"1…{MAX_PIXELS} pixels"):
+        tf1_model.run("score", image_bytes=[bytes(content)])
 
 
 def test_a_palette_is_needed(make_model, tmp_path):
     with pytest.raises(InputError, match="palette"):
         export(make_model(palette=None), tmp_path / "served")
     assert not (tmp_path / "served").exists()
+
+
+def test_training_is_told_of_each_model(model, tmp_path):
+    with pytest.raises(InputError, match="training must hold one for each of 1 models"):
+        export(model, tmp_path, training=[{}, {}])
 
 
 @pytest.mark.parametrize("count", [0, 2])
@@ -328,13 +453,38 @@ def test_a_plain_graph_is_accepted():
     check_servable(graph_of(inside_a_function(lambda x: x + 1)))
 
 
-def test_an_unservable_model_leaves_nothing_behind(make_model, tmp_path):
-    model = make_model()
+@pytest.mark.parametrize("operation", ["ReadFile", "WriteFile", "PrintV2"])
+def test_operations_on_files_of_the_server_are_refused(operation):
+    graph = tf.compat.v1.GraphDef()
+    graph.library.function.add().node_def.add(name="file", op=operation)
+    with pytest.raises(InputError, match=f"{operation} .*files of the server"):
+        check_servable(graph)
 
-    def python_head(states, head=model.token_logits):
-        return tf.ensure_shape(with_python(head(states)), [None, 1, 8])
 
-    object.__setattr__(model, "token_logits", python_head)
+def test_custom_operations_are_refused():
+    graph = tf.compat.v1.GraphDef()
+    graph.node.add(name="mine", op="MyOwnOperation")
+    with pytest.raises(InputError, match="MyOwnOperation .* none of TensorFlow's own"):
+        check_servable(graph)
+
+
+def test_what_does_not_run_in_a_session_is_refused(exported, tmp_path):
+    folder = shutil.copytree(exported / "1", tmp_path / "1")
+    inputs = {"features": {"image_bytes": np.array([b"no image"], object)}}
+    with pytest.raises(InputError, match="does not run in a TensorFlow 1 session"):
+        check_runs(folder, inputs)
+    (folder / "variables" / "variables.index").unlink()
+    with pytest.raises(InputError, match="does not run in a TensorFlow 1 session"):
+        check_runs(folder, {})
+
+
+def test_an_unservable_model_leaves_nothing_behind(make_classifier, tmp_path):
+    classifier = make_classifier("bert")
+
+    def python_head(features, head=classifier.class_logits):
+        return tf.ensure_shape(with_python(head(features)), [None, 3])
+
+    object.__setattr__(classifier, "class_logits", python_head)
     with pytest.raises(InputError, match="EagerPyFunc"):
-        export(model, tmp_path)
+        export(classifier, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,58 @@
+"""Images in every form to encoded files, which is what a server takes."""
+
+import io
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from igpt_keras.errors import InputError
+from igpt_keras.palette import check_images
+
+AnyImage = str | os.PathLike | bytes | np.ndarray | Image.Image
+Images = Sequence[AnyImage] | np.ndarray
+# What a PNG can hold; the others are converted.
+PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
+
+
+def encoded_images(images: Images) -> np.ndarray:
+    """Images as encoded files, bytes in an object array [B].
+
+    Args:
+        images: a sequence of paths, encoded files (bytes), uint8 arrays [h, w, 3] (or 1
+            channel, grey) and PIL images; or one uint8 array [B, h, w, 3].
+
+    Raises:
+        FileNotFoundError: no such image file.
+        InputError: no images, or something else.
+    """
+    if isinstance(images, str | bytes | os.PathLike | Image.Image):
+        raise InputError(f"images must be a sequence of images, got one {type(images).__name__}")
+    if not len(images):
+        raise InputError("images must hold at least one image, got none")
+    # Not numpy's own byte strings: they lose zeros at the end.
+    contents = np.empty(len(images), dtype=object)
+    contents[:] = [_encoded(image) for image in images]
+    return contents
+
+
+def _encoded(image: AnyImage) -> bytes:
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, str | os.PathLike):
+        return pathlib.Path(image).read_bytes()
+    if isinstance(image, Image.Image):
+        image = ImageOps.exif_transpose(image)
+        return _png(image if image.mode in PNG_MODES else image.convert("RGB"))
+    pixels = check_images(image)
+    if pixels.ndim != 3:
+        raise InputError(f"an image must have shape [height, width, 3], got {list(pixels.shape)}")
+    return _png(Image.fromarray(pixels))
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,266 @@
+"""What is asked of a server, and how its answers are read: no connection in here.
+
+A query is one or several requests of one call, since a request is limited in size.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf.message import Message
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_pb2,
+    predict_pb2,
+)
+
+from igpt_keras.errors import InputError
+from igpt_keras.sampling import Completions, check_settings, completion_seeds
+from serving.client.images import Images, encoded_images
+
+PICTURES = ("pixels", "tokens", "log_likelihood")
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifications:
+    """Classes of B images.
+
+    Attributes:
+        class_names: the C names.
+        scores: float32 [B, C], probabilities.
+        logits: float32 [B, C].
+    """
+
+    class_names: list[str]
+    scores: np.ndarray
+    logits: np.ndarray
+
+    @property
+    def best(self) -> list[str]:
+        """The most probable class of each image."""
+        return [self.class_names[index] for index in self.scores.argmax(axis=1)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """How likely a model finds B images.
+
+    Attributes:
+        log_likelihood: float32 [B], nats, of all pixels.
+        bits_per_pixel: float32 [B].
+    """
+
+    log_likelihood: np.ndarray
+    bits_per_pixel: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class VersionStatus:
+    """One version of a served model.
+
+    Attributes:
+        version: its number.
+        state: "START", "LOADING", "AVAILABLE", "UNLOADING" or "END".
+        error: what went wrong; empty if nothing did.
+    """
+
+    version: int
+    state: str
+    error: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """Requests, and what their answers come to.
+
+    Attributes:
+        method: name of the gRPC method that is called with each.
+        requests: in order.
+        read: makes the result of the responses, in the same order.
+        signature_name: that the requests ask for, or "".
+    """
+
+    method: str
+    requests: Iterable[Message]
+    read: Callable[[list[Message]], Any]
+    signature_name: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """Which model is asked, and how much at a time.
+
+    Attributes:
+        model_name: the name that the server has for it.
+        version: its number; None for the newest.
+        version_label: a label that the server has for a version, instead of `version`.
+        batch_size: examples in a request at most.
+        request_bytes: bytes in a request at most, unless one example alone has more.
+    """
+
+    model_name: str
+    version: int | None
+    version_label: str | None
+    batch_size: int
+    request_bytes: int
+
+    def complete(
+        self, images: Images, keep_rows, num_completions, temperature, top_k, top_p, seed
+    ) -> Query:
+        contents = encoded_images(images)
+        check_settings(keep_rows, num_completions, temperature, top_k, top_p)
+        seeds = completion_seeds(seed, len(contents), num_completions)
+        inputs = {
+            "image_bytes": np.repeat(contents, num_completions),
+            "keep_rows": np.full(seeds.size, keep_rows, np.int32),
+            **_settings(seeds, temperature, top_k, top_p),
+        }
+        return self.predict("complete", inputs, PICTURES, _completions_of(seeds))
+
+    def sample(self, num_samples, temperature, top_k, top_p, seed) -> Query:
+        check_settings(0, num_samples, temperature, top_k, top_p)
+        seeds = completion_seeds(seed, num_samples, 1)
+        inputs = _settings(seeds, temperature, top_k, top_p)
+        return self.predict("sample", inputs, PICTURES, _completions_of(seeds))
+
+    def classify(self, images: Images) -> Query:
+        def read(outputs):
+            names = [name.decode() for name in outputs["classes"][0]]
+            return Classifications(names, outputs["scores"], outputs["logits"])
+
+        return self._of_images("classify_images", images, ["classes", "scores", "logits"], read)
+
+    def features(self, images: Images) -> Query:
+        return self._of_images(
+            "features", images, ["features"], lambda outputs: outputs["features"]
+        )
+
+    def score(self, images: Images) -> Query:
+        return self._of_images(
+            "score",
+            images,
+            ["log_likelihood", "bits_per_pixel"],
+            lambda outputs: Scores(**outputs),
+        )
+
+    def _of_images(self, signature_name, images, outputs, read) -> Query:
+        return self.predict(signature_name, {"image_bytes": encoded_images(images)}, outputs, read)
+
+    def predict(
+        self,
+        signature_name: str,
+        inputs: dict[str, np.ndarray],
+        outputs: Sequence[str] = (),
+        read: Callable[[dict[str, np.ndarray]], Any] = dict,
+    ) -> Query:
+        """A query of a signature, with inputs [B, …], cut where a request would be too large."""
+        inputs = {name: _array(values) for name, values in inputs.items()}
+        batch_sizes = {values.shape[:1] for values in inputs.values()}
+        if len(batch_sizes) != 1 or batch_sizes <= {(), (0,)}:
+            raise InputError(
+                "inputs must have one batch size of at least 1, got shapes "
+                f"{ ({name: list(values.shape) for name, values in inputs.items()}) }"
+            )
+
+        def requests() -> Iterator[predict_pb2.PredictRequest]:
+            for part in self.parts(inputs):
+                request = predict_pb2.PredictRequest(output_filter=outputs)
+                self._name(request.model_spec, signature_name)
+                for name, values in inputs.items():
+                    request.inputs[name].CopyFrom(tf.make_tensor_proto(values[part]))
+                yield request
+
+        return Query(
+            "Predict", requests(), lambda responses: read(_joined(responses)), signature_name
+        )
+
+    def parts(self, inputs: dict[str, np.ndarray]) -> Iterator[slice]:
+        """Cuts inputs [B, …] into runs of at most `batch_size` and `request_bytes`, or of one."""
+        sizes = sum(_bytes_of_each(values) for values in inputs.values())
+        start, total = 0, 0
+        for index, size in enumerate(sizes):
+            full = total + size > self.request_bytes or index - start == self.batch_size
+            if index > start and full:
+                yield slice(start, index)
+                start, total = index, 0
+            total += size
+        yield slice(start, len(sizes))
+
+    def status(self) -> Query:
+        def read(responses):
+            return [
+                VersionStatus(
+                    status.version,
+                    get_model_status_pb2.ModelVersionStatus.State.Name(status.state),
+                    status.status.error_message,
+                )
+                for status in responses[0].model_version_status
+            ]
+
+        request = get_model_status_pb2.GetModelStatusRequest()
+        self._name(request.model_spec)
+        return Query("GetModelStatus", [request], read)
+
+    def signatures(self) -> Query:
+        def read(responses):
+            signatures = get_model_metadata_pb2.SignatureDefMap()
+            responses[0].metadata["signature_def"].Unpack(signatures)
+            return sorted(name for name in signatures.signature_def if not name.startswith("__"))
+
+        request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+        self._name(request.model_spec)
+        return Query("GetModelMetadata", [request], read)
+
+    def _name(self, spec: model_pb2.ModelSpec, signature_name: str = "") -> None:
+        spec.name = self.model_name
+        spec.signature_name = signature_name
+        if self.version is not None:
+            spec.version.value = self.version
+        elif self.version_label is not None:
+            spec.version_label = self.version_label
+
+
+def _settings(seeds: np.ndarray, temperature, top_k, top_p) -> dict[str, np.ndarray]:
+    return {
+        "temperature": np.full(seeds.size, temperature, np.float32),
+        "top_k": np.full(seeds.size, top_k, np.int32),
+        "top_p": np.full(seeds.size, top_p, np.float32),
+        "seed": seeds.reshape(-1),
+    }
+
+
+def _completions_of(seeds: np.ndarray) -> Callable[[dict[str, np.ndarray]], Completions]:
+    """Reads outputs [B · N, …] as the completions of seeds [B, N]."""
+
+    def read(outputs):
+        images, tokens, log_likelihood = (
+            outputs[name].reshape(*seeds.shape, *outputs[name].shape[1:]) for name in PICTURES
+        )
+        return Completions(images, tokens, log_likelihood)
+
+    return read
+
+
+def _joined(responses: list[predict_pb2.PredictResponse]) -> dict[str, np.ndarray]:
+    """The outputs of all responses, one after the other."""
+    return {
+        name: np.concatenate([tf.make_ndarray(response.outputs[name]) for response in responses])
+        for name in responses[0].outputs
+    }
+
+
+def _array(values) -> np.ndarray:
+    """An array; of strings, one of objects: numpy's own lose zeros at the end."""
+    if isinstance(values, list) and values and isinstance(values[0], bytes):
+        return np.array(values, object)
+    return np.asarray(values)
+
+
+def _bytes_of_each(values: np.ndarray) -> np.ndarray:
+    """Bytes of each of B examples: int [B]."""
+    if values.dtype.kind == "O":
+        return np.array([sum(map(len, row)) for row in values.reshape(len(values), -1)])
+    return np.full(len(values), values[:1].nbytes)

@@ -1,0 +1,311 @@
+"""The signatures: TensorFlow functions from image files to images, classes, features, scores.
+
+Preprocessing, sampling and postprocessing are part of them. Shapes: B examples, R
+`image_size`, n = R² positions, C classes, d `hidden_dim`. The batch comes first in every
+input and output.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import tensorflow as tf
+
+from igpt_keras.data.encoded import decode_image
+from igpt_keras.data.images import dequantize, fit_to_size, quantize
+from igpt_keras.errors import InputError
+from igpt_keras.evaluation.voting import VOTES, draw_mask
+from igpt_keras.models import GenerativeModel, ImageGPTClassifier
+from igpt_keras.sampling import log_probabilities_of, sample_tokens
+
+COMPLETE = "complete"
+SAMPLE = "sample"
+CLASSIFY = "classify"
+CLASSIFY_IMAGES = "classify_images"
+FEATURES = "features"
+SCORE = "score"
+SERVING_DEFAULT = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
+# The feature of a `tf.Example` that holds an image file, as in TensorFlow's own data sets.
+IMAGE_FEATURE = "image/encoded"
+# Of the masks of BERT models, which see masked images in evaluation too (paper, section 4.6).
+MASK_SEED = 0
+# An image of the largest size takes three bytes a pixel, and as much again when it is cropped.
+DECODED_AT_ONCE = 2
+
+ConcreteFunction = tf.types.experimental.ConcreteFunction
+
+IMAGE_BYTES = tf.TensorSpec([None], tf.string, "image_bytes")
+EXAMPLES = tf.TensorSpec([None], tf.string, "inputs")
+KEEP_ROWS = tf.TensorSpec([None], tf.int32, "keep_rows")
+SETTINGS = (
+    tf.TensorSpec([None], tf.float32, "temperature"),
+    tf.TensorSpec([None], tf.int32, "top_k"),
+    tf.TensorSpec([None], tf.float32, "top_p"),
+    tf.TensorSpec([None], tf.int64, "seed"),
+)
+
+
+def make_signatures(
+    models: list[GenerativeModel], feature_layer: int | None, max_pixels: int
+) -> dict[str, ConcreteFunction]:
+    """All signatures that `models` can give, each from the first model that can.
+
+    Args:
+        models: checked, with palettes; an `ImageGPT` before an `ImageGPTClassifier`.
+        feature_layer: of `features`; None for `default_feature_layer`.
+        max_pixels: an image that declares more is refused before it is decoded.
+    """
+    signatures = {}
+    for model in models:
+        functions = _functions(model, Preprocessing(model, max_pixels), feature_layer)
+        for name in functions.keys() - signatures.keys():
+            signatures[name] = functions[name].get_concrete_function()
+    default = next(name for name in (COMPLETE, CLASSIFY_IMAGES, FEATURES) if name in signatures)
+    return {**signatures, SERVING_DEFAULT: signatures[default]}
+
+
+def signature_names(models: Iterable[GenerativeModel]) -> set[str]:
+    """The names of the signatures that `models` can give, `serving_default` not among them."""
+    names = {FEATURES}
+    for model in models:
+        if can_sample(model):
+            names |= {COMPLETE, SAMPLE, SCORE}
+        if isinstance(model, ImageGPTClassifier):
+            names |= {CLASSIFY, CLASSIFY_IMAGES}
+    return names
+
+
+def describe(
+    names: Iterable[str], models: list[GenerativeModel], feature_layer: int | None
+) -> dict[str, str]:
+    """What each of the named signatures does, for people. Arguments as `make_signatures`."""
+    layer = _feature_layer(models[0], feature_layer)
+    sentences = {
+        COMPLETE: "completes images whose first rows are kept",
+        SAMPLE: "samples images from nothing",
+        CLASSIFY: "classes of tf.Examples, for the Classify call",
+        CLASSIFY_IMAGES: "classes of images",
+        FEATURES: f"the features of layer {layer}, averaged over the image",
+        SCORE: "log-likelihoods of images in nats, and bits per pixel",
+    }
+    return {name: sentence for name, sentence in sentences.items() if name in names}
+
+
+def _feature_layer(model: GenerativeModel, feature_layer: int | None) -> int:
+    return default_feature_layer(model) if feature_layer is None else feature_layer
+
+
+def default_feature_layer(model: GenerativeModel) -> int:
+    """A classifier's own layer; else the middle one, near which features of generative
+    models are best (paper, section 4.2)."""
+    if isinstance(model, ImageGPTClassifier):
+        return model.layer
+    return math.ceil(model.config.num_layers / 2)
+
+
+def check_feature_layer(model: GenerativeModel, feature_layer: int | None) -> None:
+    """Raises `InputError` for a layer that `model` does not have."""
+    layers = model.config.num_layers
+    if feature_layer is not None and not 0 <= feature_layer <= layers:
+        raise InputError(
+            f"feature_layer must lie in 0…{layers} (num_layers={layers}), got {feature_layer}"
+        )
+
+
+def can_sample(model: GenerativeModel) -> bool:
+    """Whether the model has a next-pixel distribution."""
+    return model.objective == "ar" and model.generative_weight > 0
+
+
+class Preprocessing:
+    """Image files to a model's tokens, and its tokens to pixels.
+
+    Args:
+        model: whose image size and palette count.
+        max_pixels: an image that declares more is refused before it is decoded.
+
+    Attributes:
+        tokens: a function from image files string [B] to tokens int32 [B, n].
+    """
+
+    def __init__(self, model: GenerativeModel, max_pixels: int):
+        self.size = model.config.image_size
+        self.length = model.config.sequence_length
+        self.palette = model.palette
+        self.max_pixels = max_pixels
+        # Traced once, for all signatures.
+        self.tokens = tf.function(self._tokens, input_signature=[IMAGE_BYTES], autograph=False)
+
+    def _tokens(self, image_bytes):
+        return tf.map_fn(
+            self._tokens_of_one,
+            image_bytes,
+            fn_output_signature=tf.TensorSpec([self.length], tf.int32),
+            parallel_iterations=DECODED_AT_ONCE,
+        )
+
+    def _tokens_of_one(self, content):
+        image = fit_to_size(decode_image(content, self.max_pixels), self.size)
+        return quantize(image[None], self.palette)[0]
+
+    def pixels(self, tokens):
+        """Tokens int32 [B, n] to pixels uint8 [B, R, R, 3]."""
+        return dequantize(tokens, self.palette, self.size)
+
+
+def _functions(
+    model: GenerativeModel, preprocessing: Preprocessing, feature_layer: int | None
+) -> dict[str, Callable]:
+    """The `tf.function`s of one model, by the names of their signatures."""
+    makers = {
+        COMPLETE: _complete,
+        SAMPLE: _sample,
+        CLASSIFY: _classify,
+        CLASSIFY_IMAGES: _classify_images,
+        FEATURES: partial(_features, layer=_feature_layer(model, feature_layer)),
+        SCORE: _score,
+    }
+    return {name: makers[name](model, preprocessing) for name in signature_names([model])}
+
+
+def _complete(model: GenerativeModel, preprocessing: Preprocessing):
+    size = preprocessing.size
+
+    @tf.function(input_signature=[IMAGE_BYTES, KEEP_ROWS, *SETTINGS], autograph=False)
+    def complete(image_bytes, keep_rows, temperature, top_k, top_p, seed):
+        checks = [
+            *_checks_of_settings(temperature, top_k, top_p),
+            _require_one_batch_size(image_bytes, keep_rows, temperature, top_k, top_p, seed),
+            _require(
+                (keep_rows >= 0) & (keep_rows <= size),
+                f"keep_rows must lie in 0…{size} (the image height)",
+                keep_rows,
+            ),
+        ]
+        # All that follows needs the tokens, so nothing is sampled before the checks.
+        with tf.control_dependencies(checks):
+            tokens = preprocessing.tokens(image_bytes)
+        known = tf.range(preprocessing.length)[None] < keep_rows[:, None] * size
+        sampled = sample_tokens(model, tokens, known, seed, temperature, top_k, top_p)
+        return _pictures(preprocessing, *sampled)
+
+    return complete
+
+
+def _sample(model: GenerativeModel, preprocessing: Preprocessing):
+    @tf.function(input_signature=SETTINGS, autograph=False)
+    def sample(temperature, top_k, top_p, seed):
+        checks = [
+            *_checks_of_settings(temperature, top_k, top_p),
+            _require_one_batch_size(temperature, top_k, top_p, seed),
+        ]
+        with tf.control_dependencies(checks):
+            blank = tf.zeros([tf.size(seed), preprocessing.length], tf.int32)
+        known = tf.zeros_like(blank, tf.bool)
+        sampled = sample_tokens(model, blank, known, seed, temperature, top_k, top_p)
+        return _pictures(preprocessing, *sampled)
+
+    return sample
+
+
+def _pictures(preprocessing: Preprocessing, tokens, log_likelihood) -> dict:
+    """The outputs of `complete` and `sample`."""
+    pixels = preprocessing.pixels(tokens)
+    return {
+        "png_bytes": tf.io.encode_png(pixels),
+        "pixels": pixels,
+        "tokens": tokens,
+        "log_likelihood": log_likelihood,
+    }
+
+
+def _classify(classifier: ImageGPTClassifier, preprocessing: Preprocessing):
+    description = {IMAGE_FEATURE: tf.io.FixedLenFeature([], tf.string)}
+
+    @tf.function(input_signature=[EXAMPLES], autograph=False)
+    def classify(inputs):
+        image_bytes = tf.io.parse_example(inputs, description)[IMAGE_FEATURE]
+        outputs = _classes(classifier, preprocessing, image_bytes)
+        return {name: outputs[name] for name in ("classes", "scores")}
+
+    return classify
+
+
+def _classify_images(classifier: ImageGPTClassifier, preprocessing: Preprocessing):
+    @tf.function(input_signature=[IMAGE_BYTES], autograph=False)
+    def classify_images(image_bytes):
+        return _classes(classifier, preprocessing, image_bytes)
+
+    return classify_images
+
+
+def _classes(classifier: ImageGPTClassifier, preprocessing: Preprocessing, image_bytes) -> dict:
+    """The outputs of `classify_images`."""
+    tokens = preprocessing.tokens(image_bytes)
+    # The class head is linear: its logits of mean features are the mean of its logits.
+    logits = classifier.class_logits(mean_features(classifier, tokens, classifier.layer))
+    return {
+        "classes": tf.tile(tf.constant(classifier.class_names)[None], [tf.size(image_bytes), 1]),
+        "scores": tf.nn.softmax(logits),
+        "logits": logits,
+    }
+
+
+def _features(model: GenerativeModel, preprocessing: Preprocessing, layer: int):
+    @tf.function(input_signature=[IMAGE_BYTES], autograph=False)
+    def features(image_bytes):
+        return {"features": mean_features(model, preprocessing.tokens(image_bytes), layer)}
+
+    return features
+
+
+def mean_features(model: GenerativeModel, tokens, layer: int):
+    """f^l of tokens int32 [B, n]: float32 [B, d]; for BERT, the mean over fixed masks M.
+
+    The model itself would draw other masks at every call.
+    """
+    if model.objective == "ar":
+        return model.features(tokens, layer)
+    shape = (VOTES, model.config.sequence_length)
+    masks = tf.constant(draw_mask(shape, model.mask_probability, MASK_SEED, vote=0))
+    batch = tf.shape(tokens)[0]
+    inputs = {
+        "tokens": tf.repeat(tokens, VOTES, axis=0),
+        "masked": tf.tile(masks, [batch, 1]),
+    }
+    features = model.features(inputs, layer)
+    return tf.reduce_mean(tf.reshape(features, [batch, VOTES, model.config.hidden_dim]), axis=1)
+
+
+def _score(model: GenerativeModel, preprocessing: Preprocessing):
+    @tf.function(input_signature=[IMAGE_BYTES], autograph=False)
+    def score(image_bytes):
+        log_probabilities = log_probabilities_of(model, preprocessing.tokens(image_bytes))
+        log_likelihood = tf.reduce_sum(log_probabilities, axis=1)
+        return {
+            "log_likelihood": log_likelihood,
+            "bits_per_pixel": -log_likelihood / (preprocessing.length * math.log(2)),
+        }
+
+    return score
+
+
+def _checks_of_settings(temperature, top_k, top_p) -> list:
+    return [
+        _require(
+            (temperature >= 0) & tf.math.is_finite(temperature),
+            "temperature must be finite and at least 0",
+            temperature,
+        ),
+        _require(top_k >= 0, "top_k must be at least 0 (0 for all colours)", top_k),
+        _require((top_p > 0) & (top_p <= 1), "top_p must be above 0 and at most 1", top_p),
+    ]
+
+
+def _require_one_batch_size(*inputs):
+    sizes = tf.stack([tf.size(values) for values in inputs])
+    return _require(sizes == sizes[0], "inputs must have one batch size", sizes)
+
+
+def _require(condition, message: str, values):
+    return tf.debugging.Assert(tf.reduce_all(condition), [message + ", got", values])

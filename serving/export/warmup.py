@@ -1,0 +1,85 @@
+"""Warm-up requests: TensorFlow Serving runs them before a version is served.
+
+Without them the first request of each signature would wait until TensorFlow has set itself up.
+"""
+
+import pathlib
+from collections.abc import Iterable
+
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import (
+    classification_pb2,
+    input_pb2,
+    predict_pb2,
+    prediction_log_pb2,
+)
+
+from serving.export.signatures import (
+    CLASSIFY,
+    COMPLETE,
+    IMAGE_FEATURE,
+    SAMPLE,
+)
+from serving.versions import WARMUP_FILE
+
+SETTINGS = {
+    "temperature": np.ones(1, np.float32),
+    "top_k": np.zeros(1, np.int32),
+    "top_p": np.ones(1, np.float32),
+    "seed": np.zeros(1, np.int64),
+}
+
+
+def warmup_inputs(names: Iterable[str], size: int) -> dict[str, dict[str, np.ndarray]]:
+    """Inputs of one example for each of the named signatures, from an image of `size` rows.
+
+    `complete` is left one row to sample, which takes the same path as a whole image.
+    """
+    shades = np.linspace(0, 255, size * size * 3).reshape(size, size, 3).astype(np.uint8)
+    content = tf.io.encode_png(shades).numpy()
+    image = {"image_bytes": np.array([content], object)}
+    rows = {"keep_rows": np.array([size - 1], np.int32)}
+    particular = {
+        COMPLETE: {**image, **rows, **SETTINGS},
+        SAMPLE: SETTINGS,
+        CLASSIFY: {"inputs": np.array([_example(content).SerializeToString()], object)},
+    }
+    return {name: particular.get(name, image) for name in names}
+
+
+def write_warmup_requests(folder: pathlib.Path, inputs: dict[str, dict[str, np.ndarray]]) -> None:
+    """Writes the file that TensorFlow Serving looks for in the SavedModel `folder`."""
+    file = folder / WARMUP_FILE
+    file.parent.mkdir()
+    with tf.io.TFRecordWriter(str(file)) as writer:
+        for name, values in sorted(inputs.items()):
+            log = _classify_log if name == CLASSIFY else _predict_log
+            writer.write(log(name, values).SerializeToString(deterministic=True))
+
+
+def _predict_log(signature_name, inputs) -> prediction_log_pb2.PredictionLog:
+    request = predict_pb2.PredictRequest()
+    request.model_spec.signature_name = signature_name
+    for name, values in inputs.items():
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(values))
+    return prediction_log_pb2.PredictionLog(
+        predict_log=prediction_log_pb2.PredictLog(request=request)
+    )
+
+
+def _classify_log(signature_name, inputs) -> prediction_log_pb2.PredictionLog:
+    examples = [tf.train.Example.FromString(content) for content in inputs["inputs"]]
+    request = classification_pb2.ClassificationRequest(
+        input=input_pb2.Input(example_list=input_pb2.ExampleList(examples=examples))
+    )
+    request.model_spec.signature_name = signature_name
+    return prediction_log_pb2.PredictionLog(
+        classify_log=prediction_log_pb2.ClassifyLog(request=request)
+    )
+
+
+def _example(content: bytes) -> tf.train.Example:
+    bytes_list = tf.train.BytesList(value=[content])
+    feature = {IMAGE_FEATURE: tf.train.Feature(bytes_list=bytes_list)}
+    return tf.train.Example(features=tf.train.Features(feature=feature))

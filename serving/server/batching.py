@@ -1,0 +1,263 @@
+"""Requests of one signature put together, so that the weights are read once for all of them."""
+
+import bisect
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from concurrent import futures
+
+import grpc
+import numpy as np
+
+from serving.server.configuration import BatchingParameters
+from serving.server.errors import RequestError, cancelled
+from serving.server.saved_model import Cancellation
+
+Arrays = dict[str, np.ndarray]
+# Runs inputs [b, …] until the cancellation is started.
+Run = Callable[[Arrays, Cancellation], Arrays]
+
+
+class Call:
+    """A request's client: whether it still waits for the answer.
+
+    Attributes:
+        abandoned: the client has gone, or its deadline has passed.
+    """
+
+    def __init__(self):
+        self.abandoned = False
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[], None]] = []
+
+    def abandon(self) -> None:
+        """Tells everyone who works for this call."""
+        with self._lock:
+            self.abandoned = True
+            callbacks = list(self._callbacks)
+        for callback in callbacks:
+            callback()
+
+    def when_abandoned(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` when the call is abandoned; at once if it is already."""
+        with self._lock:
+            self._callbacks.append(callback)
+            abandoned = self.abandoned
+        if abandoned:
+            callback()
+
+
+class Task:
+    """Some examples of a request, at most as many as a batch holds.
+
+    Attributes:
+        inputs: arrays [b, …].
+        size: b.
+        call: whom it is for.
+        arrived: when, on `time.monotonic`'s clock.
+        started: when its batch began; None before.
+        batch_size: the size of that batch.
+        future: gives the outputs, arrays [b, …].
+    """
+
+    def __init__(self, inputs: Arrays, call: Call):
+        self.inputs = inputs
+        self.size = len(next(iter(inputs.values())))
+        self.call = call
+        self.arrived = time.monotonic()
+        self.started: float | None = None
+        self.batch_size = 0
+        self.future: futures.Future[Arrays] = futures.Future()
+
+    @property
+    def keep_rows(self) -> int:
+        """The fewest known rows of its examples; 0 where the signature has no such input."""
+        rows = self.inputs.get("keep_rows")
+        return 0 if rows is None else int(rows.min())
+
+    def fail(self, error: Exception) -> None:
+        # A task is done once, and both its client and its batch may end it.
+        with contextlib.suppress(futures.InvalidStateError):
+            self.future.set_exception(error)
+
+    def finish(self, outputs: Arrays) -> None:
+        with contextlib.suppress(futures.InvalidStateError):
+            self.future.set_result(outputs)
+
+
+class Batcher:
+    """Runs the tasks of one signature, several at a time.
+
+    A batch begins when it is full, or when `batch_timeout_micros` have passed since its
+    oldest task came or the thread became free. Where more wait than fit, the oldest goes
+    with those nearest to it in `keep_rows`: what all of a batch know is one pass.
+
+    Args:
+        run: runs a batch.
+        parameters: sizes and delays.
+        observe: is told the size of every batch.
+    """
+
+    def __init__(self, run: Run, parameters: BatchingParameters, observe: Callable[[int], None]):
+        self._run_batch = run
+        self._parameters = parameters
+        self._observe = observe
+        self._changed = threading.Condition()
+        self._waiting: list[Task] = []
+        self._threads: list[threading.Thread] = []
+        self._closed = False
+
+    def submit(self, inputs: Arrays, call: Call) -> list[Task]:
+        """Lines up inputs [B, …], B at least 1, as tasks that hold them in order.
+
+        Raises:
+            RequestError: RESOURCE_EXHAUSTED, the queue is full.
+        """
+        tasks = self._cut(inputs, call)
+        size = sum(task.size for task in tasks)
+        with self._changed:
+            self._drop_abandoned()
+            if self._queued() + size > self._parameters.capacity:
+                raise RequestError(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    "The batch scheduling queue to which this task was submitted is full; "
+                    f"task size is {size}; {self._queued()} of {self._parameters.capacity} "
+                    "examples are waiting",
+                )
+            self._waiting.extend(tasks)
+            self._start_threads()
+            self._changed.notify_all()
+        for task in tasks:
+            call.when_abandoned(lambda task=task: task.fail(cancelled()))
+        return tasks
+
+    @property
+    def queued(self) -> int:
+        """The examples that wait."""
+        with self._changed:
+            return self._queued()
+
+    def close(self) -> None:
+        """Takes no more tasks, and returns when those that wait have run."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _cut(self, inputs: Arrays, call: Call) -> list[Task]:
+        size, step = len(next(iter(inputs.values()))), self._parameters.batch_size
+        return [
+            Task({name: values[start : start + step] for name, values in inputs.items()}, call)
+            for start in range(0, size, step)
+        ]
+
+    def _start_threads(self) -> None:
+        while len(self._threads) < self._parameters.num_batch_threads:
+            name = f"{self._parameters.thread_pool_name}-{len(self._threads)}"
+            thread = threading.Thread(target=self._work, name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _queued(self) -> int:
+        return sum(task.size for task in self._waiting)
+
+    def _drop_abandoned(self) -> None:
+        self._waiting = [task for task in self._waiting if not task.call.abandoned]
+
+    def _work(self) -> None:
+        free_since = time.monotonic()
+        while batch := self._next_batch(free_since):
+            self._run(batch)
+            # An idle thread that held on to it would keep images of the past in memory.
+            del batch
+            free_since = time.monotonic()
+
+    def _next_batch(self, free_since: float) -> list[Task]:
+        """The tasks that run next; none when the batcher is closed and nothing waits."""
+        timeout = self._parameters.batch_timeout_micros / 1e6
+        with self._changed:
+            while True:
+                self._drop_abandoned()
+                if not self._waiting:
+                    if self._closed:
+                        return []
+                    self._changed.wait()
+                    continue
+                due = max(self._waiting[0].arrived, free_since) + timeout
+                left = due - time.monotonic()
+                if left <= 0 or self._closed or self._queued() >= self._parameters.batch_size:
+                    return self._take()
+                self._changed.wait(left)
+
+    def _take(self) -> list[Task]:
+        """Removes and returns a batch around the oldest task."""
+        oldest = self._waiting[0]
+        near_first = sorted(
+            self._waiting,
+            key=lambda task: (task is not oldest, abs(task.keep_rows - oldest.keep_rows)),
+        )
+        batch, size = [], 0
+        for task in near_first:
+            if size + task.size <= self._parameters.batch_size:
+                batch.append(task)
+                size += task.size
+        taken = set(map(id, batch))
+        self._waiting = [task for task in self._waiting if id(task) not in taken]
+        return batch
+
+    def _run(self, tasks: list[Task]) -> None:
+        """Runs tasks together; if that fails, each half apart: one bad image fails alone."""
+        tasks = [task for task in tasks if not task.call.abandoned]
+        if not tasks:
+            return
+        try:
+            outputs = self._outputs(tasks)
+        except Exception as error:
+            if len(tasks) == 1:
+                tasks[0].fail(error)
+            else:
+                self._run(tasks[: len(tasks) // 2])
+                self._run(tasks[len(tasks) // 2 :])
+            return
+        start = 0
+        for task in tasks:
+            # Copies: a view would keep the outputs of the whole batch.
+            part = {
+                name: values[start : start + task.size].copy() for name, values in outputs.items()
+            }
+            start += task.size
+            task.finish(part)
+
+    def _outputs(self, tasks: list[Task]) -> Arrays:
+        size = sum(task.size for task in tasks)
+        padding = self._padded(size) - size
+        self._observe(size)
+        for task in tasks:
+            task.started, task.batch_size = time.monotonic(), size
+        inputs = {
+            name: np.concatenate(
+                [task.inputs[name] for task in tasks] + [tasks[0].inputs[name][:1]] * padding
+            )
+            for name in tasks[0].inputs
+        }
+        return self._run_batch(inputs, _cancelled_without(tasks))
+
+    def _padded(self, size: int) -> int:
+        """The smallest allowed size that holds `size` examples."""
+        allowed = self._parameters.allowed_batch_sizes
+        return allowed[bisect.bisect_left(allowed, size)] if allowed else size
+
+
+def _cancelled_without(tasks: list[Task]) -> Cancellation:
+    """Starts when the last of the tasks' clients has gone."""
+    cancellation = Cancellation()
+
+    def check():
+        if all(task.call.abandoned for task in tasks):
+            cancellation.start_cancel()
+
+    for task in tasks:
+        task.call.when_abandoned(check)
+    return cancellation

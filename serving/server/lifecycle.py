@@ -1,0 +1,391 @@
+"""Which versions of which models are in memory: loaded, served, and unloaded after use.
+
+States and their order are TensorFlow Serving's (tensorflow_serving/core/servable_state.h): a new
+version is loaded before an old one goes, and one goes when its last request is done.
+"""
+
+import contextlib
+import dataclasses
+import gc
+import logging
+import os
+import pathlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import grpc
+from tensorflow_serving.apis import get_model_status_pb2, model_pb2
+
+from igpt_keras.errors import InputError
+from serving.server.configuration import ModelConfig
+from serving.server.errors import RequestError, invalid
+from serving.server.servable import Servable
+from serving.versions import version_folders
+
+State = get_model_status_pb2.ModelVersionStatus.State
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class Version:
+    """A version of a model.
+
+    Attributes:
+        number: its number.
+        folder: of its SavedModel.
+        state: where it is between START and END.
+        servable: what answers, from AVAILABLE to END.
+        error: why it could not be loaded; empty if it could.
+        files: what the folder held that could not be loaded.
+        leases: the requests that use it.
+    """
+
+    number: int
+    folder: pathlib.Path
+    state: State = State.LOADING
+    servable: Servable | None = None
+    error: str = ""
+    files: tuple = ()
+    leases: int = 0
+
+
+class Model:
+    """The versions of a model, by number, and the labels that point to them."""
+
+    def __init__(self, config: ModelConfig):
+        self.config = config
+        self.versions: dict[int, Version] = {}
+        self.labels: dict[str, int] = {}
+
+    @property
+    def available(self) -> dict[int, Version]:
+        """Those that answer requests, oldest first."""
+        return {
+            number: version
+            for number, version in sorted(self.versions.items())
+            if version.state == State.AVAILABLE
+        }
+
+    def serves(self, folder: pathlib.Path) -> bool:
+        """Whether the version in `folder` answers requests."""
+        version = self.available.get(int(folder.name))
+        return version is not None and version.folder == folder
+
+    def knows_broken(self, folder: pathlib.Path) -> bool:
+        """Whether the version in `folder` could not be loaded, with the files that it has."""
+        version = self.versions.get(int(folder.name))
+        return bool(version and version.error and version.files == _files(folder))
+
+    def candidates(self, folders: dict[int, pathlib.Path]) -> tuple[list[int], int]:
+        """Versions to be served in order of preference, and how many of those that load."""
+        policy = self.config.model_version_policy
+        newest_first = sorted(folders, reverse=True)
+        kind = policy.WhichOneof("policy_choice")
+        if kind == "all":
+            return newest_first, len(folders)
+        if kind == "specific":
+            wanted = [number for number in newest_first if number in policy.specific.versions]
+            return wanted, len(wanted)
+        return newest_first, max(1, policy.latest.num_versions)
+
+
+class ModelManager:
+    """Keeps the models of a configuration in memory as their folders change.
+
+    Args:
+        read_configs: gives the models; asked again at every poll.
+        load: makes a servable of a model's name, a version's number and its folder.
+    """
+
+    def __init__(
+        self,
+        read_configs: Callable[[], Sequence[ModelConfig]],
+        load: Callable[[str, int, pathlib.Path], Servable],
+    ):
+        self._read_configs = read_configs
+        self._load = load
+        self._models: dict[str, Model] = {}
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._poller: threading.Thread | None = None
+        self._unloaded = False
+        self._problems: dict[str, str] = {}
+
+    def load_all(self) -> None:
+        """Loads what the configuration asks for.
+
+        Raises:
+            FileNotFoundError: a model's folder does not exist.
+            InputError: a model has no version, or none that loads.
+        """
+        for config in self._read_configs():
+            model = self._add(config)
+            folders = version_folders(config.base_path)
+            broken = self._reconcile(model, folders)
+            if not model.available:
+                raise InputError(_why_none(model, folders))
+            _log_broken(model, broken)
+
+    def poll(self, seconds: float) -> None:
+        """Looks for changes from now on, every so many seconds, in a thread of its own."""
+
+        def work():
+            while not self._stopped.wait(seconds):
+                self.update()
+
+        self._poller = threading.Thread(target=work, name="model-poller", daemon=True)
+        self._poller.start()
+
+    def update(self) -> None:
+        """Looks for changes once. What is wrong with one model is logged, and leaves it as is."""
+        try:
+            configs = self._read_configs()
+        except (InputError, OSError) as error:
+            self._report("", f"the models stay as they were: {error}")
+            configs = [model.config for model in self._models.values()]
+        for name in set(self._models) - {config.name for config in configs}:
+            self._remove(name)
+        for config in configs:
+            model = self._add(config)
+            try:
+                broken = self._reconcile(model, version_folders(config.base_path))
+            except (InputError, OSError) as error:
+                self._report(config.name, f"model {config.name} stays as it was: {error}")
+            else:
+                _log_broken(model, broken)
+        if self._unloaded:
+            # Graphs are full of cycles, and hold their weights until they are collected.
+            self._unloaded = False
+            gc.collect()
+
+    @contextlib.contextmanager
+    def lease(self, spec: model_pb2.ModelSpec) -> Iterator[Servable]:
+        """The servable that a request's `model_spec` names, kept in memory meanwhile.
+
+        Raises:
+            RequestError: there is none.
+        """
+        with self._lock:
+            version = self._find(spec)
+            version.leases += 1
+        try:
+            yield version.servable
+        finally:
+            with self._lock:
+                version.leases -= 1
+            self._finish_unloading(version)
+
+    def statuses(self, spec: model_pb2.ModelSpec) -> list[get_model_status_pb2.ModelVersionStatus]:
+        """The states of a model's versions, or of the one that `spec` names.
+
+        Raises:
+            RequestError: no such model, version or label.
+        """
+        with self._lock:
+            model = self._models.get(spec.name)
+            versions = dict(sorted(model.versions.items())) if model else {}
+            choice = spec.WhichOneof("version_choice")
+            if choice:
+                number = self._number(spec) if choice == "version_label" else spec.version.value
+                if number not in versions:
+                    raise RequestError(
+                        grpc.StatusCode.NOT_FOUND,
+                        f"Could not find version {number} of model {spec.name}",
+                    )
+                versions = {number: versions[number]}
+            if not versions:
+                raise RequestError(
+                    grpc.StatusCode.NOT_FOUND, f"Could not find any versions of model {spec.name}"
+                )
+            return [_status(version) for version in versions.values()]
+
+    def available(self) -> dict[str, dict[int, Servable]]:
+        """The servables that answer requests, by model and version, oldest first."""
+        with self._lock:
+            return {
+                name: {number: version.servable for number, version in model.available.items()}
+                for name, model in self._models.items()
+            }
+
+    def close(self) -> None:
+        """Unloads everything, each version when its last request is done."""
+        self._stopped.set()
+        if self._poller:
+            self._poller.join()
+        for name in list(self._models):
+            self._remove(name)
+
+    def _report(self, name: str, problem: str) -> None:
+        """Logs what is wrong, once and not at every poll."""
+        if self._problems.get(name) != problem:
+            logger.error(problem)
+        self._problems[name] = problem
+
+    def _add(self, config: ModelConfig) -> Model:
+        with self._lock:
+            model = self._models.setdefault(config.name, Model(config))
+            model.config = config
+            return model
+
+    def _remove(self, name: str) -> None:
+        with self._lock:
+            model = self._models.pop(name)
+        for version in model.available.values():
+            self._unload(name, version)
+
+    def _find(self, spec: model_pb2.ModelSpec) -> Version:
+        if not spec.name:
+            raise invalid("ModelSpec has no name specified.")
+        model = self._models.get(spec.name)
+        available = model.available if model else {}
+        if spec.WhichOneof("version_choice") is None:
+            if available:
+                return list(available.values())[-1]
+            asked = f"Latest({spec.name})"
+        else:
+            number = self._number(spec)
+            if number in available:
+                return available[number]
+            asked = f"Specific({spec.name}, {number})"
+        raise RequestError(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {asked}")
+
+    def _number(self, spec: model_pb2.ModelSpec) -> int:
+        """The version that `spec` names by its number or by a label."""
+        if spec.WhichOneof("version_choice") == "version":
+            return spec.version.value
+        model = self._models.get(spec.name)
+        if model is None or spec.version_label not in model.labels:
+            raise invalid(f"Unrecognized servable version label: {spec.version_label}")
+        return model.labels[spec.version_label]
+
+    def _reconcile(self, model: Model, folders: dict[int, pathlib.Path]) -> list[Version]:
+        """Loads, then unloads, until what is served is what is wanted and can be.
+
+        Returns: the versions that were found to be broken.
+        """
+        candidates, count = model.candidates(folders)
+        served, broken = set(), []
+        for number in candidates:
+            if len(served) == count:
+                break
+            folder = folders[number]
+            if not model.serves(folder) and not model.knows_broken(folder):
+                version = self._load_version(model, folder)
+                broken.extend([version] if version.error else [])
+            if number in model.available:
+                served.add(number)
+        self._assign_labels(model)
+        # With nothing to take its place, a version stays.
+        if served:
+            for number, version in model.available.items():
+                if number not in served:
+                    self._unload(model.config.name, version)
+        self._forget(model, folders)
+        return broken
+
+    def _load_version(self, model: Model, folder: pathlib.Path) -> Version:
+        """The version in `folder`, available or with an error.
+
+        One with its number from another folder goes on meanwhile, and if this one is broken.
+        """
+        name, number, files = model.config.name, int(folder.name), _files(folder)
+        version = Version(number, folder)
+        before = model.available.get(number)
+        if before is None:
+            self._put(model, version)
+        try:
+            version.servable = self._load(name, number, folder)
+        # Whatever is wrong with a version's files, the others go on.
+        except Exception as error:
+            version.state = State.END
+            shown = version if before is None else before
+            shown.error, shown.files = str(error), files
+            return shown
+        version.state = State.AVAILABLE
+        self._put(model, version)
+        logger.info("version %d of model %s is available", number, name)
+        if before is not None:
+            self._unload(name, before)
+        return version
+
+    def _put(self, model: Model, version: Version) -> None:
+        with self._lock:
+            model.versions[version.number] = version
+
+    def _assign_labels(self, model: Model) -> None:
+        """A label moves when the version it is to point to is there."""
+        wanted = model.config.version_labels
+        with self._lock:
+            available = model.available
+            moved = {label: number for label, number in wanted.items() if number in available}
+            kept = {label: number for label, number in model.labels.items() if label in wanted}
+            model.labels = kept | moved
+
+    def _unload(self, name: str, version: Version) -> None:
+        with self._lock:
+            version.state = State.UNLOADING
+        logger.info("version %d of model %s is unloaded after use", version.number, name)
+        self._finish_unloading(version)
+
+    def _finish_unloading(self, version: Version) -> None:
+        with self._lock:
+            if version.state != State.UNLOADING or version.leases:
+                return
+            servable, version.servable, version.state = version.servable, None, State.END
+        servable.close()
+        self._unloaded = True
+
+    def _forget(self, model: Model, folders: dict[int, pathlib.Path]) -> None:
+        """What has ended is shown as long as its folder is there."""
+        with self._lock:
+            ended = [
+                number
+                for number, version in model.versions.items()
+                if version.state == State.END and number not in folders
+            ]
+            for number in ended:
+                del model.versions[number]
+
+
+def _status(version: Version) -> get_model_status_pb2.ModelVersionStatus:
+    status = get_model_status_pb2.ModelVersionStatus(version=version.number, state=version.state)
+    if version.error:
+        status.status.error_code = grpc.StatusCode.INVALID_ARGUMENT.value[0]
+        status.status.error_message = version.error
+    return status
+
+
+def _files(folder: pathlib.Path) -> tuple:
+    """Changes when any file in `folder` does."""
+    found = []
+    for directory, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                status = os.stat(os.path.join(directory, name))
+                found.append((directory, name, status.st_size, status.st_mtime_ns))
+    return tuple(sorted(found))
+
+
+def _log_broken(model: Model, broken: Sequence[Version]) -> None:
+    for version in broken:
+        logger.error(
+            "version %d of model %s cannot be loaded: %s",
+            version.number,
+            model.config.name,
+            version.error,
+        )
+
+
+def _why_none(model: Model, folders: dict[int, pathlib.Path]) -> str:
+    errors = [version.error for version in model.versions.values() if version.error]
+    if errors:
+        return errors[0]
+    if folders:
+        return (
+            f"directory {model.config.base_path} holds none of the versions "
+            f"{list(model.config.model_version_policy.specific.versions)}"
+        )
+    return (
+        f"directory {model.config.base_path} holds no version: a folder named by a number, "
+        "as export writes it"
+    )

@@ -1,0 +1,168 @@
+"""A version of a model that answers requests."""
+
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import (
+    classification_pb2,
+    model_pb2,
+    predict_pb2,
+    prediction_log_pb2,
+)
+
+from igpt_keras.errors import InputError
+from serving.server import tensors
+from serving.server.batching import Batcher, Call, Task
+from serving.server.configuration import BatchingParameters
+from serving.server.errors import RequestError
+from serving.server.saved_model import Cancellation, SavedModel
+from serving.versions import WARMUP_FILE
+
+# TensorFlow Serving refuses more (saved_model_warmup_util.h).
+MAX_WARMUP_REQUESTS = 1000
+
+
+class Servable:
+    """Loads a SavedModel, and runs the warm-up requests that are with it.
+
+    Args:
+        name: of the model.
+        version: its number.
+        folder: the SavedModel's.
+        parameters: how requests are batched.
+        observe_batch: is told signature and size of every batch.
+
+    Raises:
+        InputError: a folder that cannot be loaded, or whose warm-up fails.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        version: int,
+        folder: str | os.PathLike,
+        parameters: BatchingParameters,
+        observe_batch: Callable[[str, int], None],
+    ):
+        self.name, self.version = name, version
+        self._model = SavedModel(folder)
+        self.signatures = self._model.signatures
+        self._max_examples = min(parameters.max_batch_size, parameters.capacity)
+        self._batchers = {
+            signature_name: Batcher(
+                lambda inputs, cancellation, signature_name=signature_name: self._model.run(
+                    signature_name, inputs, cancellation
+                ),
+                parameters,
+                lambda size, signature_name=signature_name: observe_batch(signature_name, size),
+            )
+            for signature_name, signature in self.signatures.items()
+            if _has_batches(signature)
+        }
+        self._warm_up(pathlib.Path(folder, WARMUP_FILE))
+
+    def predict(
+        self, request: predict_pb2.PredictRequest, call: Call
+    ) -> tuple[predict_pb2.PredictResponse, list[Task]]:
+        """Answers Predict, and says in which tasks it ran.
+
+        Raises:
+            RequestError: a request that cannot be answered.
+        """
+        name = request.model_spec.signature_name or tensors.SERVING_DEFAULT
+        signature = tensors.predict_signature(self.signatures, name)
+        inputs = tensors.predict_inputs(signature, request.inputs, self._max_examples)
+        wanted = tensors.predict_outputs(signature, request.output_filter)
+        outputs, tasks = self._run(name, inputs, call)
+        response = predict_pb2.PredictResponse(model_spec=self._spec(name))
+        for output in wanted:
+            response.outputs[output].CopyFrom(tf.make_tensor_proto(outputs[output]))
+        return response, tasks
+
+    def classify(
+        self, request: classification_pb2.ClassificationRequest, call: Call
+    ) -> tuple[classification_pb2.ClassificationResponse, list[Task]]:
+        """Answers Classify, and says in which tasks it ran.
+
+        Raises:
+            RequestError: a request that cannot be answered.
+        """
+        name = request.model_spec.signature_name or tensors.SERVING_DEFAULT
+        tensors.classify_signature(self.signatures, name)
+        inputs = tensors.classify_inputs(request.input, self._max_examples)
+        outputs, tasks = self._run(name, inputs, call)
+        result = tensors.classification_result(outputs)
+        response = classification_pb2.ClassificationResponse(
+            model_spec=self._spec(name), result=result
+        )
+        return response, tasks
+
+    def queued(self) -> Mapping[str, int]:
+        """The examples that wait, by signature."""
+        return {name: batcher.queued for name, batcher in self._batchers.items()}
+
+    def close(self) -> None:
+        """Returns when nothing runs any more."""
+        for batcher in self._batchers.values():
+            batcher.close()
+
+    def _run(self, name: str, inputs: dict[str, np.ndarray], call: Call):
+        """All outputs of signature `name`, and the tasks they were computed in."""
+        if name not in self._batchers or not tensors.batch_size(inputs):
+            cancellation = Cancellation()
+            call.when_abandoned(cancellation.start_cancel)
+            return self._model.run(name, inputs, cancellation), []
+        tasks = self._batchers[name].submit(inputs, call)
+        try:
+            parts = [task.future.result() for task in tasks]
+        except Exception:
+            # What is left of the request is of no use.
+            call.abandon()
+            raise
+        outputs = {output: np.concatenate([part[output] for part in parts]) for output in parts[0]}
+        return outputs, tasks
+
+    def _warm_up(self, path: pathlib.Path) -> None:
+        if not path.exists():
+            return
+        try:
+            for number, record in enumerate(tf.data.TFRecordDataset(str(path))):
+                if number == MAX_WARMUP_REQUESTS:
+                    raise InputError(f"{path} holds more than {MAX_WARMUP_REQUESTS} requests")
+                self._replay(prediction_log_pb2.PredictionLog.FromString(record.numpy()))
+        except (RequestError, tf.errors.OpError, ValueError) as error:
+            self.close()
+            raise InputError(f"the warm-up requests in {path} fail: {error}") from error
+
+    def _replay(self, log: prediction_log_pb2.PredictionLog) -> None:
+        kind = log.WhichOneof("log_type")
+        if kind == "predict_log":
+            self.predict(log.predict_log.request, Call())
+        elif kind == "classify_log":
+            self.classify(log.classify_log.request, Call())
+        else:
+            raise InputError(f"a warm-up request must be of Predict or Classify, got {kind}")
+
+    def _spec(self, signature_name: str) -> model_pb2.ModelSpec:
+        spec = model_pb2.ModelSpec(name=self.name, signature_name=signature_name)
+        spec.version.value = self.version
+        return spec
+
+
+def _has_batches(signature: tensors.SignatureDef) -> bool:
+    """Whether every input and output is one row an example, whose shape is fixed."""
+
+    def has_batch(info, *, fixed: bool) -> bool:
+        sizes = [dimension.size for dimension in info.tensor_shape.dim]
+        if info.tensor_shape.unknown_rank or not sizes:
+            return False
+        return sizes[0] == -1 and not (fixed and -1 in sizes[1:])
+
+    return (
+        bool(signature.inputs)
+        and all(has_batch(info, fixed=True) for info in signature.inputs.values())
+        and all(has_batch(info, fixed=False) for info in signature.outputs.values())
+    )
