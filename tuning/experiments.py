@@ -17,6 +17,7 @@ from igpt_keras.evaluation.results import RESULT_FILE, read_result
 from igpt_keras.experiments import finetuning, pretraining, probing
 from igpt_keras.experiments.options import LAYOUT, DataOptions, TrainingOptions
 from igpt_keras.folder import read_training
+from igpt_keras.training.journal import HISTORY_FILE, read_history
 from igpt_keras.training.runs import RUN_FILE
 from igpt_keras.training.strategies import check_batch_size, is_chief, make_strategy
 from tuning.rates import RATE, Rates, shifted
@@ -37,6 +38,7 @@ class Experiment(Generic[Settings]):
         objective: the final figure that trials are compared by.
         training: how training runs.
         strategy: that the models are made under.
+        step_name: what `curve` counts.
 
     Raises:
         InputError: data that leave nothing to validate on.
@@ -44,6 +46,7 @@ class Experiment(Generic[Settings]):
 
     objective: keras_tuner.Objective
     training: TrainingOptions
+    step_name = "step"
 
     def __init__(
         self,
@@ -98,6 +101,10 @@ class Experiment(Generic[Settings]):
         """
         raise NotImplementedError
 
+    def curve(self, output: pathlib.Path) -> list[tuple[int, float]]:
+        """The training loss in nats after so many steps, or as `step_name` says."""
+        return []
+
     def load(self, output: pathlib.Path) -> Any:
         """What `run` trained."""
         return igpt_keras.load(output)
@@ -143,6 +150,12 @@ class Pretraining(Experiment[pretraining.Settings]):
                 run.create()
         return run.finish(self.strategy, callbacks)
 
+    def curve(self, output):
+        if not (output / HISTORY_FILE).exists():
+            return []
+        records = read_history(output)
+        return [(r["step"], r["loss"]) for r in records if r.get("loss") is not None]
+
     def _palette(self, settings):
         """Fitted once for all trials that would fit the same."""
         key = (settings.palette, settings.num_colors, settings.sizes()["image_size"], settings.seed)
@@ -163,6 +176,7 @@ class FineTuning(Experiment[finetuning.Settings]):
     """
 
     objective = keras_tuner.Objective("val_accuracy", "max")
+    step_name = "epoch"
 
     def __init__(
         self,
@@ -203,6 +217,11 @@ class FineTuning(Experiment[finetuning.Settings]):
             figures = run.finish(self.strategy, callbacks=callbacks)
         return figures["validation_accuracy"]
 
+    def curve(self, output):
+        if not (output / RESULT_FILE).exists():
+            return []
+        return list(enumerate(read_result(output).figures["history"]["loss"], start=1))
+
 
 class Probing(Experiment[probing.Settings]):
     """`igpt probe --method sgd`, by the validation accuracy of the best of the layers.
@@ -240,7 +259,7 @@ class Probing(Experiment[probing.Settings]):
             figures = read_result(output).figures
         else:
             run = probing.Run(
-                self.command, self.model, self.data, settings, output, self.features
+                self.command, self.model, self.data, settings, output, self.features, quiet=True
             )
             figures = run.finish()
         return figures["validation_accuracy"]

@@ -1,7 +1,7 @@
 """A tuner of keras-tuner whose trials are runs of igpt-keras."""
 
 import contextlib
-import gc
+import json
 import math
 import os
 import pathlib
@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 import keras_tuner
+from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.engine.trial import Trial
 
 from igpt_keras.atomic import atomic_path, remove_leftovers
@@ -20,7 +21,7 @@ from igpt_keras.training.strategies import is_chief
 from tuning.events import write_session
 from tuning.experiments import Experiment
 from tuning.oracle import LargeToSmallOracle
-from tuning.rates import Rates
+from tuning.rates import RATE, Rates
 
 RUN_FOLDER = "run"
 EVENTS_FOLDER = "events"
@@ -88,12 +89,13 @@ class LargeToSmall(keras_tuner.Tuner):
             InputError: another process searches in the folder.
             Interrupted: a signal told a trial to stop; its state is written.
         """
+        self.oracle.verbose = verbose
         with only_writer(self.project_dir) if self.writes else contextlib.nullcontext():
             if os.path.exists(self._get_tuner_fname()):
                 # Another process may have gone on since this one has read it.
                 self.reload()
             try:
-                super().search(verbose=verbose)
+                super().search()
             except _Failed as failed:
                 raise failed.__cause__ from None
 
@@ -101,11 +103,10 @@ class LargeToSmall(keras_tuner.Tuner):
         # keras-tuner goes on with a search that is saved, and saves it when a trial has ended.
         self.save()
 
-    def run_trial(self, trial: Trial, verbose: int = 1) -> dict[str, float]:
-        """Trains with the trial's values: the objective, and the seconds it took in here."""
-        # Of the trial before.
-        keras.utils.clear_session(free_memory=False)
-        gc.collect()
+    def run_trial(self, trial: Trial) -> dict[str, float]:
+        """Trains with the trial's values; the objective, and the seconds since it went on."""
+        # Frees the model of the trial before.
+        keras.utils.clear_session()
         if self.writes:
             remove_leftovers(self.get_trial_dir(trial.trial_id))
         settings = self.experiment.settings(trial.hyperparameters)
@@ -139,10 +140,13 @@ class LargeToSmall(keras_tuner.Tuner):
         self.oracle.save()
         if self.writes:
             with atomic_path(self._get_tuner_fname(), overwrite=True) as partial:
-                super(keras_tuner.engine.base_tuner.BaseTuner, self).save(str(partial))
+                super(BaseTuner, self).save(str(partial))
 
     def get_state(self) -> dict[str, Any]:
-        return {"settings": self._described()}
+        space = keras_tuner.HyperParameters()
+        space.Choice(RATE, self.oracle.rates.values())
+        settings = self.experiment.described(space)
+        return {"settings": settings, "hyperparameters": space.get_config()["space"]}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on with the search of `state`.
@@ -150,20 +154,19 @@ class LargeToSmall(keras_tuner.Tuner):
         Raises:
             InputError: it has other settings.
         """
-        before, now = state["settings"], self._described()
+        ours = json.loads(json.dumps(self.get_state()))
+        before, now = state["settings"], ours["settings"]
         for name in sorted({*before, *now}):
             if before.get(name) != now.get(name):
                 raise InputError(
                     f"{self.project_dir} holds a search with {name}={before.get(name)}, got "
                     f"{now.get(name)}; choose another folder"
                 )
-
-    def _described(self):
-        """The settings as they are before any trial."""
-        return self.experiment.described(self._initial_space())
-
-    def _initial_space(self):
-        return keras_tuner.HyperParameters.from_config(self._space)
+        if state["hyperparameters"] != ours["hyperparameters"]:
+            raise InputError(
+                f"{self.project_dir} holds a search over other hyperparameters; choose another "
+                "folder"
+            )
 
     def _populate_initial_space(self):
         space = self.oracle.get_space()

@@ -21,6 +21,7 @@ COMMANDS = {
     "quickstart": "Train on real images, complete, classify, and serve: the whole of it, small.",
     "report": "Put what runs measured on one page: figures, tables, pictures.",
     "serve": "Serve a SavedModel over TensorFlow Serving's gRPC protocol.",
+    "tune": "Search the learning rate of pre-training, fine-tuning or probes, large to small.",
 }
 
 

@@ -145,3 +145,26 @@ def batch_size_option(of: str = "Images in a step.") -> Callable:
 def command_line() -> str:
     """The command line as typed, for whoever wants to repeat it."""
     return shlex.join(["igpt", *sys.argv[1:]])
+
+
+def written_out(command: click.Command, values: dict[str, Any]) -> str:
+    """The command line that gives `command` these values; what is the default is left out."""
+    words = ["igpt", command.name]
+    with click.Context(command) as context:
+        for parameter in command.params:
+            value = values.get(parameter.name)
+            if isinstance(parameter, click.Argument):
+                words.append(str(value))
+            elif value is not None and value != parameter.get_default(context):
+                words += _option(parameter, value)
+    return shlex.join(words)
+
+
+def _option(option: click.Option, value: Any) -> list[str]:
+    if option.is_flag:
+        return [option.opts[0] if value else option.secondary_opts[0]]
+    if option.multiple:
+        return [word for one in value for word in (option.opts[0], str(one))]
+    if isinstance(value, list):
+        value = ",".join(map(str, value))
+    return [option.opts[0], str(value)]

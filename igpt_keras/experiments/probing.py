@@ -66,6 +66,7 @@ class Run:
         settings: of the probes.
         output: the folder.
         feature_cache: folder where features are kept, or None.
+        quiet: whether no progress is shown.
     """
 
     command: str
@@ -74,6 +75,7 @@ class Run:
     settings: Settings
     output: pathlib.Path
     feature_cache: pathlib.Path | None = None
+    quiet: bool = False
 
     def finish(self, overwrite: bool = False) -> dict[str, Any]:
         """Trains the probes, measures and writes the result; gives its figures.
@@ -94,7 +96,7 @@ class Run:
             check_data(data_set)
             partial.mkdir()
             with feature_folder(self.feature_cache, partial) as folder:
-                figures = measure(loaded, data_set, self.data, self.settings, folder)
+                figures = measure(loaded, data_set, self.data, self.settings, folder, self.quiet)
             result = Result(
                 kind="probe",
                 command=self.command,
@@ -148,6 +150,7 @@ def measure(
     data: DataOptions,
     settings: Settings,
     folder: pathlib.Path,
+    quiet: bool,
 ) -> dict[str, Any]:
     """The figures of a result; `folder` is for the features."""
     num_classes = len(data_set.class_names)
@@ -161,9 +164,9 @@ def measure(
     if settings.baseline == "tokens":
         features = [token_features(part, model.palette) for part in tokens]
         return baseline_figures(Parts(*features, num_classes), data, settings)
-    train, validation, *votes = extract(model, tokens, settings, folder)
+    train, validation, *votes = extract(model, tokens, settings, folder, quiet)
     parts = Parts(train, validation, votes[0], num_classes)
-    return model_figures(parts, votes, data, settings)
+    return model_figures(parts, votes, data, settings, quiet)
 
 
 def read_pixels(part: Part, model: GenerativeModel, data: DataOptions) -> LabelledImages:
@@ -177,14 +180,18 @@ def read_pixels(part: Part, model: GenerativeModel, data: DataOptions) -> Labell
 
 
 def extract(
-    model: GenerativeModel, tokens: list[LabelledTokens], settings: Settings, folder: pathlib.Path
+    model: GenerativeModel,
+    tokens: list[LabelledTokens],
+    settings: Settings,
+    folder: pathlib.Path,
+    quiet: bool,
 ) -> list[LayerFeatures]:
     """Features of train, validation and test part; for BERT of test under every mask."""
     train, validation, test = tokens
     votes = VOTES if model.objective == "bert" else 1
     passes = [(train, 0), (validation, 0), *((test, vote) for vote in range(votes))]
     total = sum(len(part) for part, _ in passes)
-    with Progress(console=console) as progress:
+    with Progress(console=console, disable=quiet) as progress:
         task = progress.add_task("features", total=total)
         extractor = FeatureExtractor(
             model,
@@ -220,13 +227,17 @@ def baseline_figures(parts: Parts, data: DataOptions, settings: Settings) -> dic
 
 
 def model_figures(
-    parts: Parts, votes: list[LayerFeatures], data: DataOptions, settings: Settings
+    parts: Parts,
+    votes: list[LayerFeatures],
+    data: DataOptions,
+    settings: Settings,
+    quiet: bool,
 ) -> dict[str, Any]:
     """The figures of a result of every layer; `votes` is the test part under every mask."""
     method = make_method(settings)
     last = len(parts.train.layers) - 1
     curve = {}
-    with Progress(console=console) as progress:
+    with Progress(console=console, disable=quiet) as progress:
         for layer in progress.track(settings.layers or range(last + 1), description="probes"):
             curve[layer] = fit_probe(method, parts.select([layer]), data.fold_validation)
     of_layers = {
