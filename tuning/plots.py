@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from keras_tuner.engine.trial import TrialStatus
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from igpt_keras.atomic import atomic_path
 from igpt_keras.evaluation.report.plots import line_style, png, stacked_axes, styled
@@ -15,6 +16,7 @@ from tuning.tuner import LargeToSmall
 
 SCORES_FILE = "rates.png"
 LOSSES_FILE = "losses{}.png"
+MARGIN = 1.5
 
 
 def draw(tuner: LargeToSmall, folder: pathlib.Path) -> list[str]:
@@ -58,7 +60,11 @@ def score_by_rate(searches: Sequence[Search], objective: str) -> Figure:
             clip_on=False,
             zorder=3,
         )
+    tried = sorted({rate_of(trial) for search in searches for trial in search.trials})
     axes.set_xscale("log")
+    axes.set_xticks(tried, [f"{rate:g}" for rate in tried])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlim(tried[0] / MARGIN, tried[-1] * MARGIN)
     axes.set(xlabel="learning rate (×: diverged)", ylabel=f"final {objective}")
     axes.margins(y=0.12)
     _explain(axes)
@@ -69,18 +75,19 @@ def score_by_rate(searches: Sequence[Search], objective: str) -> Figure:
 def losses_by_step(tuner: LargeToSmall, search: Search) -> Figure | None:
     """The training loss of each trial of a search; None where no trial kept it."""
     figure, (axes,) = stacked_axes([len(search.trials)])
-    drawn = False
+    first = []
     for index, trial in enumerate(search.trials):
         curve = tuner.experiment.curve(tuner.run_folder(trial))
         if not curve:
             continue
-        drawn = True
+        first.append(curve[0][1])
         style = {**line_style(index), "marker": ""}
         diverged = ", diverged" if trial.status == TrialStatus.FAILED else ""
         axes.plot(*zip(*curve, strict=True), label=f"{rate_of(trial):g}{diverged}", **style)
-    if not drawn:
+    if not first:
         return None
-    axes.set_yscale("log")
+    # Spikes leave the figure, the rest stays readable.
+    axes.set_ylim(top=1.1 * max(first))
     axes.set(xlabel=tuner.experiment.step_name, ylabel="training loss, nats")
     axes.set_title(title_of(search), loc="left", fontsize=10)
     _explain(axes)

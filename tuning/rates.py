@@ -14,7 +14,7 @@ from igpt_keras.errors import InputError
 RATE = "learning_rate"
 DECADES = 3
 # How a search ends; see `ending`.
-INCREASED = "the final loss increased"
+WORSE = "a trial was worse than the one before it"
 FLOOR = "the floor was reached"
 DIVERGED = "every rate diverged"
 UNFINISHED = "unfinished"
@@ -83,9 +83,9 @@ def stops(losses: Sequence[float], tolerance: float = 0.0) -> bool:
 
 
 def ending(losses: Sequence[float], rates: Rates, tolerance: float = 0.0) -> str:
-    """`INCREASED`, `FLOOR`, `DIVERGED` (down to the floor) or `UNFINISHED`."""
+    """`WORSE`, `FLOOR`, `DIVERGED` (down to the floor) or `UNFINISHED`."""
     if stops(losses, tolerance):
-        return INCREASED
+        return WORSE
     if len(losses) < len(rates.values()):
         return UNFINISHED
     return FLOOR if min(losses) < math.inf else DIVERGED

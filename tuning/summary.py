@@ -10,7 +10,7 @@ from rich.table import Table
 
 from igpt_keras.atomic import atomic_path
 from tuning.oracle import Search
-from tuning.rates import DIVERGED, FLOOR, INCREASED, RATE
+from tuning.rates import DIVERGED, FLOOR, RATE, WORSE
 from tuning.tuner import SECONDS, LargeToSmall
 
 SUMMARY_FILE = "summary.json"
@@ -39,7 +39,7 @@ def trials_table(tuner: LargeToSmall, running: str = "") -> Table:
             status = WORDS[trial.status]
             if trial.status == TrialStatus.RUNNING and running:
                 status += f", {running}"
-            if trial is search.best and search.ending in (INCREASED, FLOOR):
+            if trial is search.best and search.ending in (WORSE, FLOOR):
                 status += ", best"
             table.add_row(
                 *(str(search.others.get(name, "")) for name in others),
@@ -61,17 +61,16 @@ def sizes_table(searches: list[Search], models: list[tuple[str, str, int]], metr
         metric: name of the final figure.
     """
     table = Table(title="Learning rate of each model (paper, Table 5)", title_justify="left")
-    for name in ("model", "objective", "input", "learning rate", f"final {metric}", "search"):
-        table.add_column(name, justify="right" if name == "learning rate" else "left")
+    for name in ("model", "objective", "input", "learning rate", f"final {metric}"):
+        table.add_column(name, no_wrap=True)
     for search, (name, objective, side) in zip(searches, models, strict=True):
         best = search.best
         table.add_row(
             name,
-            "auto-regressive" if objective == "ar" else "BERT",
+            objective.upper(),
             f"{side}² × 3",
             f"{rate_of(best):g}" if best else "none",
             f"{best.score:.4f}" if best else "",
-            search.ending,
         )
     return table
 

@@ -9,7 +9,7 @@ import pytest
 from igpt_keras import InputError
 from tests.tuning.test_rates import INF, SCRIPTS
 from tuning import LargeToSmallOracle, Rates
-from tuning.rates import INCREASED
+from tuning.rates import WORSE
 
 RATES = Rates(1.0, floor=0.01)
 
@@ -104,7 +104,7 @@ def test_others_ride_along_each_with_its_own_search(tmp_path):
         *(("bert", 0.25, rate) for rate in (1.0, 0.3, 0.1, 0.03)),
     ]
     searches = tuner.oracle.searches()
-    assert [search.ending for search in searches] == [INCREASED] * 4
+    assert [search.ending for search in searches] == [WORSE] * 4
     found = [search.best.hyperparameters.get("learning_rate") for search in searches]
     assert found == [0.1, 0.3, 1.0, 0.1]
 

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from igpt_keras import InputError
-from tuning.rates import DIVERGED, FLOOR, INCREASED, UNFINISHED, Rates, ending, stops
+from tuning.rates import DIVERGED, FLOOR, UNFINISHED, WORSE, Rates, ending, stops
 
 INF = math.inf
 
@@ -45,15 +45,15 @@ def test_sequences_that_do_not_fall(settings, message):
 # Final losses by rate, and how many of them the paper's sentence has tried: those up to the
 # first that is larger than the one before it.
 SCRIPTS = {
-    "unimodal": ([3.0, 2.0, 1.5, 1.6, 1.7], 4, INCREASED),
+    "unimodal": ([3.0, 2.0, 1.5, 1.6, 1.7], 4, WORSE),
     "monotone to the floor": ([3.0, 2.0, 1.5, 1.4, 1.3], 5, FLOOR),
-    "best first": ([1.0, 1.1, 1.2, 1.3, 1.4], 2, INCREASED),
-    "divergence first": ([INF, INF, 2.0, 1.5, 1.6], 5, INCREASED),
+    "best first": ([1.0, 1.1, 1.2, 1.3, 1.4], 2, WORSE),
+    "divergence first": ([INF, INF, 2.0, 1.5, 1.6], 5, WORSE),
     "divergence, then down to the floor": ([INF, 3.0, 2.0, 1.5, 1.4], 5, FLOOR),
     "plateau": ([2.0, 1.5, 1.5, 1.5, 1.4], 5, FLOOR),
-    "plateau, then worse": ([2.0, 1.5, 1.5, 1.6, 1.7], 4, INCREASED),
-    "divergence after a finite loss": ([2.0, INF, 1.0, 0.5, 0.4], 2, INCREASED),
-    "two minima": ([2.0, 1.5, 1.6, 1.0, 1.2], 3, INCREASED),
+    "plateau, then worse": ([2.0, 1.5, 1.5, 1.6, 1.7], 4, WORSE),
+    "divergence after a finite loss": ([2.0, INF, 1.0, 0.5, 0.4], 2, WORSE),
+    "two minima": ([2.0, 1.5, 1.6, 1.0, 1.2], 3, WORSE),
     "all diverged": ([INF] * 5, 5, DIVERGED),
 }
 
