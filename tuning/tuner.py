@@ -72,6 +72,8 @@ class LargeToSmall(keras_tuner.Tuner):
         oracle = LargeToSmallOracle(
             experiment.objective, rates or experiment.rates(), tolerance, writes=self.writes
         )
+        # Raises for settings that cannot be used before there is a folder.
+        experiment.settings(oracle.get_space())
         super().__init__(
             oracle,
             directory=os.fspath(directory),

@@ -27,29 +27,23 @@ def summary(folder):
 def test_sizes_and_the_command_that_trains_with_the_winner(igpt, tmp_path):
     output = tmp_path / "tuned sizes"
     arguments = [*PRETRAIN, "--steps", 8, "--sizes", "1x16x1,2x16x2"]
-    arguments += ["--start", 1e30, "--factor", 1e31, "--floor", 0.01, "--output", output]
-    status, printed, errors = igpt(*arguments)
+    status, printed, errors = igpt(*arguments, "--start", 0.1, "--floor", 0.1, "--output", output)
     assert status == 0, errors
-    # The paper's Table 5, and how each search ended.
-    for row in ("1x16x1", "2x16x2"):
-        assert any(
-            row in line and "BERT" in line and "0.1" in line and "8² × 3" in line
-            for line in printed.splitlines()
-        )
+    # A row as in the paper's Table 5.
+    for size in ("1x16x1", "2x16x2"):
+        rows = [line for line in printed.splitlines() if size in line and "8² × 3" in line]
+        assert len(rows) == 1 and "BERT" in rows[0] and " 0.1 " in rows[0]
     assert printed.count("the floor was reached, the optimum may lie below") == 2
     written = {path.name for path in output.iterdir()}
     assert {"summary.json", "rates.png", "losses-1x16x1.png", "losses-2x16x2.png"} <= written
-    searches = summary(output)["searches"]
-    for search, layers in zip(searches, (1, 2), strict=True):
-        diverged, best = search["trials"]
-        assert (diverged["status"], diverged["score"]) == ("diverged", None)
-        assert search["best"] == best
+    for search in summary(output)["searches"]:
+        assert search["trials"] == [search["best"]]
         assert f"  {search['command']}\n" in printed
-        command = shlex.split(search["command"])
-        assert igpt(*command[1:])[0] == 0
-        run = pathlib.Path(command[command.index("--output") + 1])
-        assert read_result(run).figures["validation_loss"] == best["score"]
-        assert igpt_keras.load(run).config.num_layers == layers
+    command = shlex.split(search["command"])
+    assert igpt(*command[1:])[0] == 0
+    run = output / "best-2x16x2"
+    assert read_result(run).figures["validation_loss"] == search["best"]["score"]
+    assert igpt_keras.load(run).config.num_layers == 2
 
 
 def test_json_is_a_line_for_each_trial(igpt, tmp_path):
@@ -66,9 +60,10 @@ def test_json_is_a_line_for_each_trial(igpt, tmp_path):
     assert "learning rate 0.1" in errors
 
 
+@pytest.mark.slow
 def test_fine_tuning_begins_a_tenth_below_the_pretraining(igpt, photos, pretrained, tmp_path):
     model = pretrained("ar")
-    arguments = ["tune", "finetune", model, "--data", f"folder:{photos}", "--epochs", 2]
+    arguments = ["tune", "finetune", model, "--data", f"folder:{photos}", "--epochs", 1]
     arguments += ["--batch-size", 8, "--output", tmp_path / "tuned"]
     status, _, errors = igpt(*arguments)
     assert (status, errors.count("\n")) == (2, 1)
@@ -88,10 +83,11 @@ def test_fine_tuning_begins_a_tenth_below_the_pretraining(igpt, photos, pretrain
     assert figures["validation_accuracy"] == search["best"]["score"]
 
 
+@pytest.mark.slow
 def test_probes_by_layer(igpt, photos, pretrained, tmp_path):
     model, output = pretrained("ar"), tmp_path / "tuned"
     arguments = ["tune", "probe", model, "--data", f"folder:{photos}", "--epochs", 3]
-    status, printed, errors = igpt(*arguments, "--layers", "1,2", "--output", output)
+    status, printed, errors = igpt(*arguments, "--layers", "1,2", "--floor", 3, "--output", output)
     assert status == 0, errors
     searches = summary(output)["searches"]
     assert [search["hyperparameters"]["layer"] for search in searches] == [1, 2]
@@ -100,10 +96,11 @@ def test_probes_by_layer(igpt, photos, pretrained, tmp_path):
         falls = [after < before for before, after in zip(scores, scores[1:], strict=False)]
         assert not any(falls[:-1])
         assert search["trials"][0]["learning_rate"] == 30
-        command = shlex.split(search["command"])
-        assert igpt(*command[1:])[0] == 0
-        run = pathlib.Path(command[command.index("--output") + 1])
-        assert read_result(run).figures["validation_accuracy"] == search["best"]["score"]
+    command = shlex.split(search["command"])
+    assert igpt(*command[1:])[0] == 0
+    figures = read_result(output / "best-2").figures
+    assert figures["validation_accuracy"] == search["best"]["score"]
+    assert figures["layers"][0]["learning_rate"] == search["best"]["learning_rate"]
 
 
 @pytest.mark.parametrize(
@@ -195,7 +192,7 @@ def test_a_search_on_digits_diverges_first_and_stops_by_the_rule(igpt, tmp_path)
     output = tmp_path / "tuned"
     arguments = ["tune", "pretrain", "--data", "digits", "--image-size", 8, "--num-colors", 16]
     arguments += ["--num-layers", 2, "--hidden-dim", 32, "--num-heads", 2, "--batch-size", 32]
-    arguments += ["--epochs", 8, "--checkpoints", 1, "--start", 3]
+    arguments += ["--epochs", 4, "--checkpoints", 1, "--start", 3]
     status, _, errors = igpt(*arguments, "--output", output)
     assert status == 0, errors
     (search,) = summary(output)["searches"]
