@@ -190,9 +190,9 @@ def test_a_search_that_is_killed_ends_like_one_that_was_not(tmp_path):
 @pytest.mark.slow
 def test_a_search_on_digits_diverges_first_and_stops_by_the_rule(igpt, tmp_path):
     output = tmp_path / "tuned"
-    arguments = ["tune", "pretrain", "--data", "digits", "--image-size", 8, "--num-colors", 16]
-    arguments += ["--num-layers", 2, "--hidden-dim", 32, "--num-heads", 2, "--batch-size", 32]
-    arguments += ["--epochs", 4, "--checkpoints", 1, "--start", 3]
+    arguments = ["tune", "pretrain", "--data", "digits", "--image-size", 8, "--num-colors", 8]
+    arguments += ["--num-layers", 1, "--hidden-dim", 32, "--num-heads", 1, "--batch-size", 32]
+    arguments += ["--epochs", 4, "--checkpoints", 2, "--start", 3]
     status, _, errors = igpt(*arguments, "--output", output)
     assert status == 0, errors
     (search,) = summary(output)["searches"]
