@@ -44,7 +44,7 @@ def score_by_rate(searches: Sequence[Search], objective: str) -> Figure:
         style = line_style(index)
         completed = [t for t in search.trials if t.status == TrialStatus.COMPLETED]
         rates, scores = [rate_of(t) for t in completed], [t.score for t in completed]
-        label = title_of(search)
+        label = title_of(search) or "best"
         if search.best is not None:
             best = (rate_of(search.best), search.best.score)
             axes.scatter(*best, s=150, facecolors="none", edgecolors=style["color"], zorder=3)
@@ -75,19 +75,20 @@ def score_by_rate(searches: Sequence[Search], objective: str) -> Figure:
 def losses_by_step(tuner: LargeToSmall, search: Search) -> Figure | None:
     """The training loss of each trial of a search; None where no trial kept it."""
     figure, (axes,) = stacked_axes([len(search.trials)])
-    first = []
+    first, lowest = [], []
     for index, trial in enumerate(search.trials):
         curve = tuner.experiment.curve(tuner.run_folder(trial))
         if not curve:
             continue
         first.append(curve[0][1])
+        lowest.append(min(loss for _, loss in curve))
         style = {**line_style(index), "marker": ""}
         diverged = ", diverged" if trial.status == TrialStatus.FAILED else ""
         axes.plot(*zip(*curve, strict=True), label=f"{rate_of(trial):g}{diverged}", **style)
     if not first:
         return None
     # Spikes leave the figure, the rest stays readable.
-    axes.set_ylim(top=1.1 * max(first))
+    axes.set_ylim(0.95 * min(lowest), 1.05 * max(first))
     axes.set(xlabel=tuner.experiment.step_name, ylabel="training loss, nats")
     axes.set_title(title_of(search), loc="left", fontsize=10)
     _explain(axes)
@@ -97,7 +98,7 @@ def losses_by_step(tuner: LargeToSmall, search: Search) -> Figure | None:
 def title_of(search: Search) -> str:
     """The values of the other hyperparameters."""
     values = [f"{name} {value}" for name, value in search.others.items()]
-    return ", ".join(values) or "learning rates"
+    return ", ".join(values)
 
 
 def _explain(axes: Axes) -> None:

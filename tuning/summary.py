@@ -87,7 +87,7 @@ def verdict(search: Search) -> str:
         return f"{found}: the floor was reached, without an increase beyond the tolerance"
     if best is search.trials[0]:
         return f"{found}, the first that was tried: the optimum may lie above"
-    return f"{found}: {search.ending} after it"
+    return f"{found}: smaller ones were worse"
 
 
 def write_summary(tuner: LargeToSmall, commands: list[str | None], folder: pathlib.Path) -> None:

@@ -167,4 +167,4 @@ def _option(option: click.Option, value: Any) -> list[str]:
         return [word for one in value for word in (option.opts[0], str(one))]
     if isinstance(value, list):
         value = ",".join(map(str, value))
-    return [option.opts[0], str(value)]
+    return [option.opts[0], str(value).removesuffix(".0")]
