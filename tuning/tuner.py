@@ -54,7 +54,8 @@ class LargeToSmall(keras_tuner.Tuner):
         overwrite: whether an earlier search there is removed.
 
     Raises:
-        InputError: the folder holds a search with other settings.
+        InputError: the folder holds a search with other settings, or is to be removed while
+            another process searches in it.
     """
 
     def __init__(
@@ -74,11 +75,16 @@ class LargeToSmall(keras_tuner.Tuner):
         )
         # Raises for settings that cannot be used before there is a folder.
         experiment.settings(oracle.get_space())
+        folder = pathlib.Path(directory, project_name)
+        if overwrite and folder.exists():
+            # Raises where another process searches.
+            with only_writer(folder):
+                pass
         super().__init__(
             oracle,
             directory=os.fspath(directory),
             project_name=project_name,
-            overwrite=overwrite,
+            overwrite=overwrite and self.writes,
         )
 
     def search(self, *, verbose: int = 1) -> None:

@@ -10,6 +10,9 @@ import time
 import pytest
 
 import igpt_keras
+from igpt_keras.cli.options import written_out
+from igpt_keras.cli.pretrain import pretrain
+from igpt_keras.cli.probe import probe
 from igpt_keras.evaluation.results import read_result
 from igpt_keras.training.runs import only_writer
 
@@ -134,6 +137,25 @@ def test_a_second_search_says_so(igpt, tmp_path):
         status, _, errors = igpt(*PRETRAIN, *ONE, "--steps", 8, "--output", output)
     assert status == 2
     assert f"another process is training in {output}" in errors
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (
+            pretrain,
+            "--data digits --data 'folder:my photos' --output 'a b' --no-guard --remat --steps 3 "
+            "--num-layers 2 --hidden-dim 16 --num-heads 2 --image-size 8 --learning-rate 3e-05",
+        ),
+        (probe, "runs/x --data digits --output y --layers 1,2 --method sgd --learning-rate 30"),
+    ],
+)
+def test_a_command_that_is_written_out_gives_the_values_it_was_written_for(command, line):
+    def parsed(words):
+        return command.make_context(command.name, words).params
+
+    values = parsed(shlex.split(line))
+    assert parsed(shlex.split(written_out(command, values))[2:]) == values
 
 
 def start(*arguments):

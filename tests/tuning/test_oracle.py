@@ -10,6 +10,7 @@ from igpt_keras import InputError
 from tests.tuning.test_rates import INF, SCRIPTS
 from tuning import LargeToSmallOracle, Rates
 from tuning.rates import WORSE
+from tuning.summary import verdict
 
 RATES = Rates(1.0, floor=0.01)
 
@@ -69,6 +70,22 @@ def test_search(tmp_path, name, worst):
         rate = RATES.values()[losses.index(min(losses[:tried]))]
         assert best[0].get("learning_rate") == rate
         assert search.best.hyperparameters.get("learning_rate") == rate
+
+
+@pytest.mark.parametrize(
+    ("losses", "sentence"),
+    [
+        ([3.0, 2.0, 2.5, 0.0, 0.0], "learning rate 0.3: smaller ones were worse"),
+        ([1.0, 2.0, 0.0, 0.0, 0.0], "learning rate 1, the first that was tried: the optimum may"),
+        ([5.0, 4.0, 3.0, 2.0, 1.0], "0.01: the floor was reached, the optimum may lie below"),
+        ([5.0, 4.0, 3.0, 1.0, 1.0], "0.03: the floor was reached, without an increase"),
+        ([INF] * 5, "every rate down to 0.01 diverged: no rate worked"),
+    ],
+)
+def test_verdict(tmp_path, losses, sentence):
+    tuner = Scripted(oracle(), by_rate(losses), tmp_path)
+    tuner.search(verbose=0)
+    assert sentence in verdict(tuner.oracle.searches()[0])
 
 
 def test_what_is_maximised(tmp_path):

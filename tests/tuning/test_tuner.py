@@ -98,6 +98,8 @@ def test_a_second_search_on_one_folder_says_so(searched):
     with only_writer(searched.project_dir):
         with pytest.raises(InputError, match="another process"):
             tuner(searched.directory).search(verbose=0)
+        with pytest.raises(InputError, match="another process"):
+            LargeToSmall(searched.experiment, RATES, directory=searched.directory, overwrite=True)
 
 
 def test_another_search_in_the_same_folder(searched):
