@@ -67,6 +67,11 @@ class Experiment(Generic[Settings]):
     def strategy(self) -> tf.distribute.Strategy:
         return make_strategy(self.training.strategy)
 
+    @functools.cached_property
+    def images(self) -> pretraining.Images:
+        """What is learnt from and validated on."""
+        return pretraining.Images.open(self.data)
+
     def settings(self, hp: keras_tuner.HyperParameters) -> Settings:
         """The settings of a trial."""
         settings = self._settings(hp) if callable(self._settings) else self._settings
@@ -126,10 +131,6 @@ class Pretraining(Experiment[pretraining.Settings]):
         super().__init__(data, settings, **others)
         self.training = training or TrainingOptions(progress="quiet")
         self._palettes = {}
-
-    @functools.cached_property
-    def images(self) -> pretraining.Images:
-        return pretraining.Images.open(self.data)
 
     def rates(self) -> Rates:
         """0.01, 0.003, 0.001, …, as in the paper."""

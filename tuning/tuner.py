@@ -154,7 +154,11 @@ class LargeToSmall(keras_tuner.Tuner):
         space = keras_tuner.HyperParameters()
         space.Choice(RATE, self.oracle.rates.values())
         settings = self.experiment.described(space)
-        return {"settings": settings, "hyperparameters": space.get_config()["space"]}
+        return {
+            "settings": settings,
+            "hyperparameters": space.get_config()["space"],
+            "images": self.experiment.images.fingerprints(),
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on with the search of `state`.
@@ -170,11 +174,11 @@ class LargeToSmall(keras_tuner.Tuner):
                     f"{self.project_dir} holds a search with {name}={before.get(name)}, got "
                     f"{now.get(name)}; choose another folder"
                 )
-        if state["hyperparameters"] != ours["hyperparameters"]:
-            raise InputError(
-                f"{self.project_dir} holds a search over other hyperparameters; choose another "
-                "folder"
-            )
+        for name in ("hyperparameters", "images"):
+            if state[name] != ours[name]:
+                raise InputError(
+                    f"{self.project_dir} holds a search over other {name}; choose another folder"
+                )
 
     def _populate_initial_space(self):
         space = self.oracle.get_space()

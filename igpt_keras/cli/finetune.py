@@ -33,16 +33,16 @@ from igpt_keras.training.strategies import make_strategy
 @click.option(
     "--generative-weight",
     type=click.FloatRange(min=0),
-    default=1.0,
+    default=Settings.generative_weight,
     show_default=True,
     help="Factor of L_GEN beside L_CLF; 0 for L_CLF alone.",
 )
 @click.option("--layer", type=int, help="Whose features the class head reads.  [default: the last]")
-@click.option("--epochs", type=click.IntRange(min=1), default=30, show_default=True)
+@click.option("--epochs", type=click.IntRange(min=1), default=Settings.epochs, show_default=True)
 @click.option(
     "--patience",
     type=click.IntRange(min=1),
-    default=5,
+    default=Settings.patience,
     show_default=True,
     help="Stop after so many epochs without a better validation accuracy.",
 )
@@ -50,7 +50,7 @@ from igpt_keras.training.strategies import make_strategy
 @click.option(
     "--learning-rate",
     type=click.FloatRange(min=0, min_open=True),
-    default=0.0003,
+    default=Settings.learning_rate,
     show_default=True,
     help="Often 10 times below that of pre-training.",
 )

@@ -44,7 +44,9 @@ def _from_run(context: click.Context, parameter: click.Parameter, run: pathlib.P
 )
 @data_options
 @output_option("Folder of the run.")
-@click.option("--objective", type=click.Choice(OBJECTIVES), default="ar", show_default=True)
+@click.option(
+    "--objective", type=click.Choice(OBJECTIVES), default=Settings.objective, show_default=True
+)
 @click.option("--image-size", type=int, help="Side of the model's input.  [default: the preset's]")
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="A model of the paper.")
 @click.option("--num-layers", type=int, help="Instead of --preset.")
@@ -52,37 +54,50 @@ def _from_run(context: click.Context, parameter: click.Parameter, run: pathlib.P
 @click.option("--num-heads", type=int, help="Instead of --preset.")
 @click.option("--palette", help="A .npy palette or a model that has one.  [default: fit one]")
 @click.option(
-    "--num-colors", default=512, show_default=True, help="Of a palette fitted to the images."
+    "--num-colors",
+    default=Settings.num_colors,
+    show_default=True,
+    help="Of a palette fitted to the images.",
 )
 @click.option("--epochs", type=float, help="Passes over the images; or --steps.")
 @click.option("--steps", type=int, help="Batches to train on; or --epochs.")
 @batch_size_option()
-@click.option("--learning-rate", default=0.003, show_default=True, help="After the warm-up.")
-@click.option("--mask-probability", default=0.15, show_default=True, help="For BERT.")
+@click.option(
+    "--learning-rate",
+    default=Settings.learning_rate,
+    show_default=True,
+    help="After the warm-up.",
+)
+@click.option(
+    "--mask-probability",
+    default=Settings.mask_probability,
+    show_default=True,
+    help="For BERT.",
+)
 @click.option(
     "--checkpoints",
-    default=5,
+    default=Settings.checkpoints,
     show_default=True,
     help="Models kept: the last, and those after 1/2, 1/4, … of the steps; besides, the best.",
 )
 @click.option(
     "--save-every",
     type=click.IntRange(min=1),
-    default=1000,
+    default=Settings.save_every,
     show_default=True,
     help="Steps after which all that --resume needs is written.",
 )
 @click.option(
     "--keep-states",
     type=click.IntRange(min=1),
-    default=2,
+    default=Settings.keep_states,
     show_default=True,
     help="How many of the last of these stay.",
 )
 @click.option(
     "--log-every",
     type=click.IntRange(min=1),
-    default=10,
+    default=Settings.log_every,
     show_default=True,
     help="Steps between two lines of history.jsonl.",
 )

@@ -52,7 +52,7 @@ class Integers(click.ParamType):
 @click.option(
     "--method",
     type=click.Choice(["lbfgs", "sgd"]),
-    default="lbfgs",
+    default=Settings.method,
     show_default=True,
     help="SGD reads the features from disk, for sets too large for L-BFGS.",
 )
@@ -82,7 +82,7 @@ class Integers(click.ParamType):
 @click.option(
     "--epochs",
     type=click.IntRange(min=1),
-    default=20,
+    default=Settings.epochs,
     show_default=True,
     help="Of SGD, for every learning rate.",
 )
