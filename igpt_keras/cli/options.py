@@ -147,15 +147,18 @@ def command_line() -> str:
     return shlex.join(["igpt", *sys.argv[1:]])
 
 
-def written_out(command: click.Command, values: dict[str, Any]) -> str:
-    """The command line that gives `command` these values; what is the default is left out."""
+def written_out(command: click.Command, values: dict[str, Any], always: str = "") -> str:
+    """The command line that gives `command` these values.
+
+    Options of a default value are left out, but for `always`.
+    """
     words = ["igpt", command.name]
     with click.Context(command) as context:
         for parameter in command.params:
             value = values.get(parameter.name)
             if isinstance(parameter, click.Argument):
                 words.append(str(value))
-            elif value is not None and value != parameter.get_default(context):
+            elif parameter.name == always or value not in (None, parameter.get_default(context)):
                 words += _option(parameter, value)
     return shlex.join(words)
 

@@ -298,8 +298,11 @@ def _commands(
     for search in tuner.oracle.searches():
         name = "-".join(["best", *(str(value) for value in search.others.values())])
         options = {**options_of(search.others), "output": values["output"] / name}
-        found = search.best
-        commands.append(found and written_out(trains, {**options, RATE: rate_of(found)}))
+        if search.best is None:
+            commands.append(None)
+        else:
+            options[RATE] = rate_of(search.best)
+            commands.append(written_out(trains, options, always=RATE))
     return commands
 
 

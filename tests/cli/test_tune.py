@@ -155,7 +155,9 @@ def test_a_command_that_is_written_out_gives_the_values_it_was_written_for(comma
         return command.make_context(command.name, words).params
 
     values = parsed(shlex.split(line))
-    assert parsed(shlex.split(written_out(command, values))[2:]) == values
+    written = written_out(command, values, always="learning_rate")
+    assert parsed(shlex.split(written)[2:]) == values
+    assert "--learning-rate" in written
 
 
 def start(*arguments):
