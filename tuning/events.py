@@ -6,7 +6,6 @@ fields are those of that file and of google/protobuf/struct.proto.
 """
 
 import pathlib
-import shutil
 import struct
 import time
 
@@ -23,11 +22,10 @@ def write_session(folder: pathlib.Path, trial: Trial, objective: str) -> None:
     """Writes the events of a trial that ended: its hyperparameters, objective and status.
 
     Args:
-        folder: of the trial's events, replaced.
+        folder: of the trial's events, which has none yet.
         trial: with a score, or NaN.
         objective: name of the score.
     """
-    shutil.rmtree(folder, ignore_errors=True)
     completed = trial.status == TrialStatus.COMPLETED
     events = EventsFile(folder, 0)
     start = b"".join(

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import keras_tuner
 from keras_tuner.engine.base_tuner import BaseTuner
-from keras_tuner.engine.trial import Trial
+from keras_tuner.engine.trial import Trial, TrialStatus
 
 from igpt_keras.atomic import atomic_path, remove_leftovers
 from igpt_keras.errors import InputError
@@ -131,10 +131,11 @@ class LargeToSmall(keras_tuner.Tuner):
 
     def on_trial_end(self, trial: Trial) -> None:
         super().on_trial_end(trial)
-        if self.writes:
-            ended = self.oracle.get_trial(trial.trial_id)
-            folder = pathlib.Path(self.get_trial_dir(trial.trial_id), EVENTS_FOLDER)
-            write_session(folder, ended, self.experiment.objective.name)
+        self._write_events()
+
+    def on_search_end(self) -> None:
+        # Of a trial after whose end the process was killed.
+        self._write_events()
 
     def run_folder(self, trial: Trial) -> pathlib.Path:
         """The folder of the trial's run."""
@@ -179,6 +180,14 @@ class LargeToSmall(keras_tuner.Tuner):
                 raise InputError(
                     f"{self.project_dir} holds a search over other {name}; choose another folder"
                 )
+
+    def _write_events(self):
+        if not self.writes:
+            return
+        for trial in self.oracle.trials.values():
+            folder = pathlib.Path(self.get_trial_dir(trial.trial_id), EVENTS_FOLDER)
+            if trial.status != TrialStatus.RUNNING and not folder.exists():
+                write_session(folder, trial, self.experiment.objective.name)
 
     def _populate_initial_space(self):
         space = self.oracle.get_space()

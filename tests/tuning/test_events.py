@@ -28,8 +28,7 @@ def test_a_session_tells_values_and_status(tmp_path):
     hp.values = dict(values)
     trial = Trial(hp, "0000", "COMPLETED")
     trial.score = 1.25
-    for _ in range(2):
-        write_session(tmp_path / "events", trial, "val_loss")
+    write_session(tmp_path / "events", trial, "val_loss")
     (file,) = (tmp_path / "events").iterdir()
     found = {
         value.tag: value

@@ -120,12 +120,14 @@ def test_a_trial_that_was_finished_but_not_noted_is_read(searched, tmp_path):
     content = json.loads(file.read_text())
     content |= {"status": "RUNNING", "score": None, "metrics": {"metrics": {}}}
     file.write_text(json.dumps(content))
-    result = project / f"trial_{trial.trial_id}" / "run" / "result.json"
+    shutil.rmtree(file.parent / "events")
+    result = file.parent / "run" / "result.json"
     before = result.stat().st_mtime_ns
     again = tuner(tmp_path / "cut")
     again.search(verbose=0)
     assert scores(again)[1:] == scores(searched)[1:]
     assert result.stat().st_mtime_ns == before
+    assert list((file.parent / "events").iterdir())
 
 
 @pytest.mark.slow
