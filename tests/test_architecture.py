@@ -9,7 +9,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 # From the top down; rooms in one line do not import each other.
 ROOMS = [
     ["igpt_keras.cli"],
-    ["serving"],
+    ["serving", "tuning"],
+    ["igpt_keras.experiments"],
     ["igpt_keras.evaluation"],
     ["igpt_keras.training"],
     ["igpt_keras.data"],
@@ -41,7 +42,8 @@ WITHOUT_TENSORFLOW = [
     "igpt_keras.palette",
     "igpt_keras.sharding",
 ]
-MODULES = sorted([*ROOT.glob("igpt_keras/**/*.py"), *ROOT.glob("serving/**/*.py")])
+PACKAGES = ("igpt_keras", "serving", "tuning")
+MODULES = sorted(path for package in PACKAGES for path in ROOT.glob(f"{package}/**/*.py"))
 
 
 def name_of(path):

@@ -23,6 +23,7 @@ COMMANDS = {
     "report": "Put what runs measured on one page: figures, tables, pictures.",
     "sample": "Sample images from nothing.",
     "serve": "Serve a SavedModel over TensorFlow Serving's gRPC protocol.",
+    "tune": "Search the learning rate of pre-training, fine-tuning or probes, large to small.",
 }
 
 

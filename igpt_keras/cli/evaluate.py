@@ -7,10 +7,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-import igpt_keras
 from igpt_keras.atomic import atomic_path
 from igpt_keras.cli.options import (
-    DataOptions,
     batch_size_option,
     command_line,
     data_options,
@@ -25,6 +23,8 @@ from igpt_keras.evaluation.accuracy import classifier_figures, generative_loss
 from igpt_keras.evaluation.baselines import generative_baselines
 from igpt_keras.evaluation.results import RESULT_FILE, Result, describe_model, write_result
 from igpt_keras.evaluation.voting import VOTES
+from igpt_keras.experiments.options import DataOptions
+from igpt_keras.experiments.palettes import load_with_palette
 from igpt_keras.models import GenerativeModel, ImageGPTClassifier
 
 
@@ -89,21 +89,6 @@ def evaluate(
     data.report_bad_images()
     show(figures, list(encoded), f"{model} on {data_set.describe()['name']}")
     click.echo(f"wrote {output / RESULT_FILE}")
-
-
-def load_with_palette(path: str) -> GenerativeModel:
-    """The model at `path`.
-
-    Raises:
-        InputError: it has no palette, so that images have no tokens.
-    """
-    model = igpt_keras.load(path)
-    if model.palette is None:
-        raise InputError(
-            f"{path} has no palette, which images are encoded with; the palette of its "
-            "pre-training belongs into its folder as palette.npy"
-        )
-    return model
 
 
 def check_classes(model: GenerativeModel, data_set: DataSet) -> None:

@@ -1,6 +1,5 @@
 """Options that several commands share."""
 
-import dataclasses
 import functools
 import pathlib
 import shlex
@@ -11,129 +10,9 @@ from typing import Any
 import click
 
 from igpt_keras.data.decoding import Decoder
-from igpt_keras.data.open import DataSet, open_data
-from igpt_keras.data.parts import Part
-from igpt_keras.data.pipeline import TrainingStream, encode
-from igpt_keras.data.splits import LabelledTokens
-from igpt_keras.models import GenerativeModel
-from igpt_keras.palette import ColorPalette
+from igpt_keras.experiments.options import DataOptions, TrainingOptions
 from igpt_keras.training.progress import FORMS
 from igpt_keras.training.strategies import STRATEGIES
-
-
-@dataclasses.dataclass(frozen=True)
-class DataOptions:
-    """What the user said of the data.
-
-    Attributes:
-        data: one or more sources, in the notation of `open_data`.
-        data_dir: where TFDS keeps its sets.
-        fold_validation: whether the validation part is trained on.
-        augmentation: name of the augmentation; its evaluation crops all else.
-        split_seed: of which images are held out.
-        cache: folder of encoded tokens, or None.
-        decoder: keeps account of bad images.
-    """
-
-    data: tuple[str, ...]
-    data_dir: str | None
-    fold_validation: bool
-    augmentation: str
-    split_seed: int
-    cache: pathlib.Path | None
-    decoder: Decoder
-
-    def open(self) -> DataSet:
-        return open_data(
-            self.data,
-            data_dir=self.data_dir,
-            fold_validation=self.fold_validation,
-            seed=self.split_seed,
-        )
-
-    def reading(self) -> dict[str, Any]:
-        """Arguments of `read_images` and `encode` that the user chose."""
-        return {"augmentation_name": self.augmentation, "decoder": self.decoder}
-
-    def encode(self, part: Part, palette: ColorPalette, image_size: int) -> LabelledTokens:
-        return encode(
-            part,
-            palette,
-            image_size,
-            cache=self.cache,
-            **self.reading(),
-        )
-
-    def stream(
-        self,
-        data_set: DataSet,
-        palette: ColorPalette,
-        image_size: int,
-        batch_size: int,
-        seed: int,
-        labels: bool,
-        mask_probability: float | None,
-    ) -> TrainingStream:
-        """Batches to train on: with labels for fine-tuning, with masks for BERT."""
-        if labels:
-            data_set.labelled_train()
-        return TrainingStream(
-            data_set.ingredients,
-            palette,
-            image_size,
-            batch_size,
-            augmentation=self.augmentation,
-            seed=seed,
-            labels=labels,
-            mask_probability=mask_probability,
-            decoder=self.decoder,
-            cache=self.cache,
-        )
-
-    def report_bad_images(self) -> None:
-        """Says on stderr which images were skipped."""
-        if self.decoder.bad:
-            click.echo(f"skipped {len(self.decoder.bad)} bad images:", err=True)
-        for name, reason in self.decoder.bad.items():
-            click.echo(f"  {name}: {reason}", err=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingOptions:
-    """How training runs: `precision` and `clip_norm` change its result, the rest does not.
-
-    Attributes:
-        strategy: as `make_strategy` takes it.
-        precision: name of a Keras dtype policy.
-        micro_batches: see `DistributedTrainer`.
-        remat: see `ImageGPTBackbone`.
-        clip_norm: the largest global norm of a gradient, or None.
-        guard: whether a loss that does not come down again ends the training.
-        progress: form of the `ProgressBar`.
-    """
-
-    strategy: str
-    precision: str
-    micro_batches: int
-    remat: bool
-    clip_norm: float | None
-    guard: bool
-    progress: str
-
-    def prepare(self, model: GenerativeModel) -> None:
-        """Sets what the training step of `model` reads."""
-        model.micro_batches = self.micro_batches
-        model.backbone.remat = self.remat
-
-    def say(self, message: str) -> None:
-        """Prints what a person may want to know; not where --progress asks for quiet."""
-        if self.progress != "quiet":
-            self.conclude(message)
-
-    def conclude(self, message: str) -> None:
-        """Prints what the training came to; on stderr where the standard output is JSON."""
-        click.echo(message, err=self.progress == "json")
-
 
 DATA_OPTIONS = (
     click.option(
@@ -266,3 +145,29 @@ def batch_size_option(of: str = "Images in a step.") -> Callable:
 def command_line() -> str:
     """The command line as typed, for whoever wants to repeat it."""
     return shlex.join(["igpt", *sys.argv[1:]])
+
+
+def written_out(command: click.Command, values: dict[str, Any], always: str = "") -> str:
+    """The command line that gives `command` these values.
+
+    Options of a default value are left out, but for `always`.
+    """
+    words = ["igpt", command.name]
+    with click.Context(command) as context:
+        for parameter in command.params:
+            value = values.get(parameter.name)
+            if isinstance(parameter, click.Argument):
+                words.append(str(value))
+            elif parameter.name == always or value not in (None, parameter.get_default(context)):
+                words += _option(parameter, value)
+    return shlex.join(words)
+
+
+def _option(option: click.Option, value: Any) -> list[str]:
+    if option.is_flag:
+        return [option.opts[0] if value else option.secondary_opts[0]]
+    if option.multiple:
+        return [word for one in value for word in (option.opts[0], str(one))]
+    if isinstance(value, list):
+        value = ",".join(map(str, value))
+    return [option.opts[0], str(value).removesuffix(".0")]

@@ -7,24 +7,26 @@ import click
 import numpy as np
 
 from igpt_keras.atomic import check_replaceable
-from igpt_keras.cli.evaluate import load_with_palette
 from igpt_keras.cli.options import (
-    DataOptions,
     data_options,
     output_option,
     overwrite_option,
     seed_option,
 )
-from igpt_keras.data.open import DataSet, open_data
+from igpt_keras.data.open import open_data
 from igpt_keras.data.parts import FilePart
 from igpt_keras.data.pipeline import read_images
 from igpt_keras.errors import InputError
+from igpt_keras.experiments.options import DataOptions
+from igpt_keras.experiments.palettes import (
+    IMAGE_SIZE,
+    MAX_IMAGES,
+    SUFFIX,
+    read_palette,
+    training_images,
+)
 from igpt_keras.palette import ColorPalette
 from igpt_keras.pictures import contact_sheet, save_png, stacked, swatches
-
-SUFFIX = ".npy"
-IMAGE_SIZE = 32
-MAX_IMAGES = 10_000
 
 
 @click.group()
@@ -140,33 +142,6 @@ def show(
         message += f", {len(pixels)} images; {losses(shown, pixels)}"
     save_png(stacked(pictures), output, overwrite)
     click.echo(message)
-
-
-def training_images(
-    data: DataOptions, data_set: DataSet, image_size: int, max_images: int, seed: int
-) -> np.ndarray:
-    """Random images to fit a palette to: uint8 [N, R, R, 3]; of mixed sources by weight."""
-    total = sum(ingredient.weight for ingredient in data_set.ingredients)
-    images = [
-        read_images(
-            ingredient.part,
-            image_size,
-            augmentation_name=ingredient.augmentation or data.augmentation,
-            decoder=data.decoder,
-            limit=math.ceil(max_images * ingredient.weight / total),
-            seed=seed,
-        ).images
-        for ingredient in data_set.ingredients
-    ]
-    return np.concatenate(images)
-
-
-def read_palette(path: str) -> tuple[ColorPalette, int]:
-    """The palette at `path`, of a file or a model, and the side of images it is for."""
-    if path.endswith(SUFFIX):
-        return ColorPalette.load(path), IMAGE_SIZE
-    model = load_with_palette(path)
-    return model.palette, model.config.image_size
 
 
 def before_and_after(shown: ColorPalette, images: np.ndarray):

@@ -10,6 +10,7 @@ import numpy as np
 
 from igpt_keras.data.splits import per_class
 from igpt_keras.errors import InputError
+from igpt_keras.training.guard import Diverged
 
 STRENGTHS = tuple(10.0**power for power in range(-3, 5))
 LEARNING_RATES = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1)
@@ -230,8 +231,12 @@ class SGD:
     seed: int = 0
 
     def fits(self, train: LayerFeatures, num_classes: int) -> Iterator[Probe]:
-        """A probe for every learning rate."""
-        scaling = Scaling.of(train)
+        """A probe for every learning rate at which the weights stay finite.
+
+        Raises:
+            Diverged: there is none.
+        """
+        scaling, none = Scaling.of(train), True
         for learning_rate in self.learning_rates:
             batches = Batches(train, scaling, self.batch_size, self.seed)
             schedule = keras.optimizers.schedules.CosineDecay(
@@ -245,8 +250,13 @@ class SGD:
             )
             model.fit(batches, epochs=self.epochs, shuffle=False, verbose=0)
             weights = keras.ops.convert_to_numpy(projection.kernel)
+            if not np.isfinite(weights).all():
+                continue
+            none = False
             setting = {"learning_rate": float(learning_rate)}
             yield scaling.probe(weights, np.zeros(num_classes), setting)
+        if none:
+            raise Diverged(self.epochs * len(batches), "the weights of the probe are not finite")
 
     def settled(self, probe: Probe) -> "SGD":
         """The same with the learning rate of `probe` alone."""

@@ -213,11 +213,17 @@ class EventsFile:
         value = self._value(name, "images", self._tf.make_tensor_proto(content))
         self._add(step=step, summary=self._tf.compat.v1.Summary(value=[value]))
 
+    def add_metadata(self, name: str, plugin: str, content: bytes) -> None:
+        """Adds what a plugin of TensorBoard reads beside figures."""
+        value = self._value(name, plugin, self._tf.make_tensor_proto(0.0), content)
+        self._add(step=0, summary=self._tf.compat.v1.Summary(value=[value]))
+
     def close(self) -> None:
         self._writer.close()
 
-    def _value(self, name, plugin, tensor):
-        metadata = self._tf.compat.v1.SummaryMetadata(plugin_data={"plugin_name": plugin})
+    def _value(self, name, plugin, tensor, content=b""):
+        data = {"plugin_name": plugin, "content": content}
+        metadata = self._tf.compat.v1.SummaryMetadata(plugin_data=data)
         return self._tf.compat.v1.Summary.Value(tag=name, metadata=metadata, tensor=tensor)
 
     def _add(self, **event):

@@ -20,11 +20,17 @@ FORMAT_VERSION = 1
 
 
 class Interrupted(Exception):
-    """Training was told to stop; its state at `step` is on disk."""
+    """Training was told to stop; its state at `step` is on disk.
 
-    def __init__(self, step: int):
+    Attributes:
+        step: after which it stopped.
+        signal_number: of the signal that told it, None where none did.
+    """
+
+    def __init__(self, step: int, signal_number: int | None = None):
         super().__init__(f"training was stopped after step {step}")
         self.step = step
+        self.signal_number = signal_number
 
 
 class Remembers(Protocol):
@@ -72,15 +78,15 @@ class States(keras.callbacks.Callback):
         self.keep = keep
         self.writes = writes
         self.callbacks = callbacks or {}
-        self._stopping = False
+        self._stopping, self._signal_number = False, None
         self._metrics = []
         # Steps before the epoch that `fit` is in, or before its rest where one goes on. (The
         # optimizer's own count leaves out steps that a loss scale has skipped.)
         self._before = self._written = 0
 
-    def stop(self, *signal_and_frame) -> None:
-        """Ends training after the current step, by `Interrupted`; also as a signal handler."""
-        self._stopping = True
+    def stop(self, signal_number: int | None = None) -> None:
+        """Ends training after the current step, by `Interrupted`, which tells of the signal."""
+        self._stopping, self._signal_number = True, signal_number
 
     def restore(self, model: keras.Model) -> int:
         """Puts the compiled `model` into the last state; returns its step, 0 without a state.
@@ -127,13 +133,13 @@ class States(keras.callbacks.Callback):
         if self._stopping or step // self.every > self._written // self.every:
             self._write(step, within_epoch=True)
         if self._stopping:
-            raise Interrupted(step)
+            raise Interrupted(step, self._signal_number)
 
     def on_epoch_end(self, epoch, logs=None):
         self._before += self.params["steps"]
         self._write(self._before, within_epoch=False)
         if self._stopping:
-            raise Interrupted(self._before)
+            raise Interrupted(self._before, self._signal_number)
 
     def _write(self, step, within_epoch):
         # In all workers: values that are summed over them must be read by all of them.

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 import igpt_keras
-from igpt_keras.cli.finetune import Settings, load_start
 from igpt_keras.evaluation.results import read_result
 from igpt_keras.evaluation.voting import draw_mask
+from igpt_keras.experiments.finetuning import Settings, load_start
 
 
 def test_part(photos, palette):

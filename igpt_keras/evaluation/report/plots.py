@@ -54,7 +54,9 @@ BASELINE_STYLES = ((0, (1, 2)), (0, (6, 2)), (0, (6, 2, 1, 2)), (0, (2, 4)))
 BARS = {"probe": ("linear probe", "0.9", "///"), "fine_tuned": ("fine-tuned", "0.55", "...")}
 
 
-def _styled(draw: Callable) -> Callable:
+def styled(draw: Callable) -> Callable:
+    """`draw` with the style of all figures."""
+
     @functools.wraps(draw)
     def drawn(*arguments, **keywords):
         with matplotlib.style.context(["default", STYLE]):
@@ -63,7 +65,7 @@ def _styled(draw: Callable) -> Callable:
     return drawn
 
 
-@_styled
+@styled
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file, cropped to what it shows."""
     buffer = io.BytesIO()
@@ -71,20 +73,20 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-@_styled
+@styled
 def accuracy_by_layer(curves: Sequence[Curve], levels: Sequence[Level]) -> Figure:
     """Figure 2: a curve for each probe, its best layer ringed; baselines as level lines."""
     panels = [
         curves[start : start + CURVES_PER_PANEL]
         for start in range(0, len(curves), CURVES_PER_PANEL)
     ]
-    figure, all_axes = _panels([len(panel) + len(levels) for panel in panels])
+    figure, all_axes = stacked_axes([len(panel) + len(levels) for panel in panels])
     names = []
     for axes, panel in zip(all_axes, panels, strict=True):
         names.append([])
         for index, curve in enumerate(panel):
             percent = [100 * accuracy for accuracy in curve.accuracies]
-            style = _line_style(index)
+            style = line_style(index)
             axes.plot(curve.layers, percent, **style)
             best = percent[curve.layers.index(curve.best)]
             axes.scatter(
@@ -104,13 +106,13 @@ def accuracy_by_layer(curves: Sequence[Curve], levels: Sequence[Level]) -> Figur
     return figure
 
 
-@_styled
+@styled
 def accuracy_by_loss(panels: Sequence[LossPanel]) -> Figure:
     """Figure 3: a line for each pre-training run, its checkpoints marked with their steps.
 
     The marker tells the size of the model, the line style the run among those of its size.
     """
-    figure, all_axes = _panels([len(panel.tracks) for panel in panels])
+    figure, all_axes = stacked_axes([len(panel.tracks) for panel in panels])
     sizes = list(dict.fromkeys(track.config for panel in panels for track in panel.tracks))
     names, points = [], []
     for axes, panel in zip(all_axes, panels, strict=True):
@@ -137,10 +139,10 @@ def accuracy_by_loss(panels: Sequence[LossPanel]) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def before_and_after(panels: Sequence[ObjectivePanel]) -> Figure:
     """Figure 4: AR beside BERT, linear probe and fine-tuned, each bar with its value."""
-    figure, all_axes = _panels([0] * len(panels))
+    figure, all_axes = stacked_axes([0] * len(panels))
     for axes, panel in zip(all_axes, panels, strict=True):
         for offset, (kind, (text, color, hatch)) in zip((-0.2, 0.2), BARS.items(), strict=True):
             values = [getattr(bars, kind) for bars in panel.bars]
@@ -165,7 +167,7 @@ def before_and_after(panels: Sequence[ObjectivePanel]) -> Figure:
     return figure
 
 
-def _panels(labels: Sequence[int]) -> tuple[Figure, list[Axes]]:
+def stacked_axes(labels: Sequence[int]) -> tuple[Figure, list[Axes]]:
     """A figure with one panel below the other, each high enough for its number of labels.
 
     All have the same vertical axis.
@@ -183,7 +185,8 @@ def _panels(labels: Sequence[int]) -> tuple[Figure, list[Axes]]:
     return figure, all_axes
 
 
-def _line_style(index: int) -> dict:
+def line_style(index: int) -> dict:
+    """Arguments of `Axes.plot` that tell a series from others, with and without colour."""
     return {
         "color": COLORS[index % len(COLORS)],
         "linestyle": LINE_STYLES[index % len(LINE_STYLES)],
@@ -198,7 +201,7 @@ def _track_styles(tracks: Sequence[Track], sizes: Sequence[ImageGPTConfig]) -> l
     styles = []
     for track in tracks:
         size = sizes.index(track.config)
-        style = _line_style(size)
+        style = line_style(size)
         style["linestyle"] = LINE_STYLES[seen[size] % len(LINE_STYLES)]
         seen[size] += 1
         styles.append(style)

@@ -1,0 +1,229 @@
+import json
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import igpt_keras
+from igpt_keras.cli.options import written_out
+from igpt_keras.cli.pretrain import pretrain
+from igpt_keras.cli.probe import probe
+from igpt_keras.evaluation.results import read_result
+from igpt_keras.training.runs import only_writer
+
+IGPT = pathlib.Path(sys.executable).with_name("igpt")
+PRETRAIN = ["tune", "pretrain", "--data", "digits", "--image-size", 8, "--num-colors", 8]
+# BERT, for AR draws pictures.
+PRETRAIN += ["--batch-size", 32, "--checkpoints", 1, "--objective", "bert"]
+ONE = ["--num-layers", 1, "--hidden-dim", 16, "--num-heads", 1]
+
+
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_sizes_and_the_command_that_trains_with_the_winner(igpt, tmp_path):
+    output = tmp_path / "tuned sizes"
+    arguments = [*PRETRAIN, "--steps", 8, "--sizes", "1x16x1,2x16x2"]
+    status, printed, errors = igpt(*arguments, "--start", 0.1, "--floor", 0.1, "--output", output)
+    assert status == 0, errors
+    # A row as in the paper's Table 5.
+    for size in ("1x16x1", "2x16x2"):
+        rows = [line for line in printed.splitlines() if size in line and "8² × 3" in line]
+        assert len(rows) == 1 and "BERT" in rows[0] and " 0.1 " in rows[0]
+    assert printed.count("the floor was reached, the optimum may lie below") == 2
+    written = {path.name for path in output.iterdir()}
+    assert {"summary.json", "rates.png", "losses-1x16x1.png", "losses-2x16x2.png"} <= written
+    for search in summary(output)["searches"]:
+        assert search["trials"] == [search["best"]]
+        assert f"  {search['command']}\n" in printed
+    command = shlex.split(search["command"])
+    assert igpt(*command[1:])[0] == 0
+    run = output / "best-2x16x2"
+    assert read_result(run).figures["validation_loss"] == search["best"]["score"]
+    assert igpt_keras.load(run).config.num_layers == 2
+
+
+def test_json_is_a_line_for_each_trial(igpt, tmp_path):
+    arguments = [*PRETRAIN, *ONE, "--steps", 2, "--start", 0.1, "--floor", 0.1]
+    arguments += ["--progress", "json", "--output", tmp_path / "tuned"]
+    status, printed, errors = igpt(*arguments)
+    assert status == 0
+    (line,) = printed.splitlines()
+    assert json.loads(line) == summary(tmp_path / "tuned")["searches"][0]["best"]
+    assert "wrote summary.json" in errors
+    # Called again, it reads what it found.
+    status, printed, errors = igpt(*arguments)
+    assert (status, printed) == (0, "")
+    assert "learning rate 0.1" in errors
+
+
+@pytest.mark.slow
+def test_fine_tuning_begins_a_tenth_below_the_pretraining(igpt, photos, pretrained, tmp_path):
+    model = pretrained("ar")
+    arguments = ["tune", "finetune", model, "--data", f"folder:{photos}", "--epochs", 1]
+    arguments += ["--batch-size", 8, "--output", tmp_path / "tuned"]
+    status, _, errors = igpt(*arguments)
+    assert (status, errors.count("\n")) == (2, 1)
+    assert "does not tell the learning rate it was pre-trained at" in errors
+
+    file = model / "training.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "learning_rate": 0.03}))
+    status, printed, errors = igpt(*arguments, "--floor", 0.001)
+    assert status == 0, errors
+    (search,) = summary(tmp_path / "tuned")["searches"]
+    rates = [trial["learning_rate"] for trial in search["trials"]]
+    assert rates == [0.003, 0.001][: len(rates)]
+    command = shlex.split(search["command"])
+    assert command[:3] == ["igpt", "finetune", str(model)]
+    assert igpt(*command[1:])[0] == 0
+    figures = read_result(tmp_path / "tuned" / "best").figures
+    assert figures["validation_accuracy"] == search["best"]["score"]
+
+
+@pytest.mark.slow
+def test_probes_by_layer(igpt, photos, pretrained, tmp_path):
+    model, output = pretrained("ar"), tmp_path / "tuned"
+    arguments = ["tune", "probe", model, "--data", f"folder:{photos}", "--epochs", 3]
+    status, printed, errors = igpt(*arguments, "--layers", "1,2", "--floor", 3, "--output", output)
+    assert status == 0, errors
+    searches = summary(output)["searches"]
+    assert [search["hyperparameters"]["layer"] for search in searches] == [1, 2]
+    for search in searches:
+        scores = [trial["score"] for trial in search["trials"]]
+        falls = [after < before for before, after in zip(scores, scores[1:], strict=False)]
+        assert not any(falls[:-1])
+        assert search["trials"][0]["learning_rate"] == 30
+    command = shlex.split(search["command"])
+    assert igpt(*command[1:])[0] == 0
+    figures = read_result(output / "best-2").figures
+    assert figures["validation_accuracy"] == search["best"]["score"]
+    assert figures["layers"][0]["learning_rate"] == search["best"]["learning_rate"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*ONE, "--steps", 8, "--sizes", "igpt-s"], "give --sizes, or one size"),
+        (["--steps", 8, "--sizes", "4x64"], "'4x64' is neither one of igpt-s"),
+        ([*ONE, "--steps", 8, "--start", 0.1, "--floor", 1], "floor must be at most start=0.1"),
+        ([*ONE, "--steps", 8, "--epochs", 1], "either --epochs or --steps"),
+    ],
+)
+def test_unusable_options(igpt, tmp_path, arguments, message):
+    status, _, errors = igpt(*PRETRAIN, *arguments, "--output", tmp_path / "tuned")
+    assert status == 2
+    assert message in errors
+    assert not (tmp_path / "tuned").exists()
+
+
+def test_another_folder_is_not_written_to(igpt, tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    status, _, errors = igpt(*PRETRAIN, *ONE, "--steps", 8, "--output", tmp_path)
+    assert (status, errors.count("\n")) == (2, 1)
+    assert "is a folder of other things" in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def test_a_second_search_says_so(igpt, tmp_path):
+    output = tmp_path / "tuned"
+    output.mkdir()
+    with only_writer(output):
+        status, _, errors = igpt(*PRETRAIN, *ONE, "--steps", 8, "--output", output)
+    assert status == 2
+    assert f"another process is training in {output}" in errors
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (
+            pretrain,
+            "--data digits --data 'folder:my photos' --output 'a b' --no-guard --remat --steps 3 "
+            "--num-layers 2 --hidden-dim 16 --num-heads 2 --image-size 8 --learning-rate 3e-05",
+        ),
+        (probe, "runs/x --data digits --output y --layers 1,2 --method sgd --learning-rate 30"),
+    ],
+)
+def test_a_command_that_is_written_out_gives_the_values_it_was_written_for(command, line):
+    def parsed(words):
+        return command.make_context(command.name, words).params
+
+    values = parsed(shlex.split(line))
+    written = written_out(command, values, always="learning_rate")
+    assert parsed(shlex.split(written)[2:]) == values
+    assert "--learning-rate" in written
+
+
+def start(*arguments):
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
+    return subprocess.Popen(
+        [IGPT, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def wait_for(process, run, step):
+    """Until the state at `step` of the run is on disk."""
+    while process.poll() is None and not (run / f"states/step-{step:08}/state.json").exists():
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_search_that_is_killed_ends_like_one_that_was_not(tmp_path):
+    arguments = [*PRETRAIN, *ONE, "--steps", 100, "--save-every", 1, "--keep-states", 100]
+    arguments += ["--start", 1e30, "--factor", 1e31, "--floor", 0.01]
+    whole = start(*arguments, "--output", tmp_path / "whole")
+    _, errors = whole.communicate(timeout=300)
+    assert whole.returncode == 0, errors
+
+    output = tmp_path / "cut"
+    run = output / "trial_0001" / "run"
+    process = start(*arguments, "--output", output)
+    wait_for(process, run, 40)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    process.communicate()
+    begun = (run / "run.json").stat().st_mtime_ns
+    process = start(*arguments, "--output", output)
+    wait_for(process, run, 60)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert f"go on with igpt {shlex.join(map(str, arguments))} --output {output}" in errors
+    process = start(*arguments, "--output", output)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert (run / "run.json").stat().st_mtime_ns == begun
+    found = [
+        [(trial["learning_rate"], trial["score"]) for trial in search["trials"]]
+        for folder in (tmp_path / "whole", output)
+        for search in summary(folder)["searches"]
+    ]
+    assert found[0] == found[1]
+
+
+@pytest.mark.slow
+def test_a_search_on_digits_diverges_first_and_stops_by_the_rule(igpt, tmp_path):
+    output = tmp_path / "tuned"
+    arguments = ["tune", "pretrain", "--data", "digits", "--image-size", 8, "--num-colors", 8]
+    arguments += ["--num-layers", 1, "--hidden-dim", 32, "--num-heads", 1, "--batch-size", 32]
+    arguments += ["--epochs", 4, "--checkpoints", 2, "--start", 3]
+    status, _, errors = igpt(*arguments, "--output", output)
+    assert status == 0, errors
+    (search,) = summary(output)["searches"]
+    first, *others = search["trials"]
+    assert (first["learning_rate"], first["status"]) == (3, "diverged")
+    scores = [trial["score"] for trial in others if trial["score"] is not None]
+    assert search["ending"] == "a trial was worse than the one before it"
+    assert scores[-1] > scores[-2]
+    assert scores[:-1] == sorted(scores[:-1], reverse=True)
+    assert search["best"]["score"] == scores[-2]

@@ -1,0 +1,150 @@
+"""Searches that train: tiny models on the bundled digits."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import igpt_keras
+from igpt_keras import InputError
+from igpt_keras.cli import igpt
+from igpt_keras.evaluation.results import read_result
+from igpt_keras.experiments.options import DataOptions, TrainingOptions
+from igpt_keras.experiments.pretraining import Settings
+from igpt_keras.training.runs import only_writer
+from tuning import LargeToSmall, Pretraining, Rates
+
+SIZES = {"image_size": 8, "num_layers": 1, "hidden_dim": 16, "num_heads": 1, "num_colors": 8}
+# BERT, for AR draws pictures.
+SETTINGS = Settings("bert", **SIZES, steps=24, batch_size=32, checkpoints=1)
+# 1e30, which no model stands, and 0.01.
+RATES = Rates(1e30, floor=0.001, factor=1e32)
+
+
+def tuner(directory, settings=SETTINGS, rates=RATES, **training):
+    options = TrainingOptions(progress="quiet", **training)
+    return LargeToSmall(Pretraining("digits", settings, options), rates, directory=directory)
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("search")
+    search = tuner(directory)
+    search.search(verbose=0)
+    return search
+
+
+def _of_layers(hp):
+    return dataclasses.replace(SETTINGS, num_layers=hp.Choice("num_layers", [1, 2]))
+
+
+def scores(search):
+    return [trial.score for trial in search.oracle.trials.values()]
+
+
+def test_a_rate_that_diverges_is_followed_by_smaller_ones(searched):
+    diverged, trained = searched.oracle.trials.values()
+    assert (diverged.status, trained.status) == ("FAILED", "COMPLETED")
+    assert np.isnan(diverged.score)
+    assert diverged.message.startswith("training diverged at step")
+    (best,) = searched.get_best_hyperparameters(5)
+    assert best.get("learning_rate") == 0.01
+
+
+def test_a_trial_is_a_run_of_igpt_pretrain(searched, tmp_path):
+    sizes = [f"--{name.replace('_', '-')}={value}" for name, value in SIZES.items()]
+    arguments = ["--objective", "bert", "--steps", "24", "--batch-size", "32", "--checkpoints", "1"]
+    result = CliRunner().invoke(
+        igpt,
+        ["pretrain", "--data", "digits", *sizes, *arguments, "--learning-rate", "0.01"]
+        + ["--output", str(tmp_path / "run")],
+    )
+    assert result.exit_code == 0, result.output
+    alone = read_result(tmp_path / "run").figures
+    (trial,) = searched.oracle.get_best_trials()
+    assert trial.score == alone["validation_loss"]
+    assert read_result(searched.run_folder(trial)).figures["history"] == alone["history"]
+
+
+def test_the_best_model_is_the_trained_one(searched):
+    (model,) = searched.get_best_models()
+    (trial,) = searched.oracle.get_best_trials()
+    trained = igpt_keras.load(searched.run_folder(trial))
+    for ours, theirs in zip(model.get_weights(), trained.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_results_summary(searched, capsys):
+    searched.results_summary()
+    printed = capsys.readouterr().out
+    assert "learning_rate: 0.01" in printed and "learning_rate: 1e+30" not in printed
+
+
+def test_a_finished_search_runs_nothing(searched):
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in searched.run_folder(searched.oracle.get_best_trials()[0]).rglob("*")
+    }
+    again = tuner(searched.directory)
+    again.search(verbose=0)
+    assert scores(again)[1:] == scores(searched)[1:]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_second_search_on_one_folder_says_so(searched):
+    with only_writer(searched.project_dir):
+        with pytest.raises(InputError, match="another process"):
+            tuner(searched.directory).search(verbose=0)
+        with pytest.raises(InputError, match="another process"):
+            LargeToSmall(searched.experiment, RATES, directory=searched.directory, overwrite=True)
+
+
+def test_another_search_in_the_same_folder(searched):
+    with pytest.raises(InputError, match="holds a search with steps=24, got 25"):
+        tuner(searched.directory, dataclasses.replace(SETTINGS, steps=25))
+    with pytest.raises(InputError, match="over other hyperparameters"):
+        tuner(searched.directory, _of_layers)
+    # What does not change the result may change.
+    tuner(searched.directory, dataclasses.replace(SETTINGS, log_every=7), strategy="mirrored")
+
+
+def test_a_trial_that_was_finished_but_not_noted_is_read(searched, tmp_path):
+    """As after a kill between the run's last write and keras-tuner's first."""
+    shutil.copytree(searched.directory, tmp_path / "cut")
+    project = tmp_path / "cut" / searched.project_name
+    (trial,) = searched.oracle.get_best_trials()
+    file = project / f"trial_{trial.trial_id}" / "trial.json"
+    content = json.loads(file.read_text())
+    content |= {"status": "RUNNING", "score": None, "metrics": {"metrics": {}}}
+    file.write_text(json.dumps(content))
+    shutil.rmtree(file.parent / "events")
+    result = file.parent / "run" / "result.json"
+    before = result.stat().st_mtime_ns
+    again = tuner(tmp_path / "cut")
+    again.search(verbose=0)
+    assert scores(again)[1:] == scores(searched)[1:]
+    assert result.stat().st_mtime_ns == before
+    assert list((file.parent / "events").iterdir())
+
+
+@pytest.mark.slow
+def test_two_replicas_find_what_one_finds(searched, tmp_path):
+    mirrored = tuner(tmp_path, strategy="mirrored")
+    assert mirrored.experiment.strategy.num_replicas_in_sync == 2
+    mirrored.search(verbose=0)
+    assert [t.status for t in mirrored.oracle.trials.values()] == ["FAILED", "COMPLETED"]
+    assert scores(mirrored)[1] == pytest.approx(scores(searched)[1], rel=1e-4)
+
+
+def test_an_error_in_a_trial_is_raised_as_it_is(tmp_path):
+    settings = dataclasses.replace(SETTINGS, steps=1, checkpoints=5)
+    with pytest.raises(InputError, match="1 steps are too few for checkpoints=5"):
+        tuner(tmp_path, settings).search(verbose=0)
+
+
+def test_nothing_to_validate_on():
+    with pytest.raises(InputError, match="fold_validation leaves nothing to choose a rate by"):
+        Pretraining(DataOptions(("digits",), fold_validation=True), SETTINGS)

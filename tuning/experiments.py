@@ -1,0 +1,269 @@
+"""What a trial trains: the same code as `igpt pretrain`, `igpt finetune` and `igpt probe`."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import keras
+import keras_tuner
+import tensorflow as tf
+
+import igpt_keras
+from igpt_keras.errors import InputError
+from igpt_keras.evaluation.results import RESULT_FILE, read_result
+from igpt_keras.experiments import finetuning, pretraining, probing
+from igpt_keras.experiments.options import LAYOUT, DataOptions, TrainingOptions
+from igpt_keras.folder import read_training
+from igpt_keras.training.journal import HISTORY_FILE, read_history
+from igpt_keras.training.runs import RUN_FILE
+from igpt_keras.training.strategies import check_batch_size, is_chief, make_strategy
+from tuning.rates import RATE, Rates, shifted
+
+Settings = TypeVar("Settings")
+
+
+class Experiment(Generic[Settings]):
+    """A kind of training whose learning rate is searched.
+
+    Args:
+        data: what is learnt from: a source in the notation of `open_data`, or more of it.
+        settings: of every trial; or a function from keras-tuner's `HyperParameters` to them, for
+            other hyperparameters to ride along. The learning rate is the trial's in any case.
+        command: what `result.json` names as the command that made it.
+
+    Attributes:
+        objective: the final figure that trials are compared by.
+        training: how training runs.
+        strategy: that the models are made under.
+        step_name: what `curve` counts.
+
+    Raises:
+        InputError: data that leave nothing to validate on.
+    """
+
+    objective: keras_tuner.Objective
+    training: TrainingOptions
+    step_name = "step"
+
+    def __init__(
+        self,
+        data: str | DataOptions,
+        settings: Settings | Callable[[keras_tuner.HyperParameters], Settings],
+        command: str = "tuning.LargeToSmall",
+    ):
+        self.data = DataOptions((data,)) if isinstance(data, str) else data
+        if self.data.fold_validation:
+            raise InputError(
+                "fold_validation leaves nothing to choose a rate by; search without it, and "
+                "train with it at the rate that was found"
+            )
+        self._settings = settings
+        self.command = command
+
+    @functools.cached_property
+    def strategy(self) -> tf.distribute.Strategy:
+        return make_strategy(self.training.strategy)
+
+    @functools.cached_property
+    def images(self) -> pretraining.Images:
+        """What is learnt from and validated on."""
+        return pretraining.Images.open(self.data)
+
+    def settings(self, hp: keras_tuner.HyperParameters) -> Settings:
+        """The settings of a trial."""
+        settings = self._settings(hp) if callable(self._settings) else self._settings
+        return dataclasses.replace(settings, **{RATE: hp.get(RATE)})
+
+    def described(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
+        """What must not change while a search goes on, JSON values."""
+        options = {
+            **self.data.described(),
+            **dataclasses.asdict(self.training),
+            **dataclasses.asdict(self.settings(hp)),
+        }
+        return {name: value for name, value in options.items() if name not in {*LAYOUT, RATE}}
+
+    def rates(self) -> Rates:
+        """Those that are tried unless others are given."""
+        raise NotImplementedError
+
+    def run(
+        self,
+        settings: Settings,
+        output: pathlib.Path,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+    ) -> float:
+        """Trains and writes a run's folder; gives the final value of the objective.
+
+        What another process began in `output` is gone on with, as far as the experiment can;
+        what it finished is read.
+
+        Raises:
+            Diverged: the training did.
+        """
+        raise NotImplementedError
+
+    def curve(self, output: pathlib.Path) -> list[tuple[int, float]]:
+        """The training loss in nats after so many steps, or as `step_name` says."""
+        return []
+
+    def load(self, output: pathlib.Path) -> Any:
+        """What `run` trained."""
+        return igpt_keras.load(output)
+
+
+class Pretraining(Experiment[pretraining.Settings]):
+    """`igpt pretrain`, by the validation loss after the last step, in nats per pixel.
+
+    An unfinished trial goes on from its last state.
+
+    Args:
+        training: how it runs.
+        others: as `Experiment`.
+    """
+
+    objective = keras_tuner.Objective("val_loss", "min")
+
+    def __init__(self, data, settings, training: TrainingOptions | None = None, **others):
+        super().__init__(data, settings, **others)
+        self.training = training or TrainingOptions(progress="quiet")
+        self._palettes = {}
+
+    def rates(self) -> Rates:
+        """0.01, 0.003, 0.001, …, as in the paper."""
+        return Rates(0.01)
+
+    def run(self, settings, output, callbacks=()):
+        if (output / RESULT_FILE).exists():
+            return read_result(output).figures["validation_loss"]
+        check_batch_size(self.strategy, settings.batch_size)
+        if (output / RUN_FILE).exists():
+            run = pretraining.Run.resume(self.images, settings, self.training, output)
+        else:
+            palette = self._palette(settings)
+            run = pretraining.Run(
+                self.command, self.images, settings, self.training, output, palette
+            )
+            if is_chief(self.strategy):
+                run.create()
+        return run.finish(self.strategy, callbacks)
+
+    def curve(self, output):
+        if not (output / HISTORY_FILE).exists():
+            return []
+        records = read_history(output)
+        return [(r["step"], r["loss"]) for r in records if r.get("loss") is not None]
+
+    def _palette(self, settings):
+        """Fitted once for all trials that would fit the same."""
+        key = (settings.palette, settings.num_colors, settings.sizes()["image_size"], settings.seed)
+        if key not in self._palettes:
+            self._palettes[key] = pretraining.find_palette(self.images, settings)
+        return self._palettes[key]
+
+
+class FineTuning(Experiment[finetuning.Settings]):
+    """`igpt finetune`, by the validation accuracy of its best epoch, whose weights it keeps.
+
+    An unfinished trial begins anew.
+
+    Args:
+        model: path of the pre-trained model.
+        training: how it runs.
+        others: as `Experiment`.
+    """
+
+    objective = keras_tuner.Objective("val_accuracy", "max")
+    step_name = "epoch"
+
+    def __init__(
+        self,
+        model: str | os.PathLike,
+        data,
+        settings,
+        training: TrainingOptions | None = None,
+        **others,
+    ):
+        super().__init__(data, settings, **others)
+        self.model = str(model)
+        self.training = training or TrainingOptions(progress="quiet")
+
+    def described(self, hp):
+        return {"model": self.model, **super().described(hp)}
+
+    def rates(self) -> Rates:
+        """From a tenth of the rate of the pre-training on (paper, section 4.5).
+
+        Raises:
+            InputError: the model's `training.json` does not tell that.
+        """
+        rate = read_training(self.model).get(RATE)
+        if rate is None:
+            raise InputError(
+                f"{self.model} does not tell the learning rate it was pre-trained at, a tenth of "
+                "which is the first to be tried; give the rate to start from"
+            )
+        return Rates(shifted(rate, -1))
+
+    def run(self, settings, output, callbacks=()):
+        if (output / RESULT_FILE).exists():
+            figures = read_result(output).figures
+        else:
+            run = finetuning.Run(
+                self.command, self.model, self.data, settings, self.training, output
+            )
+            figures = run.finish(self.strategy, callbacks=callbacks)
+        return figures["validation_accuracy"]
+
+    def curve(self, output):
+        if not (output / RESULT_FILE).exists():
+            return []
+        return list(enumerate(read_result(output).figures["history"]["loss"], start=1))
+
+
+class Probing(Experiment[probing.Settings]):
+    """`igpt probe --method sgd`, by the validation accuracy of the best of the layers.
+
+    An unfinished trial begins anew; the features are extracted once for all trials.
+
+    Args:
+        model: path of the model.
+        features: folder where the features are kept.
+        others: as `Experiment`.
+    """
+
+    objective = keras_tuner.Objective("val_accuracy", "max")
+    training = TrainingOptions(strategy="none", progress="quiet")
+
+    def __init__(
+        self, model: str | os.PathLike, data, settings, *, features: str | os.PathLike, **others
+    ):
+        super().__init__(data, settings, **others)
+        self.model = str(model)
+        self.features = pathlib.Path(features)
+
+    def settings(self, hp):
+        return dataclasses.replace(super().settings(hp), method="sgd")
+
+    def described(self, hp):
+        return {"model": self.model, **super().described(hp)}
+
+    def rates(self) -> Rates:
+        """30, 10, 3, …, as in the paper."""
+        return Rates(30.0)
+
+    def run(self, settings, output, callbacks=()):
+        if (output / RESULT_FILE).exists():
+            figures = read_result(output).figures
+        else:
+            run = probing.Run(
+                self.command, self.model, self.data, settings, output, self.features, quiet=True
+            )
+            figures = run.finish()
+        return figures["validation_accuracy"]
+
+    def load(self, output):
+        raise InputError(f"{output} holds the figures of a probe and no model")

@@ -1,0 +1,145 @@
+"""What searches came to: tables for a person, JSON for a program."""
+
+import json
+import math
+import pathlib
+from typing import Any
+
+from keras_tuner.engine.trial import Trial, TrialStatus
+from rich.table import Table
+
+from igpt_keras.atomic import atomic_path
+from tuning.oracle import Search
+from tuning.rates import DIVERGED, FLOOR, RATE, WORSE
+from tuning.tuner import SECONDS, LargeToSmall
+
+SUMMARY_FILE = "summary.json"
+WORDS = {
+    TrialStatus.COMPLETED: "finished",
+    TrialStatus.FAILED: "diverged",
+    TrialStatus.RUNNING: "running",
+}
+
+
+def trials_table(tuner: LargeToSmall, running: str = "") -> Table:
+    """A row for each trial: rate, final figure, status, time.
+
+    Args:
+        tuner: whose trials.
+        running: what the status of the running trial says besides.
+    """
+    objective = tuner.oracle.objective.name
+    searches = [search for search in tuner.oracle.searches() if search.trials]
+    table = Table(title="Learning rates, from large to small", title_justify="left")
+    others = list(dict.fromkeys(name for search in searches for name in search.others))
+    for name in [*others, "rate", objective, "status", "time"]:
+        table.add_column(name, justify="left" if name in (*others, "status") else "right")
+    for search in searches:
+        for trial in search.trials:
+            status = WORDS[trial.status]
+            if trial.status == TrialStatus.RUNNING and running:
+                status += f", {running}"
+            if trial is search.best and search.ending in (WORSE, FLOOR):
+                status += ", best"
+            table.add_row(
+                *(str(search.others.get(name, "")) for name in others),
+                f"{rate_of(trial):g}",
+                f"{trial.score:.4f}" if trial.status == TrialStatus.COMPLETED else "",
+                status,
+                _clock(trial),
+            )
+        table.add_section()
+    return table
+
+
+def sizes_table(searches: list[Search], models: list[tuple[str, str, int]], metric: str) -> Table:
+    """The rates that were found, as in the paper's Table 5.
+
+    Args:
+        searches: one for each size.
+        models: of each its name, objective ("ar" or "bert") and the side of its input.
+        metric: name of the final figure.
+    """
+    table = Table(title="Learning rate of each model (paper, Table 5)", title_justify="left")
+    for name in ("model", "objective", "input", "learning rate", f"final {metric}"):
+        table.add_column(name, no_wrap=True)
+    for search, (name, objective, side) in zip(searches, models, strict=True):
+        best = search.best
+        table.add_row(
+            name,
+            objective.upper(),
+            f"{side}² × 3",
+            f"{rate_of(best):g}" if best else "none",
+            f"{best.score:.4f}" if best else "",
+        )
+    return table
+
+
+def verdict(search: Search) -> str:
+    """How a search ended, and what that says of the rate it found, in a sentence."""
+    if search.ending == DIVERGED:
+        return f"every rate down to {rate_of(search.trials[-1]):g} diverged: no rate worked"
+    best = search.best
+    found = f"learning rate {rate_of(best):g}"
+    if search.ending == FLOOR and best is search.trials[-1]:
+        return f"{found}: the floor was reached, the optimum may lie below"
+    if search.ending == FLOOR:
+        return f"{found}: the floor was reached, without an increase beyond the tolerance"
+    if best is search.trials[0]:
+        return f"{found}, the first that was tried: the optimum may lie above"
+    return f"{found}: smaller ones were worse"
+
+
+def write_summary(tuner: LargeToSmall, commands: list[str | None], folder: pathlib.Path) -> None:
+    """Writes `folder`/summary.json: of each search its trials, how it ended and the best.
+
+    Args:
+        tuner: whose searches.
+        commands: of each search, that trains with its best rate; None without one.
+        folder: exists.
+    """
+    searches = [
+        {
+            "hyperparameters": search.others,
+            "trials": [trial_as_json(trial) for trial in search.trials],
+            "ending": search.ending,
+            "best": search.best and trial_as_json(search.best),
+            "command": command,
+        }
+        for search, command in zip(tuner.oracle.searches(), commands, strict=True)
+    ]
+    content = {"objective": tuner.oracle.objective.name, "searches": searches}
+    with atomic_path(folder / SUMMARY_FILE, overwrite=True) as partial:
+        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def trial_as_json(trial: Trial) -> dict[str, Any]:
+    """Values, final figure (None where it diverged), status and seconds of a trial that ended."""
+    score = trial.score
+    return {
+        "trial": trial.trial_id,
+        **trial.hyperparameters.values,
+        "score": score if score is not None and math.isfinite(score) else None,
+        "status": WORDS[trial.status],
+        "message": trial.message,
+        "seconds": seconds_of(trial),
+    }
+
+
+def rate_of(trial: Trial) -> float:
+    return trial.hyperparameters.get(RATE)
+
+
+def seconds_of(trial: Trial) -> float | None:
+    """Seconds that the process which ended the trial took for it; None before its end."""
+    if not trial.metrics.exists(SECONDS):
+        return None
+    return trial.metrics.get_last_value(SECONDS)
+
+
+def _clock(trial):
+    seconds = seconds_of(trial)
+    if seconds is None:
+        return ""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02}"
