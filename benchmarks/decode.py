@@ -232,17 +232,17 @@ def keras_hub_model():
 
 
 def keras_hub_steps(batch: int, prefix: int, steps: int) -> Iterator[float]:
+    """Of the last pixels, whatever the prefix: a step goes over the cache of a whole image."""
     import numpy as np
 
     model = keras_hub_model()
-    tokens = random_tokens(batch, prefix + 1 + steps)
+    tokens = random_tokens(batch, LENGTH + 1)
 
-    def run(known):
-        # One graph for both: it depends on the shape only.
-        mask = np.broadcast_to(np.arange(tokens.shape[1]) < known, tokens.shape)
+    def run(unknown):
+        mask = np.broadcast_to(np.arange(LENGTH + 1) <= LENGTH - unknown, tokens.shape)
         model.generate({"token_ids": tokens, "padding_mask": mask}, stop_token_ids=None)
 
-    yield from differences(lambda: run(prefix + 1), lambda: run(prefix + steps), steps - 1)
+    yield from differences(lambda: run(steps), lambda: run(1), steps - 1)
 
 
 def differences(longer: Callable, shorter: Callable, steps: int) -> Iterator[float]:
