@@ -5,15 +5,15 @@ import pathlib
 import click
 
 from igpt_keras.atomic import check_replaceable
-from igpt_keras.cli.evaluate import load_with_palette
 from igpt_keras.cli.options import (
-    DataOptions,
     data_options,
     output_option,
     overwrite_option,
     seed_option,
 )
 from igpt_keras.errors import InputError
+from igpt_keras.experiments.options import DataOptions
+from igpt_keras.experiments.palettes import load_with_palette
 from igpt_keras.sampling import NeighbourDraft
 
 
