@@ -2,17 +2,20 @@
 
     python benchmarks/speculate.py digits
     python benchmarks/speculate.py trained runs/ar runs/small --data folder:cifar10
+    python benchmarks/speculate.py trained runs/ar runs/small --data folder:cifar10 --as igpt-s
     python benchmarks/speculate.py passes --preset igpt-s
 
 `digits` first trains the model of `igpt quickstart` and a smaller one as its draft, in a minute
 or two; `trained` takes two models and fits the other draft, `NeighbourDraft`, to the training
 images of the data. Both complete held-out images one at a time, from the first half and from
 nothing, with each draft in turn, and check that the pixels are those without one. Prints Markdown
-tables. `passes` needs no trained model.
+tables. `passes` needs no trained model. `--as` gives the model the cost of a preset, and leaves
+its distribution as it is.
 """
 
 import argparse
 import dataclasses
+import math
 import os
 import statistics
 import time
@@ -103,6 +106,55 @@ def drafts_of(small, tokens) -> dict[str, Draft]:
     }
 
 
+def padded(model: igpt_keras.ImageGPT, preset: str) -> igpt_keras.ImageGPT:
+    """A model of the same distribution with the width, depth and cost of a preset.
+
+    Its weights are those of `model` among zeros. Width: a norm divides by the root of a mean over
+    more numbers, which its gain makes good. Depth: blocks of zeros add nothing. Heads: scores are
+    divided by the root of a larger width, which the queries make good.
+    """
+    small = model.config
+    config = igpt_keras.ImageGPTConfig.preset(
+        preset, image_size=small.image_size, vocabulary_size=small.vocabulary_size
+    )
+    large = igpt_keras.ImageGPT(config, palette=model.palette)
+    large.set_weights([np.zeros(weight.shape) for weight in large.get_weights()])
+    gain = math.sqrt(small.hidden_dim / config.hidden_dim)
+
+    def copy(source, target, scale=1.0):
+        values = np.zeros(target.shape)
+        values[tuple(slice(0, size) for size in source.shape)] = scale * source.numpy()
+        target.assign(values)
+
+    def by_head(weights, config, axis):
+        """A view of weights [..., H · D, ...] as [..., H, D, ...]."""
+        shape = list(weights.shape)
+        return weights.reshape(shape[:axis] + [-1, config.num_heads, config.head_dim])
+
+    for name in ("tokens", "positions", "start_vector"):
+        copy(getattr(model.backbone.embedding, name), getattr(large.backbone.embedding, name))
+    for source, target in zip(model.backbone.blocks, large.backbone.blocks, strict=False):
+        copy(source.attention_norm.scale, target.attention_norm.scale, gain)
+        copy(source.mlp_norm.scale, target.mlp_norm.scale, gain)
+        copy(source.mlp.expand.kernel, target.mlp.expand.kernel)
+        copy(source.mlp.contract.kernel, target.mlp.contract.kernel)
+        maps = np.zeros(target.attention.query_key_value.kernel.shape)
+        into = by_head(maps, config, 1)
+        of = by_head(source.attention.query_key_value.kernel.numpy(), small, 1).copy()
+        of[:, 0] *= math.sqrt(config.head_dim / small.head_dim)
+        into[: small.hidden_dim, :, : small.num_heads, : small.head_dim] = of
+        target.attention.query_key_value.kernel.assign(maps)
+        maps = np.zeros(target.attention.output_map.kernel.shape)
+        into = maps.reshape(config.num_heads, config.head_dim, -1)
+        of = source.attention.output_map.kernel.numpy()
+        of = of.reshape(small.num_heads, small.head_dim, -1)
+        into[: small.num_heads, : small.head_dim, : small.hidden_dim] = of
+        target.attention.output_map.kernel.assign(maps)
+    copy(model.backbone.final_norm.scale, large.backbone.final_norm.scale, gain)
+    copy(model.token_logits.kernel, large.token_logits.kernel)
+    return large
+
+
 def acceptance(task: Task, draft: Draft, tokens: np.ndarray, seeds: np.ndarray) -> float:
     """How often a draft that sees the final pixels before one draws the pixel that the model draws.
 
@@ -117,7 +169,7 @@ def acceptance(task: Task, draft: Draft, tokens: np.ndarray, seeds: np.ndarray) 
     return float(np.mean(tf.argmax(logits + noise, axis=-1).numpy() == tokens.T))
 
 
-def compare(task: Task) -> None:
+def compare(task: Task, windows: tuple[int, ...] = WINDOWS) -> None:
     """Prints, for each draft and window, tokens a pass and steps/s beside plain decoding."""
     model, size = task.model, task.model.config.image_size
     nats = -score(model, task.images).mean() / size**2
@@ -130,7 +182,7 @@ def compare(task: Task) -> None:
     print("| --- " + "| ---: " * 7 + "|")
     for name, draft in task.drafts.items():
         accepted = acceptance(task, draft, sampled.tokens[:, 0], seeds)
-        for window in WINDOWS:
+        for window in windows:
             draft.window = window
             for keep_rows in (size // 2, 0):
                 passes, plain, fast = times(task, draft, keep_rows)
@@ -212,6 +264,10 @@ def main() -> None:
     command.add_argument("model")
     command.add_argument("draft")
     command.add_argument("--data", required=True)
+    command.add_argument(
+        "--as", dest="preset", help="pad the model to a preset's cost, see `padded`"
+    )
+    command.add_argument("--windows", type=int, nargs="+", default=WINDOWS)
     command.add_argument("--cache", help="folder of encoded images, as of `igpt pretrain`")
     commands.add_parser("passes").add_argument("--preset", default="igpt-s")
     arguments = parser.parse_args()
@@ -220,7 +276,10 @@ def main() -> None:
     elif arguments.command == "digits":
         compare(digits_task())
     else:
-        compare(task_of(arguments.model, arguments.draft, arguments.data, arguments.cache))
+        task = task_of(arguments.model, arguments.draft, arguments.data, arguments.cache)
+        if arguments.preset:
+            task.model = padded(task.model, arguments.preset)
+        compare(task, arguments.windows)
 
 
 if __name__ == "__main__":

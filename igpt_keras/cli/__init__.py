@@ -12,7 +12,7 @@ COMMANDS = {
     "client": "Ask a server for completions or classes over gRPC.",
     "complete": "Complete images of which some pixels are known.",
     "convert": "Convert published weights to a model folder, or a model to Hugging Face's format.",
-    "draft": "Fit a draft, with which a model samples sooner, to images.",
+    "draft": "Fit a draft to images, with which a model samples in fewer passes.",
     "evaluate": "Measure losses and accuracy of a model on validation and test images.",
     "export": "Write models as a SavedModel for TensorFlow Serving.",
     "finetune": "Train a pre-trained model to classify, and measure it on test images.",

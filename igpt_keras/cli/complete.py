@@ -92,7 +92,7 @@ def model_options(command):
         click.option(
             "--draft",
             metavar="PATH",
-            help="A smaller model, or what `igpt draft` wrote: the same pixels, sooner.",
+            help="A smaller model, or what `igpt draft` wrote: the same pixels in fewer passes.",
         ),
         click.option("--model", required=True, help="As `igpt convert` reads it."),
     ):

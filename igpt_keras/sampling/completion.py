@@ -126,8 +126,8 @@ def complete(
             autoregressive model samples a pixel given those before it in raster order, not given
             known ones after it.
         draft: what guesses several pixels ahead for the model to check in one pass: a smaller
-            autoregressive model or a `NeighbourDraft`. The completions are those without it, and
-            sooner there for few sequences; see `docs/completion.md`. Not for BERT.
+            autoregressive model or a `NeighbourDraft`. The completions are those without it; a
+            large model has them sooner, for few sequences: `docs/completion.md`. Not for BERT.
         rounds: for BERT, passes in which the unknown pixels are filled, the most confident first;
             16 unless given. With as many as there are unknown pixels, one is filled a round.
         on_row: called with 0 … R - 1, each as soon as that row of all completions is there, and

@@ -7,9 +7,8 @@ it, and draws at all of them. Up to and including the first guess that was wrong
 what plain decoding would draw, as all that came before it is right.
 
 What the model drew after a wrong guess it drew from a context that is mostly right, and is the
-guess of the next pass: a better one than that of a cheap draft, and free (Wiggers and Hoogeboom,
-"Predictive sampling with forecasting autoregressive models", 2020). The draft guesses what no
-pass has come to yet.
+guess of the next pass, for free (Wiggers and Hoogeboom, "Predictive sampling with forecasting
+autoregressive models", 2020). The draft guesses what no pass has come to yet.
 
 Shapes: B sequences that go at the pace of the slowest, n positions, W positions a pass, V colours.
 """
