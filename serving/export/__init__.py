@@ -104,7 +104,9 @@ def _write(partial, work, models, training, feature_layer, max_pixels) -> None:
     assets.mkdir()
     paths = write_assets(assets, models, training, describe(signatures, models, feature_layer))
     module.assets = [tf.saved_model.Asset(str(path)) for path in paths]
-    tf.saved_model.save(module, str(partial), signatures)
+    # Nobody trains it. A Python process that loads gradients never lets go of their functions.
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(module, str(partial), signatures, options)
     check_servable(read_graph(partial))
     if CLASSIFY in signatures:
         _set_method(partial, CLASSIFY, tf.compat.v1.saved_model.CLASSIFY_METHOD_NAME)

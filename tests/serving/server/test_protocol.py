@@ -1,3 +1,4 @@
+import gc
 import shutil
 import socket
 
@@ -7,6 +8,7 @@ import pytest
 import tensorflow as tf
 from google.protobuf import descriptor_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from tensorflow.python.eager import context
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -498,6 +500,17 @@ def test_what_a_completion_runs_with_does_not_matter(stub):
             *(tf.make_ndarray(x["log_likelihood"]) for x in (first, second)), rtol=1e-5, atol=1e-5
         )
     assert len({tf.make_ndarray(x["tokens"]).tobytes() for x in alone}) > 6
+
+
+def test_a_model_that_was_dropped_leaves_no_function_behind(exported):
+    """Else a server whose versions change grows without end."""
+    gc.collect()
+    before = context.context().list_function_names()
+    model = SavedModel(exported / "1")
+    assert len(context.context().list_function_names()) > len(before)
+    del model
+    gc.collect()
+    assert context.context().list_function_names() == before
 
 
 def test_the_newest_version_is_served_under_the_given_name(counting, tmp_path, connect):
