@@ -29,7 +29,6 @@ from serving.export.assets import write_assets
 from serving.export.checks import check_runs, check_servable, read_graph
 from serving.export.signatures import (
     CLASSIFY,
-    SERVING_DEFAULT,
     check_feature_layer,
     describe,
     make_signatures,
@@ -110,7 +109,7 @@ def _write(partial, work, models, training, feature_layer, max_pixels) -> None:
     check_servable(read_graph(partial))
     if CLASSIFY in signatures:
         _set_method(partial, CLASSIFY, tf.compat.v1.saved_model.CLASSIFY_METHOD_NAME)
-    inputs = warmup_inputs(signatures.keys() - {SERVING_DEFAULT}, models[0].config.image_size)
+    inputs = warmup_inputs(signatures.keys(), models[0].config.image_size)
     check_runs(partial, inputs)
     write_warmup_requests(partial, inputs)
 

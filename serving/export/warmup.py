@@ -4,7 +4,7 @@ Without them the first request of each signature would wait until TensorFlow has
 """
 
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import numpy as np
 import tensorflow as tf
@@ -20,6 +20,7 @@ from serving.export.signatures import (
     COMPLETE,
     IMAGE_FEATURE,
     SAMPLE,
+    SERVING_DEFAULT,
 )
 from serving.versions import WARMUP_FILE
 
@@ -31,7 +32,7 @@ SETTINGS = {
 }
 
 
-def warmup_inputs(names: Iterable[str], size: int) -> dict[str, dict[str, np.ndarray]]:
+def warmup_inputs(names: Collection[str], size: int) -> dict[str, dict[str, np.ndarray]]:
     """Inputs of one example for each of the named signatures, from an image of `size` rows.
 
     `complete` is left one row to sample, which takes the same path as a whole image.
@@ -40,8 +41,10 @@ def warmup_inputs(names: Iterable[str], size: int) -> dict[str, dict[str, np.nda
     content = tf.io.encode_png(shades).numpy()
     image = {"image_bytes": np.array([content], object)}
     rows = {"keep_rows": np.array([size - 1], np.int32)}
+    complete = {**image, **rows, **SETTINGS}
     particular = {
-        COMPLETE: {**image, **rows, **SETTINGS},
+        COMPLETE: complete,
+        SERVING_DEFAULT: complete if COMPLETE in names else image,
         SAMPLE: SETTINGS,
         CLASSIFY: {"inputs": np.array([_example(content).SerializeToString()], object)},
     }
