@@ -1,0 +1,71 @@
+"""How often a completion depends on what it is computed beside.
+
+    python benchmarks/ties.py MODEL --images folder-of-images
+
+Matrix products round differently at different batch sizes, so where two colours tie to within
+rounding, the other one may be drawn, and what follows differs. Completes the lower halves of
+images in other batches and in other ways than all at once, and prints a Markdown table of the
+completions that are not the same.
+"""
+
+import argparse
+import pathlib
+
+import numpy as np
+
+import igpt_keras
+from igpt_keras.data.digits import load_digits
+from igpt_keras.data.images import read_image
+
+
+def images_of(folder: pathlib.Path | None, size: int, count: int) -> np.ndarray:
+    """Some images uint8 [B, R, R, 3] of a folder, else the digits of scikit-learn."""
+    if folder is None:
+        return load_digits().test.images[:count]
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    chosen = np.random.default_rng(0).choice(len(files), count, replace=False)
+    return np.stack([read_image(files[index], size) for index in chosen])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("--images", type=pathlib.Path, help="a folder; without it, the digits")
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--completions", type=int, default=4, help="of each image")
+    arguments = parser.parse_args()
+    model = igpt_keras.load(arguments.model)
+    size = model.config.image_size
+    images = images_of(arguments.images, size, arguments.count)
+
+    def complete(at_once, **options):
+        parts = [
+            model.generate(
+                images[start : start + at_once],
+                keep_rows=size // 2,
+                num_completions=arguments.completions,
+                seed=list(range(start, min(start + at_once, len(images)))),
+                **options,
+            ).tokens
+            for start in range(0, len(images), at_once)
+        ]
+        return np.concatenate(parts)
+
+    all_at_once = complete(len(images))
+    ways = {
+        "7 images at a time": (7, {}),
+        "1 image at a time": (1, {}),
+        "row by row": (len(images), {"on_row": lambda row, pixels: None}),
+        "compiled by XLA": (len(images), {"jit_compile": True}),
+    }
+    total = all_at_once[..., 0].size
+    drawn = total * (size - size // 2) * size
+    print(f"{total} completions of {drawn} drawn pixels, against all at once:\n")
+    print("| | completions that differ | one in so many pixels |\n| --- | ---: | ---: |")
+    for name, (at_once, options) in ways.items():
+        differ = int((complete(at_once, **options) != all_at_once).any(axis=-1).sum())
+        print(f"| {name} | {differ} | {f'{drawn / differ:,.0f}' if differ else ''} |")
+
+
+if __name__ == "__main__":
+    main()
