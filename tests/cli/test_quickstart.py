@@ -60,7 +60,11 @@ def test_quickstart_runs_every_stage_and_refuses_to_overwrite(short, tmp_path, m
     assert set(tf.saved_model.load(output / "saved_model" / "1").signatures) == {
         "serving_default",
         "complete",
+        "sample",
+        "score",
+        "classify",
         "classify_images",
+        "features",
     }
 
     before = (output / "measurements.json").read_bytes()
@@ -74,7 +78,7 @@ def test_a_failing_stage_leaves_nothing(short, tmp_path, monkeypatch):
     def fail(*arguments):
         raise OSError("no space left")
 
-    monkeypatch.setattr(quickstart, "serve_and_ask", fail)
+    monkeypatch.setattr(quickstart, "finetuning", fail)
     assert run(monkeypatch, "--output", tmp_path / "out") == 2
     assert not list(tmp_path.iterdir())
 

@@ -1,5 +1,6 @@
 import asyncio
 import io
+import socket
 
 import grpc
 import numpy as np
@@ -285,9 +286,9 @@ def test_a_missing_signature_is_told(client):
     assert set(client.signatures()) == names | {"serving_default"}
 
 
-def test_no_server_is_unavailable(exported):
-    with Server(exported) as server:
-        address = server.address
+def test_no_server_is_unavailable():
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        address = f"127.0.0.1:{reserved.getsockname()[1]}"
     with Client(address, retries=RetryPolicy(attempts=2, initial_pause=0.01)) as client:
         with pytest.raises(Unavailable, match=address) as caught:
             client.complete(IMAGES, keep_rows=2)
