@@ -45,6 +45,7 @@ def short(monkeypatch):
         monkeypatch.setattr(quickstart, name, value)
 
 
+@pytest.mark.slow
 def test_quickstart_runs_every_stage_and_refuses_to_overwrite(short, tmp_path, monkeypatch, capsys):
     output = tmp_path / "out"
     assert run(monkeypatch, "--output", output) == 0

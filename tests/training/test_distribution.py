@@ -71,7 +71,8 @@ def test_two_workers_end_where_one_ends(tmp_path):
             assert_same(np.load(tmp_path / f"worker-{index}" / f"{kind}.npz"), alone(kind))
 
 
-@pytest.mark.parametrize("kind", [pytest.param("bert", marks=pytest.mark.slow), "classifier"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["bert", "classifier"])
 def test_micro_batches_and_remat_end_where_whole_batches_end(kind):
     cut = train(mirrored(), micro_batches=3, remat=True, **KINDS[kind])
     assert_same(cut, alone(kind))
