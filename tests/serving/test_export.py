@@ -14,7 +14,7 @@ from igpt_keras.data.images import read_image
 from igpt_keras.evaluation.accuracy import generative_loss
 from igpt_keras.evaluation.voting import VOTES, draw_mask
 from igpt_keras.models import ImageGPT, ImageGPTClassifier
-from igpt_keras.sampling import completion_seeds, score
+from igpt_keras.sampling import completion_seeds, sample_tokens, score
 from serving.export import MAX_PIXELS, export
 from serving.export.checks import check_runs, check_servable
 from serving.export.signatures import default_feature_layer, signature_names
@@ -84,6 +84,23 @@ def test_completions_equal_those_in_process(tf1_model, model):
     assert len(np.unique(expected.tokens)) > 2, "the model should not be constant"
     decoded = [np.asarray(PIL.Image.open(io.BytesIO(png))) for png in outputs["png_bytes"]]
     np.testing.assert_array_equal(decoded, outputs["pixels"])
+
+
+def test_the_decoder_gives_the_same_bits_in_process(tf1_model, model):
+    images = random_images(3, seed=6)
+    seeds = np.array([8, 9, 10])
+    outputs = tf1_model.run("complete", **completion_inputs(images, keep_rows=2, seed=seeds))
+    decode = tf.function(lambda *inputs: sample_tokens(model, *inputs), autograph=False)
+    tokens, log_likelihood = decode(
+        tf.constant(model.palette.quantize(images).reshape(3, -1).astype(np.int32)),
+        tf.constant(np.tile(np.arange(SIZE * SIZE) < 2 * SIZE, (3, 1))),
+        tf.constant(seeds),
+        tf.ones(3),
+        tf.zeros(3, tf.int32),
+        tf.ones(3),
+    )
+    np.testing.assert_array_equal(outputs["tokens"], tokens)
+    np.testing.assert_array_equal(outputs["log_likelihood"], log_likelihood)
 
 
 def test_every_example_has_its_own_settings(tf1_model, model):
