@@ -115,6 +115,8 @@ def _write(cache, start, new):
 
 def _multiply(x, y, adj_y=False):
     """`tf.matmul`, but never oneDNN's, which is slow for stacks of products with a vector."""
+    if x.dtype == tf.float16:  # TensorFlow has no other for this dtype on a CPU
+        return tf.matmul(x, y, transpose_b=adj_y)
     return tf.raw_ops.BatchMatMulV3(x=x, y=y, Tout=x.dtype, adj_y=adj_y)
 
 

@@ -194,9 +194,10 @@ def test_likelihoods_and_entropies_are_those_of_the_full_forward_pass(
     np.testing.assert_allclose(completed.entropy, entropy.reshape(3, 5, 4, 4), atol=1e-4)
 
 
-def test_bfloat16_models_complete(plain_model, masked_completions):
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_models_of_mixed_precision_complete(plain_model, masked_completions, precision):
     known, images, _ = masked_completions
-    model = ImageGPT(plain_model.config, palette=plain_model.palette, dtype="mixed_bfloat16")
+    model = ImageGPT(plain_model.config, palette=plain_model.palette, dtype=precision)
     model.set_weights(plain_model.get_weights())
     completed = model.generate(images, known=known, num_completions=5, seed=2)
     tokens = completed.tokens.reshape(15, 16)
