@@ -17,10 +17,14 @@ import argparse
 import dataclasses
 import math
 import os
+import pathlib
 import statistics
+import sys
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# The script serving.py beside this one has the name of a package.
+sys.path.remove(str(pathlib.Path(__file__).parent.resolve()))
 
 import keras
 import numpy as np
