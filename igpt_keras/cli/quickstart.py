@@ -146,7 +146,7 @@ def draw_pictures(
         [original, keep_top(original, KEEP_ROWS), *completed]
         for original, completed in zip(images, completions.images, strict=True)
     ]
-    sheet = contact_sheet(rows, ["original", "kept", "completions"])
+    sheet = contact_sheet(rows, ["original", "known", "completions"])
     save_png(sheet, folder / "completions.png")
     samples = igpt_keras.sample(model, None, SAMPLES, seed=seed).images[:, 0]
     save_png(contact_sheet(np.array_split(samples, 6)), folder / "samples.png")

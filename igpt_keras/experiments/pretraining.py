@@ -412,7 +412,7 @@ def _pictures(model: igpt_keras.ImageGPT, run: Run) -> dict[str, Image.Image]:
         [original, keep_top(original, keep_rows), *completed]
         for original, completed in zip(pixels, completions.images, strict=True)
     ]
-    return {"completions": contact_sheet(rows, ["original", "kept", "completions"])}
+    return {"completions": contact_sheet(rows, ["original", "known", "completions"])}
 
 
 def _write(model: igpt_keras.ImageGPT, run: Run, figures: dict[str, Any]) -> None:
