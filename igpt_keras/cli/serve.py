@@ -137,7 +137,10 @@ def _log_to_stderr():
     logger = logging.getLogger("serving")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    # TensorFlow's libraries give the root logger a handler: every line would come twice.
+    logger.propagate = False
     try:
         yield
     finally:
+        logger.propagate = True
         logger.removeHandler(handler)

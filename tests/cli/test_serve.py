@@ -101,6 +101,7 @@ def test_export_serve_and_client(config, palette, randomized, tmp_path, monkeypa
     requests = [(line["method"], line["status"]) for line in lines if line["message"] == "request"]
     assert requests.count(("Predict", "OK")) >= 2
     assert requests.count(("Predict", "INVALID_ARGUMENT")) == 1
+    assert "INFO:serving" not in pathlib.Path("log").read_text(), "logged twice"
     assert run(monkeypatch, "client", "classify", "image.png", "--server", address) == 1
     assert "UNAVAILABLE" in capsys.readouterr().err
 
