@@ -45,7 +45,7 @@ SECONDS_BETWEEN_UPDATES = 0.25
 SIZE_NAMES = ("num_layers", "hidden_dim", "num_heads")
 # Of the training commands: what a search sets itself, or what nothing is chosen by.
 LEFT_OUT = {RATE, "resume", "overwrite", "output", "fold_validation"}
-LEFT_OUT |= {"method", "concatenate", "labels_per_class", "baseline", "feature_cache"}
+LEFT_OUT |= {"method", "concatenate", "baseline", "feature_cache"}
 
 
 class Sizes(click.ParamType):
@@ -112,7 +112,8 @@ def _searches(trains: click.Command, start: str, *more: click.Option) -> Callabl
     """A command of the group `tune`, with the options of the command that trains."""
 
     def add(callback: Callable) -> click.Command:
-        options = [option for option in trains.params if option.name not in LEFT_OUT]
+        left_out = LEFT_OUT | ({"labels_per_class"} if trains is probe_command else set())
+        options = [option for option in trains.params if option.name not in left_out]
         if all(option.name != PROGRESS.name for option in options):
             options.append(PROGRESS)
         command = click.Command(
