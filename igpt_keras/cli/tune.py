@@ -80,7 +80,7 @@ class Sizes(click.ParamType):
 
 SEARCH_OPTIONS = (
     click.Option(
-        ["--output"],
+        ["output", "--output", "--out"],
         required=True,
         type=click.Path(path_type=pathlib.Path),
         help="Folder of the search; one that was interrupted goes on.",
