@@ -2,9 +2,8 @@
 
 import asyncio
 import contextlib
+import pathlib
 import random
-import shutil
-import subprocess
 import threading
 import time
 from concurrent import futures
@@ -35,6 +34,7 @@ from serving.client import (
 )
 from serving.client.connection import Attempts, Deadline
 
+CERTIFICATES = pathlib.Path(__file__).parents[1] / "fixtures" / "tls"
 IMAGE = np.zeros((1, 2, 2, 3), np.uint8)
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 QUICKLY = RetryPolicy(attempts=4, initial_pause=0.01, seed=0)
@@ -303,37 +303,11 @@ def test_retry_policies_are_checked(options):
         RetryPolicy(**options)
 
 
-OPENSSL = shutil.which("openssl")
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory):
-    """A folder with an authority, and certificates of a server and a client that it signed."""
-    if OPENSSL is None:
-        pytest.skip("openssl makes the certificates")
-    folder = tmp_path_factory.mktemp("certificates")
-
-    def openssl(*arguments):
-        subprocess.run([OPENSSL, *arguments], cwd=folder, check=True, capture_output=True)
-
-    new_key = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    openssl(*new_key, "-x509", "-keyout", "root.key", "-out", "root.pem", "-subj", "/CN=authority")
-    (folder / "names").write_text("subjectAltName=DNS:images.example")
-    for name in ("server", "client"):
-        openssl(*new_key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        authority = ["-CA", "root.pem", "-CAkey", "root.key", "-CAcreateserial"]
-        openssl(
-            *("x509", "-req", "-in", f"{name}.csr", *authority),
-            *("-extfile", "names", "-out", f"{name}.pem"),
-        )
-    return folder
-
-
 @pytest.fixture(params=[False, True], ids=["any client", "known clients"])
-def encrypted(request, certificates, service):
+def encrypted(request, service):
     """Address of a server with TLS, and whether it asks clients for a certificate."""
     key, certificate, root = (
-        (certificates / name).read_bytes() for name in ("server.key", "server.pem", "root.pem")
+        (CERTIFICATES / name).read_bytes() for name in ("named.key", "named.pem", "ca.pem")
     )
     credentials = grpc.ssl_server_credentials(
         [(key, certificate)], root_certificates=root, require_client_auth=request.param
@@ -343,12 +317,12 @@ def encrypted(request, certificates, service):
 
 
 @both
-def test_connections_are_encrypted(encrypted, certificates, ask):
+def test_connections_are_encrypted(encrypted, ask):
     address, asks_for_certificate = encrypted
-    trusted = {"root_certificates": certificates / "root.pem", "server_name": "images.example"}
+    trusted = {"root_certificates": CERTIFICATES / "ca.pem", "server_name": "images.example"}
     own = {
-        "client_certificate": certificates / "client.pem",
-        "client_key": certificates / "client.key",
+        "client_certificate": CERTIFICATES / "client.pem",
+        "client_key": CERTIFICATES / "client.key",
     }
     options = {"retries": RetryPolicy(attempts=1), "timeout": 20}
     assert ask(address, tls=TLS(**trusted, **own), **options).shape == (1, 3)
@@ -360,7 +334,7 @@ def test_connections_are_encrypted(encrypted, certificates, ask):
     with pytest.raises(Unavailable):
         ask(address, tls=TLS(server_name="images.example"), **options)
     with pytest.raises(Unavailable):
-        ask(address, tls=TLS(root_certificates=certificates / "root.pem"), **options)
+        ask(address, tls=TLS(root_certificates=CERTIFICATES / "ca.pem"), **options)
     with pytest.raises(Unavailable):
         ask(address, **options)
 
