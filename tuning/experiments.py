@@ -16,6 +16,7 @@ from igpt_keras.errors import InputError
 from igpt_keras.evaluation.results import RESULT_FILE, read_result
 from igpt_keras.experiments import finetuning, pretraining, probing
 from igpt_keras.experiments.options import LAYOUT, DataOptions, TrainingOptions
+from igpt_keras.experiments.palettes import load_with_palette
 from igpt_keras.folder import read_training
 from igpt_keras.training.journal import HISTORY_FILE, read_history
 from igpt_keras.training.runs import RUN_FILE
@@ -77,6 +78,19 @@ class Experiment(Generic[Settings]):
         settings = self._settings(hp) if callable(self._settings) else self._settings
         return dataclasses.replace(settings, **{RATE: hp.get(RATE)})
 
+    def check(self, hp: keras_tuner.HyperParameters) -> None:
+        """Raises, before there is a folder, for what no trial could train with."""
+        self.settings(hp)
+        self.open_data()
+
+    def open_data(self) -> Any:
+        """The images.
+
+        Raises:
+            InputError: there are none, or none that a trial can use.
+        """
+        return self.data.open()
+
     def described(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
         """What must not change while a search goes on, JSON values."""
         options = {
@@ -131,6 +145,9 @@ class Pretraining(Experiment[pretraining.Settings]):
         super().__init__(data, settings, **others)
         self.training = training or TrainingOptions(progress="quiet")
         self._palettes = {}
+
+    def open_data(self) -> pretraining.Images:
+        return self.images
 
     def rates(self) -> Rates:
         """0.01, 0.003, 0.001, …, as in the paper."""
@@ -191,6 +208,10 @@ class FineTuning(Experiment[finetuning.Settings]):
         self.model = str(model)
         self.training = training or TrainingOptions(progress="quiet")
 
+    def check(self, hp):
+        super().check(hp)
+        load_with_palette(self.model)
+
     def described(self, hp):
         return {"model": self.model, **super().described(hp)}
 
@@ -202,6 +223,8 @@ class FineTuning(Experiment[finetuning.Settings]):
         """
         rate = read_training(self.model).get(RATE)
         if rate is None:
+            # Where there is no model at all, that is what to say.
+            load_with_palette(self.model)
             raise InputError(
                 f"{self.model} does not tell the learning rate it was pre-trained at, a tenth of "
                 "which is the first to be tried; give the rate to start from"
@@ -247,6 +270,10 @@ class Probing(Experiment[probing.Settings]):
 
     def settings(self, hp):
         return dataclasses.replace(super().settings(hp), method="sgd")
+
+    def check(self, hp):
+        super().check(hp)
+        load_with_palette(self.model)
 
     def described(self, hp):
         return {"model": self.model, **super().described(hp)}

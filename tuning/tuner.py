@@ -73,8 +73,7 @@ class LargeToSmall(keras_tuner.Tuner):
         oracle = LargeToSmallOracle(
             experiment.objective, rates or experiment.rates(), tolerance, writes=self.writes
         )
-        # Raises for settings that cannot be used before there is a folder.
-        experiment.settings(oracle.get_space())
+        experiment.check(oracle.get_space())
         folder = pathlib.Path(directory, project_name)
         if overwrite and folder.exists():
             # Raises where another process searches.
