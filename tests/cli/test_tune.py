@@ -122,6 +122,25 @@ def test_unusable_options(igpt, tmp_path, arguments, message):
     assert not (tmp_path / "tuned").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["pretrain", "--data", "folder:nowhere", *ONE, "--image-size", 8, "--steps", 8],
+            "nowhere",
+        ),
+        (["finetune", "nowhere", "--data", "digits"], "nowhere does not exist"),
+        (["finetune", "nowhere", "--data", "digits", "--start", 1], "nowhere does not exist"),
+        (["probe", "nowhere", "--data", "digits", "--layers", 0], "nowhere does not exist"),
+    ],
+)
+def test_a_wrong_path_leaves_the_folder_for_the_right_one(igpt, tmp_path, arguments, message):
+    status, _, errors = igpt("tune", *arguments, "--out", tmp_path / "tuned")
+    assert (status, errors.count("\n")) == (2, 1)
+    assert message in errors
+    assert not (tmp_path / "tuned").exists()
+
+
 def test_another_folder_is_not_written_to(igpt, tmp_path):
     (tmp_path / "precious.txt").write_text("mine")
     status, _, errors = igpt(*PRETRAIN, *ONE, "--steps", 8, "--output", tmp_path)
