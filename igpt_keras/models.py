@@ -487,9 +487,14 @@ class ImageGPTClassifier(GenerativeModel):
         """As Keras', with L_CLF from integer labels and accuracy unless told otherwise."""
         if loss == "auto":
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        accuracy = ["accuracy"] if metrics == "auto" else metrics
+        super().compile(optimizer=optimizer, loss=loss, metrics=accuracy, **kwargs)
         if metrics == "auto":
-            metrics = ["accuracy"]
-        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+            # Keras would do so in the first step: too late for a training that goes on within
+            # an epoch, whose mean is restored before.
+            labels = keras.KerasTensor((None,), "int32")
+            with self.distribute_scope():
+                self._compile_metrics.build(labels, keras.KerasTensor((None, self.num_classes)))
 
     def call(self, inputs):
         outputs = self.per_image(inputs)

@@ -3,8 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
-import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -24,28 +23,26 @@ from igpt_keras.evaluation.accuracy import masked_inputs
 from igpt_keras.evaluation.results import Result, describe_model, write_result
 from igpt_keras.experiments.options import DataOptions, TrainingOptions
 from igpt_keras.experiments.palettes import MAX_IMAGES, read_palette, training_images
+from igpt_keras.experiments.recording import RecordingSettings, recording, stopped_by_signals
 from igpt_keras.pictures import contact_sheet, keep_top, save_png
 from igpt_keras.training.checkpoints import Checkpoints
-from igpt_keras.training.guard import SpikeGuard
-from igpt_keras.training.journal import Journal, read_history
+from igpt_keras.training.journal import read_history
 from igpt_keras.training.pretraining import pretrain
 from igpt_keras.training.progress import ProgressBar
 from igpt_keras.training.runs import (
     CHECKPOINTS,
     PALETTE_FILE,
-    STATES,
     create_run,
     only_writer,
     read_run,
 )
-from igpt_keras.training.state import States
 from igpt_keras.training.strategies import is_chief, share_out
 
 PICTURED, COMPLETIONS_EACH, SAMPLES = 8, 6, 40
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(RecordingSettings):
     """The model and its training; see `igpt pretrain --help`.
 
     Raises:
@@ -66,9 +63,6 @@ class Settings:
     learning_rate: float = 0.003
     mask_probability: float = 0.15
     checkpoints: int = 5
-    save_every: int = 1000
-    keep_states: int = 2
-    log_every: int = 10
     seed: int = 0
 
     def __post_init__(self):
@@ -284,7 +278,6 @@ def _train(
     stream, intervals = run.stream(), run.intervals()
     total_steps = intervals["epochs"] * intervals["steps_per_epoch"]
     strategy = model.distribute_strategy
-    writes = is_chief(strategy)
     bar = ProgressBar(
         output.name, ("loss", "bits_per_pixel", "val_loss"), total_steps, training.progress
     )
@@ -293,34 +286,28 @@ def _train(
         {intervals["epochs"] >> halvings for halvings in range(settings.checkpoints)},
         intervals["steps_per_epoch"],
         run.about(),
-        writes=writes,
+        writes=is_chief(strategy),
     )
-    journal = Journal(
+    states = recording(
         output,
-        settings.log_every,
-        settings.batch_size,
+        settings,
+        training,
+        strategy,
+        batch_size=settings.batch_size,
+        total_steps=total_steps,
+        listener=bar.show,
         pictures=partial(_pictures, run=run),
-        listeners=[bar.show],
-        writes=writes,
-    )
-    callbacks = {"checkpoints": saving, "journal": journal}
-    if training.guard:
-        callbacks["guard"] = SpikeGuard(total_steps)
-    states = States(
-        output / STATES,
-        settings.save_every,
-        keep=settings.keep_states,
-        writes=writes,
-        callbacks=callbacks,
+        others={"checkpoints": saving},
     )
     training.say(
         f"{model.count_params():,} parameters, {total_steps} steps of {settings.batch_size} images"
     )
     tokens = images.options.encode(images.held_out, model.palette, model.config.image_size).tokens
-    # One of several workers cannot stop by itself: the others would wait for it.
-    alone = not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-    stopping = _stopped_by_signals(states) if alone else contextlib.nullcontext()
-    with bar, images.options.decoder.naming_errors(), stopping:
+    with (
+        bar,
+        images.options.decoder.naming_errors(),
+        stopped_by_signals(states, strategy),
+    ):
         pretrain(
             model,
             lambda step: share_out(partial(stream.dataset, step), strategy),
@@ -330,28 +317,11 @@ def _train(
             clip_norm=training.clip_norm,
             seed=settings.seed,
             states=states,
-            callbacks=[*callbacks.values(), bar, *others],
+            callbacks=[*states.callbacks.values(), bar, *others],
             verbose=0,
             **intervals,
         )
     return saving
-
-
-@contextlib.contextmanager
-def _stopped_by_signals(states: States) -> Iterator[None]:
-    """The first SIGTERM or Ctrl-C ends training after a step, with its state on disk."""
-
-    def stop(signal_number, frame):
-        # A second one ends the process at once.
-        signal.signal(signal_number, before[signal_number])
-        states.stop(signal_number)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _figures(saving: Checkpoints, run: Run) -> dict[str, Any]:

@@ -1,13 +1,16 @@
 """Fine-tuning with early stopping (paper, section 2.4)."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 
 from igpt_keras.errors import InputError
 from igpt_keras.models import ImageGPTClassifier
+from igpt_keras.training.fitting import fit_from_state
 from igpt_keras.training.optimizers import adam
+from igpt_keras.training.state import States
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +26,45 @@ class FineTuning:
     best_epoch: int
 
 
+class EarlyStopping(keras.callbacks.EarlyStopping):
+    """Keras' early stopping by the validation accuracy, over several `fit`s and processes.
+
+    The best weights are for whoever calls `fit` to take.
+
+    Args:
+        patience: as in `finetune`.
+    """
+
+    def __init__(self, patience: int):
+        super().__init__("val_accuracy", mode="max", patience=patience, restore_best_weights=True)
+        super().on_train_begin()
+
+    @property
+    def ended(self) -> bool:
+        """Whether `patience` epochs were no better."""
+        return self.wait >= self.patience
+
+    def on_train_begin(self, logs=None):
+        """Keeps what it knows, that Keras would forget."""
+
+    def on_train_end(self, logs=None):
+        """Leaves the weights, that Keras would replace: the training may go on."""
+
+    def memory(self) -> dict[str, Any]:
+        weights = {f"weight-{i:05d}": value for i, value in enumerate(self.best_weights or [])}
+        known = {"best": self.best, "best_epoch": self.best_epoch, "wait": self.wait}
+        return {**known, **weights}
+
+    def remember(self, memory: dict[str, Any]) -> None:
+        memory = dict(memory)
+        self.best, self.best_epoch = memory.pop("best"), memory.pop("best_epoch")
+        self.wait = memory.pop("wait")
+        self.best_weights = [memory[name] for name in sorted(memory)] or None
+
+
 def finetune(
     classifier: ImageGPTClassifier,
-    train,
+    train: tuple | Callable[[int], Any],
     validation: tuple | None,
     *,
     epochs: int,
@@ -35,6 +74,7 @@ def finetune(
     learning_rate: float = 0.0003,
     clip_norm: float | None = None,
     seed: int = 0,
+    states: States | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int | str = "auto",
 ) -> FineTuning:
@@ -46,42 +86,64 @@ def finetune(
 
     Args:
         classifier: pre-trained or new.
-        train: inputs (tokens int32 [N, n], or these with masks) and labels int32 [N]; or
-            batches of both without end, a `tf.data.Dataset` or what `share_out` makes of some.
+        train: inputs (tokens int32 [N, n], or these with masks) and labels int32 [N]; or a
+            function from a step to the batches of both, without end, that come from that step
+            on: a `tf.data.Dataset`, or what `share_out` makes of some.
         validation: inputs of the classifier and labels int32 [M], for early stopping; or
             None. Give BERT its masks with the tokens, or it draws others in every epoch.
         epochs: at most so many passes.
         patience: stop after so many epochs without a better validation accuracy.
-        batch_size: 128 in the paper; that of arrays, a data set has its own.
-        steps_per_epoch: of a data set.
+        batch_size: 128 in the paper; that of arrays, and of validation.
+        steps_per_epoch: where `train` is a function: batches between two evaluations.
         learning_rate: often 10× below that of pre-training.
         clip_norm: the largest global norm of a gradient; None, as in the paper, for any.
         seed: of the order of arrays and, for BERT, of the masks.
+        states: from the last of which training goes on, and which it writes; `train` must be
+            a function then. On one CPU device it ends with the very weights of a training that
+            was never interrupted.
         callbacks: of Keras.
         verbose: as in `fit`.
 
     Raises:
-        InputError: a data set without `steps_per_epoch`.
+        InputError: another kind of `train`, a function without `steps_per_epoch`, `states` with
+            arrays, or the states of another model.
+        Interrupted: `states.stop` was called; a state is written.
     """
-    streamed = not isinstance(train, tuple)
+    streamed = callable(train)
+    if not (streamed or isinstance(train, tuple)):
+        raise InputError(
+            "train must be inputs and labels, or a function from a step to batches of both, got "
+            f"{type(train).__name__}"
+        )
     if streamed and steps_per_epoch is None:
         raise InputError("steps_per_epoch must be given where the images to train on have no end")
+    if states is not None and not streamed:
+        raise InputError("states need train as a function from a step to batches, got arrays")
     keras.utils.set_random_seed(seed)
     with classifier.distribute_scope():
         classifier.compile(adam(learning_rate, clip_norm))
-    early_stopping = keras.callbacks.EarlyStopping(
-        "val_accuracy", mode="max", patience=patience, restore_best_weights=True
-    )
-    history = classifier.fit(
-        *([train] if streamed else train),
-        batch_size=None if streamed else batch_size,
-        shuffle=not streamed,
-        steps_per_epoch=steps_per_epoch,
-        validation_data=validation,
-        validation_batch_size=batch_size,
-        epochs=epochs,
-        callbacks=[*([early_stopping] if validation is not None else []), *callbacks],
-        verbose=verbose,
-    ).history
-    best_epoch = epochs if validation is None else early_stopping.best_epoch + 1
-    return FineTuning(history, best_epoch)
+    early_stopping = None if validation is None else EarlyStopping(patience)
+    if states is not None and early_stopping is not None:
+        states.include("early_stopping", early_stopping)
+    fitting = {
+        "epochs": epochs,
+        "validation_data": validation,
+        "validation_batch_size": batch_size,
+        "callbacks": [*callbacks] if early_stopping is None else [early_stopping, *callbacks],
+        "verbose": verbose,
+    }
+    if streamed:
+        history = fit_from_state(
+            classifier,
+            train,
+            steps_per_epoch=steps_per_epoch,
+            states=states,
+            ended=lambda: early_stopping is not None and early_stopping.ended,
+            **fitting,
+        )
+    else:
+        history = classifier.fit(*train, batch_size=batch_size, **fitting).history
+    if early_stopping is None:
+        return FineTuning(history, epochs)
+    classifier.set_weights(early_stopping.best_weights)
+    return FineTuning(history, early_stopping.best_epoch + 1)

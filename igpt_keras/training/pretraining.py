@@ -9,6 +9,7 @@ import numpy as np
 
 from igpt_keras.errors import InputError
 from igpt_keras.models import ImageGPT
+from igpt_keras.training.fitting import fit_from_state
 from igpt_keras.training.optimizers import adam, warmup_cosine
 from igpt_keras.training.state import States
 
@@ -51,8 +52,8 @@ def pretrain(
         callbacks: of Keras.
         verbose: as in `fit`.
 
-    Returns: the history of the epochs that this call ended: for each figure its value after
-    every epoch; losses in nats per pixel.
+    Returns: for each figure its value after every epoch, also of those before training went
+    on; losses in nats per pixel.
 
     Raises:
         InputError: a function without `steps_per_epoch`, `states` with an array, or the states
@@ -74,35 +75,12 @@ def pretrain(
     with model.distribute_scope():
         model.compile(adam(schedule, clip_norm))
     fitting = {
+        "epochs": epochs,
         "validation_data": (validation, None),
         "validation_batch_size": batch_size,
-        "callbacks": [*callbacks] if states is None else [*callbacks, states],
-        "shuffle": not streamed,
+        "callbacks": callbacks,
         "verbose": verbose,
     }
     if not streamed:
-        return model.fit(train, epochs=epochs, batch_size=batch_size, **fitting).history
-    step = 0 if states is None else states.restore(model)
-    histories = [
-        model.fit(
-            train(start), initial_epoch=first, epochs=end, steps_per_epoch=count, **fitting
-        ).history
-        for start, first, end, count in _fits(step, steps, epochs)
-    ]
-    names = histories[-1] if histories else ()
-    return {name: sum((history[name] for history in histories), []) for name in names}
-
-
-def _fits(step: int, steps_per_epoch: int, epochs: int) -> list[tuple[int, int, int, int]]:
-    """(first step, first epoch, last epoch, steps an epoch) of what is left after `step`.
-
-    The rest of an epoch that has begun is one `fit`, all later epochs another.
-    """
-    epoch, done = divmod(step, steps_per_epoch)
-    fits = []
-    if done:
-        fits.append((step, epoch, epoch + 1, steps_per_epoch - done))
-        epoch += 1
-    if epoch < epochs:
-        fits.append((epoch * steps_per_epoch, epoch, epochs, steps_per_epoch))
-    return fits
+        return model.fit(train, batch_size=batch_size, **fitting).history
+    return fit_from_state(model, train, steps_per_epoch=steps, states=states, **fitting)

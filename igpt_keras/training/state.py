@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import keras
@@ -14,9 +15,10 @@ from safetensors.numpy import load_file, save_file
 from igpt_keras.atomic import atomic_path
 from igpt_keras.errors import InputError
 
-VARIABLES_FILE = "variables.safetensors"
+ARRAYS_FILE = "arrays.safetensors"
 ABOUT_FILE = "state.json"
-FORMAT_VERSION = 1
+VARIABLES, METRICS = "variables", "metrics"
+FORMAT_VERSION = 2
 
 
 class Interrupted(Exception):
@@ -37,7 +39,7 @@ class Remembers(Protocol):
     """A callback that goes on from what it knew."""
 
     def memory(self) -> dict[str, Any]:
-        """JSON values."""
+        """JSON values, or arrays of NumPy."""
 
     def remember(self, memory: dict[str, Any]) -> None:
         """Takes what `memory` gave, before training goes on."""
@@ -77,12 +79,17 @@ class States(keras.callbacks.Callback):
         self.every = every
         self.keep = keep
         self.writes = writes
-        self.callbacks = callbacks or {}
+        self.callbacks = dict(callbacks or {})
         self._stopping, self._signal_number = False, None
-        self._metrics = []
+        # Of metrics in the epoch that goes on.
+        self._metrics: dict[str, np.ndarray] = {}
         # Steps before the epoch that `fit` is in, or before its rest where one goes on. (The
         # optimizer's own count leaves out steps that a loss scale has skipped.)
         self._before = self._written = 0
+
+    def include(self, name: str, callback: Remembers) -> None:
+        """Adds one that remembers, before `restore`."""
+        self.callbacks[name] = callback
 
     def stop(self, signal_number: int | None = None) -> None:
         """Ends training after the current step, by `Interrupted`, which tells of the signal."""
@@ -99,19 +106,13 @@ class States(keras.callbacks.Callback):
             return 0
         path = paths[-1]
         about = _read_about(path)
-        values = _read_variables(path / VARIABLES_FILE)
+        arrays = _read_arrays(path / ARRAYS_FILE)
         model.optimizer.build(model.trainable_variables)
-        variables = _variables(model)
-        shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
-        if shapes != {name: value.shape for name, value in values.items()}:
-            raise InputError(f"{path} is the state of another model or of another optimizer")
-        for name, variable in variables.items():
-            variable.assign(values[name])
+        _assign(_variables(model), _part_of(VARIABLES, arrays), path)
         if about["within_epoch"]:
-            metrics = {id(variable) for variable in model.metrics_variables}
-            self._metrics = [(v, values[n]) for n, v in variables.items() if id(v) in metrics]
+            self._metrics = _part_of(METRICS, arrays)
         for name, callback in self.callbacks.items():
-            callback.remember(about["callbacks"][name])
+            callback.remember({**about["callbacks"][name], **_part_of(name, arrays)})
         self._before = self._written = about["step"]
         return self._before
 
@@ -120,10 +121,10 @@ class States(keras.callbacks.Callback):
         return sorted(path for path in self.folder.glob("step-*") if (path / ABOUT_FILE).is_file())
 
     def on_epoch_begin(self, epoch, logs=None):
-        # Keras has reset them, also where an epoch goes on.
-        for variable, value in self._metrics:
-            variable.assign(value)
-        self._metrics = []
+        # Keras has reset them, also where an epoch goes on, and `fit` has made those of `compile`.
+        if self._metrics:
+            _assign(_metrics(self.model), self._metrics, self.paths()[-1])
+        self._metrics = {}
 
     def on_train_batch_end(self, batch, logs=None):
         if batch + 1 >= self.params["steps"]:
@@ -143,23 +144,33 @@ class States(keras.callbacks.Callback):
 
     def _write(self, step, within_epoch):
         # In all workers: values that are summed over them must be read by all of them.
-        values = {
-            name: keras.ops.convert_to_numpy(variable)
-            for name, variable in _variables(self.model).items()
+        arrays = {
+            f"{part}/{name}": keras.ops.convert_to_numpy(variable)
+            for part, variables in (
+                (VARIABLES, _variables(self.model)),
+                (METRICS, _metrics(self.model)),
+            )
+            for name, variable in variables.items()
         }
         self._written = step
         if not self.writes:
             return
+        memories = {}
+        for name, callback in self.callbacks.items():
+            memory = callback.memory()
+            own = {key for key, value in memory.items() if isinstance(value, np.ndarray)}
+            arrays |= {f"{name}/{key}": memory[key] for key in own}
+            memories[name] = {key: value for key, value in memory.items() if key not in own}
         about = {
             "format_version": FORMAT_VERSION,
             "step": step,
             "within_epoch": within_epoch,
-            "callbacks": {name: each.memory() for name, each in self.callbacks.items()},
+            "callbacks": memories,
         }
         path = self.folder / f"step-{step:08d}"
         with atomic_path(path, overwrite=True, marker=ABOUT_FILE) as partial:
             partial.mkdir()
-            _save_variables(values, partial / VARIABLES_FILE)
+            _save_arrays(arrays, partial / ARRAYS_FILE)
             (partial / ABOUT_FILE).write_text(json.dumps(about) + "\n", encoding="utf-8")
             for file in (*partial.iterdir(), partial):
                 _sync(file)
@@ -171,13 +182,37 @@ class States(keras.callbacks.Callback):
 
 
 def _variables(model) -> dict[str, keras.Variable]:
-    """All that changes in training, by names that are the same in every process."""
-    ordered = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
-    unique = list({id(variable): variable for variable in ordered}.values())
+    """All that changes in training but metrics, by names that are the same in every process."""
+    metrics = {id(variable) for variable in model.metrics_variables}
+    ordered = [*model.variables, *model.optimizer.variables]
+    return _numbered(variable for variable in ordered if id(variable) not in metrics)
+
+
+def _metrics(model) -> dict[str, keras.Variable]:
+    """Likewise the variables of the metrics."""
+    return _numbered(model.metrics_variables)
+
+
+def _numbered(variables: Iterable[keras.Variable]) -> dict[str, keras.Variable]:
+    unique = {id(variable): variable for variable in variables}.values()
     return {f"{index:05d}": variable for index, variable in enumerate(unique)}
 
 
-def _save_variables(values, file):
+def _assign(variables: dict[str, keras.Variable], values: dict[str, np.ndarray], path) -> None:
+    shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
+    if shapes != {name: value.shape for name, value in values.items()}:
+        raise InputError(f"{path} is the state of another model or of another optimizer")
+    for name, variable in variables.items():
+        variable.assign(values[name])
+
+
+def _part_of(name: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Of all `arrays` of a state those of `name`, without it."""
+    prefix = f"{name}/"
+    return {k.removeprefix(prefix): array for k, array in arrays.items() if k.startswith(prefix)}
+
+
+def _save_arrays(values, file):
     try:
         save_file(values, file)
     except SafetensorError as error:
@@ -195,7 +230,7 @@ def _read_about(path):
     return about
 
 
-def _read_variables(file) -> dict[str, np.ndarray]:
+def _read_arrays(file) -> dict[str, np.ndarray]:
     try:
         return load_file(file)
     except SafetensorError as error:

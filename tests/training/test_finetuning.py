@@ -5,12 +5,15 @@ import tensorflow as tf
 
 from igpt_keras import ImageGPTClassifier, InputError
 from igpt_keras.training.finetuning import finetune
+from igpt_keras.training.state import Interrupted, States
+from tests.training.stopper import Stopper
 
 
 class WeightLog(keras.callbacks.Callback):
     """The weights after every epoch."""
 
-    def on_train_begin(self, logs=None):
+    def __init__(self):
+        super().__init__()
         self.weights = []
 
     def on_epoch_end(self, epoch, logs=None):
@@ -78,14 +81,74 @@ def test_a_stream_trains_as_the_arrays_it_holds(config, counting):
     # One batch holds all images, so their order does not matter.
     batches = tf.data.Dataset.from_tensors((tokens, labels)).repeat()
     of_arrays = weights_after((tokens, labels), batch_size=96)
-    of_stream = weights_after(batches, steps_per_epoch=1)
+    of_stream = weights_after(lambda step: batches, steps_per_epoch=1)
     for weight, other in zip(of_arrays, of_stream, strict=True):
         np.testing.assert_allclose(weight, other, atol=1e-5)
-    longer = weights_after(batches, steps_per_epoch=2)
+    longer = weights_after(lambda step: batches, steps_per_epoch=2)
     assert any(np.abs(a - b).max() > 1e-4 for a, b in zip(of_stream, longer, strict=True))
 
 
-def test_a_stream_needs_its_number_of_steps(config, counting):
+STEPS_PER_EPOCH, PATIENCE = 3, 4
+
+
+def tuned(config, counting, states, *callbacks, seed=1):
+    """A fine-tuning that stops early: a classifier, how it went, and the weights on the way."""
+    tokens, labels = counting
+
+    def batches(step):
+        def batch(step):
+            rows = tf.random.stateless_uniform([16], tf.stack([4, step]), 0, 64, tf.int32)
+            return tf.gather(tokens, rows), tf.gather(labels, rows)
+
+        return tf.data.Dataset.range(step, 1000).map(batch)
+
+    keras.utils.set_random_seed(seed)
+    classifier = ImageGPTClassifier(config, 8)
+    log = WeightLog()
+    training = finetune(
+        classifier,
+        batches,
+        (tokens[64:], labels[64:]),
+        epochs=60,
+        patience=PATIENCE,
+        batch_size=16,
+        steps_per_epoch=STEPS_PER_EPOCH,
+        learning_rate=0.01,
+        states=states,
+        callbacks=[log, *callbacks],
+        verbose=0,
+    )
+    return classifier, training, log
+
+
+def test_a_fine_tuning_that_was_stopped_ends_like_one_that_was_not(config, counting, tmp_path):
+    whole, expected, log = tuned(config, counting, States(tmp_path / "whole", 100))
+    best, epochs = expected.best_epoch, len(expected.history["loss"])
+    assert 1 < best == epochs - PATIENCE
+    # In the first epoch, behind the best one, within the epoch of the early stop, and at its end.
+    stops = [2, best * STEPS_PER_EPOCH + 4, epochs * STEPS_PER_EPOCH - 1]
+    stops.append(epochs * STEPS_PER_EPOCH)
+    done = 0
+    for index, stop in enumerate(stops):
+        states = States(tmp_path / "cut", 100)
+        # What a resumed training draws to begin with must not matter.
+        seed = {"seed": 50 + index} if index else {}
+        with pytest.raises(Interrupted, match=f"after step {stop}$"):
+            tuned(config, counting, states, Stopper(states, stop - done), **seed)
+        done = stop
+    resumed, training, _ = tuned(config, counting, States(tmp_path / "cut", 100), seed=99)
+    assert training == expected
+    assert_equal_weights(resumed.get_weights(), whole.get_weights())
+    assert_equal_weights(resumed.get_weights(), log.weights[best - 1])
+
+
+def test_what_cannot_be_trained_on(config, counting, tmp_path):
     batches = tf.data.Dataset.from_tensors(counting).repeat()
+    settings = {"epochs": 1, "patience": 1}
+    classifier = ImageGPTClassifier(config, 8)
     with pytest.raises(InputError, match="steps_per_epoch must be given"):
-        finetune(ImageGPTClassifier(config, 8), batches, None, epochs=1, patience=1)
+        finetune(classifier, lambda step: batches, None, **settings)
+    with pytest.raises(InputError, match="train must be inputs and labels, or a function"):
+        finetune(classifier, batches, None, steps_per_epoch=1, **settings)
+    with pytest.raises(InputError, match="states need train as a function"):
+        finetune(classifier, counting, None, states=States(tmp_path, 1), **settings)
