@@ -296,7 +296,7 @@ class GenerativeModel(Trainer, keras.Model):
         Raises:
             InputError: `layer` outside 0…L, or unusable tokens.
         """
-        self._check_layer(layer)
+        self.check_layer(layer)
         self._check_inputs(tokens)
         return pool(self.backbone.normalised_states(self._with_mask(tokens), layer)[layer])
 
@@ -319,7 +319,8 @@ class GenerativeModel(Trainer, keras.Model):
         """
         return igpt_keras.complete(self, None, images, **settings)
 
-    def _check_layer(self, layer: int):
+    def check_layer(self, layer: int) -> None:
+        """Raises `InputError` for a layer that features cannot be taken from."""
         if not 0 <= layer <= self.config.num_layers:
             raise InputError(f"layer must lie in 0…{self.config.num_layers}, got {layer}")
 
@@ -429,7 +430,7 @@ class ImageGPTClassifier(GenerativeModel):
     ):
         super().__init__(config, objective, **kwargs)
         self.layer = config.num_layers if layer is None else layer
-        self._check_layer(self.layer)
+        self.check_layer(self.layer)
         if num_classes < 2:
             raise InputError(f"num_classes must be at least 2, got {num_classes}")
         self.num_classes = num_classes

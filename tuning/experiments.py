@@ -39,7 +39,6 @@ class Experiment(Generic[Settings]):
         objective: the final figure that trials are compared by.
         training: how training runs.
         strategy: that the models are made under.
-        step_name: what `curve` counts.
 
     Raises:
         InputError: data that leave nothing to validate on.
@@ -47,7 +46,6 @@ class Experiment(Generic[Settings]):
 
     objective: keras_tuner.Objective
     training: TrainingOptions
-    step_name = "step"
 
     def __init__(
         self,
@@ -121,8 +119,11 @@ class Experiment(Generic[Settings]):
         raise NotImplementedError
 
     def curve(self, output: pathlib.Path) -> list[tuple[int, float]]:
-        """The training loss in nats after so many steps, or as `step_name` says."""
-        return []
+        """The training loss in nats after so many steps; empty where none was written."""
+        if not (output / HISTORY_FILE).exists():
+            return []
+        records = read_history(output)
+        return [(r["step"], r["loss"]) for r in records if r.get("loss") is not None]
 
     def load(self, output: pathlib.Path) -> Any:
         """What `run` trained."""
@@ -168,12 +169,6 @@ class Pretraining(Experiment[pretraining.Settings]):
                 run.create()
         return run.finish(self.strategy, callbacks)
 
-    def curve(self, output):
-        if not (output / HISTORY_FILE).exists():
-            return []
-        records = read_history(output)
-        return [(r["step"], r["loss"]) for r in records if r.get("loss") is not None]
-
     def _palette(self, settings):
         """Fitted once for all trials that would fit the same."""
         key = (settings.palette, settings.num_colors, settings.sizes()["image_size"], settings.seed)
@@ -185,7 +180,7 @@ class Pretraining(Experiment[pretraining.Settings]):
 class FineTuning(Experiment[finetuning.Settings]):
     """`igpt finetune`, by the validation accuracy of its best epoch, whose weights it keeps.
 
-    An unfinished trial begins anew.
+    An unfinished trial goes on from its last state.
 
     Args:
         model: path of the pre-trained model.
@@ -194,7 +189,6 @@ class FineTuning(Experiment[finetuning.Settings]):
     """
 
     objective = keras_tuner.Objective("val_accuracy", "max")
-    step_name = "epoch"
 
     def __init__(
         self,
@@ -233,18 +227,15 @@ class FineTuning(Experiment[finetuning.Settings]):
 
     def run(self, settings, output, callbacks=()):
         if (output / RESULT_FILE).exists():
-            figures = read_result(output).figures
+            return read_result(output).figures["validation_accuracy"]
+        material = finetuning.Material.open(self.model, self.data, settings, self.strategy)
+        if (output / RUN_FILE).exists():
+            run = finetuning.Run.resume(material, settings, self.training, output)
         else:
-            run = finetuning.Run(
-                self.command, self.model, self.data, settings, self.training, output
-            )
-            figures = run.finish(self.strategy, callbacks=callbacks)
-        return figures["validation_accuracy"]
-
-    def curve(self, output):
-        if not (output / RESULT_FILE).exists():
-            return []
-        return list(enumerate(read_result(output).figures["history"]["loss"], start=1))
+            run = finetuning.Run(self.command, material, settings, self.training, output)
+            if is_chief(self.strategy):
+                run.create()
+        return run.finish(self.strategy, callbacks)["validation_accuracy"]
 
 
 class Probing(Experiment[probing.Settings]):

@@ -89,7 +89,7 @@ def losses_by_step(tuner: LargeToSmall, search: Search) -> Figure | None:
         return None
     # Spikes leave the figure, the rest stays readable.
     axes.set_ylim(0.95 * min(lowest), 1.05 * max(first))
-    axes.set(xlabel=tuner.experiment.step_name, ylabel="training loss, nats")
+    axes.set(xlabel="step", ylabel="training loss, nats")
     axes.set_title(title_of(search), loc="left", fontsize=10)
     _explain(axes)
     return figure

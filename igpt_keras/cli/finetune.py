@@ -7,26 +7,37 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from igpt_keras.atomic import check_replaceable
 from igpt_keras.cli.options import (
     batch_size_option,
     command_line,
     data_options,
     output_option,
     overwrite_option,
+    recording_options,
     seed_option,
     training_options,
 )
+from igpt_keras.cli.resume import (
+    check_nothing_changes,
+    exit_interrupted,
+    is_finished,
+    resume_option,
+)
 from igpt_keras.evaluation.results import RESULT_FILE
-from igpt_keras.experiments.finetuning import Run, Settings
+from igpt_keras.experiments.finetuning import KIND, Material, Run, Settings
 from igpt_keras.experiments.options import DataOptions, TrainingOptions
 from igpt_keras.folder import MODEL_FOLDER
-from igpt_keras.training.strategies import make_strategy
+from igpt_keras.training.runs import RUN_FILE
+from igpt_keras.training.state import Interrupted
+from igpt_keras.training.strategies import is_chief, make_strategy
 
 
 @click.command()
 @click.argument("model")
+@resume_option(KIND)
 @data_options
-@output_option()
+@output_option("Folder of the run.")
 @click.option(
     "--from-scratch", is_flag=True, help="Of MODEL take the sizes and the palette, not the weights."
 )
@@ -59,11 +70,15 @@ from igpt_keras.training.strategies import make_strategy
     type=click.IntRange(min=1),
     help="Train on so many random images of each class.  [default: all]",
 )
+@recording_options
 @training_options
 @seed_option("Of new weights, subset, order, augmentation and masks.")
-@overwrite_option()
+@overwrite_option("Replace an earlier run.")
+@click.pass_context
 def finetune(
+    context: click.Context,
     model: str,
+    resume: pathlib.Path | None,
     data: DataOptions,
     training: TrainingOptions,
     output: pathlib.Path,
@@ -73,14 +88,32 @@ def finetune(
     """Train the pre-trained MODEL to classify, and measure it on the test images.
 
     Training stops early at the best validation accuracy, whose weights are kept. With
-    --fold-validation it takes exactly --epochs epochs.
+    --fold-validation it takes exactly --epochs epochs. SIGTERM or Ctrl-C end it after a step
+    and save it; --resume goes on from there, or from before a crash.
     """
     settings = Settings(**settings)
+    if resume is not None:
+        check_nothing_changes(context)
+        if is_finished(output, training):
+            return
     strategy = make_strategy(training.strategy)
-    run = Run(command_line(), model, data, settings, training, output)
-    figures = run.finish(strategy, overwrite)
-    data.report_bad_images()
-    show(figures, output, training)
+    writes = is_chief(strategy)
+    if writes and resume is None:
+        check_replaceable(output, overwrite, marker=RUN_FILE)
+    material = Material.open(model, data, settings, strategy)
+    if resume is not None:
+        run = Run.resume(material, settings, training, output)
+    else:
+        run = Run(command_line(), material, settings, training, output)
+        if writes:
+            run.create(overwrite)
+    try:
+        figures = run.finish(strategy)
+    except Interrupted as interrupted:
+        exit_interrupted(interrupted, KIND, output)
+    if writes:
+        data.report_bad_images()
+        show(figures, output, training)
 
 
 def show(figures: dict[str, Any], output: pathlib.Path, training: TrainingOptions) -> None:

@@ -11,6 +11,7 @@ import click
 
 from igpt_keras.data.decoding import Decoder
 from igpt_keras.experiments.options import DataOptions, TrainingOptions
+from igpt_keras.experiments.recording import RecordingSettings
 from igpt_keras.training.progress import FORMS
 from igpt_keras.training.strategies import STRATEGIES
 
@@ -117,6 +118,38 @@ TRAINING_OPTIONS = (
 def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options of training; the command gets them as one `training: TrainingOptions`."""
     return _gathered(command, TRAINING_OPTIONS, "training", TrainingOptions)
+
+
+RECORDING_OPTIONS = (
+    click.option(
+        "--save-every",
+        type=click.IntRange(min=1),
+        default=RecordingSettings.save_every,
+        show_default=True,
+        help="Steps after which all that --resume needs is written.",
+    ),
+    click.option(
+        "--keep-states",
+        type=click.IntRange(min=1),
+        default=RecordingSettings.keep_states,
+        show_default=True,
+        help="How many of the last of these stay.",
+    ),
+    click.option(
+        "--log-every",
+        type=click.IntRange(min=1),
+        default=RecordingSettings.log_every,
+        show_default=True,
+        help="Steps between two lines of history.jsonl.",
+    ),
+)
+
+
+def recording_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of `RecordingSettings`; the command gets each of them."""
+    for option in reversed(RECORDING_OPTIONS):
+        command = option(command)
+    return command
 
 
 def output_option(of: str = "Folder to write to.") -> Callable:

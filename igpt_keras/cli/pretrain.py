@@ -1,11 +1,8 @@
 """`igpt pretrain`: images in, a generative model out."""
 
 import pathlib
-import shlex
-import sys
 
 import click
-from click.core import ParameterSource
 
 from igpt_keras.atomic import check_replaceable
 from igpt_keras.cli.options import (
@@ -14,34 +11,26 @@ from igpt_keras.cli.options import (
     data_options,
     output_option,
     overwrite_option,
+    recording_options,
     seed_option,
     training_options,
 )
+from igpt_keras.cli.resume import (
+    check_nothing_changes,
+    exit_interrupted,
+    is_finished,
+    resume_option,
+)
 from igpt_keras.config import OBJECTIVES, PRESETS
-from igpt_keras.evaluation.results import RESULT_FILE
-from igpt_keras.experiments.options import LAYOUT, DataOptions, TrainingOptions
-from igpt_keras.experiments.pretraining import Images, Run, Settings, find_palette
-from igpt_keras.training.runs import RUN_FILE, read_run
+from igpt_keras.experiments.options import DataOptions, TrainingOptions
+from igpt_keras.experiments.pretraining import KIND, Images, Run, Settings, find_palette
+from igpt_keras.training.runs import RUN_FILE
 from igpt_keras.training.state import Interrupted
 from igpt_keras.training.strategies import check_batch_size, is_chief, make_strategy
 
 
-def _from_run(context: click.Context, parameter: click.Parameter, run: pathlib.Path | None):
-    """Takes what is not given from the options that `run` began with."""
-    if run is not None:
-        context.default_map = {**read_run(run)["options"], "output": str(run)}
-    return run
-
-
 @click.command()
-@click.option(
-    "--resume",
-    metavar="RUN",
-    type=click.Path(path_type=pathlib.Path),
-    is_eager=True,
-    callback=_from_run,
-    help="Go on with a run that was interrupted, with the options it began with.",
-)
+@resume_option(KIND)
 @data_options
 @output_option("Folder of the run.")
 @click.option(
@@ -80,27 +69,7 @@ def _from_run(context: click.Context, parameter: click.Parameter, run: pathlib.P
     show_default=True,
     help="Models kept: the last, and those after 1/2, 1/4, … of the steps; besides, the best.",
 )
-@click.option(
-    "--save-every",
-    type=click.IntRange(min=1),
-    default=Settings.save_every,
-    show_default=True,
-    help="Steps after which all that --resume needs is written.",
-)
-@click.option(
-    "--keep-states",
-    type=click.IntRange(min=1),
-    default=Settings.keep_states,
-    show_default=True,
-    help="How many of the last of these stay.",
-)
-@click.option(
-    "--log-every",
-    type=click.IntRange(min=1),
-    default=Settings.log_every,
-    show_default=True,
-    help="Steps between two lines of history.jsonl.",
-)
+@recording_options
 @training_options
 @seed_option()
 @overwrite_option("Replace an earlier run.")
@@ -122,9 +91,8 @@ def pretrain(
     """
     settings = Settings(**settings)
     if resume is not None:
-        _check_nothing_changes(context)
-        if (output / RESULT_FILE).exists():
-            training.conclude(f"{output} is finished, nothing is left to do")
+        check_nothing_changes(context)
+        if is_finished(output, training):
             return
     strategy = make_strategy(training.strategy)
     check_batch_size(strategy, settings.batch_size)
@@ -142,23 +110,7 @@ def pretrain(
     try:
         loss = run.finish(strategy)
     except Interrupted as interrupted:
-        command = shlex.join(["igpt", "pretrain", "--resume", str(output)])
-        click.echo(f"{interrupted}; go on with {command}", err=True)
-        sys.exit(128 + interrupted.signal_number)
+        exit_interrupted(interrupted, KIND, output)
     if is_chief(strategy):
         data.report_bad_images()
         training.conclude(f"validation loss {loss:.4f} nats per pixel; wrote {output}")
-
-
-def _check_nothing_changes(context: click.Context) -> None:
-    """Raises `click.UsageError` for options beside --resume that would make it another run."""
-    given = [
-        parameter.opts[0]
-        for parameter in context.command.params
-        if context.get_parameter_source(parameter.name) == ParameterSource.COMMANDLINE
-        and parameter.name not in {"resume", *LAYOUT}
-    ]
-    if given:
-        raise click.UsageError(
-            f"--resume goes on with the options the run began with; leave out {', '.join(given)}"
-        )

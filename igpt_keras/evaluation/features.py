@@ -117,9 +117,15 @@ class AllLayers(keras.Model):
         return self.model.features_of_all_layers(inputs)
 
 
-def _digest_of_model(model) -> str:
-    settings = (model.config.to_dict(), model.objective, model.dtype_policy.name)
-    digest = hashlib.blake2b(json.dumps(settings).encode(), digest_size=16)
-    for weight in model.backbone.get_weights():
+def digest_of_weights(layer: keras.Layer) -> str:
+    """Changes with whatever weight of `layer` changes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for weight in layer.get_weights():
+        digest.update(repr(weight.shape).encode())
         digest.update(np.ascontiguousarray(weight).tobytes())
     return digest.hexdigest()
+
+
+def _digest_of_model(model) -> list:
+    settings = [model.config.to_dict(), model.objective, model.dtype_policy.name]
+    return [*settings, digest_of_weights(model.backbone)]

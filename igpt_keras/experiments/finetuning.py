@@ -1,35 +1,40 @@
-"""Fine-tuning: a pre-trained model in, the folder of a classifier and its accuracy out."""
+"""Fine-tuning: a pre-trained model in, the folder of a run out, which can be gone on with."""
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 import igpt_keras
-from igpt_keras.atomic import atomic_path
-from igpt_keras.data.open import DataSet
+from igpt_keras.data.open import DataSet, Ingredient
+from igpt_keras.data.parts import ArrayPart
+from igpt_keras.data.pipeline import TrainingStream
 from igpt_keras.data.splits import LabelledTokens
 from igpt_keras.errors import InputError
 from igpt_keras.evaluation.accuracy import ClassifierFigures, classifier_figures, masked_inputs
-from igpt_keras.evaluation.results import RESULT_FILE, Result, describe_model, write_result
+from igpt_keras.evaluation.features import digest_of_weights
+from igpt_keras.evaluation.results import Result, describe_model, write_result
 from igpt_keras.evaluation.voting import VOTES
 from igpt_keras.experiments.options import DataOptions, TrainingOptions
 from igpt_keras.experiments.palettes import load_with_palette
+from igpt_keras.experiments.recording import RecordingSettings, recording, stopped_by_signals
 from igpt_keras.folder import MODEL_FOLDER
 from igpt_keras.models import ImageGPT, ImageGPTClassifier
 from igpt_keras.training.finetuning import FineTuning, finetune
-from igpt_keras.training.guard import SpikeGuard
 from igpt_keras.training.progress import ProgressBar
-from igpt_keras.training.strategies import check_batch_size, folder_of_chief, share_out
+from igpt_keras.training.runs import create_run, only_writer, read_run
+from igpt_keras.training.strategies import check_batch_size, is_chief, share_out
+
+KIND = "finetune"
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(RecordingSettings):
     """The training; see `igpt finetune --help`."""
 
     from_scratch: bool = False
@@ -44,93 +49,187 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
+class Material:
+    """What a fine-tuning begins with.
+
+    Attributes:
+        path: of the pre-trained model.
+        start: that model, or a new one of its sizes and palette.
+        options: what the user said of the data.
+        data_set: the images.
+        parts: the "test" part, and "validation" unless it is folded into the training images.
+        stream: the batches to train on.
+    """
+
+    path: str
+    start: ImageGPT
+    options: DataOptions
+    data_set: DataSet
+    parts: dict[str, LabelledTokens]
+    stream: TrainingStream
+
+    @classmethod
+    def open(
+        cls,
+        path: str,
+        options: DataOptions,
+        settings: Settings,
+        strategy: tf.distribute.Strategy,
+    ) -> "Material":
+        """Loads the model, and the images in its palette.
+
+        Raises:
+            InputError: a model, settings or data that do not fit.
+        """
+        start = load_start(path, settings)
+        if settings.layer is not None:
+            start.check_layer(settings.layer)
+        data_set = options.open()
+        check_data(data_set, options, settings)
+        batch_size = global_batch_size(data_set, settings, strategy)
+        parts = encode_parts(start, data_set, options)
+        stream = training_stream(start, data_set, options, settings, batch_size)
+        return cls(path, start, options, data_set, parts, stream)
+
+    @property
+    def count(self) -> int:
+        """How many images there are to train on."""
+        return self.stream.ingredients[0].part.num_examples
+
+    def fingerprints(self) -> dict[str, Any]:
+        """What changes when the model or the images change."""
+        parts = [ingredient.part for ingredient in self.data_set.ingredients]
+        parts += [part for part in (self.data_set.validation, self.data_set.test) if part]
+        return {
+            "model": digest_of_weights(self.start),
+            "images": [part.fingerprint() for part in parts],
+        }
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
     """One fine-tuning and its folder.
 
     Attributes:
         command: that began it.
-        model: path of the pre-trained model.
-        data: what it learns from, and is measured on.
+        material: the model, and what it learns from and is measured on.
         settings: of the training.
         training: how it runs.
         output: the folder.
     """
 
     command: str
-    model: str
-    data: DataOptions
+    material: Material
     settings: Settings
     training: TrainingOptions
     output: pathlib.Path
 
-    def finish(
-        self,
-        strategy: tf.distribute.Strategy,
-        overwrite: bool = False,
-        callbacks: Sequence[keras.callbacks.Callback] = (),
-    ) -> dict[str, Any]:
-        """Trains, measures and writes all of it; gives the figures of the result.
+    @classmethod
+    def resume(
+        cls,
+        material: Material,
+        settings: Settings,
+        training: TrainingOptions,
+        output: pathlib.Path,
+    ) -> "Run":
+        """The run in `output`, to go on from its last state.
 
-        Args:
-            strategy: that the classifier is made under.
-            overwrite: whether an earlier run is replaced.
-            callbacks: of Keras.
+        Raises:
+            InputError: `output` is no such run, or one of another model or other images.
+        """
+        begun = read_run(output, KIND)
+        for name, value in material.fingerprints().items():
+            if begun[name] != value:
+                given = material.path if name == "model" else " ".join(material.options.data)
+                raise InputError(f"{name} {given} changed since {output} began")
+        return cls(begun["command"], material, settings, training, output)
+
+    def create(self, overwrite: bool = False) -> None:
+        """Begins the folder of a new run.
 
         Raises:
             FileExistsError: the folder exists and must not be replaced.
-            InputError: a model or data that do not fit.
+        """
+        options = {
+            "model": self.material.path,
+            **self.material.options.described(),
+            **dataclasses.asdict(self.training),
+            **dataclasses.asdict(self.settings),
+        }
+        about = {"command": self.command, "options": options, **self.material.fingerprints()}
+        create_run(self.output, KIND, about, self.material.start.palette, overwrite)
+
+    def finish(
+        self,
+        strategy: tf.distribute.Strategy,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+    ) -> dict[str, Any]:
+        """Trains from the last state on, or from the beginning, measures and writes the result.
+
+        Args:
+            strategy: that the classifier is made under.
+            callbacks: of Keras, besides those that write the run.
+
+        Returns: the figures of the result.
+
+        Raises:
+            InputError: another process trains in the folder.
+            Interrupted: a signal told it to stop; its state is written.
             Diverged: as `SpikeGuard`.
         """
-        model, data, settings, training = self.model, self.data, self.settings, self.training
-        check_batch_size(strategy, settings.batch_size)
-        with (
-            folder_of_chief(strategy, self.output) as run,
-            atomic_path(run, overwrite, marker=RESULT_FILE) as folder,
-        ):
-            start = load_start(model, settings)
-            data_set = data.open()
-            check_data(data_set, data, settings)
+        material, settings = self.material, self.settings
+        writes = is_chief(strategy)
+        with only_writer(self.output) if writes else contextlib.nullcontext():
             with strategy.scope():
                 classifier = ImageGPTClassifier.from_pretrained(
-                    start,
-                    len(data_set.class_names),
+                    material.start,
+                    len(material.data_set.class_names),
                     layer=settings.layer,
                     generative_weight=settings.generative_weight,
-                    class_names=data_set.class_names,
-                    dtype=training.precision,
+                    class_names=material.data_set.class_names,
+                    dtype=self.training.precision,
                 )
-            training.prepare(classifier)
-            parts = encode_parts(start, data_set, data)
-            images = training_images(start, data_set, data, settings)
-            announce(images, parts, settings, training)
-            trained = train(classifier, images, parts, data, settings, training, callbacks)
+            self.training.prepare(classifier)
+            trained = _train(classifier, self, callbacks)
             measured = {
                 name: classifier_figures(classifier, part.tokens, part.labels, seed=settings.seed)
-                for name, part in parts.items()
+                for name, part in material.parts.items()
             }
-            folder.mkdir()
-            described = describe_settings(classifier, data, settings, training)
-            about = {
-                "name": run.name,
-                "data": data_set.describe()["name"],
-                "step": trained.best_epoch * images.steps_per_epoch,
-                "validation_loss": measured["validation"].generative_loss
-                if "validation" in measured
-                else None,
-                "model": model,
-                **described,
-            }
-            igpt_keras.save(classifier, folder / MODEL_FOLDER, about)
-            result = Result(
-                kind="finetune",
-                command=self.command,
-                model=describe_start(start, model, settings),
-                data={**data_set.describe(), "train": images.count},
-                settings=described,
-                figures=figures_of(classifier, trained, measured),
-            )
-            write_result(result, folder)
-        return result.figures
+            figures = figures_of(classifier, trained, measured)
+            if writes:
+                _write(classifier, self, figures, measured.get("validation"))
+        return figures
+
+
+def _write(
+    classifier: ImageGPTClassifier,
+    run: Run,
+    figures: dict[str, Any],
+    validation: ClassifierFigures | None,
+) -> None:
+    """Writes what a finished run has: the classifier, and the result in the end."""
+    material = run.material
+    data = material.data_set.describe()
+    settings = describe_settings(classifier, material.options, run.settings, run.training)
+    about = {
+        "name": run.output.name,
+        "data": data["name"],
+        "step": figures["best_epoch"] * material.stream.steps_per_epoch,
+        "validation_loss": validation and validation.generative_loss,
+        "model": material.path,
+        **settings,
+    }
+    # A process that was killed before the result was written may have written this.
+    igpt_keras.save(classifier, run.output / MODEL_FOLDER, about, overwrite=True)
+    result = Result(
+        kind=KIND,
+        command=run.command,
+        model=describe_start(material.start, material.path, run.settings),
+        data={**data, "train": material.count},
+        settings=settings,
+        figures=figures,
+    )
+    write_result(result, run.output)
 
 
 def load_start(path: str, settings: Settings) -> ImageGPT:
@@ -181,104 +280,115 @@ def encode_parts(
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainingImages:
-    """What is trained on.
+def global_batch_size(
+    data_set: DataSet, settings: Settings, strategy: tf.distribute.Strategy
+) -> int:
+    """Images in a step: no more than there are, where they are few of every class.
 
-    Attributes:
-        batches: of a worker, as `share_out` takes them; None where there are arrays.
-        arrays: tokens int32 [N, n] and labels int32 [N]; None where there are batches.
-        steps_per_epoch: batches in an epoch.
-        count: how many images there are.
+    Raises:
+        InputError: it cannot be shared out evenly.
     """
-
-    batches: Callable[[int, int], tf.data.Dataset] | None
-    arrays: tuple[np.ndarray, np.ndarray] | None
-    steps_per_epoch: int
-    count: int
-
-
-def training_images(
-    start: ImageGPT, data_set: DataSet, data: DataOptions, settings: Settings
-) -> TrainingImages:
-    """A stream of all training images, or some of every class as arrays."""
-    encoding = (start.palette, start.config.image_size)
     if settings.labels_per_class is None:
-        stream = data.stream(
-            data_set,
-            *encoding,
-            settings.batch_size,
-            settings.seed,
-            labels=True,
-            mask_probability=start.mask_probability if start.objective == "bert" else None,
+        check_batch_size(strategy, settings.batch_size)
+        return settings.batch_size
+    count = settings.labels_per_class * len(data_set.class_names)
+    replicas = strategy.num_replicas_in_sync
+    if settings.batch_size > count and count % replicas:
+        raise InputError(
+            f"batch_size={settings.batch_size} is more than the {count} images of "
+            f"labels_per_class={settings.labels_per_class}, which {replicas} replicas cannot share "
+            f"evenly; give a multiple of {replicas} below {count}"
         )
-        return TrainingImages(
-            partial(stream.dataset, 0), None, stream.steps_per_epoch, data_set.train.num_examples
-        )
+    check_batch_size(strategy, min(settings.batch_size, count))
+    return min(settings.batch_size, count)
+
+
+def training_stream(
+    start: ImageGPT,
+    data_set: DataSet,
+    data: DataOptions,
+    settings: Settings,
+    batch_size: int,
+) -> TrainingStream:
+    """Batches of all training images, or of some of every class."""
+    encoding = (start.palette, start.config.image_size)
+    stream = data.stream(
+        data_set,
+        *encoding,
+        batch_size,
+        settings.seed,
+        labels=True,
+        mask_probability=start.mask_probability if start.objective == "bert" else None,
+    )
+    if settings.labels_per_class is None:
+        return stream
     encoded = data.encode(data_set.train, *encoding)
     subset = encoded.per_class(settings.labels_per_class, settings.seed)
-    tokens = np.asarray(subset.tokens, np.int32)
-    steps_per_epoch = -(-len(subset) // settings.batch_size)
-    return TrainingImages(None, (tokens, subset.labels), steps_per_epoch, len(subset))
+    part = ArrayPart(data_set.train.name, subset.tokens, subset.labels)
+    return dataclasses.replace(stream, ingredients=[Ingredient(part, 1.0, "none")], cache=None)
 
 
-def announce(
-    images: TrainingImages,
-    parts: dict[str, LabelledTokens],
-    settings: Settings,
-    training: TrainingOptions,
-) -> None:
+def _announce(run: Run) -> None:
     """Says how many images there are, and how long the training takes."""
-    training.say(f"{images.count} images to train, {len(parts['test'])} to test")
-    if "validation" in parts:
-        training.say(
-            f"{len(parts['validation'])} to validate: at most {settings.epochs} epochs, ended by "
-            f"{settings.patience} without a better validation accuracy"
+    material, settings, say = run.material, run.settings, run.training.say
+    say(f"{material.count} images to train, {len(material.parts['test'])} to test")
+    if "validation" in material.parts:
+        say(
+            f"{len(material.parts['validation'])} to validate: at most {settings.epochs} epochs, "
+            f"ended by {settings.patience} without a better validation accuracy"
         )
     else:
-        training.say(
+        say(
             f"validation images are trained on: no early stopping, exactly {settings.epochs} epochs"
         )
 
 
-def train(
-    classifier: ImageGPTClassifier,
-    images: TrainingImages,
-    parts: dict[str, LabelledTokens],
-    data: DataOptions,
-    settings: Settings,
-    training: TrainingOptions,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
+def _train(
+    classifier: ImageGPTClassifier, run: Run, others: Sequence[keras.callbacks.Callback]
 ) -> FineTuning:
-    """Fine-tunes `classifier` under a progress bar."""
+    """Fine-tunes `classifier`, from the last state on if there is one, under a progress bar."""
+    material, settings, training = run.material, run.settings, run.training
+    strategy, stream = classifier.distribute_strategy, material.stream
     validation = None
-    if "validation" in parts:
-        part = parts["validation"]
+    if "validation" in material.parts:
+        part = material.parts["validation"]
         # The same masks in every epoch, so that only the weights make one better.
         validation = (masked_inputs(classifier, part.tokens, settings.seed), part.labels)
-    streamed = images.batches is not None
-    bar = ProgressBar("fine-tuning", ("loss", "val_accuracy"), form=training.progress)
-    guards = []
-    if training.guard:
-        guards.append(SpikeGuard(settings.epochs * images.steps_per_epoch))
+    bar = ProgressBar(
+        "fine-tuning",
+        ("loss", "val_accuracy"),
+        settings.epochs * stream.steps_per_epoch,
+        training.progress,
+    )
+    states = recording(
+        run.output,
+        settings,
+        training,
+        strategy,
+        batch_size=stream.batch_size,
+        total_steps=settings.epochs * stream.steps_per_epoch,
+        listener=bar.show,
+    )
+    callbacks = [*states.callbacks.values(), bar, *others]
+    _announce(run)
     with (
         bar,
-        data.decoder.naming_errors(),
+        material.options.decoder.naming_errors(),
+        stopped_by_signals(states, strategy),
     ):
         return finetune(
             classifier,
-            share_out(images.batches, classifier.distribute_strategy)
-            if streamed
-            else images.arrays,
+            lambda step: share_out(partial(stream.dataset, step), strategy),
             validation,
             epochs=settings.epochs,
             patience=settings.patience,
             batch_size=settings.batch_size,
-            steps_per_epoch=images.steps_per_epoch if streamed else None,
+            steps_per_epoch=stream.steps_per_epoch,
             learning_rate=settings.learning_rate,
             clip_norm=training.clip_norm,
             seed=settings.seed,
-            callbacks=[*guards, bar, *callbacks],
+            states=states,
+            callbacks=callbacks,
             verbose=0,
         )
 

@@ -38,6 +38,7 @@ from igpt_keras.training.runs import (
 )
 from igpt_keras.training.strategies import is_chief, share_out
 
+KIND = "pretrain"
 PICTURED, COMPLETIONS_EACH, SAMPLES = 8, 6, 40
 
 
@@ -176,7 +177,7 @@ class Run:
         Raises:
             InputError: `output` is no run, or one of other images.
         """
-        begun = read_run(output)
+        begun = read_run(output, KIND)
         if begun["images"] != images.fingerprints():
             data = " ".join(images.options.data)
             raise InputError(f"the images of {data} are not those of {output}")
@@ -196,8 +197,9 @@ class Run:
             **dataclasses.asdict(self.training),
             **dataclasses.asdict(self.settings),
         }
-        about = {"options": options, "images": self.images.fingerprints()}
-        create_run(self.output, {"command": self.command, **about}, self.palette, overwrite)
+        images = self.images.fingerprints()
+        about = {"command": self.command, "options": options, "images": images}
+        create_run(self.output, KIND, about, self.palette, overwrite)
 
     def stream(self) -> TrainingStream:
         """The batches that it learns from."""
@@ -397,7 +399,7 @@ def _write(model: igpt_keras.ImageGPT, run: Run, figures: dict[str, Any]) -> Non
         samples = igpt_keras.sample(model, None, SAMPLES, seed=run.settings.seed).images[:, 0]
         save_png(contact_sheet(np.array_split(samples, 5)), run.output / "samples.png")
     result = Result(
-        kind="pretrain",
+        kind=KIND,
         command=run.command,
         model=describe_model(model, run.output),
         data=run.images.data_set.describe(),

@@ -2,10 +2,10 @@
 
 | path | what it holds |
 | --- | --- |
-| `run.json` | what the training was told, and which images it saw |
+| `run.json` | what the training was told, and which images (and model) it began with |
 | `palette.npy` | its palette |
 | `states/` | all that it goes on from, after the last few steps it was written; see `States` |
-| `checkpoints/` | models on the way, and the best one; see `Checkpoints` |
+| `checkpoints/` | of pre-training: models on the way, and the best one; see `Checkpoints` |
 | `history.jsonl`, `events/` | figures of every few steps; see `Journal` |
 | `model/`, `result.json` | the trained model and what it reached, once training has ended |
 """
@@ -28,16 +28,21 @@ PALETTE_FILE = "palette.npy"
 LOCK_FILE = ".lock"
 STATES = "states"
 CHECKPOINTS = "checkpoints"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def create_run(
-    folder: str | os.PathLike, about: dict[str, Any], palette: ColorPalette, overwrite: bool
+    folder: str | os.PathLike,
+    kind: str,
+    about: dict[str, Any],
+    palette: ColorPalette,
+    overwrite: bool,
 ) -> None:
     """Begins a run's folder, whole or not at all.
 
     Args:
         folder: of the run.
+        kind: "pretrain" or "finetune".
         about: what it was told, JSON-serialisable; `read_run` gives it back.
         palette: of its images.
         overwrite: whether an earlier run is replaced.
@@ -46,18 +51,17 @@ def create_run(
         FileExistsError: `folder` exists and `overwrite` is false, or it is no run.
     """
     with atomic_path(folder, overwrite, marker=RUN_FILE) as partial:
-        for name in (STATES, CHECKPOINTS):
-            (partial / name).mkdir(parents=True)
+        (partial / STATES).mkdir(parents=True)
         palette.save(partial / PALETTE_FILE)
-        content = {"format_version": FORMAT_VERSION, **about}
+        content = {"format_version": FORMAT_VERSION, "kind": kind, **about}
         (partial / RUN_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def read_run(folder: str | os.PathLike) -> dict[str, Any]:
+def read_run(folder: str | os.PathLike, kind: str) -> dict[str, Any]:
     """What `create_run` was told.
 
     Raises:
-        InputError: `folder` is no run, or one of another version.
+        InputError: `folder` is no run, or one of another kind or version.
     """
     file = pathlib.Path(folder, RUN_FILE)
     if not file.is_file():
@@ -71,6 +75,8 @@ def read_run(folder: str | os.PathLike) -> dict[str, Any]:
             f"{file} has format_version {about.get('format_version')}; this version reads "
             f"{FORMAT_VERSION}"
         )
+    if about["kind"] != kind:
+        raise InputError(f"{folder} is a run of igpt {about['kind']}, not of igpt {kind}")
     return about
 
 

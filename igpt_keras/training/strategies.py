@@ -1,12 +1,9 @@
 """Where a model trains: on one device, several, several hosts, or a TPU."""
 
-import contextlib
 import functools
 import json
 import os
-import pathlib
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -92,16 +89,6 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     if "chief" in resolver.cluster_spec().as_dict():
         return resolver.task_type == "chief"
     return resolver.task_id == 0
-
-
-@contextlib.contextmanager
-def folder_of_chief(strategy: tf.distribute.Strategy, path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """`path`, in the process that writes files; in other workers one that goes afterwards."""
-    if is_chief(strategy):
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        yield pathlib.Path(folder, path.name)
 
 
 def check_batch_size(strategy: tf.distribute.Strategy, batch_size: int) -> None:

@@ -179,7 +179,7 @@ def test_a_rate_that_is_too_high_ends_with_status_3(igpt, tmp_path):
     assert status == 3
     assert "training diverged at step" in errors
     assert not (output / "result.json").exists()
-    assert read_run(output)["options"]["learning_rate"] == 1e30
+    assert read_run(output, "pretrain")["options"]["learning_rate"] == 1e30
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
-"""`igpt pretrain --resume`: runs that are killed or told to stop, in processes of their own."""
+"""`--resume`: runs that are killed or told to stop, in processes of their own."""
 
 import os
 import pathlib
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,18 +13,23 @@ import numpy as np
 import pytest
 
 import igpt_keras
+from igpt_keras.evaluation.results import read_result
 from igpt_keras.training.journal import TIMED, read_history
 
+ON_THE_CLOCK = ("images_per_second", "minutes")
 IGPT = pathlib.Path(sys.executable).with_name("igpt")
-SETTINGS = ["--data", "digits", "--image-size", 8, "--num-layers", 1, "--hidden-dim", 16]
-SETTINGS += ["--num-heads", 1, "--num-colors", 8, "--steps", 200, "--batch-size", 16]
-SETTINGS += ["--checkpoints", 3, "--save-every", 1, "--log-every", 7, "--learning-rate", 0.01]
+COMMON = ["--data", "digits", "--batch-size", 16, "--learning-rate", 0.01]
+COMMON += ["--save-every", 1, "--log-every", 7]
+SIZES = ["--image-size", 8, "--num-layers", 1, "--hidden-dim", 16, "--num-heads", 1]
+SIZES += ["--num-colors", 8]
+PRETRAIN = ["pretrain", *COMMON, *SIZES, "--steps", 200, "--checkpoints", 3]
+FINETUNE = ["finetune", "MODEL", *COMMON, "--labels-per-class", 30, "--epochs", 11]
 
 
 def start(*arguments):
     environment = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
     return subprocess.Popen(
-        [IGPT, "pretrain", *map(str, arguments)],
+        [IGPT, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -64,7 +70,9 @@ def wait_for_a_write(process, run):
 
 
 def assert_same_run(first, second):
-    for path in ("model", "checkpoints/step-00000050", "checkpoints/best"):
+    paths = [path.parent.relative_to(first) for path in first.rglob("igpt.json")]
+    assert paths == [path.parent.relative_to(second) for path in second.rglob("igpt.json")]
+    for path in paths:
         models = [igpt_keras.load(run / path) for run in (first, second)]
         for ours, theirs in zip(*(model.get_weights() for model in models), strict=True):
             np.testing.assert_array_equal(ours, theirs)
@@ -73,29 +81,33 @@ def assert_same_run(first, second):
         for run in (first, second)
     ]
     assert histories[0] == histories[1]
+    results = [read_result(run) for run in (first, second)]
+    figures = [{k: v for k, v in r.figures.items() if k not in ON_THE_CLOCK} for r in results]
+    assert figures[0] == figures[1]
 
 
-def kill_and_resume(tmp_path, settings, kills, seed):
+def kill_and_resume(tmp_path, arguments, kills, seed):
     """Kills a run while it writes a state, `kills` times after a random number of steps."""
     generator = random.Random(seed)
-    whole = start(*settings, "--output", tmp_path / "whole")
+    whole = start(*arguments, "--output", tmp_path / "whole")
     status, _, errors = finish(whole)
     assert status == 0, errors
-    run = tmp_path / "cut"
-    process = start(*settings, "--output", run)
+    steps = last_state(tmp_path / "whole")
+    run, resume = tmp_path / "cut", [arguments[0], "--resume", tmp_path / "cut"]
+    process = start(*arguments, "--output", run)
     wait_for_a_write(process, run)
     for _ in range(kills):
         process.kill()
         assert finish(process)[0] == -signal.SIGKILL
-        process = start("--resume", run)
-        wait_for_steps(process, run, generator.randint(1, 180 // kills))
+        process = start(*resume)
+        wait_for_steps(process, run, generator.randint(1, steps * 9 // 10 // kills))
         time.sleep(generator.random() * 0.05)
     process.send_signal(signal.SIGTERM)
     status, _, errors = finish(process)
     assert status == 128 + signal.SIGTERM, errors
-    assert f"go on with igpt pretrain --resume {run}" in errors
-    assert 0 < last_state(run) < 200
-    status, output, errors = finish(start("--resume", run))
+    assert f"go on with igpt {shlex.join(map(str, resume))}" in errors
+    assert 0 < last_state(run) < steps
+    status, output, errors = finish(start(*resume))
     assert status == 0, errors
     assert_same_run(run, tmp_path / "whole")
     assert not list(run.rglob(".*unfinished"))
@@ -104,8 +116,9 @@ def kill_and_resume(tmp_path, settings, kills, seed):
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_ends_like_one_that_was_not(tmp_path):
-    run = kill_and_resume(tmp_path, SETTINGS, kills=1, seed=0)
-    status, output, _ = finish(start("--resume", run))
+    run = kill_and_resume(tmp_path, PRETRAIN, kills=1, seed=0)
+    assert {"step-00000050", "best"} <= {path.name for path in (run / "checkpoints").iterdir()}
+    status, output, _ = finish(start("pretrain", "--resume", run))
     assert (status, output) == (0, f"{run} is finished, nothing is left to do\n")
 
 
@@ -114,4 +127,24 @@ def test_a_run_that_was_killed_ends_like_one_that_was_not(tmp_path):
     "more", [["--objective", "bert"], ["--precision", "mixed_float16", "--micro-batches", 2]]
 )
 def test_a_run_that_was_killed_many_times(tmp_path, more):
-    kill_and_resume(tmp_path, [*SETTINGS, *more], kills=5, seed=1)
+    kill_and_resume(tmp_path, [*PRETRAIN, *more], kills=5, seed=1)
+
+
+@pytest.fixture(scope="module", params=["ar", "bert"])
+def model(request, tmp_path_factory):
+    """A model that was trained for a few steps."""
+    folder = tmp_path_factory.mktemp("model") / request.param
+    arguments = ["--data", "digits", *SIZES, "--steps", 8, "--checkpoints", 1, "--batch-size", 16]
+    process = start("pretrain", *arguments, "--objective", request.param, "--output", folder)
+    status, _, errors = finish(process)
+    assert status == 0, errors
+    return folder
+
+
+@pytest.mark.slow
+def test_a_fine_tuning_that_was_killed_many_times(model, tmp_path):
+    arguments = [model if word == "MODEL" else word for word in FINETUNE]
+    run = kill_and_resume(tmp_path, arguments, kills=3, seed=2)
+    assert read_result(run).figures["best_epoch"] > 1
+    status, output, _ = finish(start("finetune", "--resume", run))
+    assert (status, output) == (0, f"{run} is finished, nothing is left to do\n")
