@@ -53,12 +53,14 @@ from igpt_keras.training.strategies import check_batch_size, is_chief, make_stra
 @batch_size_option()
 @click.option(
     "--learning-rate",
+    type=click.FloatRange(min=0, min_open=True),
     default=Settings.learning_rate,
     show_default=True,
     help="After the warm-up.",
 )
 @click.option(
     "--mask-probability",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=Settings.mask_probability,
     show_default=True,
     help="For BERT.",

@@ -73,7 +73,8 @@ class Settings(RecordingSettings):
             )
         if self.checkpoints < 1:
             raise InputError(f"checkpoints must be at least 1, got {self.checkpoints}")
-        self.sizes()
+        # Raises what is wrong with the sizes.
+        igpt_keras.ImageGPTConfig(vocabulary_size=self.num_colors, **self.sizes())
 
     def sizes(self) -> dict[str, int]:
         """Arguments of `ImageGPTConfig`: those of the preset, unless given."""

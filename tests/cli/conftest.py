@@ -1,3 +1,9 @@
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -6,6 +12,7 @@ from PIL import Image
 import igpt_keras
 from igpt_keras import cli
 from igpt_keras.pictures import save_png
+from tests.training.replicas import free_ports
 
 CLASSES = ["dark", "light"]
 
@@ -19,6 +26,27 @@ def igpt(monkeypatch, capsys):
         with pytest.raises(SystemExit) as exit_info:
             cli.main()
         return exit_info.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def two_workers():
+    """Runs the command line in two processes that train together, until both ended well."""
+
+    def run(*arguments):
+        workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
+        command = [pathlib.Path(sys.executable).with_name("igpt"), *map(str, arguments)]
+        processes = []
+        for index in range(2):
+            cluster = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+            environment = {**os.environ, "TF_CONFIG": json.dumps(cluster)}
+            processes.append(subprocess.Popen(command, env=environment))
+        try:
+            assert [process.wait(timeout=300) for process in processes] == [0, 0]
+        finally:
+            for process in processes:
+                process.kill()
 
     return run
 
@@ -41,15 +69,23 @@ def photos(tmp_path):
 def pretrained(tmp_path, config, randomized):
     """Writes a model with weights as if trained, `objective` in its path."""
 
-    def write(objective, model_class=igpt_keras.ImageGPT, palette=True, **settings):
+    def write(
+        objective,
+        model_class=igpt_keras.ImageGPT,
+        palette=True,
+        seed=5,
+        overwrite=False,
+        **settings,
+    ):
         generator = np.random.default_rng(1)
         colors = igpt_keras.ColorPalette(generator.uniform(-1, 1, (8, 3))) if palette else None
         keras.utils.set_random_seed(0)
         model = randomized(
-            model_class(config, objective=objective, palette=colors, **settings), seed=5
+            model_class(config, objective=objective, palette=colors, **settings), seed
         )
         path = tmp_path / f"{model_class.__name__}-{objective}"
-        igpt_keras.save(model, path, {"name": "before", "data": "folder:x", "step": 7})
+        about = {"name": "before", "data": "folder:x", "step": 7}
+        igpt_keras.save(model, path, about, overwrite=overwrite)
         return path
 
     return write

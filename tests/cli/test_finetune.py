@@ -9,6 +9,8 @@ import igpt_keras
 from igpt_keras.evaluation.results import read_result
 from igpt_keras.evaluation.voting import draw_mask
 from igpt_keras.experiments.finetuning import Settings, load_start
+from igpt_keras.training.journal import read_history
+from igpt_keras.training.runs import only_writer
 
 
 def test_part(photos, palette):
@@ -157,3 +159,123 @@ def test_an_earlier_run_is_kept_unless_told_otherwise(igpt, photos, pretrained, 
     assert status == 2
     assert "run exists already" in error
     assert (run / "result.json").read_text() == "{}"
+
+
+@pytest.fixture
+def tuned(igpt, photos, pretrained, tmp_path):
+    """A run of two epochs whose result is missing, as after a kill, and that result."""
+    run = tmp_path / "run"
+    status, _, errors = igpt(
+        *("finetune", pretrained("ar"), "--data", f"folder:{photos}", "--output", run),
+        *("--epochs", 2, "--batch-size", 16, "--log-every", 2, "--learning-rate", 0.01),
+    )
+    assert status == 0, errors
+    result = read_result(run)
+    (run / "result.json").unlink()
+    return run, result
+
+
+def test_a_run_has_a_history_of_its_steps(tuned):
+    run, result = tuned
+    # 36 images are 3 steps of 16: a record every 2 steps, and one at the end of both epochs.
+    records = read_history(run)
+    assert [record["step"] for record in records] == [2, 3, 4, 6, 6]
+    accuracies = [record["val_accuracy"] for record in records if "val_accuracy" in record]
+    assert accuracies == result.figures["history"]["val_accuracy"]
+    first = (2 * records[0]["loss"] + records[1]["loss"]) / 3
+    assert first == pytest.approx(result.figures["history"]["loss"][0], rel=1e-5)
+
+
+def test_resuming_writes_what_is_missing(igpt, tuned):
+    run, expected = tuned
+    status, printed, _ = igpt("finetune", "--resume", run, "--progress", "quiet")
+    assert status == 0
+    result = read_result(run)
+    assert (result.command, result.figures) == (expected.command, expected.figures)
+    assert f"{result.figures['test_accuracy']:.2%}" in printed
+    status, printed, _ = igpt("finetune", "--resume", run)
+    assert (status, printed) == (0, f"{run} is finished, nothing is left to do\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["finetune", "another", "--seed", 1], "leave out MODEL, --seed"),
+        (["pretrain"], "is a run of igpt finetune, not of igpt pretrain"),
+    ],
+)
+def test_resuming_with_other_options(igpt, tuned, arguments, message):
+    run, _ = tuned
+    status, _, errors = igpt(*arguments, "--resume", run)
+    assert status == 2
+    assert message in errors
+
+
+def test_resuming_after_the_model_or_the_images_changed(igpt, tuned, photos, pretrained):
+    run, _ = tuned
+    model = pretrained("ar", overwrite=True, seed=6)
+    status, _, errors = igpt("finetune", "--resume", run)
+    assert (status, errors.count("\n")) == (2, 1)
+    assert f"model {model} changed since {run} began" in errors
+    pretrained("ar", overwrite=True)
+    (photos / "test" / "light" / "3.png").unlink()
+    status, _, errors = igpt("finetune", "--resume", run)
+    assert f"images folder:{photos} changed since {run} began" in errors
+    assert not (run / "result.json").exists()
+
+
+def test_one_process_at_a_time(igpt, tuned):
+    run, _ = tuned
+    with only_writer(run):
+        status, _, errors = igpt("finetune", "--resume", run)
+    assert (status, errors) == (2, f"igpt: error: another process is training in {run}\n")
+
+
+def test_few_images_are_one_batch(igpt, photos, pretrained, tmp_path):
+    arguments = ["finetune", pretrained("ar"), "--data", f"folder:{photos}", "--epochs", 2]
+    arguments += ["--labels-per-class", 5, "--output"]
+    status, _, errors = igpt(*arguments, tmp_path / "run")
+    assert status == 0, errors
+    assert read_history(tmp_path / "run")[-1]["step"] == 2
+    # More would be the same images again.
+    igpt(*arguments, tmp_path / "ten", "--batch-size", 10)
+    runs = [read_result(tmp_path / name).figures["history"] for name in ("run", "ten")]
+    assert runs[0] == runs[1]
+
+
+def test_two_replicas_learn_what_one_learns(igpt, photos, pretrained, tmp_path):
+    arguments = ["finetune", pretrained("bert"), "--data", f"folder:{photos}", "--epochs", 2]
+    arguments += ["--labels-per-class", 5, "--learning-rate", 0.01, "--batch-size", 4]
+    histories = {}
+    for strategy in ("none", "mirrored"):
+        output = tmp_path / strategy
+        assert igpt(*arguments, "--strategy", strategy, "--output", output)[0] == 0
+        histories[strategy] = read_result(output).figures["history"]
+    for name, values in histories["none"].items():
+        np.testing.assert_allclose(histories["mirrored"][name], values, rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.slow
+def test_two_workers_write_one_run(igpt, two_workers, photos, pretrained, tmp_path):
+    model = pretrained("bert")
+    arguments = ["finetune", model, "--data", f"folder:{photos}", "--epochs", 2]
+    arguments += ["--learning-rate", 0.01, "--batch-size", 4, "--output"]
+    assert igpt(*arguments, tmp_path / "alone", "--strategy", "none")[0] == 0
+    two_workers(*arguments, tmp_path / "run")
+    assert {path.name for path in tmp_path.iterdir()} == {"photos", model.name, "alone", "run"}
+    first, again = (read_result(tmp_path / name).figures for name in ("alone", "run"))
+    np.testing.assert_allclose(first["history"]["loss"], again["history"]["loss"], rtol=1e-4)
+
+
+def test_few_images_that_replicas_cannot_share(igpt, photos, pretrained, tmp_path):
+    model = pretrained("ar")
+    (photos / "train" / "dusk").mkdir()
+    for file in (photos / "train" / "dark").iterdir():
+        (photos / "train" / "dusk" / file.name).write_bytes(file.read_bytes())
+    status, _, errors = igpt(
+        *("finetune", model, "--data", f"folder:{photos}", "--strategy", "mirrored"),
+        *("--labels-per-class", 3, "--output", tmp_path / "run"),
+    )
+    assert status == 2
+    assert "batch_size=128 is more than the 9 images of labels_per_class=3" in errors
+    assert not (tmp_path / "run").exists()

@@ -1,9 +1,5 @@
 import json
-import os
-import pathlib
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,7 +11,6 @@ from igpt_keras.cli import igpt
 from igpt_keras.data.digits import load_digits
 from igpt_keras.evaluation.results import read_result
 from igpt_keras.training.runs import only_writer, read_run
-from tests.training.replicas import free_ports
 
 SIZES = ["--image-size", "8", "--num-layers", "1", "--hidden-dim", "16", "--num-heads", "1"]
 
@@ -120,26 +115,10 @@ def test_precision_is_that_of_the_model(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_workers_write_one_run(trained, tmp_path):
-    ports = free_ports(2)
-    workers = [f"127.0.0.1:{port}" for port in ports]
-    igpt_command = pathlib.Path(sys.executable).with_name("igpt")
+def test_two_workers_write_one_run(trained, two_workers, tmp_path):
     arguments = ["--data", "digits", "--palette", trained, *SIZES, "--steps", 24]
     arguments += ["--batch-size", 32, "--checkpoints", 3, "--learning-rate", 0.01]
-    processes = []
-    for index in range(2):
-        cluster = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
-        processes.append(
-            subprocess.Popen(
-                [igpt_command, "pretrain", *map(str, arguments), "--output", tmp_path / "run"],
-                env={**os.environ, "TF_CONFIG": json.dumps(cluster)},
-            )
-        )
-    try:
-        assert [process.wait(timeout=300) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
+    two_workers("pretrain", *arguments, "--output", tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     first, again = (read_result(path).figures for path in (trained, tmp_path / "run"))
     np.testing.assert_allclose(first["history"]["loss"], again["history"]["loss"], rtol=1e-5)
@@ -152,6 +131,10 @@ def test_two_workers_write_one_run(trained, tmp_path):
         ([], "either --epochs or --steps"),
         (["--steps", "2", "--epochs", "1"], "either --epochs or --steps"),
         (["--steps", "16", "--checkpoints", "0"], "checkpoints must be at least 1"),
+        (["--steps", "16", "--num-heads", "3"], "hidden_dim must be a multiple of num_heads"),
+        (["--steps", "16", "--image-size", "0"], "image_size must be a positive integer"),
+        (["--steps", "16", "--objective", "bert", "--mask-probability", "1"], "range 0<x<1"),
+        (["--steps", "16", "--learning-rate", "-1"], "x>0"),
     ],
 )
 def test_unusable_settings(tmp_path, arguments, message):

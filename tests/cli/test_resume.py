@@ -42,10 +42,6 @@ def finish(process):
     return process.returncode, output, errors
 
 
-def states(run):
-    return sorted(path.name for path in run.glob("states/step-*/state.json"))
-
-
 def last_state(run):
     return max(
         (
