@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import shutil
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -19,7 +20,7 @@ from igpt_keras.experiments.options import LAYOUT, DataOptions, TrainingOptions
 from igpt_keras.experiments.palettes import load_with_palette
 from igpt_keras.folder import read_training
 from igpt_keras.training.journal import HISTORY_FILE, read_history
-from igpt_keras.training.runs import RUN_FILE
+from igpt_keras.training.runs import RUN_FILE, STATES
 from igpt_keras.training.strategies import check_batch_size, is_chief, make_strategy
 from tuning.rates import RATE, Rates, shifted
 
@@ -241,7 +242,7 @@ class FineTuning(Experiment[finetuning.Settings]):
 class Probing(Experiment[probing.Settings]):
     """`igpt probe --method sgd`, by the validation accuracy of the best of the layers.
 
-    An unfinished trial begins anew; the features are extracted once for all trials.
+    An unfinished trial goes on from its last state; the features are extracted once for all.
 
     Args:
         model: path of the model.
@@ -274,14 +275,14 @@ class Probing(Experiment[probing.Settings]):
         return Rates(30.0)
 
     def run(self, settings, output, callbacks=()):
-        if (output / RESULT_FILE).exists():
-            figures = read_result(output).figures
-        else:
-            run = probing.Run(
-                self.command, self.model, self.data, settings, output, self.features, quiet=True
-            )
-            figures = run.finish()
-        return figures["validation_accuracy"]
+        states = output.parent / STATES
+        if not (output / RESULT_FILE).exists():
+            places = {"output": output, "feature_cache": self.features, "states": states}
+            run = probing.Run(self.command, self.model, self.data, settings, quiet=True, **places)
+            run.finish()
+        if states.exists():
+            shutil.rmtree(states)
+        return read_result(output).figures["validation_accuracy"]
 
     def load(self, output):
         raise InputError(f"{output} holds the figures of a probe and no model")

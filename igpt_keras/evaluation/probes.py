@@ -1,8 +1,12 @@
 """Linear probes: logistic regression on features that stay as they are (paper, section 2.4)."""
 
+import contextlib
 import dataclasses
+import os
+import pathlib
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -10,7 +14,9 @@ import numpy as np
 
 from igpt_keras.data.splits import per_class
 from igpt_keras.errors import InputError
+from igpt_keras.training.fitting import fit_from_state
 from igpt_keras.training.guard import Diverged
+from igpt_keras.training.state import States, stopped_by_signals
 
 STRENGTHS = tuple(10.0**power for power in range(-3, 5))
 LEARNING_RATES = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1)
@@ -216,77 +222,133 @@ class SGD:
 
     Only the projection is trained, from zero; features are scaled (`Scaling`). They are
     read batch by batch: what memory holds of an image is its label and its place in the
-    order, 12 bytes.
+    order, 12 bytes. With the same `seed`, every process sees them in the same order.
 
     Attributes:
         learning_rates: from large to small.
         epochs: passes over the images for each of them.
         batch_size: images in a step.
         seed: of the order of the images.
+        states: that fits go on from and write; None to begin anew.
     """
 
     learning_rates: Sequence[float] = LEARNING_RATES
     epochs: int = 20
     batch_size: int = 256
     seed: int = 0
+    states: "FitStates | None" = None
 
     def fits(self, train: LayerFeatures, num_classes: int) -> Iterator[Probe]:
         """A probe for every learning rate at which the weights stay finite.
 
         Raises:
             Diverged: there is none.
+            Interrupted: a signal told it to stop; its state is written.
         """
         scaling, none = Scaling.of(train), True
         for learning_rate in self.learning_rates:
-            batches = Batches(train, scaling, self.batch_size, self.seed)
-            schedule = keras.optimizers.schedules.CosineDecay(
-                learning_rate, decay_steps=self.epochs * len(batches)
-            )
-            projection = keras.layers.Dense(num_classes, use_bias=False, kernel_initializer="zeros")
-            model = keras.Sequential([keras.Input((train.width,)), projection])
-            model.compile(
-                keras.optimizers.SGD(schedule, momentum=0.9),
-                keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            )
-            model.fit(batches, epochs=self.epochs, shuffle=False, verbose=0)
-            weights = keras.ops.convert_to_numpy(projection.kernel)
+            weights = self._fit(train, scaling, num_classes, learning_rate)
             if not np.isfinite(weights).all():
                 continue
             none = False
             setting = {"learning_rate": float(learning_rate)}
             yield scaling.probe(weights, np.zeros(num_classes), setting)
         if none:
-            raise Diverged(self.epochs * len(batches), "the weights of the probe are not finite")
+            steps = self.epochs * Batches(train, scaling, self.batch_size, self.seed).per_epoch
+            raise Diverged(steps, "the weights of the probe are not finite")
+
+    def _fit(self, train, scaling, num_classes, learning_rate) -> np.ndarray:
+        """The projection, float32 [k · d, C], that is trained at one rate."""
+        batches = partial(Batches, train, scaling, self.batch_size, self.seed)
+        steps_per_epoch = batches().per_epoch
+        schedule = keras.optimizers.schedules.CosineDecay(
+            learning_rate, decay_steps=self.epochs * steps_per_epoch
+        )
+        projection = keras.layers.Dense(num_classes, use_bias=False, kernel_initializer="zeros")
+        model = keras.Sequential([keras.Input((train.width,)), projection])
+        model.compile(
+            keras.optimizers.SGD(schedule, momentum=0.9),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+        states = self.states and self.states.of_next_fit()
+        with stopped_by_signals(states) if states else contextlib.nullcontext():
+            fit_from_state(
+                model,
+                batches,
+                epochs=self.epochs,
+                steps_per_epoch=steps_per_epoch,
+                states=states,
+                verbose=0,
+            )
+        return keras.ops.convert_to_numpy(projection.kernel)
 
     def settled(self, probe: Probe) -> "SGD":
         """The same with the learning rate of `probe` alone."""
         return dataclasses.replace(self, learning_rates=[probe.setting["learning_rate"]])
 
 
-class Batches(keras.utils.PyDataset):
-    """Batches of one size in an order that changes with every epoch.
+class FitStates:
+    """The states of fits that come in the same order in every process.
 
-    Images that fill no batch are left out of an epoch, others in each.
+    Args:
+        folder: of all of them, where the last state of each stays.
     """
 
-    def __init__(self, features: LayerFeatures, scaling: Scaling, batch_size: int, seed: int):
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = pathlib.Path(folder)
+        self.count = 0
+
+    def of_next_fit(self) -> States:
+        self.count += 1
+        return States(self.folder / f"fit-{self.count:05d}", keep=1)
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of one size without end, in an order that changes with every epoch.
+
+    Images that fill no batch are left out of an epoch, others in each.
+
+    Args:
+        features: of the images.
+        scaling: of the features.
+        batch_size: images in a batch; all, where there are fewer.
+        seed: of the order.
+        start: how many batches to leave out.
+    """
+
+    num_batches = None
+
+    def __init__(
+        self,
+        features: LayerFeatures,
+        scaling: Scaling,
+        batch_size: int,
+        seed: int,
+        start: int = 0,
+    ):
         super().__init__()
         self.features = features
         self.scaling = scaling
         self.batch_size = min(batch_size, len(features))
-        self.generator = np.random.default_rng(seed)
-        self.order = self.generator.permutation(len(features))
+        self.seed = seed
+        self.start = start
+        self._epoch, self._order = -1, None
 
-    def __len__(self) -> int:
+    @property
+    def per_epoch(self) -> int:
+        """How many batches there are in an epoch."""
         return len(self.features) // self.batch_size
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        epoch, batch = divmod(self.start + index, self.per_epoch)
+        if epoch != self._epoch:
+            # The order before goes first: memory holds one.
+            self._order = None
+            self._order = np.random.default_rng([self.seed, epoch]).permutation(len(self.features))
+            self._epoch = epoch
         # Rows in the order of the file are read faster.
-        rows = np.sort(self.order[index * self.batch_size : (index + 1) * self.batch_size])
+        rows = np.sort(self._order[batch * self.batch_size : (batch + 1) * self.batch_size])
         return self.scaling.apply(self.features.read(rows)), self.features.labels[rows]
-
-    def on_epoch_end(self) -> None:
-        self.generator.shuffle(self.order)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ from igpt_keras.evaluation.results import Result, describe_model, write_result
 from igpt_keras.evaluation.voting import VOTES
 from igpt_keras.experiments.options import DataOptions, TrainingOptions
 from igpt_keras.experiments.palettes import load_with_palette
-from igpt_keras.experiments.recording import RecordingSettings, recording, stopped_by_signals
+from igpt_keras.experiments.recording import RecordingSettings, recording, stopping
 from igpt_keras.folder import MODEL_FOLDER
 from igpt_keras.models import ImageGPT, ImageGPTClassifier
 from igpt_keras.training.finetuning import FineTuning, finetune
@@ -374,7 +374,7 @@ def _train(
     with (
         bar,
         material.options.decoder.naming_errors(),
-        stopped_by_signals(states, strategy),
+        stopping(states, strategy),
     ):
         return finetune(
             classifier,

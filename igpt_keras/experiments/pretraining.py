@@ -23,7 +23,7 @@ from igpt_keras.evaluation.accuracy import masked_inputs
 from igpt_keras.evaluation.results import Result, describe_model, write_result
 from igpt_keras.experiments.options import DataOptions, TrainingOptions
 from igpt_keras.experiments.palettes import MAX_IMAGES, read_palette, training_images
-from igpt_keras.experiments.recording import RecordingSettings, recording, stopped_by_signals
+from igpt_keras.experiments.recording import RecordingSettings, recording, stopping
 from igpt_keras.pictures import contact_sheet, keep_top, save_png
 from igpt_keras.training.checkpoints import Checkpoints
 from igpt_keras.training.journal import read_history
@@ -309,7 +309,7 @@ def _train(
     with (
         bar,
         images.options.decoder.naming_errors(),
-        stopped_by_signals(states, strategy),
+        stopping(states, strategy),
     ):
         pretrain(
             model,

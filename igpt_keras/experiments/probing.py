@@ -23,6 +23,7 @@ from igpt_keras.evaluation.probes import (
     LBFGS,
     LEARNING_RATES,
     SGD,
+    FitStates,
     LayerFeatures,
     Parts,
     Probe,
@@ -66,6 +67,7 @@ class Run:
         settings: of the probes.
         output: the folder.
         feature_cache: folder where features are kept, or None.
+        states: folder where SGD keeps what it goes on from, for whoever calls to remove; or None.
         quiet: whether no progress is shown.
     """
 
@@ -75,17 +77,21 @@ class Run:
     settings: Settings
     output: pathlib.Path
     feature_cache: pathlib.Path | None = None
+    states: pathlib.Path | None = None
     quiet: bool = False
 
     def finish(self, overwrite: bool = False) -> dict[str, Any]:
-        """Trains the probes, measures and writes the result; gives its figures.
+        """Trains the probes, from their last states on, measures and writes the result.
 
         Args:
             overwrite: whether an earlier run is replaced.
 
+        Returns: the figures of the result.
+
         Raises:
             FileExistsError: the folder exists and must not be replaced.
             InputError: a model, settings or data that do not fit.
+            Interrupted: a signal told SGD to stop; its state is written.
             Diverged: the weights that SGD ends with are not finite.
         """
         with atomic_path(self.output, overwrite, marker=RESULT_FILE) as partial:
@@ -96,7 +102,7 @@ class Run:
             check_data(data_set)
             partial.mkdir()
             with feature_folder(self.feature_cache, partial) as folder:
-                figures = measure(loaded, data_set, self.data, self.settings, folder, self.quiet)
+                figures = self._measure(loaded, data_set, folder)
             result = Result(
                 kind="probe",
                 command=self.command,
@@ -107,6 +113,27 @@ class Run:
             )
             write_result(result, partial)
         return figures
+
+    def _measure(
+        self, model: GenerativeModel, data_set: DataSet, folder: pathlib.Path
+    ) -> dict[str, Any]:
+        """The figures of a result; `folder` is for the features."""
+        data, settings = self.data, self.settings
+        method = make_method(settings, self.states)
+        num_classes = len(data_set.class_names)
+        sources = (data_set.train, data_set.validation, data_set.test)
+        if settings.baseline == "pixels":
+            images = [read_pixels(part, model, data) for part in sources]
+            parts = Parts(*map(pixel_features, images), num_classes)
+            return baseline_figures(parts, method, data, settings)
+        size = model.config.image_size
+        tokens = [data.encode(part, model.palette, size) for part in sources]
+        if settings.baseline == "tokens":
+            features = [token_features(part, model.palette) for part in tokens]
+            return baseline_figures(Parts(*features, num_classes), method, data, settings)
+        train, validation, *votes = extract(model, tokens, settings, folder, self.quiet)
+        parts = Parts(train, validation, votes[0], num_classes)
+        return model_figures(parts, votes, method, data, settings, self.quiet)
 
 
 def check_settings(model: GenerativeModel, settings: Settings) -> None:
@@ -142,31 +169,6 @@ def feature_folder(cache: pathlib.Path | None, run: pathlib.Path) -> Iterator[pa
         return
     with tempfile.TemporaryDirectory(dir=run) as folder:
         yield pathlib.Path(folder)
-
-
-def measure(
-    model: GenerativeModel,
-    data_set: DataSet,
-    data: DataOptions,
-    settings: Settings,
-    folder: pathlib.Path,
-    quiet: bool,
-) -> dict[str, Any]:
-    """The figures of a result; `folder` is for the features."""
-    num_classes = len(data_set.class_names)
-    sources = (data_set.train, data_set.validation, data_set.test)
-    if settings.baseline == "pixels":
-        images = [read_pixels(part, model, data) for part in sources]
-        parts = Parts(*map(pixel_features, images), num_classes)
-        return baseline_figures(parts, data, settings)
-    size = model.config.image_size
-    tokens = [data.encode(part, model.palette, size) for part in sources]
-    if settings.baseline == "tokens":
-        features = [token_features(part, model.palette) for part in tokens]
-        return baseline_figures(Parts(*features, num_classes), data, settings)
-    train, validation, *votes = extract(model, tokens, settings, folder, quiet)
-    parts = Parts(train, validation, votes[0], num_classes)
-    return model_figures(parts, votes, data, settings, quiet)
 
 
 def read_pixels(part: Part, model: GenerativeModel, data: DataOptions) -> LabelledImages:
@@ -209,9 +211,11 @@ def extract(
     return features
 
 
-def baseline_figures(parts: Parts, data: DataOptions, settings: Settings) -> dict[str, Any]:
+def baseline_figures(
+    parts: Parts, method: LBFGS | SGD, data: DataOptions, settings: Settings
+) -> dict[str, Any]:
     """The figures of a result without a model's layers."""
-    probe = fit_probe(make_method(settings), parts, data.fold_validation)
+    probe = fit_probe(method, parts, data.fold_validation)
     figures = probe_figures(probe, parts)
     return {
         "method": settings.method,
@@ -221,7 +225,7 @@ def baseline_figures(parts: Parts, data: DataOptions, settings: Settings) -> dic
         "validation_accuracy": figures["validation_accuracy"],
         "test_accuracy": figures["test_accuracy"],
         "concatenated": None,
-        "low_data": low_data(parts, settings, settings.baseline),
+        "low_data": low_data(parts, method, settings, settings.baseline),
         "voting": None,
     }
 
@@ -229,12 +233,12 @@ def baseline_figures(parts: Parts, data: DataOptions, settings: Settings) -> dic
 def model_figures(
     parts: Parts,
     votes: list[LayerFeatures],
+    method: LBFGS | SGD,
     data: DataOptions,
     settings: Settings,
     quiet: bool,
 ) -> dict[str, Any]:
     """The figures of a result of every layer; `votes` is the test part under every mask."""
-    method = make_method(settings)
     last = len(parts.train.layers) - 1
     curve = {}
     with Progress(console=console, disable=quiet) as progress:
@@ -258,18 +262,19 @@ def model_figures(
         "validation_accuracy": of_layers[best]["validation_accuracy"],
         "test_accuracy": of_layers[best]["test_accuracy"],
         "concatenated": concatenated,
-        "low_data": low_data(parts.select([best]), settings, f"best layer {best}"),
+        "low_data": low_data(parts.select([best]), method, settings, f"best layer {best}"),
         "voting": voting_figures(
             curve[best], [vote.select([best]) for vote in votes], parts.num_classes, settings.seed
         ),
     }
 
 
-def make_method(settings: Settings) -> LBFGS | SGD:
+def make_method(settings: Settings, states: pathlib.Path | None) -> LBFGS | SGD:
     if settings.method == "sgd":
         rate = settings.learning_rate
         rates = LEARNING_RATES if rate is None else (rate,)
-        return SGD(rates, epochs=settings.epochs, seed=settings.seed)
+        kept = None if states is None else FitStates(states)
+        return SGD(rates, epochs=settings.epochs, seed=settings.seed, states=kept)
     return LBFGS()
 
 
@@ -281,10 +286,12 @@ def probe_figures(probe: Probe, parts: Parts) -> dict[str, Any]:
     }
 
 
-def low_data(parts: Parts, settings: Settings, features: str) -> list[dict[str, Any]]:
+def low_data(
+    parts: Parts, method: LBFGS | SGD, settings: Settings, features: str
+) -> list[dict[str, Any]]:
     """As `low_data_runs`; `features` says what they are of."""
     counts = settings.labels_per_class or []
-    runs = low_data_runs(make_method(settings), parts, counts, seed=settings.seed)
+    runs = low_data_runs(method, parts, counts, seed=settings.seed)
     return [{"features": features, **run} for run in runs]
 
 

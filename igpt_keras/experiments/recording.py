@@ -3,9 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
@@ -14,7 +12,7 @@ from igpt_keras.experiments.options import TrainingOptions
 from igpt_keras.training.guard import SpikeGuard
 from igpt_keras.training.journal import Journal, Picture, Record
 from igpt_keras.training.runs import STATES
-from igpt_keras.training.state import Remembers, States
+from igpt_keras.training.state import KEPT, SAVE_EVERY, Remembers, States, stopped_by_signals
 from igpt_keras.training.strategies import is_chief
 
 
@@ -28,8 +26,8 @@ class RecordingSettings:
         log_every: steps between two lines of the history.
     """
 
-    save_every: int = 1000
-    keep_states: int = 2
+    save_every: int = SAVE_EVERY
+    keep_states: int = KEPT
     log_every: int = 10
 
 
@@ -79,24 +77,10 @@ def recording(
     )
 
 
-@contextlib.contextmanager
-def stopped_by_signals(states: States, strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """The first SIGTERM or Ctrl-C ends training after a step, with its state on disk.
-
-    One of several workers cannot stop by itself, as the others would wait for it: there,
-    signals do what they did.
-    """
-    alone = not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-    numbers: Sequence[Any] = (signal.SIGTERM, signal.SIGINT) if alone else ()
-
-    def stop(signal_number, frame):
-        # A second one ends the process at once.
-        signal.signal(signal_number, before[signal_number])
-        states.stop(signal_number)
-
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def stopping(
+    states: States, strategy: tf.distribute.Strategy
+) -> contextlib.AbstractContextManager[None]:
+    """`stopped_by_signals`; but one of several workers, for which the others would wait, is not."""
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return contextlib.nullcontext()
+    return stopped_by_signals(states)

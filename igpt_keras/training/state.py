@@ -1,10 +1,12 @@
 """All that a training goes on from, written whole or not at all, the last few kept."""
 
+import contextlib
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterable
+import signal
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import keras
@@ -19,6 +21,7 @@ ARRAYS_FILE = "arrays.safetensors"
 ABOUT_FILE = "state.json"
 VARIABLES, METRICS = "variables", "metrics"
 FORMAT_VERSION = 2
+SAVE_EVERY, KEPT = 1000, 2
 
 
 class Interrupted(Exception):
@@ -64,9 +67,9 @@ class States(keras.callbacks.Callback):
     def __init__(
         self,
         folder: str | os.PathLike,
-        every: int,
+        every: int = SAVE_EVERY,
         *,
-        keep: int = 2,
+        keep: int = KEPT,
         writes: bool = True,
         callbacks: dict[str, Remembers] | None = None,
     ):
@@ -179,6 +182,23 @@ class States(keras.callbacks.Callback):
             # Without it the rest is no state, should this be interrupted.
             (old / ABOUT_FILE).unlink()
             shutil.rmtree(old)
+
+
+@contextlib.contextmanager
+def stopped_by_signals(states: States) -> Iterator[None]:
+    """The first SIGTERM or Ctrl-C ends training after a step, with its state on disk."""
+
+    def stop(signal_number, frame):
+        # A second one ends the process at once.
+        signal.signal(signal_number, before[signal_number])
+        states.stop(signal_number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _variables(model) -> dict[str, keras.Variable]:

@@ -12,6 +12,8 @@ from igpt_keras.errors import InputError
 from igpt_keras.evaluation.probes import (
     LBFGS,
     SGD,
+    Batches,
+    FitStates,
     LayerFeatures,
     Parts,
     Probe,
@@ -21,6 +23,7 @@ from igpt_keras.evaluation.probes import (
     layers_around,
     low_data_runs,
 )
+from igpt_keras.training.state import Interrupted, States
 
 
 def blobs(generator, count, centers, noise):
@@ -191,6 +194,63 @@ def test_sgd_takes_steps_with_momentum_along_a_cosine():
     scores = parts.test.layers[0] @ probe.weights + probe.bias
     expected = Scaling.of(parts.train).apply(parts.test.layers[0]) @ weights
     np.testing.assert_allclose(scores, expected, atol=1e-4)
+
+
+class Stopping(FitStates):
+    """Tells one fit to stop at the end of a step."""
+
+    def __init__(self, folder, fit, step):
+        super().__init__(folder)
+        self.fit, self.step = fit, step
+
+    def of_next_fit(self):
+        states = super().of_next_fit()
+        return StoppingStates(states.folder, self.step) if self.count == self.fit else states
+
+
+class StoppingStates(States):
+    def __init__(self, folder, step):
+        super().__init__(folder, keep=1)
+        self.left = step
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if not self.left:
+            self.stop()
+        super().on_train_batch_end(batch, logs)
+
+
+def test_sgd_that_was_stopped_ends_like_one_that_was_not(tmp_path):
+    parts = make_parts(count=50)
+    method = SGD([3.0, 1.0, 0.1], epochs=3, batch_size=8, seed=4)
+    whole = list(method.fits(parts.train, 3))
+    per_epoch = len(parts.train) // 8
+    # Within an epoch, at its end, and, of the last fit, at its own.
+    for fit, step in ((1, per_epoch + 5), (2, per_epoch), (3, 3 * per_epoch)):
+        with pytest.raises(Interrupted):
+            states = Stopping(tmp_path, fit, step)
+            list(dataclasses.replace(method, states=states).fits(parts.train, 3))
+    states = FitStates(tmp_path)
+    resumed = list(dataclasses.replace(method, states=states).fits(parts.train, 3))
+    for ours, theirs in zip(resumed, whole, strict=True):
+        np.testing.assert_array_equal(ours.weights, theirs.weights)
+
+
+def test_batches_go_on_at_any_step():
+    train = make_parts().train
+    scaling = Scaling.of(train)
+    batches = Batches(train, scaling, 7, seed=3)
+    later = Batches(train, scaling, 7, seed=3, start=5)
+    for index in range(2 * batches.per_epoch):
+        for ours, theirs in zip(later[index], batches[index + 5], strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    epochs = [
+        [tuple(row) for index in range(batches.per_epoch) for row in batches[first + index][0]]
+        for first in (0, batches.per_epoch)
+    ]
+    # No image twice, and another order in every epoch.
+    assert all(len(set(rows)) == len(rows) == batches.per_epoch * 7 for rows in epochs)
+    assert epochs[0] != epochs[1]
 
 
 def test_sgd_comes_near_lbfgs():
