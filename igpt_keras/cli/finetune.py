@@ -68,7 +68,7 @@ from igpt_keras.training.strategies import is_chief, make_strategy
 @click.option(
     "--labels-per-class",
     type=click.IntRange(min=1),
-    help="Train on so many random images of each class.  [default: all]",
+    help="Train on so many random images of each class; a step has no more.  [default: all]",
 )
 @recording_options
 @training_options

@@ -190,30 +190,69 @@ def start(*arguments):
     )
 
 
-def wait_for(process, run, step):
-    """Until the state at `step` of the run is on disk."""
-    while process.poll() is None and not (run / f"states/step-{step:08}/state.json").exists():
+def last_state(states):
+    """The step of the last state on disk."""
+    names = [path.parent.name for path in states.glob("step-*/state.json")]
+    return max((int(name.removeprefix("step-")) for name in names), default=0)
+
+
+def wait_for(process, states, step):
+    """Until the state at `step`, or a later one, is on disk."""
+    while process.poll() is None and last_state(states) < step:
         time.sleep(0.01)
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model that was trained for a few steps."""
+    folder = tmp_path_factory.mktemp("model") / "model"
+    process = start(*PRETRAIN[1:], *ONE, "--steps", 8, "--output", folder)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return folder
+
+
+TWO_RATES = ["--start", 1e30, "--factor", 1e31, "--floor", 0.01]
+ALL_STATES = ["--save-every", 1, "--keep-states", 100]
+KILLED = {
+    "pretrain": [*PRETRAIN[2:], *ONE, "--steps", 100, *TWO_RATES, *ALL_STATES],
+    # 10 steps an epoch.
+    "finetune": ["--data", "digits", "--labels-per-class", 30, "--batch-size", 30]
+    + ["--epochs", 10, "--patience", 10, *TWO_RATES, *ALL_STATES],
+    # 4 steps an epoch, at the end of which there is a state.
+    "probe": ["--data", "digits", "--layers", 1, "--epochs", 400, "--start", 3, "--floor", 1],
+}
+
+
 @pytest.mark.slow
-def test_a_search_that_is_killed_ends_like_one_that_was_not(tmp_path):
-    arguments = [*PRETRAIN, *ONE, "--steps", 100, "--save-every", 1, "--keep-states", 100]
-    arguments += ["--start", 1e30, "--factor", 1e31, "--floor", 0.01]
+@pytest.mark.parametrize(
+    ("kind", "states", "kill_at", "stop_at"),
+    [
+        ("pretrain", "run/states", 40, 60),
+        ("finetune", "run/states", 45, 65),
+        ("probe", "states/fit-00001", 400, 800),
+    ],
+)
+def test_a_search_that_is_killed_ends_like_one_that_was_not(
+    model, tmp_path, kind, states, kill_at, stop_at
+):
+    arguments = ["tune", kind, *([] if kind == "pretrain" else [model]), *KILLED[kind]]
     whole = start(*arguments, "--output", tmp_path / "whole")
     _, errors = whole.communicate(timeout=300)
     assert whole.returncode == 0, errors
 
     output = tmp_path / "cut"
-    run = output / "trial_0001" / "run"
+    trial = output / "trial_0001"
     process = start(*arguments, "--output", output)
-    wait_for(process, run, 40)
+    wait_for(process, trial / states, kill_at)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     process.communicate()
-    begun = (run / "run.json").stat().st_mtime_ns
+    assert last_state(trial / states) < stop_at
+    begun = {path: path.stat().st_mtime_ns for path in trial.glob("run/run.json")}
+    assert len(begun) == (kind != "probe")
     process = start(*arguments, "--output", output)
-    wait_for(process, run, 60)
+    wait_for(process, trial / states, stop_at)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM, errors
@@ -221,13 +260,26 @@ def test_a_search_that_is_killed_ends_like_one_that_was_not(tmp_path):
     process = start(*arguments, "--output", output)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert (run / "run.json").stat().st_mtime_ns == begun
+    assert {path: path.stat().st_mtime_ns for path in begun} == begun
     found = [
         [(trial["learning_rate"], trial["score"]) for trial in search["trials"]]
         for folder in (tmp_path / "whole", output)
         for search in summary(folder)["searches"]
     ]
     assert found[0] == found[1]
+
+
+@pytest.mark.slow
+def test_two_workers_find_what_one_finds(igpt, two_workers, tmp_path):
+    arguments = [*PRETRAIN, *ONE, "--steps", 24, *TWO_RATES, "--output"]
+    assert igpt(*arguments, tmp_path / "alone", "--strategy", "none")[0] == 0
+    two_workers(*arguments, tmp_path / "tuned")
+    assert {path.name for path in tmp_path.iterdir()} == {"alone", "tuned"}
+    alone, together = (
+        summary(tmp_path / name)["searches"][0]["trials"] for name in ("alone", "tuned")
+    )
+    assert [trial["status"] for trial in together] == ["diverged", "finished"]
+    assert together[1]["score"] == pytest.approx(alone[1]["score"], rel=1e-4)
 
 
 @pytest.mark.slow

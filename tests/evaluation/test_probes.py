@@ -196,26 +196,25 @@ def test_sgd_takes_steps_with_momentum_along_a_cosine():
     np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
-class Stopping(FitStates):
-    """Tells one fit to stop at the end of a step."""
+class Counting(FitStates):
+    """Counts the steps of all fits, and tells the fit to stop that makes a certain one."""
 
-    def __init__(self, folder, fit, step):
+    def __init__(self, folder, last=None):
         super().__init__(folder)
-        self.fit, self.step = fit, step
+        self.done, self.last = 0, last
 
     def of_next_fit(self):
-        states = super().of_next_fit()
-        return StoppingStates(states.folder, self.step) if self.count == self.fit else states
+        return CountedStates(super().of_next_fit().folder, self)
 
 
-class StoppingStates(States):
-    def __init__(self, folder, step):
+class CountedStates(States):
+    def __init__(self, folder, counting):
         super().__init__(folder, keep=1)
-        self.left = step
+        self.counting = counting
 
     def on_train_batch_end(self, batch, logs=None):
-        self.left -= 1
-        if not self.left:
+        self.counting.done += 1
+        if self.counting.done == self.counting.last:
             self.stop()
         super().on_train_batch_end(batch, logs)
 
@@ -225,13 +224,19 @@ def test_sgd_that_was_stopped_ends_like_one_that_was_not(tmp_path):
     method = SGD([3.0, 1.0, 0.1], epochs=3, batch_size=8, seed=4)
     whole = list(method.fits(parts.train, 3))
     per_epoch = len(parts.train) // 8
-    # Within an epoch, at its end, and, of the last fit, at its own.
-    for fit, step in ((1, per_epoch + 5), (2, per_epoch), (3, 3 * per_epoch)):
+    # Within an epoch of the first fit, at the end of one of the second, at that of the last.
+    stops = [per_epoch + 5, 4 * per_epoch, 9 * per_epoch]
+    done = 0
+    for stop in stops:
+        states = Counting(tmp_path, stop - done)
         with pytest.raises(Interrupted):
-            states = Stopping(tmp_path, fit, step)
             list(dataclasses.replace(method, states=states).fits(parts.train, 3))
-    states = FitStates(tmp_path)
+        # No step is made twice.
+        assert states.done == stop - done
+        done = stop
+    states = Counting(tmp_path)
     resumed = list(dataclasses.replace(method, states=states).fits(parts.train, 3))
+    assert states.done == 0
     for ours, theirs in zip(resumed, whole, strict=True):
         np.testing.assert_array_equal(ours.weights, theirs.weights)
 
