@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 import pathlib
+import time
 from collections.abc import Callable
 
+import filelock
 import keras
 import numpy as np
 
@@ -15,19 +17,22 @@ from igpt_keras.evaluation.voting import draw_mask
 from igpt_keras.models import GenerativeModel
 
 CHUNK = 4096
+SECONDS_BETWEEN_NOTES = 10.0
 
 
 class FeatureExtractor:
     """Gives the features of every layer as files, and finds those it wrote before.
 
-    Memory does not grow with the number of images.
+    Memory does not grow with the number of images. A process that was killed leaves what it has
+    computed, and the next one goes on from there; two at a time do not compute the same.
 
     Args:
         model: its weights are to stay as they are.
         folder: for the files, which are named after the weights and the inputs; is created.
         batch_size: images in a forward pass.
         seed: of the masks, for BERT.
-        on_batch: called with the number of images after every forward pass.
+        on_batch: called with the number of images after every forward pass, and of those that
+            an earlier process has done.
     """
 
     def __init__(
@@ -66,25 +71,43 @@ class FeatureExtractor:
         """
         if not len(tokens):
             raise InputError("tokens must hold at least one image, got none")
+        self.model._check_inputs(tokens)
         bert = self.model.objective == "bert"
         mask = (self.model.mask_probability, self.seed, vote) if bert else None
         file = self.folder / f"features-{self._digest(tokens, mask)}.npy"
         if not file.is_file():
-            with atomic_path(file, overwrite=True) as partial:
-                self._write(tokens, mask, partial)
+            self._write(tokens, mask, file)
         try:
             return np.load(file, mmap_mode="r")
         except ValueError as error:
             raise InputError(f"{file} is damaged, remove it: {error}") from None
 
     def _write(self, tokens, mask, file):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial, done, lock = (
+            file.with_name(f".{file.stem}.{suffix}") for suffix in ("partial", "done", "lock")
+        )
+        # Whoever waits here finds the file.
+        with filelock.FileLock(lock):
+            if not file.is_file():
+                self._write_rest(tokens, mask, partial, done)
+                partial.replace(file)
+            for path in (done, lock):
+                path.unlink(missing_ok=True)
+
+    def _write_rest(self, tokens, mask, file, done):
+        """Writes `file`; `done` tells of how many images it holds the features already."""
         config = self.model.config
         shape = (config.num_layers + 1, len(tokens), config.hidden_dim)
-        features = np.lib.format.open_memmap(file, "w+", np.float32, shape)
+        first = int(done.read_text()) if done.is_file() and file.is_file() else 0
+        mode = "r+" if first else "w+"
+        features = np.lib.format.open_memmap(file, mode, np.float32, shape)
+        if first and self.on_batch is not None:
+            self.on_batch(first)
         batch_size = min(self.batch_size, len(tokens))
-        for start in range(0, len(tokens), batch_size):
+        noted = time.monotonic()
+        for start in range(first, len(tokens), batch_size):
             batch = np.asarray(tokens[start : start + batch_size], np.int32)
-            self.model._check_inputs(batch)
             count = len(batch)
             # The last batch is filled up: another shape would be compiled anew.
             inputs = np.pad(batch, ((0, batch_size - count), (0, 0)), mode="edge")
@@ -92,6 +115,11 @@ class FeatureExtractor:
                 inputs = {"tokens": inputs, "masked": draw_mask(inputs.shape, *mask, start)}
             of_batch = self._all_layers.predict_on_batch(inputs)
             features[:, start : start + count] = np.swapaxes(of_batch[:count], 0, 1)
+            if time.monotonic() > noted + SECONDS_BETWEEN_NOTES:
+                features.flush()
+                with atomic_path(done, overwrite=True) as path:
+                    path.write_text(str(start + count))
+                noted = time.monotonic()
             if self.on_batch is not None:
                 self.on_batch(count)
         features.flush()

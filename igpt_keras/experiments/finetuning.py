@@ -98,8 +98,9 @@ class Material:
 
     def fingerprints(self) -> dict[str, Any]:
         """What changes when the model or the images change."""
+        held_out = (self.data_set.validation, self.data_set.test)
         parts = [ingredient.part for ingredient in self.data_set.ingredients]
-        parts += [part for part in (self.data_set.validation, self.data_set.test) if part]
+        parts += [part for part in held_out if part is not None]
         return {
             "model": digest_of_weights(self.start),
             "images": [part.fingerprint() for part in parts],

@@ -115,7 +115,9 @@ class States(keras.callbacks.Callback):
         if about["within_epoch"]:
             self._metrics = _part_of(METRICS, arrays)
         for name, callback in self.callbacks.items():
-            callback.remember({**about["callbacks"][name], **_part_of(name, arrays)})
+            # A guard, say, may be new in a run that goes on.
+            if name in about["callbacks"]:
+                callback.remember({**about["callbacks"][name], **_part_of(name, arrays)})
         self._before = self._written = about["step"]
         return self._before
 
@@ -124,7 +126,7 @@ class States(keras.callbacks.Callback):
         return sorted(path for path in self.folder.glob("step-*") if (path / ABOUT_FILE).is_file())
 
     def on_epoch_begin(self, epoch, logs=None):
-        # Keras has reset them, also where an epoch goes on, and `fit` has made those of `compile`.
+        # Keras has reset them, also where an epoch goes on.
         if self._metrics:
             _assign(_metrics(self.model), self._metrics, self.paths()[-1])
         self._metrics = {}

@@ -1,9 +1,12 @@
+import threading
+
 import keras
 import numpy as np
 import pytest
 
 import igpt_keras
 from igpt_keras.errors import InputError
+from igpt_keras.evaluation import features
 from igpt_keras.evaluation.features import FeatureExtractor
 from igpt_keras.evaluation.voting import draw_mask
 from igpt_keras.models import ImageGPT
@@ -54,6 +57,55 @@ def test_a_second_call_reads_the_file(model, tokens, tmp_path):
     np.testing.assert_array_equal(first, again.features(tokens.astype(np.uint16)))
     assert not batches
     assert [path.stat().st_mtime_ns for path in tmp_path.iterdir()] == [written]
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("noted", "left"), [(True, 3), (False, 6)])
+def test_what_a_process_that_was_killed_computed_is_not_computed_again(
+    model, tokens, tmp_path, monkeypatch, noted, left
+):
+    expected = np.array(FeatureExtractor(model, tmp_path / "whole").features(tokens))
+    monkeypatch.setattr(features, "SECONDS_BETWEEN_NOTES", 0 if noted else 1000)
+    seen = []
+
+    def die(count):
+        seen.append(count)
+        if len(seen) == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        FeatureExtractor(model, tmp_path / "cut", batch_size=1, on_batch=die).features(tokens)
+    batches, call = [], features.AllLayers.predict_on_batch
+
+    def predict(self, inputs):
+        batches.append(len(inputs))
+        return call(self, inputs)
+
+    monkeypatch.setattr(features.AllLayers, "predict_on_batch", predict)
+    seen.clear()
+    extractor = FeatureExtractor(model, tmp_path / "cut", batch_size=1, on_batch=seen.append)
+    np.testing.assert_allclose(extractor.features(tokens), expected, atol=1e-6)
+    assert sum(batches) == left
+    assert sum(seen) == 6
+    assert len(list((tmp_path / "cut").iterdir())) == 1
+
+
+def test_two_processes_do_not_compute_the_same(model, tokens, tmp_path):
+    waiting, computed = [], []
+
+    def start_another(count):
+        if not waiting:
+            other = FeatureExtractor(model, tmp_path, on_batch=computed.append)
+            waiting.append(threading.Thread(target=other.features, args=(tokens,)))
+            waiting[0].start()
+
+    FeatureExtractor(model, tmp_path, batch_size=2, on_batch=start_another).features(tokens)
+    waiting[0].join(timeout=60)
+    assert not waiting[0].is_alive() and not computed
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_other_weights_tokens_or_masks_make_another_file(

@@ -138,6 +138,15 @@ def test_callbacks_go_on_from_what_they_knew(config, tmp_path):
     assert [*losses.losses, *again.losses] == whole.losses
 
 
+def test_a_callback_may_be_new_in_a_training_that_goes_on(config, tmp_path):
+    states = States(tmp_path, 100)
+    with pytest.raises(Interrupted):
+        train(config, states, callbacks=[Stopper(states, 7)])
+    losses = Losses()
+    train(config, States(tmp_path, 100, callbacks={"losses": losses}), callbacks=[losses])
+    assert losses.heard == 8
+
+
 def test_a_state_that_cannot_be_written_leaves_the_last_one(config, tmp_path):
     states = States(tmp_path, 3)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
