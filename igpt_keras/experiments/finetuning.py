@@ -27,7 +27,7 @@ from igpt_keras.folder import MODEL_FOLDER
 from igpt_keras.models import ImageGPT, ImageGPTClassifier
 from igpt_keras.training.finetuning import FineTuning, finetune
 from igpt_keras.training.progress import ProgressBar
-from igpt_keras.training.runs import create_run, only_writer, read_run
+from igpt_keras.training.runs import create_run, only_writer, read_run, remove_states
 from igpt_keras.training.strategies import check_batch_size, is_chief, share_out
 
 KIND = "finetune"
@@ -231,6 +231,7 @@ def _write(
         figures=figures,
     )
     write_result(result, run.output)
+    remove_states(run.output)
 
 
 def load_start(path: str, settings: Settings) -> ImageGPT:

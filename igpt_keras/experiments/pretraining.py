@@ -35,6 +35,7 @@ from igpt_keras.training.runs import (
     create_run,
     only_writer,
     read_run,
+    remove_states,
 )
 from igpt_keras.training.strategies import is_chief, share_out
 
@@ -412,3 +413,4 @@ def _write(model: igpt_keras.ImageGPT, run: Run, figures: dict[str, Any]) -> Non
         figures=figures,
     )
     write_result(result, run.output)
+    remove_states(run.output)

@@ -4,7 +4,7 @@
 | --- | --- |
 | `run.json` | what the training was told, and which images (and model) it began with |
 | `palette.npy` | its palette |
-| `states/` | all that it goes on from, after the last few steps it was written; see `States` |
+| `states/` | until it has ended: all that it goes on from, of the last steps; see `States` |
 | `checkpoints/` | of pre-training: models on the way, and the best one; see `Checkpoints` |
 | `history.jsonl`, `events/` | figures of every few steps; see `Journal` |
 | `model/`, `result.json` | the trained model and what it reached, once training has ended |
@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,6 +79,13 @@ def read_run(folder: str | os.PathLike, kind: str) -> dict[str, Any]:
     if about["kind"] != kind:
         raise InputError(f"{folder} is a run of igpt {about['kind']}, not of igpt {kind}")
     return about
+
+
+def remove_states(folder: str | os.PathLike) -> None:
+    """To be called when the result of a run is written: nothing goes on from its states then."""
+    states = pathlib.Path(folder, STATES)
+    if states.exists():
+        shutil.rmtree(states)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from PIL import Image
 import igpt_keras
 from igpt_keras.evaluation.results import read_result
 from igpt_keras.evaluation.voting import draw_mask
+from igpt_keras.experiments import finetuning
 from igpt_keras.experiments.finetuning import Settings, load_start
 from igpt_keras.training.journal import read_history
 from igpt_keras.training.runs import only_writer
@@ -162,17 +163,21 @@ def test_an_earlier_run_is_kept_unless_told_otherwise(igpt, photos, pretrained, 
 
 
 @pytest.fixture
-def tuned(igpt, photos, pretrained, tmp_path):
-    """A run of two epochs whose result is missing, as after a kill, and that result."""
-    run = tmp_path / "run"
-    status, _, errors = igpt(
-        *("finetune", pretrained("ar"), "--data", f"folder:{photos}", "--output", run),
-        *("--epochs", 2, "--batch-size", 16, "--log-every", 2, "--learning-rate", 0.01),
-    )
+def tuned(igpt, photos, pretrained, tmp_path, monkeypatch):
+    """A run of two epochs whose result could not be written, and that of the same run."""
+    arguments = ["finetune", pretrained("ar"), "--data", f"folder:{photos}", "--epochs", 2]
+    arguments += ["--batch-size", 16, "--log-every", 2, "--learning-rate", 0.01, "--output"]
+    status, _, errors = igpt(*arguments, tmp_path / "whole")
     assert status == 0, errors
-    result = read_result(run)
-    (run / "result.json").unlink()
-    return run, result
+
+    def fail(*arguments):
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetuning, "write_result", fail)
+        status, _, errors = igpt(*arguments, tmp_path / "run")
+    assert (status, errors) == (2, "igpt: error: the disk is full\n")
+    return tmp_path / "run", read_result(tmp_path / "whole")
 
 
 def test_a_run_has_a_history_of_its_steps(tuned):
@@ -188,10 +193,17 @@ def test_a_run_has_a_history_of_its_steps(tuned):
 
 def test_resuming_writes_what_is_missing(igpt, tuned):
     run, expected = tuned
+    history = read_history(run)
+    states = sorted(path.name for path in (run / "states").iterdir())
+    assert states == ["step-00000003", "step-00000006"]
     status, printed, _ = igpt("finetune", "--resume", run, "--progress", "quiet")
     assert status == 0
     result = read_result(run)
-    assert (result.command, result.figures) == (expected.command, expected.figures)
+    assert result.figures == expected.figures
+    assert result.command == expected.command.replace("whole", "run")
+    # Nothing was trained again.
+    assert read_history(run) == history
+    assert not (run / "states").exists()
     assert f"{result.figures['test_accuracy']:.2%}" in printed
     status, printed, _ = igpt("finetune", "--resume", run)
     assert (status, printed) == (0, f"{run} is finished, nothing is left to do\n")

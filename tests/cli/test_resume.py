@@ -88,7 +88,7 @@ def kill_and_resume(tmp_path, arguments, kills, seed):
     whole = start(*arguments, "--output", tmp_path / "whole")
     status, _, errors = finish(whole)
     assert status == 0, errors
-    steps = last_state(tmp_path / "whole")
+    steps = read_history(tmp_path / "whole")[-1]["step"]
     run, resume = tmp_path / "cut", [arguments[0], "--resume", tmp_path / "cut"]
     process = start(*arguments, "--output", run)
     wait_for_a_write(process, run)
@@ -107,6 +107,7 @@ def kill_and_resume(tmp_path, arguments, kills, seed):
     assert status == 0, errors
     assert_same_run(run, tmp_path / "whole")
     assert not list(run.rglob(".*unfinished"))
+    assert not (run / "states").exists()
     return run
 
 
