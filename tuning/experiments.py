@@ -14,6 +14,7 @@ import tensorflow as tf
 
 import igpt_keras
 from igpt_keras.errors import InputError
+from igpt_keras.evaluation.probes import load_probe
 from igpt_keras.evaluation.results import RESULT_FILE, read_result
 from igpt_keras.experiments import finetuning, pretraining, probing
 from igpt_keras.experiments.options import LAYOUT, DataOptions, TrainingOptions
@@ -242,7 +243,8 @@ class FineTuning(Experiment[finetuning.Settings]):
 class Probing(Experiment[probing.Settings]):
     """`igpt probe --method sgd`, by the validation accuracy of the best of the layers.
 
-    An unfinished trial goes on from its last state; the features are extracted once for all.
+    An unfinished trial goes on from its last state; the features are extracted once for all. What
+    is loaded is the linear classifier, from features of the best layer to class logits.
 
     Args:
         model: path of the model.
@@ -285,4 +287,4 @@ class Probing(Experiment[probing.Settings]):
         return read_result(output).figures["validation_accuracy"]
 
     def load(self, output):
-        raise InputError(f"{output} holds the figures of a probe and no model")
+        return load_probe(output / probing.PROBE_FILE).as_model()

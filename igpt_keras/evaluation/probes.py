@@ -5,6 +5,7 @@ import dataclasses
 import os
 import pathlib
 import warnings
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from igpt_keras.atomic import atomic_path
 from igpt_keras.data.splits import per_class
 from igpt_keras.errors import InputError
 from igpt_keras.training.fitting import fit_from_state
@@ -107,6 +109,19 @@ class Probe:
     setting: dict[str, Any]
     validation_accuracy: float = float("nan")
 
+    def save(self, file: str | os.PathLike) -> None:
+        """Writes `weights` and `bias` to an .npz file, whole or not at all; an earlier one goes."""
+        with atomic_path(file, overwrite=True) as partial, open(partial, "wb") as opened:
+            np.savez(opened, weights=self.weights, bias=self.bias)
+
+    def as_model(self) -> keras.Model:
+        """A Keras model from features float32 [N, k · d] to class logits float32 [N, C]."""
+        width, num_classes = self.weights.shape
+        linear = keras.layers.Dense(num_classes, name="class_logits", dtype="float32")
+        model = keras.Sequential([keras.Input((width,)), linear])
+        linear.set_weights([self.weights, self.bias])
+        return model
+
     def predict(self, features: LayerFeatures) -> np.ndarray:
         """The classes of the images: int32 [N]."""
         classes = [(x @ self.weights + self.bias).argmax(axis=1) for x in features.pieces()]
@@ -115,6 +130,19 @@ class Probe:
     def accuracy(self, features: LayerFeatures) -> float:
         """Share of the images whose class is right."""
         return float((self.predict(features) == features.labels).mean())
+
+
+def load_probe(file: str | os.PathLike) -> Probe:
+    """What `Probe.save` wrote; of the setting and the accuracy, `result.json` tells.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    try:
+        with np.load(file) as arrays:
+            return Probe(arrays["weights"], arrays["bias"], {})
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"{file} is not a probe: {error}") from None
 
 
 @dataclasses.dataclass(frozen=True)

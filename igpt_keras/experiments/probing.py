@@ -1,4 +1,7 @@
-"""Probes: a model in, what linear classifiers read off its layers out."""
+"""Probes: a model in, what linear classifiers read off its layers out.
+
+The folder of a run holds `result.json`, and `probe.npz`, the probe of the best layer.
+"""
 
 import contextlib
 import dataclasses
@@ -37,6 +40,8 @@ from igpt_keras.evaluation.voting import VOTES, modal_vote
 from igpt_keras.experiments.options import DataOptions
 from igpt_keras.experiments.palettes import load_with_palette
 from igpt_keras.models import GenerativeModel
+
+PROBE_FILE = "probe.npz"
 
 console = Console()
 
@@ -102,7 +107,8 @@ class Run:
             check_data(data_set)
             partial.mkdir()
             with feature_folder(self.feature_cache, partial) as folder:
-                figures = self._measure(loaded, data_set, folder)
+                figures, probe = self._measure(loaded, data_set, folder)
+            probe.save(partial / PROBE_FILE)
             result = Result(
                 kind="probe",
                 command=self.command,
@@ -116,8 +122,8 @@ class Run:
 
     def _measure(
         self, model: GenerativeModel, data_set: DataSet, folder: pathlib.Path
-    ) -> dict[str, Any]:
-        """The figures of a result; `folder` is for the features."""
+    ) -> tuple[dict[str, Any], Probe]:
+        """The figures of a result, and the best layer's probe; `folder` is for the features."""
         data, settings = self.data, self.settings
         method = make_method(settings, self.states)
         num_classes = len(data_set.class_names)
@@ -213,21 +219,22 @@ def extract(
 
 def baseline_figures(
     parts: Parts, method: LBFGS | SGD, data: DataOptions, settings: Settings
-) -> dict[str, Any]:
-    """The figures of a result without a model's layers."""
+) -> tuple[dict[str, Any], Probe]:
+    """The figures of a result without a model's layers, and the probe."""
     probe = fit_probe(method, parts, data.fold_validation)
-    figures = probe_figures(probe, parts)
-    return {
+    of_probe = probe_figures(probe, parts)
+    figures = {
         "method": settings.method,
         "num_classes": parts.num_classes,
-        "layers": [{"layer": None, **figures}],
+        "layers": [{"layer": None, **of_probe}],
         "best_layer": None,
-        "validation_accuracy": figures["validation_accuracy"],
-        "test_accuracy": figures["test_accuracy"],
+        "validation_accuracy": of_probe["validation_accuracy"],
+        "test_accuracy": of_probe["test_accuracy"],
         "concatenated": None,
         "low_data": low_data(parts, method, settings, settings.baseline),
         "voting": None,
     }
+    return figures, probe
 
 
 def model_figures(
@@ -237,8 +244,11 @@ def model_figures(
     data: DataOptions,
     settings: Settings,
     quiet: bool,
-) -> dict[str, Any]:
-    """The figures of a result of every layer; `votes` is the test part under every mask."""
+) -> tuple[dict[str, Any], Probe]:
+    """The figures of a result of every layer, and the probe of the best.
+
+    `votes` is the test part under every mask.
+    """
     last = len(parts.train.layers) - 1
     curve = {}
     with Progress(console=console, disable=quiet) as progress:
@@ -254,10 +264,10 @@ def model_figures(
         chosen = parts.select(around)
         probe = fit_probe(method, chosen, data.fold_validation)
         concatenated = {"layers": around, **probe_figures(probe, chosen)}
-    return {
+    figures = {
         "method": settings.method,
         "num_classes": parts.num_classes,
-        "layers": [{"layer": layer, **figures} for layer, figures in of_layers.items()],
+        "layers": [{"layer": layer, **each} for layer, each in of_layers.items()],
         "best_layer": best,
         "validation_accuracy": of_layers[best]["validation_accuracy"],
         "test_accuracy": of_layers[best]["test_accuracy"],
@@ -267,6 +277,7 @@ def model_figures(
             curve[best], [vote.select([best]) for vote in votes], parts.num_classes, settings.seed
         ),
     }
+    return figures, curve[best]
 
 
 def make_method(settings: Settings, states: pathlib.Path | None) -> LBFGS | SGD:

@@ -10,7 +10,7 @@ import igpt_keras
 from igpt_keras.data.open import open_data
 from igpt_keras.data.pipeline import encode
 from igpt_keras.evaluation.features import FeatureExtractor
-from igpt_keras.evaluation.probes import LBFGS, LayerFeatures, Parts, fit_probe
+from igpt_keras.evaluation.probes import LBFGS, LayerFeatures, Parts, fit_probe, load_probe
 from igpt_keras.evaluation.results import read_result
 from igpt_keras.evaluation.voting import modal_vote
 
@@ -39,7 +39,7 @@ def test_probe_measures_every_layer(igpt, photos, pretrained, tmp_path):
         *("--concatenate", 2, "--labels-per-class", "3,5"),
     )
     assert status == 0
-    assert {file.name for file in run.iterdir()} == {"result.json"}
+    assert {file.name for file in run.iterdir()} == {"result.json", "probe.npz"}
     result = read_result(run)
     figures, settings = result.figures, result.settings
     assert (result.kind, result.model["name"], result.data["train"]) == ("probe", "before", 36)
@@ -61,6 +61,9 @@ def test_probe_measures_every_layer(igpt, photos, pretrained, tmp_path):
     assert figures["best_layer"] == best
     for name in ("validation_accuracy", "test_accuracy"):
         assert figures[name] == figures["layers"][best][name]
+    linear = load_probe(run / "probe.npz").as_model()
+    logits = linear.predict(model.features(test.tokens, best), verbose=0)
+    assert figures["test_accuracy"] == np.mean(logits.argmax(axis=1) == test.labels)
     assert figures["concatenated"]["layers"] == [max(best - 1, 0), max(best - 1, 0) + 1]
     for count, few in zip((3, 5), figures["low_data"], strict=True):
         assert (few["labels_per_class"], few["features"]) == (count, f"best layer {best}")

@@ -21,6 +21,7 @@ from igpt_keras.evaluation.probes import (
     best_layer,
     fit_probe,
     layers_around,
+    load_probe,
     low_data_runs,
 )
 from igpt_keras.training.state import Interrupted, States
@@ -256,6 +257,25 @@ def test_batches_go_on_at_any_step():
     # No image twice, and another order in every epoch.
     assert all(len(set(rows)) == len(rows) == batches.per_epoch * 7 for rows in epochs)
     assert epochs[0] != epochs[1]
+
+
+def test_a_probe_is_read_as_it_was_written(tmp_path):
+    parts = make_parts()
+    probe = fit_probe(SGD([3.0], epochs=2), parts)
+    file = tmp_path / "probe.npz"
+    probe.save(file)
+    read = load_probe(file)
+    np.testing.assert_array_equal(read.weights, probe.weights)
+    np.testing.assert_array_equal(read.bias, probe.bias)
+    logits = read.as_model().predict(parts.test.layers[0], verbose=0)
+    np.testing.assert_array_equal(logits.argmax(axis=1), probe.predict(parts.test))
+    content = file.read_bytes()
+    for damaged in (b"", content[:-30], content[:40]):
+        file.write_bytes(damaged)
+        with pytest.raises(InputError, match="probe.npz is not a probe"):
+            load_probe(file)
+    with pytest.raises(InputError, match="nothing.npz is not a probe"):
+        load_probe(tmp_path / "nothing.npz")
 
 
 def test_sgd_comes_near_lbfgs():

@@ -11,11 +11,13 @@ from click.testing import CliRunner
 import igpt_keras
 from igpt_keras import InputError
 from igpt_keras.cli import igpt
+from igpt_keras.data.digits import load_digits
 from igpt_keras.evaluation.results import read_result
+from igpt_keras.experiments import probing
 from igpt_keras.experiments.options import DataOptions, TrainingOptions
 from igpt_keras.experiments.pretraining import Settings
 from igpt_keras.training.runs import only_writer
-from tuning import LargeToSmall, Pretraining, Rates
+from tuning import LargeToSmall, Pretraining, Probing, Rates
 
 SIZES = {"image_size": 8, "num_layers": 1, "hidden_dim": 16, "num_heads": 1, "num_colors": 8}
 # BERT, for AR draws pictures.
@@ -75,6 +77,23 @@ def test_the_best_model_is_the_trained_one(searched):
     trained = igpt_keras.load(searched.run_folder(trial))
     for ours, theirs in zip(model.get_weights(), trained.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_best_model_of_probes_is_a_linear_classifier(searched, tmp_path):
+    (trial,) = searched.oracle.get_best_trials()
+    model = searched.run_folder(trial)
+    settings = probing.Settings(layers=[1], epochs=3)
+    experiment = Probing(model, "digits", settings, features=tmp_path / "features")
+    search = LargeToSmall(experiment, Rates(3, floor=1), directory=tmp_path)
+    search.search(verbose=0)
+    (linear,) = search.get_best_models()
+    validation = load_digits().validation
+    tokens = validation.tokens(igpt_keras.load(model).palette)
+    logits = linear.predict(igpt_keras.load(model).features(tokens, 1), verbose=0)
+    (best,) = search.oracle.get_best_trials()
+    assert np.mean(logits.argmax(axis=1) == validation.labels) == best.score
+    # What a trial went on from goes with its end.
+    assert not list(tmp_path.rglob("states"))
 
 
 def test_results_summary(searched, capsys):
