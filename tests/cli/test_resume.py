@@ -1,12 +1,8 @@
 """`--resume`: runs that are killed or told to stop, in processes of their own."""
 
-import os
-import pathlib
 import random
 import shlex
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -15,9 +11,9 @@ import pytest
 import igpt_keras
 from igpt_keras.evaluation.results import read_result
 from igpt_keras.training.journal import TIMED, read_history
+from tests.cli.processes import finish, last_state, start, wait_for_state
 
 ON_THE_CLOCK = ("images_per_second", "minutes")
-IGPT = pathlib.Path(sys.executable).with_name("igpt")
 COMMON = ["--data", "digits", "--batch-size", 16, "--learning-rate", 0.01]
 COMMON += ["--save-every", 1, "--log-every", 7]
 SIZES = ["--image-size", 8, "--num-layers", 1, "--hidden-dim", 16, "--num-heads", 1]
@@ -26,37 +22,9 @@ PRETRAIN = ["pretrain", *COMMON, *SIZES, "--steps", 200, "--checkpoints", 3]
 FINETUNE = ["finetune", "MODEL", *COMMON, "--labels-per-class", 30, "--epochs", 11]
 
 
-def start(*arguments):
-    environment = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
-    return subprocess.Popen(
-        [IGPT, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-
-
-def finish(process):
-    output, errors = process.communicate(timeout=300)
-    return process.returncode, output, errors
-
-
-def last_state(run):
-    return max(
-        (
-            int(path.parent.name.removeprefix("step-"))
-            for path in run.glob("states/step-*/state.json")
-        ),
-        default=0,
-    )
-
-
 def wait_for_steps(process, run, count):
     """Until `count` more steps are on disk."""
-    before = last_state(run)
-    while process.poll() is None and last_state(run) < before + count:
-        time.sleep(0.01)
+    wait_for_state(process, run / "states", last_state(run / "states") + count)
 
 
 def wait_for_a_write(process, run):
@@ -102,7 +70,7 @@ def kill_and_resume(tmp_path, arguments, kills, seed):
     status, _, errors = finish(process)
     assert status == 128 + signal.SIGTERM, errors
     assert f"go on with igpt {shlex.join(map(str, resume))}" in errors
-    assert 0 < last_state(run) < steps
+    assert 0 < last_state(run / "states") < steps
     status, output, errors = finish(start(*resume))
     assert status == 0, errors
     assert_same_run(run, tmp_path / "whole")

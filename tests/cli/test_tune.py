@@ -1,11 +1,6 @@
 import json
-import os
-import pathlib
 import shlex
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
@@ -15,8 +10,8 @@ from igpt_keras.cli.pretrain import pretrain
 from igpt_keras.cli.probe import probe
 from igpt_keras.evaluation.results import read_result
 from igpt_keras.training.runs import only_writer
+from tests.cli.processes import finish, last_state, start, wait_for_state
 
-IGPT = pathlib.Path(sys.executable).with_name("igpt")
 PRETRAIN = ["tune", "pretrain", "--data", "digits", "--image-size", 8, "--num-colors", 8]
 # BERT, for AR draws pictures.
 PRETRAIN += ["--batch-size", 32, "--checkpoints", 1, "--objective", "bert"]
@@ -179,36 +174,13 @@ def test_a_command_that_is_written_out_gives_the_values_it_was_written_for(comma
     assert "--learning-rate" in written
 
 
-def start(*arguments):
-    environment = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
-    return subprocess.Popen(
-        [IGPT, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-
-
-def last_state(states):
-    """The step of the last state on disk."""
-    names = [path.parent.name for path in states.glob("step-*/state.json")]
-    return max((int(name.removeprefix("step-")) for name in names), default=0)
-
-
-def wait_for(process, states, step):
-    """Until the state at `step`, or a later one, is on disk."""
-    while process.poll() is None and last_state(states) < step:
-        time.sleep(0.01)
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A model that was trained for a few steps."""
     folder = tmp_path_factory.mktemp("model") / "model"
     process = start(*PRETRAIN[1:], *ONE, "--steps", 8, "--output", folder)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
+    status, _, errors = finish(process)
+    assert status == 0, errors
     return folder
 
 
@@ -238,28 +210,27 @@ def test_a_search_that_is_killed_ends_like_one_that_was_not(
 ):
     arguments = ["tune", kind, *([] if kind == "pretrain" else [model]), *KILLED[kind]]
     whole = start(*arguments, "--output", tmp_path / "whole")
-    _, errors = whole.communicate(timeout=300)
-    assert whole.returncode == 0, errors
+    status, _, errors = finish(whole)
+    assert status == 0, errors
 
     output = tmp_path / "cut"
     trial = output / "trial_0001"
     process = start(*arguments, "--output", output)
-    wait_for(process, trial / states, kill_at)
+    wait_for_state(process, trial / states, kill_at)
     process.kill()
-    assert process.wait() == -signal.SIGKILL
-    process.communicate()
+    assert finish(process)[0] == -signal.SIGKILL
     assert last_state(trial / states) < stop_at
     begun = {path: path.stat().st_mtime_ns for path in trial.glob("run/run.json")}
     assert len(begun) == (kind != "probe")
     process = start(*arguments, "--output", output)
-    wait_for(process, trial / states, stop_at)
+    wait_for_state(process, trial / states, stop_at)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 128 + signal.SIGTERM, errors
+    status, _, errors = finish(process)
+    assert status == 128 + signal.SIGTERM, errors
     assert f"go on with igpt {shlex.join(map(str, arguments))} --output {output}" in errors
     process = start(*arguments, "--output", output)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
+    status, _, errors = finish(process)
+    assert status == 0, errors
     assert {path: path.stat().st_mtime_ns for path in begun} == begun
     found = [
         [(trial["learning_rate"], trial["score"]) for trial in search["trials"]]

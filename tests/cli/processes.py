@@ -1,0 +1,39 @@
+"""The command line in processes of their own, to be killed and told to stop."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+IGPT = pathlib.Path(sys.executable).with_name("igpt")
+
+
+def start(*arguments):
+    """Starts `igpt` with these arguments, as one worker alone."""
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
+    return subprocess.Popen(
+        [IGPT, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def finish(process):
+    """Waits for its end; status, what it printed and its errors."""
+    output, errors = process.communicate(timeout=300)
+    return process.returncode, output, errors
+
+
+def last_state(states):
+    """The step of the last state in a folder of states, 0 without one."""
+    names = [path.parent.name for path in states.glob("step-*/state.json")]
+    return max((int(name.removeprefix("step-")) for name in names), default=0)
+
+
+def wait_for_state(process, states, step):
+    """Until the state at `step`, or a later one, is on disk."""
+    while process.poll() is None and last_state(states) < step:
+        time.sleep(0.01)
