@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -21,7 +20,7 @@ from igpt_keras.experiments.options import LAYOUT, DataOptions, TrainingOptions
 from igpt_keras.experiments.palettes import load_with_palette
 from igpt_keras.folder import read_training
 from igpt_keras.training.journal import HISTORY_FILE, read_history
-from igpt_keras.training.runs import RUN_FILE, STATES
+from igpt_keras.training.runs import RUN_FILE, STATES, remove_states
 from igpt_keras.training.strategies import check_batch_size, is_chief, make_strategy
 from tuning.rates import RATE, Rates, shifted
 
@@ -120,6 +119,10 @@ class Experiment(Generic[Settings]):
         """
         raise NotImplementedError
 
+    def remove_states(self, output: pathlib.Path) -> None:
+        """Removes what a trial would go on from: to be called when it has ended."""
+        remove_states(output)
+
     def curve(self, output: pathlib.Path) -> list[tuple[int, float]]:
         """The training loss in nats after so many steps; empty where none was written."""
         if not (output / HISTORY_FILE).exists():
@@ -130,6 +133,26 @@ class Experiment(Generic[Settings]):
     def load(self, output: pathlib.Path) -> Any:
         """What `run` trained."""
         return igpt_keras.load(output)
+
+
+class OnModel(Experiment[Settings]):
+    """An experiment on a model that is there.
+
+    Args:
+        model: its path.
+        others: as `Experiment`.
+    """
+
+    def __init__(self, model: str | os.PathLike, data, settings, **others):
+        super().__init__(data, settings, **others)
+        self.model = str(model)
+
+    def check(self, hp):
+        super().check(hp)
+        load_with_palette(self.model)
+
+    def described(self, hp):
+        return {"model": self.model, **super().described(hp)}
 
 
 class Pretraining(Experiment[pretraining.Settings]):
@@ -179,7 +202,7 @@ class Pretraining(Experiment[pretraining.Settings]):
         return self._palettes[key]
 
 
-class FineTuning(Experiment[finetuning.Settings]):
+class FineTuning(OnModel[finetuning.Settings]):
     """`igpt finetune`, by the validation accuracy of its best epoch, whose weights it keeps.
 
     An unfinished trial goes on from its last state.
@@ -200,16 +223,8 @@ class FineTuning(Experiment[finetuning.Settings]):
         training: TrainingOptions | None = None,
         **others,
     ):
-        super().__init__(data, settings, **others)
-        self.model = str(model)
+        super().__init__(model, data, settings, **others)
         self.training = training or TrainingOptions(progress="quiet")
-
-    def check(self, hp):
-        super().check(hp)
-        load_with_palette(self.model)
-
-    def described(self, hp):
-        return {"model": self.model, **super().described(hp)}
 
     def rates(self) -> Rates:
         """From a tenth of the rate of the pre-training on (paper, section 4.5).
@@ -240,7 +255,7 @@ class FineTuning(Experiment[finetuning.Settings]):
         return run.finish(self.strategy, callbacks)["validation_accuracy"]
 
 
-class Probing(Experiment[probing.Settings]):
+class Probing(OnModel[probing.Settings]):
     """`igpt probe --method sgd`, by the validation accuracy of the best of the layers.
 
     An unfinished trial goes on from its last state; the features are extracted once for all. What
@@ -258,19 +273,11 @@ class Probing(Experiment[probing.Settings]):
     def __init__(
         self, model: str | os.PathLike, data, settings, *, features: str | os.PathLike, **others
     ):
-        super().__init__(data, settings, **others)
-        self.model = str(model)
+        super().__init__(model, data, settings, **others)
         self.features = pathlib.Path(features)
 
     def settings(self, hp):
         return dataclasses.replace(super().settings(hp), method="sgd")
-
-    def check(self, hp):
-        super().check(hp)
-        load_with_palette(self.model)
-
-    def described(self, hp):
-        return {"model": self.model, **super().described(hp)}
 
     def rates(self) -> Rates:
         """30, 10, 3, …, as in the paper."""
@@ -282,9 +289,12 @@ class Probing(Experiment[probing.Settings]):
             places = {"output": output, "feature_cache": self.features, "states": states}
             run = probing.Run(self.command, self.model, self.data, settings, quiet=True, **places)
             run.finish()
-        if states.exists():
-            shutil.rmtree(states)
+        self.remove_states(output)
         return read_result(output).figures["validation_accuracy"]
+
+    def remove_states(self, output):
+        # The run's folder appears with its result: its states lie beside it.
+        remove_states(output.parent)
 
     def load(self, output):
         return load_probe(output / probing.PROBE_FILE).as_model()

@@ -123,6 +123,8 @@ class LargeToSmall(keras_tuner.Tuner):
             value = self.experiment.run(settings, self.run_folder(trial), [_Hooks(self, trial)])
         except Diverged as diverged:
             trial.message = str(diverged)
+            if self.writes:
+                self.experiment.remove_states(self.run_folder(trial))
             value = -math.inf if objective.direction == "max" else math.inf
         except Exception as error:
             raise _Failed from error

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -52,6 +53,8 @@ def test_a_rate_that_diverges_is_followed_by_smaller_ones(searched):
     assert (diverged.status, trained.status) == ("FAILED", "COMPLETED")
     assert np.isnan(diverged.score)
     assert diverged.message.startswith("training diverged at step")
+    # Nothing goes on from either.
+    assert not list(pathlib.Path(searched.project_dir).rglob("states"))
     (best,) = searched.get_best_hyperparameters(5)
     assert best.get("learning_rate") == 0.01
 
