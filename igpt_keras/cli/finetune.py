@@ -21,8 +21,8 @@ from igpt_keras.cli.options import (
 from igpt_keras.cli.resume import (
     check_nothing_changes,
     exit_interrupted,
-    is_finished,
     resume_option,
+    say_if_finished,
 )
 from igpt_keras.evaluation.results import RESULT_FILE
 from igpt_keras.experiments.finetuning import KIND, Material, Run, Settings
@@ -94,7 +94,7 @@ def finetune(
     settings = Settings(**settings)
     if resume is not None:
         check_nothing_changes(context)
-        if is_finished(output, training):
+        if say_if_finished(output, training):
             return
     strategy = make_strategy(training.strategy)
     writes = is_chief(strategy)

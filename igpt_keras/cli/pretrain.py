@@ -18,8 +18,8 @@ from igpt_keras.cli.options import (
 from igpt_keras.cli.resume import (
     check_nothing_changes,
     exit_interrupted,
-    is_finished,
     resume_option,
+    say_if_finished,
 )
 from igpt_keras.config import OBJECTIVES, PRESETS
 from igpt_keras.experiments.options import DataOptions, TrainingOptions
@@ -94,7 +94,7 @@ def pretrain(
     settings = Settings(**settings)
     if resume is not None:
         check_nothing_changes(context)
-        if is_finished(output, training):
+        if say_if_finished(output, training):
             return
     strategy = make_strategy(training.strategy)
     check_batch_size(strategy, settings.batch_size)

@@ -47,8 +47,8 @@ def check_nothing_changes(context: click.Context) -> None:
         )
 
 
-def is_finished(output: pathlib.Path, training: TrainingOptions) -> bool:
-    """Whether nothing is left to do in `output`, which it says then."""
+def say_if_finished(output: pathlib.Path, training: TrainingOptions) -> bool:
+    """Whether nothing is left to do in `output`."""
     if not (output / RESULT_FILE).exists():
         return False
     training.conclude(f"{output} is finished, nothing is left to do")
