@@ -12,6 +12,7 @@ import keras_tuner
 import tensorflow as tf
 
 import igpt_keras
+from igpt_keras.data.open import DataSet
 from igpt_keras.errors import InputError
 from igpt_keras.evaluation.probes import load_probe
 from igpt_keras.evaluation.results import RESULT_FILE, read_result
@@ -19,6 +20,7 @@ from igpt_keras.experiments import finetuning, pretraining, probing
 from igpt_keras.experiments.options import LAYOUT, DataOptions, TrainingOptions
 from igpt_keras.experiments.palettes import load_with_palette
 from igpt_keras.folder import read_training
+from igpt_keras.models import GenerativeModel
 from igpt_keras.training.journal import HISTORY_FILE, read_history
 from igpt_keras.training.runs import RUN_FILE, STATES, remove_states
 from igpt_keras.training.strategies import check_batch_size, is_chief, make_strategy
@@ -79,16 +81,10 @@ class Experiment(Generic[Settings]):
 
     def check(self, hp: keras_tuner.HyperParameters) -> None:
         """Raises, before there is a folder, for what no trial could train with."""
-        self.settings(hp)
-        self.open_data()
+        self.check_data(self.images.data_set, self.settings(hp))
 
-    def open_data(self) -> Any:
-        """The images.
-
-        Raises:
-            InputError: there are none, or none that a trial can use.
-        """
-        return self.data.open()
+    def check_data(self, data_set: DataSet, settings: Settings) -> None:
+        """Raises `InputError` for images that a trial cannot use."""
 
     def described(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
         """What must not change while a search goes on, JSON values."""
@@ -149,7 +145,11 @@ class OnModel(Experiment[Settings]):
 
     def check(self, hp):
         super().check(hp)
-        load_with_palette(self.model)
+        self.check_model(load_with_palette(self.model), self.settings(hp))
+
+    def check_model(self, model: GenerativeModel, settings: Settings) -> None:
+        """Raises `InputError` for settings that do not fit the model."""
+        raise NotImplementedError
 
     def described(self, hp):
         return {"model": self.model, **super().described(hp)}
@@ -171,9 +171,6 @@ class Pretraining(Experiment[pretraining.Settings]):
         super().__init__(data, settings, **others)
         self.training = training or TrainingOptions(progress="quiet")
         self._palettes = {}
-
-    def open_data(self) -> pretraining.Images:
-        return self.images
 
     def rates(self) -> Rates:
         """0.01, 0.003, 0.001, …, as in the paper."""
@@ -225,6 +222,13 @@ class FineTuning(OnModel[finetuning.Settings]):
     ):
         super().__init__(model, data, settings, **others)
         self.training = training or TrainingOptions(progress="quiet")
+
+    def check_data(self, data_set, settings):
+        finetuning.check_data(data_set, self.data, settings)
+
+    def check_model(self, model, settings):
+        if settings.layer is not None:
+            model.check_layer(settings.layer)
 
     def rates(self) -> Rates:
         """From a tenth of the rate of the pre-training on (paper, section 4.5).
@@ -278,6 +282,12 @@ class Probing(OnModel[probing.Settings]):
 
     def settings(self, hp):
         return dataclasses.replace(super().settings(hp), method="sgd")
+
+    def check_data(self, data_set, settings):
+        probing.check_data(data_set)
+
+    def check_model(self, model, settings):
+        probing.check_settings(model, settings)
 
     def rates(self) -> Rates:
         """30, 10, 3, …, as in the paper."""

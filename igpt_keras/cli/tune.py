@@ -179,8 +179,10 @@ def finetune(values: dict[str, Any]) -> None:
 def probe(values: dict[str, Any]) -> None:
     """The rate of `igpt probe MODEL --method sgd`, layer by layer, by the validation accuracy."""
     layers = values.pop("layers")
-    if layers is None:
-        layers = list(range(load_with_palette(values["model"]).config.num_layers + 1))
+    model = load_with_palette(values["model"])
+    layers = list(range(model.config.num_layers + 1)) if layers is None else layers
+    for layer in layers:
+        model.check_layer(layer)
 
     def options_of(others):
         return {**values, "method": "sgd", "layers": [others["layer"]]}

@@ -136,6 +136,25 @@ def test_a_wrong_path_leaves_the_folder_for_the_right_one(igpt, tmp_path, argume
     assert not (tmp_path / "tuned").exists()
 
 
+@pytest.mark.parametrize(
+    ("kind", "part", "options", "message"),
+    [
+        ("probe", "", ["--layers", "1,3"], "layer must lie in 0…2, got 3"),
+        ("finetune", "", ["--layer", 3, "--start", 1], "layer must lie in 0…2, got 3"),
+        ("probe", "test", [], "has no labelled test part"),
+        ("finetune", "test", ["--start", 1], "has no test part"),
+    ],
+)
+def test_what_does_not_fit_leaves_the_folder_for_what_does(
+    igpt, photos, pretrained, tmp_path, kind, part, options, message
+):
+    source = ["--data", f"folder:{photos / part}", "--output", tmp_path / "tuned"]
+    status, _, errors = igpt("tune", kind, pretrained("ar"), *source, *options)
+    assert (status, errors.count("\n")) == (2, 1)
+    assert message in errors
+    assert not (tmp_path / "tuned").exists()
+
+
 def test_another_folder_is_not_written_to(igpt, tmp_path):
     (tmp_path / "precious.txt").write_text("mine")
     status, _, errors = igpt(*PRETRAIN, *ONE, "--steps", 8, "--output", tmp_path)

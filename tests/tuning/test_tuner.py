@@ -167,6 +167,16 @@ def test_an_error_in_a_trial_is_raised_as_it_is(tmp_path):
         tuner(tmp_path, settings).search(verbose=0)
 
 
+def test_layers_that_are_not_there(searched, tmp_path):
+    (trial,) = searched.oracle.get_best_trials()
+    settings = probing.Settings(layers=[0, 2])
+    model = searched.run_folder(trial)
+    experiment = Probing(model, "digits", settings, features=tmp_path / "features")
+    with pytest.raises(InputError, match="layers must lie in 0…1, got 2"):
+        LargeToSmall(experiment, directory=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_nothing_to_validate_on():
     with pytest.raises(InputError, match="fold_validation leaves nothing to choose a rate by"):
         Pretraining(DataOptions(("digits",), fold_validation=True), SETTINGS)
