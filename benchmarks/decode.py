@@ -141,7 +141,7 @@ def our_model():
 
 
 def our_decoder(steps: int):
-    from igpt_keras.sampling.completion import compiled_decoder
+    from igpt_keras.sampling.generate import compiled_decoder
 
     return compiled_decoder(our_model(), steps // IMAGE_SIZE, jit_compile=False)
 
@@ -149,7 +149,7 @@ def our_decoder(steps: int):
 def our_settings(batch: int):
     import tensorflow as tf
 
-    from igpt_keras.sampling.completion import Settings
+    from igpt_keras.sampling.generate import Settings
 
     seeds = tf.range(batch, dtype=tf.int64)
     return Settings(seeds, tf.ones([batch]), tf.zeros([batch], tf.int32), tf.ones([batch]))

@@ -27,10 +27,10 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from igpt_keras.data.augmentation import area_squares, augmentation
-from igpt_keras.data.decoding import decode
-from igpt_keras.data.parts import CHUNK, FilePart
-from igpt_keras.data.pipeline import encode
-from igpt_keras.palette import ColorPalette
+from igpt_keras.data.image_decoding import decode
+from igpt_keras.data.splits import CHUNK, FileSplit
+from igpt_keras.data.stream import encode
+from igpt_keras.tokenizers.color_palette import ColorPalette
 
 NUM_COLORS = 512
 IMAGE_SIZE = 32
@@ -161,7 +161,7 @@ def compare_speed(all_of_them: dict[str, Contestant], images: np.ndarray) -> Non
 
 
 def compare_tokens(all_of_them: dict[str, Contestant], images: np.ndarray, colors: np.ndarray):
-    """Prints where tokens differ, and whose colours are nearer there."""
+    """Prints where tokens differ, and whose colors are nearer there."""
     ours = all_of_them["igpt_keras"].encode(images)
     colors = colors.astype(np.float64)
     for name, contestant in all_of_them.items():
@@ -178,9 +178,9 @@ def compare_tokens(all_of_them: dict[str, Contestant], images: np.ndarray, color
 
 def jpeg_shares(palette: ColorPalette) -> None:
     """Prints what reading JPEG files takes, stage by stage and as a pipeline."""
-    stages = ("read, decode", "crop, resize", "quantise")
+    stages = ("read, decode", "crop, resize", "quantize")
     print(
-        f"| CPU ms an image | {' | '.join(stages)} | all three | quantise's share "
+        f"| CPU ms an image | {' | '.join(stages)} | all three | quantize's share "
         "| `encode` | its images/s | Hugging Face, fast |"
     )
     print(f"| --- |{' ---: |' * 8}")
@@ -192,7 +192,7 @@ def jpeg_shares(palette: ColorPalette) -> None:
             times = stage_times(palette, paths)
             whole, theirs = Time(), Time()
             for _ in range(ROUNDS):
-                part = FilePart("JPEG files", paths)
+                part = FileSplit("JPEG files", paths)
                 with whole.round(len(paths)):
                     encode(part, palette, IMAGE_SIZE)
                 with theirs.round(len(paths)):
@@ -213,9 +213,9 @@ def write_jpegs(folder: pathlib.Path, width: int, height: int, count: int) -> li
 
 
 def stage_times(palette: ColorPalette, paths: list[pathlib.Path]) -> list[Time]:
-    """Decoding, resizing and quantising by themselves, with the pipeline's own functions."""
+    """Decoding, resizing and quantizing by themselves, with the pipeline's own functions."""
     crop = augmentation("none").evaluate
-    decoding, resizing, quantising = Time(), Time(), Time()
+    decoding, resizing, quantizing = Time(), Time(), Time()
     for _ in range(ROUNDS):
         with decoding.round(len(paths)):
             decoded = [decode(path.read_bytes()) for path in paths]
@@ -223,10 +223,10 @@ def stage_times(palette: ColorPalette, paths: list[pathlib.Path]) -> list[Time]:
             squares = [crop(image) for image in decoded]
             chunks = [squares[start : start + CHUNK] for start in range(0, len(squares), CHUNK)]
             resized = [area_squares(chunk, IMAGE_SIZE) for chunk in chunks]
-        with quantising.round(len(paths)):
+        with quantizing.round(len(paths)):
             for chunk in resized:
                 palette.quantize(chunk)
-    return [decoding, resizing, quantising]
+    return [decoding, resizing, quantizing]
 
 
 def read_with(processor, paths: list[pathlib.Path]) -> np.ndarray:
@@ -240,7 +240,7 @@ def main() -> None:
     palette = ColorPalette.fit(images, NUM_COLORS)
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start; {versions}")
-    print(f"{NUM_COLORS} colours, {IMAGE_SIZE}×{IMAGE_SIZE} pixels, best of {ROUNDS} rounds\n")
+    print(f"{NUM_COLORS} colors, {IMAGE_SIZE}×{IMAGE_SIZE} pixels, best of {ROUNDS} rounds\n")
     all_of_them = contestants(palette)
     compare_tokens(all_of_them, images[:FEWER], palette.colors)
     print()

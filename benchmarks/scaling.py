@@ -1,14 +1,14 @@
 """What training takes: memory, FLOPs, time, cost, and the strategy for it.
 
     python benchmarks/scaling.py
-    python benchmarks/scaling.py --utilisation 0.5 --price H100=2.5
+    python benchmarks/scaling.py --utilization 0.5 --price H100=2.5
     python benchmarks/scaling.py --measure
 
 The first two print Markdown tables worked out from the formulas below, in seconds; nothing is
 run. `--measure` runs training steps on the CPU instead, each setting in a process of its own,
 and prints their peak memory with and without recomputation, beside the formulas.
 
-B images, n tokens an image, d `hidden_dim`, H heads, L blocks, V colours. 1 GB is 10⁹ bytes.
+B images, n tokens an image, d `hidden_dim`, H heads, L blocks, V colors. 1 GB is 10⁹ bytes.
 """
 
 import argparse
@@ -19,11 +19,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from igpt_keras.config import PRESETS, ImageGPTConfig
+from igpt_keras.network.config import PRESETS, ImageGPTConfig
 
 IMAGE_SIZES = (32, 48, 64)
 # Of the paper (appendix): images a step, and steps.
-SCHEDULES = {"igpt-xl": (64, 2_000_000)}
+SCHEDULES = {"image_gpt_xlarge": (64, 2_000_000)}
 SCHEDULE = (128, 1_000_000)
 # Of a device's memory; the rest is for what operations need while they run, and fragments.
 USABLE = 0.9
@@ -88,7 +88,7 @@ def state_bytes(config: ImageGPTConfig, mixed: bool) -> int:
 def block_bytes(config: ImageGPTConfig, mixed: bool, fused: bool = False, parts: int = 1) -> int:
     """Activations of a block that its gradient needs, for one token.
 
-    Whole on every device: the block's input h and a = h + attention, the normalised states
+    Whole on every device: the block's input h and a = h + attention, the normalized states
     with and without their gain. Split over `parts` devices by `layout_map`: queries, keys,
     values, attended values; the MLP's hidden states u, sigmoid(1.702 u) and their product;
     the H n attention weights of a token. `mixed`: bfloat16, norms and softmax float32
@@ -217,11 +217,11 @@ def step_seconds(
     batch_size: int,
     strategy: Strategy,
     accelerator: Accelerator,
-    utilisation: float,
+    utilization: float,
 ) -> float:
-    """If the devices compute at `utilisation` of their peak; recomputation costs time."""
+    """If the devices compute at `utilization` of their peak; recomputation costs time."""
     flops = step_flops(config, batch_size, strategy.remat)
-    return flops / (strategy.devices * accelerator.peak * 1e12 * utilisation)
+    return flops / (strategy.devices * accelerator.peak * 1e12 * utilization)
 
 
 def rows() -> Iterator[tuple[str, ImageGPTConfig, int, int]]:
@@ -282,7 +282,7 @@ def strategy_table(accelerators: dict[str, Accelerator]) -> str:
     return table(head, lines)
 
 
-def cost_table(accelerators: dict[str, Accelerator], utilisation: float) -> str:
+def cost_table(accelerators: dict[str, Accelerator], utilization: float) -> str:
     lines = []
     for name, config, batch_size, steps in rows():
         cells = []
@@ -291,7 +291,7 @@ def cost_table(accelerators: dict[str, Accelerator], utilisation: float) -> str:
             if strategy is None:
                 cells.append("")
                 continue
-            seconds = step_seconds(config, batch_size, strategy, accelerator, utilisation)
+            seconds = step_seconds(config, batch_size, strategy, accelerator, utilization)
             cost = strategy.devices * accelerator.price * seconds * steps / 3600
             days = seconds * steps / 86400
             cells.append(f"{seconds:,.3g} s, {days:,.3g} d, ${cost / 1000:,.3g}k")
@@ -309,9 +309,9 @@ def peak_of_process(num_layers: int, remat: bool) -> None:
     import keras
     import numpy as np
 
-    from igpt_keras.models import ImageGPT
+    from igpt_keras.models.image_gpt import ImageGPT
 
-    config = ImageGPTConfig.preset("igpt-s", num_layers=num_layers)
+    config = ImageGPTConfig.preset("image_gpt_small", num_layers=num_layers)
     model = ImageGPT(config)
     model.backbone.remat = remat
     model.compile(keras.optimizers.Adam(0.003, beta_2=0.95), jit_compile=False)
@@ -330,7 +330,7 @@ def measured_table() -> str:
     head += ["beyond before, all kept", "by formula", "beyond before, recomputed", "by formula"]
     lines = []
     for num_layers in MEASURED_LAYERS:
-        config = ImageGPTConfig.preset("igpt-s", num_layers=num_layers)
+        config = ImageGPTConfig.preset("image_gpt_small", num_layers=num_layers)
         before, peaks, beyond = 0, [], []
         for remat in (False, True):
             command = [sys.executable, __file__, "--peak", str(num_layers)]
@@ -354,7 +354,7 @@ def measured_table() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--utilisation", type=float, default=0.4, help="share of the peak")
+    parser.add_argument("--utilization", type=float, default=0.4, help="share of the peak")
     parser.add_argument(
         "--price", action="append", default=[], metavar="NAME=DOLLARS", help="an hour"
     )
@@ -362,8 +362,8 @@ def main() -> None:
     parser.add_argument("--peak", type=int, metavar="BLOCKS", help="of one setting, in bytes")
     parser.add_argument("--remat", action="store_true", help="recompute, for --peak")
     options = parser.parse_args()
-    if not 0 < options.utilisation <= 1:
-        parser.error(f"--utilisation must lie in (0, 1], got {options.utilisation}")
+    if not 0 < options.utilization <= 1:
+        parser.error(f"--utilization must lie in (0, 1], got {options.utilization}")
     accelerators = dict(ACCELERATORS)
     for price in options.price:
         name, _, dollars = price.partition("=")
@@ -379,7 +379,7 @@ def main() -> None:
             memory_table(),
             flops_table(),
             strategy_table(accelerators),
-            cost_table(accelerators, options.utilisation),
+            cost_table(accelerators, options.utilization),
         )
         print("\n\n".join(tables))
 

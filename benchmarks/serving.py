@@ -277,7 +277,7 @@ def main() -> None:
     size = options.image_size
     print(
         f"{options.num_layers} layers, hidden_dim {options.hidden_dim}, {size}×{size} pixels, "
-        f"{NUM_COLORS} colours; {options.clients} clients; TensorFlow {tf.__version__}"
+        f"{NUM_COLORS} colors; {options.clients} clients; TensorFlow {tf.__version__}"
     )
     pixels = np.random.default_rng(3).integers(0, 256, (size, size, 3), np.uint8)
     image = tf.io.encode_png(pixels).numpy()

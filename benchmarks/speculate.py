@@ -2,11 +2,12 @@
 
     python benchmarks/speculate.py digits
     python benchmarks/speculate.py trained runs/ar runs/small --data folder:cifar10
-    python benchmarks/speculate.py trained runs/ar runs/small --data folder:cifar10 --as igpt-s
-    python benchmarks/speculate.py passes --preset igpt-s
+    python benchmarks/speculate.py trained runs/ar runs/small --data folder:cifar10 \
+        --as image_gpt_small
+    python benchmarks/speculate.py passes --preset image_gpt_small
 
 `digits` first trains the model of `igpt quickstart` and a smaller one as its draft, in a minute
-or two; `trained` takes two models and fits the other draft, `NeighbourDraft`, to the training
+or two; `trained` takes two models and fits the other draft, `NeighborDraft`, to the training
 images of the data. Both complete held-out images one at a time, from the first half and from
 nothing, with each draft in turn, and check that the pixels are those without one. Prints Markdown
 tables. `passes` needs no trained model. `--as` gives the model the cost of a preset, and leaves
@@ -40,13 +41,13 @@ from igpt_keras.cli.quickstart import (
     PRETRAINING_EPOCHS,
     PRETRAINING_RATE,
 )
-from igpt_keras.data.digits import load_digits
-from igpt_keras.data.open import open_data
-from igpt_keras.data.pipeline import encode
-from igpt_keras.sampling import Draft, ModelDraft, NeighbourDraft, score
-from igpt_keras.sampling.decoder import advance, grow, prefill
-from igpt_keras.sampling.drawing import gumbel_noise
-from igpt_keras.training.pretraining import pretrain
+from igpt_keras.data.data_set import open_data
+from igpt_keras.data.sources.digits import load_digits
+from igpt_keras.data.stream import encode
+from igpt_keras.sampling import Draft, ModelDraft, NeighborDraft, score
+from igpt_keras.sampling.decoder import decode_step, grow, prefill
+from igpt_keras.sampling.samplers import gumbel_noise
+from igpt_keras.training.recipes import pretrain
 
 IMAGES = 4
 ROUNDS = 2
@@ -105,7 +106,7 @@ def task_of(model_path: str, draft_path: str, source: str, cache: str | None) ->
 
 def drafts_of(small, tokens) -> dict[str, Draft]:
     return {
-        "neighbours": NeighbourDraft.fit(tokens, small.config.vocabulary_size),
+        "neighbors": NeighborDraft.fit(tokens, small.config.vocabulary_size),
         f"model, {small.count_params():,} parameters": ModelDraft(small),
     }
 
@@ -140,22 +141,22 @@ def padded(model: igpt_keras.ImageGPT, preset: str) -> igpt_keras.ImageGPT:
     for source, target in zip(model.backbone.blocks, large.backbone.blocks, strict=False):
         copy(source.attention_norm.scale, target.attention_norm.scale, gain)
         copy(source.mlp_norm.scale, target.mlp_norm.scale, gain)
-        copy(source.mlp.expand.kernel, target.mlp.expand.kernel)
-        copy(source.mlp.contract.kernel, target.mlp.contract.kernel)
-        maps = np.zeros(target.attention.query_key_value.kernel.shape)
+        copy(source.mlp.up_proj.kernel, target.mlp.up_proj.kernel)
+        copy(source.mlp.down_proj.kernel, target.mlp.down_proj.kernel)
+        maps = np.zeros(target.attention.qkv.kernel.shape)
         into = by_head(maps, config, 1)
-        of = by_head(source.attention.query_key_value.kernel.numpy(), small, 1).copy()
+        of = by_head(source.attention.qkv.kernel.numpy(), small, 1).copy()
         of[:, 0] *= math.sqrt(config.head_dim / small.head_dim)
         into[: small.hidden_dim, :, : small.num_heads, : small.head_dim] = of
-        target.attention.query_key_value.kernel.assign(maps)
-        maps = np.zeros(target.attention.output_map.kernel.shape)
+        target.attention.qkv.kernel.assign(maps)
+        maps = np.zeros(target.attention.output_proj.kernel.shape)
         into = maps.reshape(config.num_heads, config.head_dim, -1)
-        of = source.attention.output_map.kernel.numpy()
+        of = source.attention.output_proj.kernel.numpy()
         of = of.reshape(small.num_heads, small.head_dim, -1)
         into[: small.num_heads, : small.head_dim, : small.hidden_dim] = of
-        target.attention.output_map.kernel.assign(maps)
+        target.attention.output_proj.kernel.assign(maps)
     copy(model.backbone.final_norm.scale, large.backbone.final_norm.scale, gain)
-    copy(model.token_logits.kernel, large.token_logits.kernel)
+    copy(model.token_head.kernel, large.token_head.kernel)
     return large
 
 
@@ -176,9 +177,9 @@ def acceptance(task: Task, draft: Draft, tokens: np.ndarray, seeds: np.ndarray) 
 def compare(task: Task, windows: tuple[int, ...] = WINDOWS) -> None:
     """Prints, for each draft and window, tokens a pass and steps/s beside plain decoding."""
     model, size = task.model, task.model.config.image_size
-    nats = -score(model, task.images).mean() / size**2
+    nll = -score(model, task.images).mean() / size**2
     print(f"\n{model.count_params():,} parameters, {size}×{size} pixels, ", end="")
-    print(f"{model.config.vocabulary_size} colours, {nats:.3f} nats a pixel\n")
+    print(f"{model.config.vocabulary_size} colors, {nll:.3f} nats a pixel\n")
     sampled = igpt_keras.sample(model, None, 32)
     seeds = igpt_keras.sampling.completion_seeds(0, 32, 1)[:, 0]
     print("| draft | acceptance | window | known rows | pixels a pass | plain, steps/s |", end="")
@@ -239,7 +240,7 @@ def measure_passes(preset: str) -> None:
             """`REPEATS` passes, so that the caches are handed over as in the decoder."""
 
             def step(done, total, caches):
-                logits, caches = advance(model, tf.zeros([1, count], tf.int32), middle, caches)
+                logits, caches = decode_step(model, tf.zeros([1, count], tf.int32), middle, caches)
                 return done + 1, total + tf.reduce_sum(logits), caches
 
             return tf.while_loop(lambda done, *_: done < REPEATS, step, (0, 0.0, caches))[1]
@@ -273,7 +274,7 @@ def main() -> None:
     )
     command.add_argument("--windows", type=int, nargs="+", default=WINDOWS)
     command.add_argument("--cache", help="folder of encoded images, as of `igpt pretrain`")
-    commands.add_parser("passes").add_argument("--preset", default="igpt-s")
+    commands.add_parser("passes").add_argument("--preset", default="image_gpt_small")
     arguments = parser.parse_args()
     if arguments.command == "passes":
         measure_passes(arguments.preset)

@@ -2,7 +2,7 @@
 
     python benchmarks/ties.py MODEL --images folder-of-images
 
-Matrix products round differently at different batch sizes, so where two colours tie to within
+Matrix products round differently at different batch sizes, so where two colors tie to within
 rounding, the other one may be drawn, and what follows differs. Completes the lower halves of
 images in other batches and in other ways than all at once, and prints a Markdown table of the
 completions that are not the same.
@@ -14,8 +14,8 @@ import pathlib
 import numpy as np
 
 import igpt_keras
-from igpt_keras.data.digits import load_digits
 from igpt_keras.data.images import read_image
+from igpt_keras.data.sources.digits import load_digits
 
 
 def images_of(folder: pathlib.Path | None, size: int, count: int) -> np.ndarray:

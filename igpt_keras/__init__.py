@@ -2,11 +2,12 @@
 
 import importlib
 
-from igpt_keras.config import ImageGPTConfig
 from igpt_keras.errors import InputError
-from igpt_keras.folder import save
-from igpt_keras.models import ImageGPT, ImageGPTClassifier
-from igpt_keras.palette import ColorPalette
+from igpt_keras.models.classifier import ImageGPTClassifier
+from igpt_keras.models.image_gpt import ImageGPT
+from igpt_keras.network.config import ImageGPTConfig
+from igpt_keras.saving import save
+from igpt_keras.tokenizers.color_palette import ColorPalette
 
 __version__ = "0.1.0"
 __all__ = [

@@ -1,4 +1,4 @@
-"""Contact sheets: many small images as one picture to look at; numbers as colours."""
+"""Contact sheets: many small images as one picture to look at; numbers as colors."""
 
 import math
 import os
@@ -15,7 +15,7 @@ FRAME = (200, 200, 200)
 UNKNOWN = (120, 150, 190)
 TEXT_SIZE = 14
 GAP = 6
-# The perceptually uniform colour map "inferno" (CC0) at even distances: equal steps look equal.
+# The perceptually uniform color map "inferno" (CC0) at even distances: equal steps look equal.
 INFERNO = np.array(
     [
         *[(0, 0, 4), (10, 7, 34), (30, 12, 69), (56, 9, 98), (81, 14, 108), (105, 22, 110)],
@@ -27,12 +27,12 @@ INFERNO = np.array(
 
 
 def keep_top(images: np.ndarray, keep_rows: int) -> np.ndarray:
-    """Images uint8 [..., H, W, 3] with all but the first rows in one plain colour."""
+    """Images uint8 [..., H, W, 3] with all but the first rows in one plain color."""
     return keep_known(images, (np.arange(images.shape[-3]) < keep_rows)[:, None])
 
 
 def keep_known(images: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Images uint8 [..., H, W, 3] with all but the pixels `known`, bool [H, W], in one colour."""
+    """Images uint8 [..., H, W, 3] with all but the pixels `known`, bool [H, W], in one color."""
     return np.where(known[..., None], images, np.uint8(UNKNOWN))
 
 
@@ -77,14 +77,14 @@ def contact_sheet(
 
 
 def heat_map(values: np.ndarray, largest: float) -> np.ndarray:
-    """Values float [...] as colours uint8 [..., 3]: 0 dark, `largest` (> 0) and above light."""
+    """Values float [...] as colors uint8 [..., 3]: 0 dark, `largest` (> 0) and above light."""
     places = np.clip(values / largest, 0, 1) * (len(INFERNO) - 1)
     channels = [np.interp(places, np.arange(len(INFERNO)), channel) for channel in INFERNO.T]
     return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
 
 
 def color_scale(largest: float, unit: str, width: int = 288) -> Image.Image:
-    """The colours of `heat_map` from 0 to `largest` from left to right, with what they stand for.
+    """The colors of `heat_map` from 0 to `largest` from left to right, with what they stand for.
 
     Args:
         largest: > 0.
@@ -105,14 +105,14 @@ def color_scale(largest: float, unit: str, width: int = 288) -> Image.Image:
 
 
 def swatches(colors: np.ndarray, columns: int = 32, cell: int = 16) -> Image.Image:
-    """Colours uint8 [k, 3] as squares in their order, row by row.
+    """Colors uint8 [k, 3] as squares in their order, row by row.
 
-    The caption of a row is the index of its first colour.
+    The caption of a row is the index of its first color.
     """
     pixels = colors.reshape(-1, 1, 1, 3)
     starts = range(0, len(pixels), columns)
     rows = [pixels[start : start + columns] for start in starts]
-    return contact_sheet(rows, [f"{len(colors)} colours"], cell, [str(start) for start in starts])
+    return contact_sheet(rows, [f"{len(colors)} colors"], cell, [str(start) for start in starts])
 
 
 def stacked(pictures: Sequence[Image.Image]) -> Image.Image:

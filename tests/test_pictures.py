@@ -55,16 +55,16 @@ def test_captions_stand_right_of_the_rows_they_belong_to():
     assert not right[first : first + 32].any()
 
 
-def test_swatches_show_every_colour_in_order():
+def test_swatches_show_every_color_in_order():
     colors = np.random.default_rng(15).integers(0, 256, (7, 3)).astype(np.uint8)
-    squares = contact_sheet([[color.reshape(1, 1, 3) for color in colors[:1]]], ["7 colours"], 8)
+    squares = contact_sheet([[color.reshape(1, 1, 3) for color in colors[:1]]], ["7 colors"], 8)
     top = squares.height - 8 - GAP
     sheet = np.asarray(swatches(colors, columns=3, cell=8))
     for index, color in enumerate(colors):
         y, x = divmod(index, 3)
         y, x = top + y * (8 + GAP), GAP + x * (8 + GAP)
         assert (sheet[y : y + 8, x : x + 8] == color).all()
-    # Nothing follows the last colour, in the last row.
+    # Nothing follows the last color, in the last row.
     assert (sheet[top + 2 * (8 + GAP) :, GAP + 8 + GAP : 3 * (8 + GAP)] == BACKGROUND).all()
 
 
@@ -94,16 +94,16 @@ def test_keep_known_hides_the_rest():
     assert (kept[:, ~known] == UNKNOWN).all()
 
 
-def test_heat_is_the_colour_map_that_it_says():
+def test_heat_is_the_color_map_that_it_says():
     colormaps = pytest.importorskip("matplotlib").colormaps
     values = np.linspace(0, 3, 100).reshape(10, 10)
     expected = 255 * colormaps["inferno"](values / 3)[..., :3]
-    # Between 18 of its 256 colours lines are drawn.
+    # Between 18 of its 256 colors lines are drawn.
     np.testing.assert_allclose(heat_map(values, 3), expected, atol=7)
     np.testing.assert_array_equal(heat_map(np.array([4.0]), 3), heat_map(np.array([3.0]), 3))
 
 
-def test_a_colour_scale_goes_from_dark_to_light():
-    scale = np.asarray(color_scale(2.5, "nats", width=100))
+def test_a_color_scale_goes_from_dark_to_light():
+    scale = np.asarray(color_scale(2.5, "nll", width=100))
     np.testing.assert_array_equal(scale[GAP, GAP : GAP + 100], heat_map(np.linspace(0, 1, 100), 1))
     assert (scale[-GAP - 5] < 128).any()

@@ -11,7 +11,7 @@ import time
 
 from keras_tuner.engine.trial import Trial, TrialStatus
 
-from igpt_keras.training.journal import EventsFile
+from igpt_keras.training.callbacks.history_logger import EventsFile
 
 PLUGIN = "hparams"
 SUCCESS, FAILURE = 1, 2

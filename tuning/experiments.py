@@ -12,17 +12,19 @@ import keras_tuner
 import tensorflow as tf
 
 import igpt_keras
-from igpt_keras.data.open import DataSet
+from igpt_keras.data.data_set import DataSet
 from igpt_keras.errors import InputError
 from igpt_keras.evaluation.probes import load_probe
-from igpt_keras.evaluation.results import RESULT_FILE, read_result
-from igpt_keras.experiments import finetuning, pretraining, probing
-from igpt_keras.experiments.options import LAYOUT, DataOptions, TrainingOptions
-from igpt_keras.experiments.palettes import load_with_palette
-from igpt_keras.folder import read_training
-from igpt_keras.models import GenerativeModel
-from igpt_keras.training.journal import HISTORY_FILE, read_history
-from igpt_keras.training.runs import RUN_FILE, STATES, remove_states
+from igpt_keras.models.generative_model import GenerativeModel
+from igpt_keras.runs import finetune as finetuning
+from igpt_keras.runs import pretrain as pretraining
+from igpt_keras.runs import probe as probing
+from igpt_keras.runs.folder import CHECKPOINTS, RUN_FILE, remove_checkpoints
+from igpt_keras.runs.options import LAYOUT, DataOptions, TrainingOptions
+from igpt_keras.runs.result import RESULT_FILE, read_result
+from igpt_keras.runs.tokenizers import load_with_palette
+from igpt_keras.saving import read_training
+from igpt_keras.training.callbacks.history_logger import HISTORY_FILE, read_history
 from igpt_keras.training.strategies import check_batch_size, is_chief, make_strategy
 from tuning.rates import RATE, Rates, shifted
 
@@ -33,7 +35,7 @@ class Experiment(Generic[Settings]):
     """A kind of training whose learning rate is searched.
 
     Args:
-        data: what is learnt from: a source in the notation of `open_data`, or more of it.
+        data: what is learned from: a source in the notation of `open_data`, or more of it.
         settings: of every trial; or a function from keras-tuner's `HyperParameters` to them, for
             other hyperparameters to ride along. The learning rate is the trial's in any case.
         command: what `result.json` names as the command that made it.
@@ -57,9 +59,9 @@ class Experiment(Generic[Settings]):
         command: str = "tuning.LargeToSmall",
     ):
         self.data = DataOptions((data,)) if isinstance(data, str) else data
-        if self.data.fold_validation:
+        if self.data.train_on_validation:
             raise InputError(
-                "fold_validation leaves nothing to choose a rate by; search without it, and "
+                "train_on_validation leaves nothing to choose a rate by; search without it, and "
                 "train with it at the rate that was found"
             )
         self._settings = settings
@@ -71,7 +73,7 @@ class Experiment(Generic[Settings]):
 
     @functools.cached_property
     def images(self) -> pretraining.Images:
-        """What is learnt from and validated on."""
+        """What is learned from and validated on."""
         return pretraining.Images.open(self.data)
 
     def settings(self, hp: keras_tuner.HyperParameters) -> Settings:
@@ -115,9 +117,9 @@ class Experiment(Generic[Settings]):
         """
         raise NotImplementedError
 
-    def remove_states(self, output: pathlib.Path) -> None:
+    def remove_checkpoints(self, output: pathlib.Path) -> None:
         """Removes what a trial would go on from: to be called when it has ended."""
-        remove_states(output)
+        remove_checkpoints(output)
 
     def curve(self, output: pathlib.Path) -> list[tuple[int, float]]:
         """The training loss in nats after so many steps; empty where none was written."""
@@ -294,17 +296,17 @@ class Probing(OnModel[probing.Settings]):
         return Rates(30.0)
 
     def run(self, settings, output, callbacks=()):
-        states = output.parent / STATES
+        states = output.parent / CHECKPOINTS
         if not (output / RESULT_FILE).exists():
             places = {"output": output, "feature_cache": self.features, "states": states}
             run = probing.Run(self.command, self.model, self.data, settings, quiet=True, **places)
             run.finish()
-        self.remove_states(output)
+        self.remove_checkpoints(output)
         return read_result(output).figures["validation_accuracy"]
 
-    def remove_states(self, output):
+    def remove_checkpoints(self, output):
         # The run's folder appears with its result: its states lie beside it.
-        remove_states(output.parent)
+        remove_checkpoints(output.parent)
 
     def load(self, output):
         return load_probe(output / probing.PROBE_FILE).as_model()

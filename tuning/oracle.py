@@ -167,7 +167,7 @@ class LargeToSmallOracle(keras_tuner.Oracle):
                 trial.save(str(partial))
 
     def _loss(self, trial):
-        """What is minimised, infinite where the trial diverged."""
+        """What is minimized, infinite where the trial diverged."""
         if trial.status != TrialStatus.COMPLETED:
             return math.inf
         return -trial.score if self.objective.direction == "max" else trial.score

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from igpt_keras.atomic import atomic_path
-from igpt_keras.evaluation.report.plots import line_style, png, stacked_axes, styled
+from igpt_keras.report.plots import line_style, png, stacked_axes, styled
 from tuning.oracle import Search
 from tuning.summary import rate_of
 from tuning.tuner import LargeToSmall

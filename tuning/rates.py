@@ -74,7 +74,7 @@ def stops(losses: Sequence[float], tolerance: float = 0.0) -> bool:
     after another, it has not, and smaller rates are tried.
 
     Args:
-        losses: to be minimised; `math.inf` of a trial that diverged.
+        losses: to be minimized; `math.inf` of a trial that diverged.
         tolerance: what counts as noise, in the unit of the losses.
     """
     return any(

@@ -15,8 +15,8 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 
 from igpt_keras.atomic import atomic_path, remove_leftovers
 from igpt_keras.errors import InputError
-from igpt_keras.training.guard import Diverged
-from igpt_keras.training.runs import only_writer
+from igpt_keras.runs.folder import only_writer
+from igpt_keras.training.callbacks.divergence_detector import Diverged
 from igpt_keras.training.strategies import is_chief
 from tuning.events import write_session
 from tuning.experiments import Experiment
@@ -124,7 +124,7 @@ class LargeToSmall(keras_tuner.Tuner):
         except Diverged as diverged:
             trial.message = str(diverged)
             if self.writes:
-                self.experiment.remove_states(self.run_folder(trial))
+                self.experiment.remove_checkpoints(self.run_folder(trial))
             value = -math.inf if objective.direction == "max" else math.inf
         except Exception as error:
             raise _Failed from error

@@ -6,7 +6,7 @@ import sys
 import click
 
 from igpt_keras.errors import InputError
-from igpt_keras.training.guard import Diverged
+from igpt_keras.training.callbacks.divergence_detector import Diverged
 
 COMMANDS = {
     "client": "Ask a server for completions or classes over gRPC.",
@@ -16,7 +16,7 @@ COMMANDS = {
     "evaluate": "Measure losses and accuracy of a model on validation and test images.",
     "export": "Write models as a SavedModel for TensorFlow Serving.",
     "finetune": "Train a pre-trained model to classify, and measure it on test images.",
-    "palette": "Fit a palette of colours to images, or show what one does to them.",
+    "palette": "Fit a palette of colors to images, or show what one does to them.",
     "pretrain": "Train an Image GPT on images, without labels.",
     "probe": "Linear classifiers on the features of every layer.",
     "quickstart": "Train on real images, complete, classify, and serve: the whole of it, small.",

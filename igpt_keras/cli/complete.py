@@ -18,7 +18,7 @@ from igpt_keras.atomic import atomic_path
 from igpt_keras.cli.options import output_option, overwrite_option, seed_option
 from igpt_keras.data.images import read_image
 from igpt_keras.errors import InputError
-from igpt_keras.models import GenerativeModel
+from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.pictures import (
     color_scale,
     contact_sheet,
@@ -27,7 +27,7 @@ from igpt_keras.pictures import (
     save_png,
     stacked,
 )
-from igpt_keras.sampling import Completions, Draft, NeighbourDraft
+from igpt_keras.sampling import Completions, Draft, NeighborDraft
 
 SHEET = "contact-sheet.png"
 ENTROPY = "entropy.png"
@@ -44,7 +44,7 @@ def drawing_options(command):
         overwrite_option(),
         seed_option("Of what is sampled."),
         click.option("--top-p", default=1.0, show_default=True),
-        click.option("--top-k", default=0, show_default=True, help="0 for all colours."),
+        click.option("--top-k", default=0, show_default=True, help="0 for all colors."),
         click.option("--temperature", default=1.0, show_default=True, help="0 is greedy."),
         output_option(),
     ):
@@ -170,8 +170,8 @@ def read_mask(path: pathlib.Path, size: int) -> np.ndarray:
 
 def read_draft(path: str) -> Draft | GenerativeModel:
     """A draft from a file that `igpt draft` wrote, or a model as `igpt_keras.load` reads it."""
-    if pathlib.Path(path).suffix == NeighbourDraft.SUFFIX:
-        return NeighbourDraft.load(path)
+    if pathlib.Path(path).suffix == NeighborDraft.SUFFIX:
+        return NeighborDraft.load(path)
     return igpt_keras.load(path)
 
 
@@ -234,7 +234,7 @@ def row_bar(num_rows: int, progress: str) -> Iterator[Callable[..., None] | None
     )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=num_rows)
-        yield lambda row, pixels: bar.advance(task)
+        yield lambda row, pixels: bar.decode_step(task)
 
 
 def names_of(index: int, path: pathlib.Path, count: int) -> list[str]:
@@ -287,9 +287,9 @@ def likelihoods(
     records = []
     for image, of_image in enumerate(names):
         for number, name in enumerate(of_image):
-            nats = float(completions.log_likelihood[image, number])
-            record = {"file": name, "log_likelihood": nats}
-            record["bits_per_sampled_pixel"] = bits(nats, num_sampled)
+            nll = float(completions.log_likelihood[image, number])
+            record = {"file": name, "log_likelihood": nll}
+            record["bits_per_sampled_pixel"] = bits(nll, num_sampled)
             if completions.total_log_likelihood is not None:
                 total = float(completions.total_log_likelihood[image, number])
                 record |= {"total_log_likelihood": total, "bits_per_pixel": bits(total, num_pixels)}
@@ -297,9 +297,9 @@ def likelihoods(
     return records
 
 
-def bits(nats: float, num_pixels: int) -> float | None:
+def bits(nll: float, num_pixels: int) -> float | None:
     """Bits per pixel of a log-likelihood; None of no pixel."""
-    return -nats / math.log(2) / num_pixels if num_pixels else None
+    return -nll / math.log(2) / num_pixels if num_pixels else None
 
 
 def write_likelihoods(folder: pathlib.Path, records: list[dict]) -> None:
@@ -310,19 +310,19 @@ def say_likelihoods(records: list[dict]) -> None:
     """Prints a line for every completion."""
     for record in records:
         parts = [record["file"]]
-        for what, nats, per_pixel in (
+        for what, name, per_pixel in (
             ("sampled", "log_likelihood", "bits_per_sampled_pixel"),
             ("in all", "total_log_likelihood", "bits_per_pixel"),
         ):
             if record.get(per_pixel) is not None:
-                parts.append(f"{what} {record[nats]:.2f} nats ({record[per_pixel]:.3f} bits/pixel)")
+                parts.append(f"{what} {record[name]:.2f} nats ({record[per_pixel]:.3f} bits/pixel)")
         print("  ".join(parts))
 
 
 def entropy_sheet(
     completions: Completions, originals: np.ndarray, known: np.ndarray
 ) -> Image.Image:
-    """Every completion beside the entropy of its pixels, over the scale of its colours.
+    """Every completion beside the entropy of its pixels, over the scale of its colors.
 
     Args:
         completions: N of each of B images, with entropies.
@@ -336,4 +336,4 @@ def entropy_sheet(
         pairs = [picture for pair in zip(images, of_images, strict=True) for picture in pair]
         rows.append([keep_known(original, known), *pairs])
     sheet = contact_sheet(rows, ["known", "completion", "entropy"], cell_of(originals))
-    return stacked([sheet, color_scale(largest, "nats")])
+    return stacked([sheet, color_scale(largest, "nll")])

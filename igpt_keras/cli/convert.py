@@ -5,9 +5,10 @@ import pathlib
 import click
 
 from igpt_keras import convert as conversion
-from igpt_keras import folder
+from igpt_keras import saving
 from igpt_keras.atomic import check_replaceable
-from igpt_keras.models import GenerativeModel, ImageGPTClassifier
+from igpt_keras.models.classifier import ImageGPTClassifier
+from igpt_keras.models.generative_model import GenerativeModel
 
 
 @click.command()
@@ -28,12 +29,12 @@ def convert(source: str, output: pathlib.Path, target: str, overwrite: bool):
     SOURCE is a model folder, a .keras file, a Hugging Face folder, or the prefix of a
     checkpoint of the original TensorFlow code.
     """
-    marker = folder.CONFIG_FILE if target == "folder" else conversion.huggingface.CONFIG_FILE
+    marker = saving.CONFIG_FILE if target == "folder" else conversion.huggingface.CONFIG_FILE
     check_replaceable(output, overwrite, marker)
     model = conversion.load(source)
     click.echo(f"Read {source}: {_describe(model)}")
     if target == "folder":
-        folder.save(model, output, overwrite=overwrite)
+        saving.save(model, output, overwrite=overwrite)
         click.echo(f"Wrote the model folder {output}")
     else:
         conversion.save_huggingface(model, output, overwrite=overwrite)
@@ -50,5 +51,5 @@ def _describe(model: GenerativeModel) -> str:
     palette = "with its palette" if model.palette is not None else "without a palette"
     return (
         f"{kind}, {config.image_size}×{config.image_size} pixels, "
-        f"{config.vocabulary_size} colours, {model.count_params():,} parameters, {palette}"
+        f"{config.vocabulary_size} colors, {model.count_params():,} parameters, {palette}"
     )

@@ -12,28 +12,28 @@ from igpt_keras.cli.options import (
     seed_option,
 )
 from igpt_keras.errors import InputError
-from igpt_keras.experiments.options import DataOptions
-from igpt_keras.experiments.palettes import load_with_palette
-from igpt_keras.sampling import NeighbourDraft
+from igpt_keras.runs.options import DataOptions
+from igpt_keras.runs.tokenizers import load_with_palette
+from igpt_keras.sampling import NeighborDraft
 
 
 @click.command()
 @click.argument("model")
 @data_options
-@output_option(f"File to write to, ending in {NeighbourDraft.SUFFIX}.")
+@output_option(f"File to write to, ending in {NeighborDraft.SUFFIX}.")
 @seed_option("Of the pixels that its weights are fitted to.")
 @overwrite_option("Replace an earlier output file.")
 def draft(model: str, data: DataOptions, output: pathlib.Path, seed: int, overwrite: bool):
-    """Fit a draft to training images: a pixel by its place and its neighbours.
+    """Fit a draft to training images: a pixel by its place and its neighbors.
 
     With it (`igpt complete --draft`) MODEL gives the same pixels in fewer passes.
     """
-    if output.suffix != NeighbourDraft.SUFFIX:
-        raise InputError(f"--output must end in {NeighbourDraft.SUFFIX}, got {output}")
+    if output.suffix != NeighborDraft.SUFFIX:
+        raise InputError(f"--output must end in {NeighborDraft.SUFFIX}, got {output}")
     check_replaceable(output, overwrite)
     loaded = load_with_palette(model)
     encoded = data.encode(data.open().train, loaded.palette, loaded.config.image_size)
-    fitted = NeighbourDraft.fit(encoded.tokens, loaded.config.vocabulary_size, seed)
+    fitted = NeighborDraft.fit(encoded.tokens, loaded.config.vocabulary_size, seed)
     fitted.save(output, overwrite)
     data.report_bad_images()
     click.echo(f"fitted a draft to {len(encoded.tokens)} images")

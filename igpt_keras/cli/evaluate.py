@@ -16,16 +16,17 @@ from igpt_keras.cli.options import (
     overwrite_option,
     seed_option,
 )
-from igpt_keras.data.open import DataSet
-from igpt_keras.data.splits import LabelledTokens
+from igpt_keras.data.data_set import DataSet
+from igpt_keras.data.labeled import LabeledTokens
 from igpt_keras.errors import InputError
-from igpt_keras.evaluation.accuracy import classifier_figures, generative_loss
 from igpt_keras.evaluation.baselines import generative_baselines
-from igpt_keras.evaluation.results import RESULT_FILE, Result, describe_model, write_result
+from igpt_keras.evaluation.metrics import classifier_figures, generative_loss
 from igpt_keras.evaluation.voting import VOTES
-from igpt_keras.experiments.options import DataOptions
-from igpt_keras.experiments.palettes import load_with_palette
-from igpt_keras.models import GenerativeModel, ImageGPTClassifier
+from igpt_keras.models.classifier import ImageGPTClassifier
+from igpt_keras.models.generative_model import GenerativeModel
+from igpt_keras.runs.options import DataOptions
+from igpt_keras.runs.result import RESULT_FILE, Result, describe_model, write_result
+from igpt_keras.runs.tokenizers import load_with_palette
 
 
 @click.command()
@@ -108,7 +109,7 @@ def _names(class_names: list[str]) -> str:
 
 
 def measure(
-    model: GenerativeModel, part: LabelledTokens, name: str, batch_size: int, seed: int
+    model: GenerativeModel, part: LabeledTokens, name: str, batch_size: int, seed: int
 ) -> dict[str, float | None]:
     """The figures of one part, their names beginning with `name`."""
     settings = {"batch_size": batch_size, "seed": seed}
@@ -123,13 +124,13 @@ def measure(
     }
 
 
-def _losses(name: str, nats: float | None) -> dict[str, float | None]:
-    bits = None if nats is None else nats / math.log(2)
-    return {f"{name}_loss": nats, f"{name}_bits_per_pixel": bits}
+def _losses(name: str, nll: float | None) -> dict[str, float | None]:
+    bits = None if nll is None else nll / math.log(2)
+    return {f"{name}_loss": nll, f"{name}_bits_per_pixel": bits}
 
 
 def count_baselines(
-    model: GenerativeModel, data: DataOptions, data_set: DataSet, encoded: dict[str, LabelledTokens]
+    model: GenerativeModel, data: DataOptions, data_set: DataSet, encoded: dict[str, LabeledTokens]
 ) -> dict[str, dict[str, float]]:
     """Losses of count-based models of the training images, for every part in `encoded`."""
     config = model.config

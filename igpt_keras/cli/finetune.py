@@ -24,12 +24,12 @@ from igpt_keras.cli.resume import (
     resume_option,
     say_if_finished,
 )
-from igpt_keras.evaluation.results import RESULT_FILE
-from igpt_keras.experiments.finetuning import KIND, Material, Run, Settings
-from igpt_keras.experiments.options import DataOptions, TrainingOptions
-from igpt_keras.folder import MODEL_FOLDER
-from igpt_keras.training.runs import RUN_FILE
-from igpt_keras.training.state import Interrupted
+from igpt_keras.runs.finetune import KIND, Material, Run, Settings
+from igpt_keras.runs.folder import RUN_FILE
+from igpt_keras.runs.options import DataOptions, TrainingOptions
+from igpt_keras.runs.result import RESULT_FILE
+from igpt_keras.saving import MODEL_FOLDER
+from igpt_keras.training.callbacks.checkpoint_manager import Interrupted
 from igpt_keras.training.strategies import is_chief, make_strategy
 
 
@@ -88,7 +88,7 @@ def finetune(
     """Train the pre-trained MODEL to classify, and measure it on the test images.
 
     Training stops early at the best validation accuracy, whose weights are kept. With
-    --fold-validation it takes exactly --epochs epochs. SIGTERM or Ctrl-C end it after a step
+    --train-on-validation it takes exactly --epochs epochs. SIGTERM or Ctrl-C end it after a step
     and save it; --resume goes on from there, or from before a crash.
     """
     settings = Settings(**settings)

@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from igpt_keras.data.decoding import Decoder
-from igpt_keras.experiments.options import DataOptions, TrainingOptions
-from igpt_keras.experiments.recording import RecordingSettings
-from igpt_keras.training.progress import FORMS
+from igpt_keras.data.image_decoding import Decoder
+from igpt_keras.runs.options import DataOptions, TrainingOptions
+from igpt_keras.runs.recording import RecordingSettings
+from igpt_keras.training.callbacks.progress_bar import FORMS
 from igpt_keras.training.strategies import STRATEGIES
 
 DATA_OPTIONS = (
@@ -24,7 +24,9 @@ DATA_OPTIONS = (
         help="Images: digits, folder:PATH, …; several are mixed. See `docs/data.md`.",
     ),
     click.option("--data-dir", metavar="DIR", help="Where TFDS keeps its sets."),
-    click.option("--fold-validation", is_flag=True, help="Train on the validation part as well."),
+    click.option(
+        "--train-on-validation", is_flag=True, help="Train on the validation part as well."
+    ),
     click.option(
         "--augmentation",
         type=click.Choice(["none", "imagenet", "cifar"]),
@@ -100,7 +102,7 @@ TRAINING_OPTIONS = (
         help="Largest global norm of a gradient.  [default: any]",
     ),
     click.option(
-        "--guard/--no-guard",
+        "--stop-on-divergence/--no-stop-on-divergence",
         default=True,
         show_default=True,
         help="Stop, with status 3, at a loss that is not finite or does not recover.",
@@ -122,16 +124,16 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 RECORDING_OPTIONS = (
     click.option(
-        "--save-every",
+        "--checkpoint-every",
         type=click.IntRange(min=1),
-        default=RecordingSettings.save_every,
+        default=RecordingSettings.checkpoint_every,
         show_default=True,
         help="Steps after which all that --resume needs is written.",
     ),
     click.option(
-        "--keep-states",
+        "--max-checkpoints",
         type=click.IntRange(min=1),
-        default=RecordingSettings.keep_states,
+        default=RecordingSettings.max_checkpoints,
         show_default=True,
         help="How many of the last of these stay.",
     ),
@@ -180,7 +182,7 @@ def command_line() -> str:
     return shlex.join(["igpt", *sys.argv[1:]])
 
 
-def written_out(command: click.Command, values: dict[str, Any], always: str = "") -> str:
+def to_command_line(command: click.Command, values: dict[str, Any], always: str = "") -> str:
     """The command line that gives `command` these values.
 
     Options of a default value are left out, but for `always`.

@@ -13,25 +13,25 @@ from igpt_keras.cli.options import (
     overwrite_option,
     seed_option,
 )
-from igpt_keras.data.open import open_data
-from igpt_keras.data.parts import FilePart
-from igpt_keras.data.pipeline import read_images
+from igpt_keras.data.data_set import open_data
+from igpt_keras.data.splits import FileSplit
+from igpt_keras.data.stream import read_images
 from igpt_keras.errors import InputError
-from igpt_keras.experiments.options import DataOptions
-from igpt_keras.experiments.palettes import (
+from igpt_keras.pictures import contact_sheet, save_png, stacked, swatches
+from igpt_keras.runs.options import DataOptions
+from igpt_keras.runs.tokenizers import (
     IMAGE_SIZE,
     MAX_IMAGES,
     SUFFIX,
     read_palette,
     training_images,
 )
-from igpt_keras.palette import ColorPalette
-from igpt_keras.pictures import contact_sheet, save_png, stacked, swatches
+from igpt_keras.tokenizers.color_palette import ColorPalette
 
 
 @click.group()
 def palette():
-    """Fit a palette of colours to images, or show one."""
+    """Fit a palette of colors to images, or show one."""
 
 
 @palette.command()
@@ -88,7 +88,7 @@ def fit(
     fitted = ColorPalette.fit(images, num_colors, seed, max_pixels)
     fitted.save(output, overwrite)
     data.report_bad_images()
-    click.echo(f"fitted {num_colors} colours to {len(images)} images; {losses(fitted, images)}")
+    click.echo(f"fitted {num_colors} colors to {len(images)} images; {losses(fitted, images)}")
     click.echo(f"wrote {output}")
 
 
@@ -119,9 +119,9 @@ def show(
     output: pathlib.Path,
     overwrite: bool,
 ):
-    """Draw the colours of PALETTE, a .npy file or a model with its palette.
+    """Draw the colors of PALETTE, a .npy file or a model with its palette.
 
-    IMAGES, or those of a source, stand below, before and after quantisation, with
+    IMAGES, or those of a source, stand below, before and after quantization, with
     their root mean square error in levels 0…255 and their signal-to-noise ratio.
     """
     if images and data:
@@ -130,9 +130,9 @@ def show(
     shown, model_size = read_palette(palette_or_model)
     size = image_size or model_size
     pictures = [swatches(shown.rgb)]
-    message = f"wrote {output}: {shown.num_colors} colours"
+    message = f"wrote {output}: {shown.num_colors} colors"
     if images:
-        pixels = read_images(FilePart("IMAGES", images), size).images
+        pixels = read_images(FileSplit("IMAGES", images), size).images
     elif data:
         data_set = open_data(data, data_dir=data_dir)
         part = data_set.test or data_set.validation
@@ -153,7 +153,7 @@ def before_and_after(shown: ColorPalette, images: np.ndarray):
 
 
 def losses(shown: ColorPalette, images: np.ndarray) -> str:
-    """The error of quantisation over all pixels of all images."""
+    """The error of quantization over all pixels of all images."""
     errors = np.array([shown.error(image) for image in images])
     return describe(np.sqrt(np.mean(errors**2)))
 

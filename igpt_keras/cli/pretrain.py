@@ -21,11 +21,11 @@ from igpt_keras.cli.resume import (
     resume_option,
     say_if_finished,
 )
-from igpt_keras.config import OBJECTIVES, PRESETS
-from igpt_keras.experiments.options import DataOptions, TrainingOptions
-from igpt_keras.experiments.pretraining import KIND, Images, Run, Settings, find_palette
-from igpt_keras.training.runs import RUN_FILE
-from igpt_keras.training.state import Interrupted
+from igpt_keras.network.config import OBJECTIVES, PRESETS
+from igpt_keras.runs.folder import RUN_FILE
+from igpt_keras.runs.options import DataOptions, TrainingOptions
+from igpt_keras.runs.pretrain import KIND, Images, Run, Settings, find_palette
+from igpt_keras.training.callbacks.checkpoint_manager import Interrupted
 from igpt_keras.training.strategies import check_batch_size, is_chief, make_strategy
 
 
@@ -66,8 +66,8 @@ from igpt_keras.training.strategies import check_batch_size, is_chief, make_stra
     help="For BERT.",
 )
 @click.option(
-    "--checkpoints",
-    default=Settings.checkpoints,
+    "--snapshots",
+    default=Settings.snapshots,
     show_default=True,
     help="Models kept: the last, and those after 1/2, 1/4, … of the steps; besides, the best.",
 )
@@ -87,7 +87,7 @@ def pretrain(
 ):
     """Train an Image GPT on images, without labels.
 
-    Writes the run's folder: the model, checkpoints on the way, history.jsonl and TensorBoard's
+    Writes the run's folder: the model, snapshots on the way, history.jsonl and TensorBoard's
     events, completions and samples, and result.json with the losses. SIGTERM or Ctrl-C end the
     training after a step and save it; --resume goes on from there, or from before a crash.
     """

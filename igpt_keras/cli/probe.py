@@ -15,10 +15,10 @@ from igpt_keras.cli.options import (
     overwrite_option,
     seed_option,
 )
-from igpt_keras.evaluation.results import RESULT_FILE
 from igpt_keras.evaluation.voting import VOTES
-from igpt_keras.experiments.options import DataOptions
-from igpt_keras.experiments.probing import Run, Settings
+from igpt_keras.runs.options import DataOptions
+from igpt_keras.runs.probe import Run, Settings
+from igpt_keras.runs.result import RESULT_FILE
 
 console = Console()
 
@@ -71,7 +71,7 @@ class Integers(click.ParamType):
 @click.option(
     "--baseline",
     type=click.Choice(["pixels", "tokens"]),
-    help="Of MODEL take the size and the palette alone, and probe pixels or the colours of tokens.",
+    help="Of MODEL take the size and the palette alone, and probe pixels or the colors of tokens.",
 )
 @click.option(
     "--feature-cache",
@@ -104,8 +104,8 @@ def probe(
 ):
     """Train a linear classifier on the features of every layer of MODEL.
 
-    The best layer, like how strongly its classifier is regularised, is chosen on the
-    validation images; the test images are for measuring alone. With --fold-validation
+    The best layer, like how strongly its classifier is regularized, is chosen on the
+    validation images; the test images are for measuring alone. With --train-on-validation
     each classifier is then trained anew on training and validation images.
     """
     settings = Settings(**settings)

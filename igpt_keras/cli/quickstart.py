@@ -14,15 +14,15 @@ from rich.table import Table
 import igpt_keras
 from igpt_keras.atomic import atomic_path
 from igpt_keras.cli.options import overwrite_option, seed_option
-from igpt_keras.data.digits import load_digits
-from igpt_keras.data.splits import LabelledImages, Splits
+from igpt_keras.data.labeled import LabeledImages, Splits
+from igpt_keras.data.sources.digits import load_digits
 from igpt_keras.evaluation.baselines import generative_baselines, raw_pixel_accuracy
-from igpt_keras.folder import read_training
 from igpt_keras.pictures import contact_sheet, keep_top, save_png
 from igpt_keras.sampling import Completions, check_backend
+from igpt_keras.saving import read_training
+from igpt_keras.training.callbacks.progress_bar import ProgressBar
 from igpt_keras.training.finetuning import finetune
-from igpt_keras.training.pretraining import pretrain
-from igpt_keras.training.progress import ProgressBar
+from igpt_keras.training.recipes import pretrain
 from serving.client import Classifications, Client
 from serving.export import export
 from serving.server import Server
@@ -91,7 +91,7 @@ def run(folder: pathlib.Path, seed: int) -> list[Measurement]:
     palette = igpt_keras.ColorPalette.fit(digits.train.images, NUM_COLORS, seed)
     heading(
         f"{len(digits.train)} digits to train, {len(digits.validation)} to validate, "
-        f"{len(digits.test)} to test; {NUM_COLORS} colours"
+        f"{len(digits.test)} to test; {NUM_COLORS} colors"
     )
     model, measurements = pretraining(digits, palette, folder, seed)
     draw_pictures(model, digits.test, folder, seed)
@@ -124,9 +124,9 @@ def pretraining(digits: Splits, palette: igpt_keras.ColorPalette, folder: pathli
 
     loss = model.evaluate(test, batch_size=len(test), verbose=0, return_dict=True)["loss"]
     baselines = generative_baselines(train, test, NUM_COLORS, config.image_size)
-    neighbour = min(baselines.pop("left pixel"), baselines.pop("pixel above"))
-    beside = [f"{name} {nats:.3f}" for name, nats in baselines.items()]
-    beside.append(f"best single neighbour {neighbour:.3f}")
+    neighbor = min(baselines.pop("left pixel"), baselines.pop("pixel above"))
+    beside = [f"{name} {nll:.3f}" for name, nll in baselines.items()]
+    beside.append(f"best single neighbor {neighbor:.3f}")
     name = "held-out loss, nats per pixel"
     return model, [
         Measurement("parameters", f"{model.count_params():,}"),
@@ -135,7 +135,7 @@ def pretraining(digits: Splits, palette: igpt_keras.ColorPalette, folder: pathli
 
 
 def draw_pictures(
-    model: igpt_keras.ImageGPT, test: LabelledImages, folder: pathlib.Path, seed: int
+    model: igpt_keras.ImageGPT, test: LabeledImages, folder: pathlib.Path, seed: int
 ) -> None:
     """Writes completions.png, one test image of each class a row, and samples.png."""
     heading("Completing and sampling")
@@ -176,7 +176,7 @@ def finetuning(model: igpt_keras.ImageGPT, digits: Splits, folder: pathlib.Path,
 
 def classify(
     model: igpt_keras.ImageGPT,
-    train: LabelledImages,
+    train: LabeledImages,
     digits: Splits,
     description: str,
     settings: dict,
@@ -201,7 +201,7 @@ def classify(
 def serve_and_ask(
     model: igpt_keras.ImageGPT,
     classifier: igpt_keras.ImageGPTClassifier,
-    test: LabelledImages,
+    test: LabeledImages,
     folder: pathlib.Path,
     seed: int,
 ) -> list[Measurement]:

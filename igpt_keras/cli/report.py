@@ -5,7 +5,7 @@ import pathlib
 import click
 
 from igpt_keras.cli.options import output_option, overwrite_option
-from igpt_keras.evaluation.report import HTML_FILE, MARKDOWN_FILE, TITLE, write_report
+from igpt_keras.report import HTML_FILE, MARKDOWN_FILE, TITLE, write_report
 
 
 @click.command()

@@ -9,10 +9,10 @@ from typing import NoReturn
 import click
 from click.core import ParameterSource
 
-from igpt_keras.evaluation.results import RESULT_FILE
-from igpt_keras.experiments.options import LAYOUT, TrainingOptions
-from igpt_keras.training.runs import read_run
-from igpt_keras.training.state import Interrupted
+from igpt_keras.runs.folder import read_run
+from igpt_keras.runs.options import LAYOUT, TrainingOptions
+from igpt_keras.runs.result import RESULT_FILE
+from igpt_keras.training.callbacks.checkpoint_manager import Interrupted
 
 
 def resume_option(kind: str) -> Callable:

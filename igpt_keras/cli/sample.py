@@ -56,7 +56,7 @@ def sample(
         if entropy:
             largest = max(float(samples.entropy.max()), 1e-6)
             sheet = square_sheet(heat_map(samples.entropy[:, 0], largest))
-            save_png(stacked([sheet, color_scale(largest, "nats")]), partial / ENTROPY)
+            save_png(stacked([sheet, color_scale(largest, "nll")]), partial / ENTROPY)
     say_likelihoods(records)
     print(f"wrote {num} samples and {SHEET} to {output}")
 

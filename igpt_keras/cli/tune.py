@@ -17,16 +17,18 @@ from rich.live import Live
 from rich.table import Table
 
 from igpt_keras.cli.finetune import finetune as finetune_command
-from igpt_keras.cli.options import command_line, written_out
+from igpt_keras.cli.options import command_line, to_command_line
 from igpt_keras.cli.pretrain import pretrain as pretrain_command
 from igpt_keras.cli.probe import probe as probe_command
-from igpt_keras.config import PRESETS
-from igpt_keras.data.decoding import Decoder
-from igpt_keras.experiments import finetuning, pretraining, probing
-from igpt_keras.experiments.options import DataOptions, TrainingOptions
-from igpt_keras.experiments.palettes import load_with_palette
-from igpt_keras.training.recent import updates_done
-from igpt_keras.training.state import Interrupted
+from igpt_keras.data.image_decoding import Decoder
+from igpt_keras.network.config import PRESETS
+from igpt_keras.runs import finetune as finetuning
+from igpt_keras.runs import pretrain as pretraining
+from igpt_keras.runs import probe as probing
+from igpt_keras.runs.options import DataOptions, TrainingOptions
+from igpt_keras.runs.tokenizers import load_with_palette
+from igpt_keras.training.callbacks.checkpoint_manager import Interrupted
+from igpt_keras.training.callbacks.running_means import updates_done
 from igpt_keras.training.strategies import is_chief
 from tuning.experiments import Experiment, FineTuning, Pretraining, Probing
 from tuning.rates import RATE, Rates
@@ -44,7 +46,7 @@ from tuning.tuner import LargeToSmall
 SECONDS_BETWEEN_UPDATES = 0.25
 SIZE_NAMES = ("num_layers", "hidden_dim", "num_heads")
 # Of the training commands: what a search sets itself, or what nothing is chosen by.
-LEFT_OUT = {RATE, "resume", "overwrite", "output", "fold_validation"}
+LEFT_OUT = {RATE, "resume", "overwrite", "output", "train_on_validation"}
 LEFT_OUT |= {"method", "concatenate", "baseline", "feature_cache"}
 
 
@@ -136,7 +138,7 @@ def _searches(trains: click.Command, start: str, *more: click.Option) -> Callabl
         ["--sizes"],
         type=Sizes(),
         help="Search for each of these: presets, or layers x width x heads, such as "
-        "igpt-s,igpt-m or 2x32x2,4x64x4.",
+        "image_gpt_small,image_gpt_medium or 2x32x2,4x64x4.",
     ),
 )
 def pretrain(values: dict[str, Any]) -> None:
@@ -305,7 +307,7 @@ def _commands(
             commands.append(None)
         else:
             options[RATE] = rate_of(search.best)
-            commands.append(written_out(trains, options, always=RATE))
+            commands.append(to_command_line(trains, options, always=RATE))
     return commands
 
 

@@ -7,7 +7,7 @@ import zipfile
 
 import keras
 
-from igpt_keras import folder
+from igpt_keras import saving
 from igpt_keras.convert.checks import CHECKPOINT_FILE
 from igpt_keras.convert.huggingface import (
     image_processor_tokens,
@@ -15,7 +15,8 @@ from igpt_keras.convert.huggingface import (
     save_huggingface,
 )
 from igpt_keras.errors import InputError
-from igpt_keras.models import ImageGPT, ImageGPTClassifier
+from igpt_keras.models.classifier import ImageGPTClassifier
+from igpt_keras.models.image_gpt import ImageGPT
 
 __all__ = ["image_processor_tokens", "load", "load_huggingface", "save_huggingface"]
 
@@ -42,8 +43,8 @@ def load(path: str | os.PathLike) -> ImageGPT | ImageGPTClassifier:
             an Image GPT, or an original checkpoint where TensorFlow is not installed.
     """
     path = pathlib.Path(path)
-    if folder.is_model_folder(path):
-        return folder.load_folder(path)
+    if saving.is_model_folder(path):
+        return saving.load_folder(path)
     if os.path.isfile(f"{path}.index"):
         return _openai(path).load_openai(path)
     if not path.exists():

@@ -17,12 +17,14 @@ import safetensors.numpy
 from keras import ops
 
 from igpt_keras.atomic import atomic_path
-from igpt_keras.config import ImageGPTConfig
 from igpt_keras.convert.checks import check_tensors, naming, square_side
 from igpt_keras.errors import InputError
-from igpt_keras.layers import NORM_EPSILON
-from igpt_keras.models import GenerativeModel, ImageGPT, ImageGPTClassifier
-from igpt_keras.palette import ColorPalette, check_images
+from igpt_keras.models.classifier import ImageGPTClassifier
+from igpt_keras.models.generative_model import GenerativeModel
+from igpt_keras.models.image_gpt import ImageGPT
+from igpt_keras.network.config import ImageGPTConfig
+from igpt_keras.network.layers import NORM_EPSILON
+from igpt_keras.tokenizers.color_palette import ColorPalette, check_images
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -60,7 +62,7 @@ def load_huggingface(folder: str | os.PathLike) -> ImageGPT | ImageGPTClassifier
 
     Args:
         folder: holds `config.json` and the weights, `model.safetensors` (also in
-            shards) or `pytorch_model.bin`; the latter needs PyTorch. The colours in
+            shards) or `pytorch_model.bin`; the latter needs PyTorch. The colors in
             `preprocessor_config.json`, where there is one, become the palette.
 
     Returns: for `ImageGPTForCausalImageModeling` an `ImageGPT`, for
@@ -149,12 +151,12 @@ def image_processor_tokens(images, palette: ColorPalette, image_size: int) -> np
     """The tokens that Transformers' `ImageGPTImageProcessor` makes of images.
 
     It resizes each image to a square by bilinear interpolation, whatever its aspect
-    ratio, and takes the nearest colours. This is its PIL backend; torchvision's rounds
+    ratio, and takes the nearest colors. This is its PIL backend; torchvision's rounds
     a few channels in a thousand to the next value, which may change a token.
 
     Args:
-        images: uint8 [B, H, W, 3] (or 1 channel, grey).
-        palette: the colours.
+        images: uint8 [B, H, W, 3] (or 1 channel, gray).
+        palette: the colors.
         image_size: side of the square.
 
     Returns: int32 [B, image_size²], in raster order.
@@ -304,10 +306,10 @@ def _block_layers(model: GenerativeModel):
     """Pairs of a linear map's name and the layer."""
     for index, block in enumerate(model.backbone.blocks):
         prefix = f"{PREFIX}h.{index}"
-        yield f"{prefix}.attn.c_attn", block.attention.query_key_value
-        yield f"{prefix}.attn.c_proj", block.attention.output_map
-        yield f"{prefix}.mlp.c_fc", block.mlp.expand
-        yield f"{prefix}.mlp.c_proj", block.mlp.contract
+        yield f"{prefix}.attn.c_attn", block.attention.qkv
+        yield f"{prefix}.attn.c_proj", block.attention.output_proj
+        yield f"{prefix}.mlp.c_fc", block.mlp.up_proj
+        yield f"{prefix}.mlp.c_proj", block.mlp.down_proj
 
 
 def _variables(model: GenerativeModel) -> dict:
@@ -328,8 +330,8 @@ def _variables(model: GenerativeModel) -> dict:
 def _head(model: GenerativeModel):
     """Name and variable [d, out] of the head; the file holds its transpose."""
     if isinstance(model, ImageGPTClassifier):
-        return CLASS_HEAD, model.class_logits.kernel
-    return TOKEN_HEAD, model.token_logits.kernel
+        return CLASS_HEAD, model.class_head.kernel
+    return TOKEN_HEAD, model.token_head.kernel
 
 
 def _assign(model: GenerativeModel, tensors: dict[str, np.ndarray], file: pathlib.Path) -> None:

@@ -1,6 +1,6 @@
-"""Checkpoints of the original TensorFlow 1 code (github.com/openai/image-gpt), read.
+"""Snapshots of the original TensorFlow 1 code (github.com/openai/image-gpt), read.
 
-Notation: H heads of width D = d / H, V colours, n positions, C classes. Attention maps
+Notation: H heads of width D = d / H, V colors, n positions, C classes. Attention maps
 are stored per head, all four as [H, D, d]; both heads of the model as [out, d].
 """
 
@@ -12,7 +12,6 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from igpt_keras.config import ImageGPTConfig
 from igpt_keras.convert.checks import (
     CHECKPOINT_FILE,
     Shapes,
@@ -21,8 +20,11 @@ from igpt_keras.convert.checks import (
     square_side,
 )
 from igpt_keras.errors import InputError
-from igpt_keras.models import GenerativeModel, ImageGPT, ImageGPTClassifier
-from igpt_keras.palette import ColorPalette
+from igpt_keras.models.classifier import ImageGPTClassifier
+from igpt_keras.models.generative_model import GenerativeModel
+from igpt_keras.models.image_gpt import ImageGPT
+from igpt_keras.network.config import ImageGPTConfig
+from igpt_keras.tokenizers.color_palette import ColorPalette
 
 PALETTE_FILE = "kmeans_centers.npy"
 START_VECTOR = "model/sos"
@@ -36,9 +38,9 @@ def load_openai(prefix: str | os.PathLike) -> ImageGPT | ImageGPTClassifier:
     """Reads a checkpoint that the original code wrote.
 
     The sizes and the objective ("ar" where there is a start vector, "bert" otherwise)
-    follow from the variables. Those of an optimiser are ignored. A
+    follow from the variables. Those of an optimizer are ignored. A
     `kmeans_centers.npy` beside the checkpoint becomes the palette, if it has as many
-    colours as there are tokens.
+    colors as there are tokens.
 
     Args:
         prefix: the checkpoint's path without `.index`, such as `model.ckpt-1000000`.
@@ -88,7 +90,7 @@ def latest_prefix(folder: str | os.PathLike) -> str:
 
 
 def _model_shapes(shapes: Shapes) -> Shapes:
-    """The model's own: not those of an optimiser, which are `<variable>/<slot>` or elsewhere."""
+    """The model's own: not those of an optimizer, which are `<variable>/<slot>` or elsewhere."""
     return {
         name: tuple(shape)
         for name, shape in shapes.items()
@@ -168,15 +170,15 @@ def _assign(model: GenerativeModel, read: Callable[[str], np.ndarray]) -> None:
     for index, block in enumerate(backbone.blocks):
         name = f"model/h{index}"
         block.attention_norm.scale.assign(read(f"{name}/ln_1/g"))
-        block.attention.query_key_value.kernel.assign(
+        block.attention.qkv.kernel.assign(
             # [H, D, d] to [d, H · D]
             np.concatenate([read(f"{name}/attn/{x}_proj").reshape(d, d).T for x in "qkv"], axis=1)
         )
-        block.attention.output_map.kernel.assign(read(f"{name}/attn/c_proj").reshape(d, d))
+        block.attention.output_proj.kernel.assign(read(f"{name}/attn/c_proj").reshape(d, d))
         block.mlp_norm.scale.assign(read(f"{name}/ln_2/g"))
-        block.mlp.expand.kernel.assign(read(f"{name}/mlp/c_fc/w"))
-        block.mlp.contract.kernel.assign(read(f"{name}/mlp/c_proj/w"))
+        block.mlp.up_proj.kernel.assign(read(f"{name}/mlp/c_fc/w"))
+        block.mlp.down_proj.kernel.assign(read(f"{name}/mlp/c_proj/w"))
     backbone.final_norm.scale.assign(read("model/ln_f/g"))
-    model.token_logits.kernel.assign(read("model/wtet").T)
+    model.token_head.kernel.assign(read("model/wtet").T)
     if isinstance(model, ImageGPTClassifier):
-        model.class_logits.kernel.assign(read(CLASS_HEAD).T)
+        model.class_head.kernel.assign(read(CLASS_HEAD).T)

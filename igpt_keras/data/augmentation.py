@@ -52,15 +52,15 @@ def random_crop(image: np.ndarray, side: int, generator: Generator) -> np.ndarra
     return image[top : top + side, left : left + side]
 
 
-def centre_crop(image: np.ndarray, side: int) -> np.ndarray:
+def center_crop(image: np.ndarray, side: int) -> np.ndarray:
     """The square of `side` pixels in the middle."""
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
     return image[top : top + side, left : left + side]
 
 
-def centre_square(image: np.ndarray) -> np.ndarray:
+def center_square(image: np.ndarray) -> np.ndarray:
     """The largest square in the middle."""
-    return centre_crop(image, min(image.shape[:2]))
+    return center_crop(image, min(image.shape[:2]))
 
 
 def reflect_pad(image: np.ndarray, width: int) -> np.ndarray:
@@ -98,7 +98,7 @@ def _imagenet(image, generator):
 
 
 def _imagenet_evaluation(image):
-    return centre_crop(shorter_side(image, 224), 224)
+    return center_crop(shorter_side(image, 224), 224)
 
 
 def _cifar(image, generator):
@@ -107,11 +107,11 @@ def _cifar(image, generator):
 
 
 def _cifar_evaluation(image):
-    return area(centre_square(image)[None], 32, 32)[0]
+    return area(center_square(image)[None], 32, 32)[0]
 
 
 AUGMENTATIONS = {
-    "none": Augmentation(centre_square),
+    "none": Augmentation(center_square),
     "imagenet": Augmentation(_imagenet_evaluation, _imagenet),
     "cifar": Augmentation(_cifar_evaluation, _cifar),
 }

@@ -10,9 +10,9 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from igpt_keras.data.decoding import decode
+from igpt_keras.data.image_decoding import decode
 from igpt_keras.errors import InputError
-from igpt_keras.palette import ColorPalette
+from igpt_keras.tokenizers.color_palette import ColorPalette
 
 
 def read_image(path: str | os.PathLike, size: int) -> np.ndarray:
@@ -32,7 +32,7 @@ def read_image(path: str | os.PathLike, size: int) -> np.ndarray:
 
 
 def fit_to_size(image, size: int):
-    """Centre crop to a square, then area-averaged to `size`: uint8 [h, w, 3] to [size, size, 3].
+    """Center crop to a square, then area-averaged to `size`: uint8 [h, w, 3] to [size, size, 3].
 
     An image of that size already comes back as it is.
     """

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from igpt_keras.data.splits import LabelledImages, LabelledTokens
+from igpt_keras.data.labeled import LabeledImages, LabeledTokens
 from igpt_keras.evaluation.probes import LBFGS, LayerFeatures, Parts, fit_probe
-from igpt_keras.palette import ColorPalette
+from igpt_keras.tokenizers.color_palette import ColorPalette
 
 
 def generative_baselines(
@@ -13,7 +13,7 @@ def generative_baselines(
     """Losses in nats per pixel of count-based models, fitted to `tokens`.
 
     Counts start at 1 (Laplace). The two conditional models see the pixel to the
-    left or above; a pixel without such a neighbour conditions on "none".
+    left or above; a pixel without such a neighbor conditions on "none".
 
     Args:
         tokens: int32 [N, n], what the counts are taken from.
@@ -24,11 +24,11 @@ def generative_baselines(
     Returns: the losses of "uniform", "unigram", "left pixel" and "pixel above".
     """
 
-    def conditional(neighbour):
+    def conditional(neighbor):
         counts = np.ones((vocabulary_size + 1, vocabulary_size))
-        np.add.at(counts, (neighbour(tokens).ravel(), tokens.ravel()), 1)
+        np.add.at(counts, (neighbor(tokens).ravel(), tokens.ravel()), 1)
         probabilities = counts / counts.sum(axis=1, keepdims=True)
-        return float(-np.log(probabilities[neighbour(held_out).ravel(), held_out.ravel()]).mean())
+        return float(-np.log(probabilities[neighbor(held_out).ravel(), held_out.ravel()]).mean())
 
     def shifted(flat, axis):
         images = flat.reshape(-1, image_size, image_size)
@@ -45,13 +45,13 @@ def generative_baselines(
     }
 
 
-def pixel_features(images: LabelledImages) -> LayerFeatures:
+def pixel_features(images: LabeledImages) -> LayerFeatures:
     """Raw pixels as the features of a single layer, [N, H · W · 3]."""
     return LayerFeatures([images.images.reshape(len(images), -1)], images.labels)
 
 
-def token_features(tokens: LabelledTokens, palette: ColorPalette) -> LayerFeatures:
-    """The colours of the tokens as the features of a single layer, [N, n · 3].
+def token_features(tokens: LabeledTokens, palette: ColorPalette) -> LayerFeatures:
+    """The colors of the tokens as the features of a single layer, [N, n · 3].
 
     What the model is shown of an image. (One-hot tokens would be n · V wide.)
     """
@@ -60,9 +60,9 @@ def token_features(tokens: LabelledTokens, palette: ColorPalette) -> LayerFeatur
 
 
 def raw_pixel_accuracy(
-    train: LabelledImages, validation: LabelledImages, test: LabelledImages
+    train: LabeledImages, validation: LabeledImages, test: LabeledImages
 ) -> float:
-    """Test accuracy of logistic regression on raw pixels, regularised as `validation` says."""
+    """Test accuracy of logistic regression on raw pixels, regularized as `validation` says."""
     features = [pixel_features(part) for part in (train, validation, test)]
     num_classes = 1 + max(int(part.labels.max()) for part in features)
     parts = Parts(*features, num_classes)

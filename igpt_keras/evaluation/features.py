@@ -14,7 +14,7 @@ import numpy as np
 from igpt_keras.atomic import atomic_path
 from igpt_keras.errors import InputError
 from igpt_keras.evaluation.voting import draw_mask
-from igpt_keras.models import GenerativeModel
+from igpt_keras.models.generative_model import GenerativeModel
 
 CHUNK = 4096
 SECONDS_BETWEEN_NOTES = 10.0

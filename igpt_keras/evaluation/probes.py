@@ -14,17 +14,17 @@ import keras
 import numpy as np
 
 from igpt_keras.atomic import atomic_path
-from igpt_keras.data.splits import per_class
+from igpt_keras.data.labeled import per_class
 from igpt_keras.errors import InputError
-from igpt_keras.training.fitting import fit_from_state
-from igpt_keras.training.guard import Diverged
-from igpt_keras.training.state import States, stopped_by_signals
+from igpt_keras.training.callbacks.checkpoint_manager import CheckpointManager, stopped_by_signals
+from igpt_keras.training.callbacks.divergence_detector import Diverged
+from igpt_keras.training.resumable_fit import resumable_fit
 
 STRENGTHS = tuple(10.0**power for power in range(-3, 5))
 LEARNING_RATES = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1)
 SUBSETS = 5
 PATIENCE = 2
-# On the gradient of the mean loss. scikit-learn's 1e-4 stops weak regularisation short: 0.7
+# On the gradient of the mean loss. scikit-learn's 1e-4 stops weak regularization short: 0.7
 # points of accuracy on CIFAR-10.
 TOLERANCE = 1e-5
 FEW_CLASSES = 32
@@ -117,7 +117,7 @@ class Probe:
     def as_model(self) -> keras.Model:
         """A Keras model from features float32 [N, k · d] to class logits float32 [N, C]."""
         width, num_classes = self.weights.shape
-        linear = keras.layers.Dense(num_classes, name="class_logits", dtype="float32")
+        linear = keras.layers.Dense(num_classes, name="class_head", dtype="float32")
         model = keras.Sequential([keras.Input((width,)), linear])
         linear.set_weights([self.weights, self.bias])
         return model
@@ -151,7 +151,7 @@ class Scaling:
 
     So the mean squared norm is 1, whatever the model, and strengths and learning rates
     mean the same for all. Directions keep their share: this is logistic regression on the
-    features as they are, with another unit of regularisation.
+    features as they are, with another unit of regularization.
 
     Attributes:
         mean: float32 [k · d].
@@ -191,10 +191,10 @@ class LBFGS:
     """scikit-learn's logistic regression by L-BFGS (section 3.4: CIFAR, STL-10).
 
     Features are scaled (`Scaling`) and held in memory. Every fit starts from the one
-    before, so that a weak regularisation, slow to fit, starts near its end.
+    before, so that a weak regularization, slow to fit, starts near its end.
 
     Attributes:
-        strengths: inverse regularisation strengths, C of scikit-learn, from small to large.
+        strengths: inverse regularization strengths, C of scikit-learn, from small to large.
         max_iterations: of every fit.
     """
 
@@ -264,7 +264,7 @@ class SGD:
     epochs: int = 20
     batch_size: int = 256
     seed: int = 0
-    states: "FitStates | None" = None
+    states: "FitCheckpoints | None" = None
 
     def fits(self, train: LayerFeatures, num_classes: int) -> Iterator[Probe]:
         """A probe for every learning rate at which the weights stay finite.
@@ -300,7 +300,7 @@ class SGD:
         )
         states = self.states and self.states.of_next_fit()
         with stopped_by_signals(states) if states else contextlib.nullcontext():
-            fit_from_state(
+            resumable_fit(
                 model,
                 batches,
                 epochs=self.epochs,
@@ -315,7 +315,7 @@ class SGD:
         return dataclasses.replace(self, learning_rates=[probe.setting["learning_rate"]])
 
 
-class FitStates:
+class FitCheckpoints:
     """The states of fits that come in the same order in every process.
 
     Args:
@@ -326,9 +326,9 @@ class FitStates:
         self.folder = pathlib.Path(folder)
         self.count = 0
 
-    def of_next_fit(self) -> States:
+    def of_next_fit(self) -> CheckpointManager:
         self.count += 1
-        return States(self.folder / f"fit-{self.count:05d}", keep=1)
+        return CheckpointManager(self.folder / f"fit-{self.count:05d}", keep=1)
 
 
 class Batches(keras.utils.PyDataset):
@@ -445,7 +445,7 @@ def best_layer(curve: dict[int, Probe]) -> int:
 
 
 def layers_around(layer: int, count: int, num_layers: int) -> list[int]:
-    """`count` layers centred at `layer`, or as near as 0…`num_layers` allows (section 4.4).
+    """`count` layers centerd at `layer`, or as near as 0…`num_layers` allows (section 4.4).
 
     Raises:
         InputError: more layers than there are.

@@ -1,7 +1,7 @@
 """Completing images and sampling new ones, pixel by pixel."""
 
-from igpt_keras.sampling.completion import Completions, complete, sample, sample_tokens
-from igpt_keras.sampling.drafts import Draft, ModelDraft, NeighbourDraft
+from igpt_keras.sampling.drafts import Draft, ModelDraft, NeighborDraft
+from igpt_keras.sampling.generate import Completions, complete, sample, sample_tokens
 from igpt_keras.sampling.scoring import log_probabilities_of, score
 from igpt_keras.sampling.settings import (
     check_backend,
@@ -14,7 +14,7 @@ __all__ = [
     "Completions",
     "Draft",
     "ModelDraft",
-    "NeighbourDraft",
+    "NeighborDraft",
     "check_backend",
     "check_can_sample",
     "check_settings",

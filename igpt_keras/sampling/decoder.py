@@ -1,6 +1,6 @@
 """The cached decoder: logits at new positions from keys and values of those before.
 
-Shapes: B sequences, p positions seen, k new ones, H heads of width D, V colours. The caches
+Shapes: B sequences, p positions seen, k new ones, H heads of width D, V colors. The caches
 hold, per block, keys and values [B · H, capacity, D], in the compute dtype; what lies beyond
 the positions seen does not matter. They take 2 · L · capacity · d numbers a sequence.
 """
@@ -9,7 +9,7 @@ import math
 
 import tensorflow as tf
 
-from igpt_keras.layers import dot_product_attention
+from igpt_keras.network.attention import dot_product_attention
 
 Caches = list[tuple[tf.Tensor, tf.Tensor]]
 
@@ -33,10 +33,10 @@ def prefill(model, tokens):
     h = model.backbone.embedding(tokens)
     for block in model.backbone.blocks:
         h = block(h, attend=attend)
-    return model.token_logits(model.backbone.final_norm(h)), caches
+    return model.token_head(model.backbone.final_norm(h)), caches
 
 
-def advance(model, tokens, start, caches: Caches):
+def decode_step(model, tokens, start, caches: Caches):
     """The next k positions, given what the caches hold of those before `start`.
 
     To go back is to call with a smaller `start`: what the caches hold from there on is
@@ -90,7 +90,7 @@ def advance(model, tokens, start, caches: Caches):
     h = tf.reshape(model.backbone.embedding.step(tokens, start), [-1, config.hidden_dim])
     for block in model.backbone.blocks:
         h = block(h, attend=attend)
-    logits = model.token_logits(model.backbone.final_norm(h))
+    logits = model.token_head(model.backbone.final_norm(h))
     return tf.reshape(logits, [-1, count, config.vocabulary_size]), updated
 
 

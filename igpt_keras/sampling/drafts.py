@@ -1,7 +1,7 @@
 """Drafts: cheap predictors that guess the next pixels before the model checks them.
 
 A draft only changes how many passes of the model a completion takes, never its pixels; see
-`igpt_keras.sampling.speculative`. Shapes: B sequences, n positions, R = √n, V colours; tokens
+`igpt_keras.sampling.speculative`. Shapes: B sequences, n positions, R = √n, V colors; tokens
 in a decoder are int32 [n, B], time first.
 """
 
@@ -14,15 +14,15 @@ import numpy as np
 import tensorflow as tf
 
 from igpt_keras.atomic import atomic_path
-from igpt_keras.config import ImageGPTConfig
 from igpt_keras.errors import InputError
-from igpt_keras.models import GenerativeModel
-from igpt_keras.sampling.decoder import advance, cache_specs, grow, prefill, repeat
+from igpt_keras.models.generative_model import GenerativeModel
+from igpt_keras.network.config import ImageGPTConfig
+from igpt_keras.sampling.decoder import cache_specs, decode_step, grow, prefill, repeat
 from igpt_keras.sampling.settings import check_can_sample, is_integer
 
 # Rows and columns to the pixels that are looked at: left, above, above left, above right.
 NEIGHBOURS = ((0, -1), (-1, 0), (-1, -1), (-1, 1))
-# How many pixels of the average image a neighbour's row of counts starts with.
+# How many pixels of the average image a neighbor's row of counts starts with.
 PRIOR_COUNT = 5.0
 # The weights of the tables are fitted to at most this many pixels.
 WEIGHED_PIXELS = 4096
@@ -96,21 +96,21 @@ class ModelDraft(Draft):
         num_anew = min(self.window + count, length)
         first = tf.clip_by_value(start - self.window, 0, length - num_anew)
         previous = tf.gather(tokens, tf.maximum(first - 1 + tf.range(num_anew), 0))
-        logits, caches = advance(self.model, tf.transpose(previous), first, kept)
+        logits, caches = decode_step(self.model, tf.transpose(previous), first, kept)
         logits = tf.gather(logits, start - first + tf.range(count), axis=1)
         return tf.transpose(logits, [1, 0, 2]), caches
 
 
-class NeighbourDraft(Draft):
-    """Predicts a pixel from its place and from its neighbours left, above and beside that.
+class NeighborDraft(Draft):
+    """Predicts a pixel from its place and from its neighbors left, above and beside that.
 
-    Its logits are a sum of one row for the place and one for the colour of each neighbour: a
+    Its logits are a sum of one row for the place and one for the color of each neighbor: a
     lookup instead of a network.
 
     Args:
         places: float32 [n, V].
-        neighbours: float32 [4, V + 1, V], by the colour of the pixel left, above, above left,
-            above right; the last row of each is for a neighbour outside the image.
+        neighbors: float32 [4, V + 1, V], by the color of the pixel left, above, above left,
+            above right; the last row of each is for a neighbor outside the image.
 
     Raises:
         InputError: tables of other shapes, or not finite.
@@ -118,29 +118,29 @@ class NeighbourDraft(Draft):
 
     SUFFIX = ".npz"
 
-    def __init__(self, places: np.ndarray, neighbours: np.ndarray):
-        places, neighbours = (np.asarray(table, np.float32) for table in (places, neighbours))
+    def __init__(self, places: np.ndarray, neighbors: np.ndarray):
+        places, neighbors = (np.asarray(table, np.float32) for table in (places, neighbors))
         length, vocabulary_size = places.shape if places.ndim == 2 else (0, 0)
         self.image_size = round(length**0.5)
         self.vocabulary_size = vocabulary_size
         expected = (len(NEIGHBOURS), vocabulary_size + 1, vocabulary_size)
-        if not length or self.image_size**2 != length or neighbours.shape != expected:
+        if not length or self.image_size**2 != length or neighbors.shape != expected:
             raise InputError(
-                "a neighbour draft needs tables [n, V] with n a square, and [4, V + 1, V], "
-                f"got {list(places.shape)} and {list(neighbours.shape)}"
+                "a neighbor draft needs tables [n, V] with n a square, and [4, V + 1, V], "
+                f"got {list(places.shape)} and {list(neighbors.shape)}"
             )
-        if not (np.isfinite(places).all() and np.isfinite(neighbours).all()):
-            raise InputError("the tables of a neighbour draft must be finite")
+        if not (np.isfinite(places).all() and np.isfinite(neighbors).all()):
+            raise InputError("the tables of a neighbor draft must be finite")
         self.places = places
-        self.neighbours = neighbours
+        self.neighbors = neighbors
 
     @classmethod
-    def fit(cls, tokens: np.ndarray, vocabulary_size: int, seed: int = 0) -> "NeighbourDraft":
-        """Counts how often each colour follows each neighbour.
+    def fit(cls, tokens: np.ndarray, vocabulary_size: int, seed: int = 0) -> "NeighborDraft":
+        """Counts how often each color follows each neighbor.
 
-        A table holds the logarithms of what a colour's frequency is beside a neighbour,
-        relative to its frequency at all; rare neighbours are backed off to the latter. The tables
-        are added with weights that maximise the likelihood of pixels of the given images.
+        A table holds the logarithms of what a color's frequency is beside a neighbor,
+        relative to its frequency at all; rare neighbors are backed off to the latter. The tables
+        are added with weights that maximize the likelihood of pixels of the given images.
 
         Args:
             tokens: int [N, n], of images like those to be completed.
@@ -156,7 +156,7 @@ class NeighbourDraft(Draft):
         average = counts / counts.sum()
         contexts = [
             np.broadcast_to(np.arange(length), tokens.shape),
-            *_neighbour_tokens(tokens, vocabulary_size),
+            *_neighbor_tokens(tokens, vocabulary_size),
         ]
         sizes = [length] + [vocabulary_size + 1] * len(NEIGHBOURS)
         tables = [
@@ -181,10 +181,10 @@ class NeighbourDraft(Draft):
             FileExistsError: `path` exists and `overwrite` is false.
         """
         with atomic_path(path, overwrite) as partial, open(partial, "wb") as file:
-            np.savez(file, places=self.places, neighbours=self.neighbours)
+            np.savez(file, places=self.places, neighbors=self.neighbors)
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "NeighbourDraft":
+    def load(cls, path: str | os.PathLike) -> "NeighborDraft":
         """Reads what `save` wrote.
 
         Raises:
@@ -196,7 +196,7 @@ class NeighbourDraft(Draft):
             if not isinstance(tables, np.lib.npyio.NpzFile):
                 raise InputError("it is one array")
             with tables:
-                return cls(tables["places"], tables["neighbours"])
+                return cls(tables["places"], tables["neighbors"])
         except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
             raise InputError(f"draft {path} is unusable: {error}") from None
 
@@ -212,14 +212,14 @@ class NeighbourDraft(Draft):
     def logits(self, kept, tokens, start, count):
         size, length = self.vocabulary_size + 1, len(self.places)
         positions = start + tf.range(count)
-        beside = tf.gather(_neighbour_positions(self.image_size), positions)
+        beside = tf.gather(_neighbor_positions(self.image_size), positions)
         colors = tf.gather(tokens, tf.minimum(beside, length - 1))
         colors = tf.where((beside == length)[..., None], self.vocabulary_size, colors)
         # One table of all four below each other.
         rows = colors + size * tf.range(len(NEIGHBOURS))[:, None]
-        table = self.neighbours.reshape(-1, self.vocabulary_size)
-        of_neighbours = tf.reduce_sum(tf.gather(table, rows), axis=1)
-        return of_neighbours + tf.gather(self.places, positions)[:, None], kept
+        table = self.neighbors.reshape(-1, self.vocabulary_size)
+        of_neighbors = tf.reduce_sum(tf.gather(table, rows), axis=1)
+        return of_neighbors + tf.gather(self.places, positions)[:, None], kept
 
 
 def as_draft(draft: Draft | GenerativeModel, config: ImageGPTConfig) -> Draft:
@@ -230,7 +230,7 @@ def as_draft(draft: Draft | GenerativeModel, config: ImageGPTConfig) -> Draft:
             draft._draft = ModelDraft(draft)
         draft = draft._draft
     if not isinstance(draft, Draft):
-        raise InputError(f"draft must be a model or a NeighbourDraft, got {type(draft).__name__}")
+        raise InputError(f"draft must be a model or a NeighborDraft, got {type(draft).__name__}")
     draft.check(config)
     return draft
 
@@ -257,8 +257,8 @@ def _check_tokens(tokens, vocabulary_size) -> np.ndarray:
     return tokens.astype(np.int64)
 
 
-def _neighbour_positions(image_size: int) -> np.ndarray:
-    """Positions of every pixel's neighbours, n for one outside: int32 [n, 4]."""
+def _neighbor_positions(image_size: int) -> np.ndarray:
+    """Positions of every pixel's neighbors, n for one outside: int32 [n, 4]."""
     rows, columns = np.divmod(np.arange(image_size**2), image_size)
     positions = np.empty((image_size**2, len(NEIGHBOURS)), np.int32)
     for index, (down, right) in enumerate(NEIGHBOURS):
@@ -268,10 +268,10 @@ def _neighbour_positions(image_size: int) -> np.ndarray:
     return positions
 
 
-def _neighbour_tokens(tokens, vocabulary_size):
-    """For each kind of neighbour, its tokens [N, n], V for one outside."""
+def _neighbor_tokens(tokens, vocabulary_size):
+    """For each kind of neighbor, its tokens [N, n], V for one outside."""
     padded = np.pad(tokens, [(0, 0), (0, 1)], constant_values=vocabulary_size)
-    positions = _neighbour_positions(round(tokens.shape[1] ** 0.5))
+    positions = _neighbor_positions(round(tokens.shape[1] ** 0.5))
     return [padded[:, positions[:, index]] for index in range(len(NEIGHBOURS))]
 
 
@@ -286,7 +286,7 @@ def _log_ratios(context, tokens, num_contexts, average) -> np.ndarray:
 
 
 def _fit_weights(features, tokens) -> np.ndarray:
-    """Weights [F] of features [F, P, V] that maximise the likelihood of tokens [P].
+    """Weights [F] of features [F, P, V] that maximize the likelihood of tokens [P].
 
     Newton's method on a concave function, with a weak pull to equal weights that sum to one.
     """

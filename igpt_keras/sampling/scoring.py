@@ -4,15 +4,15 @@ import numpy as np
 import tensorflow as tf
 
 from igpt_keras.errors import InputError
-from igpt_keras.losses import token_nats
-from igpt_keras.models import GenerativeModel
-from igpt_keras.palette import ColorPalette
+from igpt_keras.models.generative_model import GenerativeModel
+from igpt_keras.network.losses import token_nll
 from igpt_keras.sampling.settings import (
     check_can_sample,
     check_model_images,
     is_integer,
     palette_of,
 )
+from igpt_keras.tokenizers.color_palette import ColorPalette
 
 
 def score(
@@ -23,12 +23,12 @@ def score(
     per_pixel: bool = False,
     batch_size: int = 32,
 ) -> np.ndarray:
-    """The log-likelihood of images in the palette's colours, in nats.
+    """The log-likelihood of images in the palette's colors, in nats.
 
     Args:
         model: an autoregressive `ImageGPT`, or a classifier with its token logits. A BERT model
             gives a distribution of some pixels given the others, and none of a whole image.
-        images: uint8 [B, R, R, 3] (or 1 channel, grey), R = `image_size`.
+        images: uint8 [B, R, R, 3] (or 1 channel, gray), R = `image_size`.
         palette: the model's palette; None for `model.palette`.
         per_pixel: whether to give the log-probability of every pixel given those before it.
         batch_size: images in one pass.
@@ -62,7 +62,7 @@ def log_probabilities_of(model: GenerativeModel, tokens):
 
     Returns: float32 [B, n], nats.
     """
-    return -token_nats(tokens, model.token_logits(model.backbone({"tokens": tokens})))
+    return -token_nll(tokens, model.token_head(model.backbone({"tokens": tokens})))
 
 
 def _compiled_scorer(model):

@@ -7,8 +7,8 @@ import keras
 import numpy as np
 
 from igpt_keras.errors import InputError
-from igpt_keras.models import GenerativeModel
-from igpt_keras.palette import ColorPalette, check_images
+from igpt_keras.models.generative_model import GenerativeModel
+from igpt_keras.tokenizers.color_palette import ColorPalette, check_images
 
 
 def check_settings(
@@ -22,7 +22,7 @@ def check_settings(
     if not (temperature >= 0 and math.isfinite(temperature)):
         raise InputError(f"temperature must be finite and >= 0, got {temperature}")
     if not is_integer(top_k) or not 0 <= top_k < 1 << 31:
-        raise InputError(f"top_k must be an integer >= 0 (0 for all colours), got {top_k}")
+        raise InputError(f"top_k must be an integer >= 0 (0 for all colors), got {top_k}")
     if not 0 < top_p <= 1:
         raise InputError(f"top_p must be above 0 and at most 1, got {top_p}")
 
@@ -128,7 +128,7 @@ def palette_of(model: GenerativeModel, palette: ColorPalette | None) -> ColorPal
         raise InputError("palette is needed: the model has none of its own")
     if palette.num_colors != model.config.vocabulary_size:
         raise InputError(
-            f"palette must have vocabulary_size={model.config.vocabulary_size} colours, "
+            f"palette must have vocabulary_size={model.config.vocabulary_size} colors, "
             f"got {palette.num_colors}"
         )
     return palette

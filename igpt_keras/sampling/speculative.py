@@ -10,16 +10,16 @@ What the model drew after a wrong guess it drew from a context that is mostly ri
 guess of the next pass, for free (Wiggers and Hoogeboom, "Predictive sampling with forecasting
 autoregressive models", 2020). The draft guesses what no pass has come to yet.
 
-Shapes: B sequences that go at the pace of the slowest, n positions, W positions a pass, V colours.
+Shapes: B sequences that go at the pace of the slowest, n positions, W positions a pass, V colors.
 """
 
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from igpt_keras.sampling.decoder import advance, grow
+from igpt_keras.sampling.decoder import decode_step, grow
 from igpt_keras.sampling.drafts import Draft
-from igpt_keras.sampling.drawing import draw, gumbel_noise, measure
+from igpt_keras.sampling.samplers import draw, gumbel_noise, measure
 
 # How often the draft goes over what it guesses, each time given what it guessed before. To guess
 # one position after the other takes as many times as positions, for hardly better guesses.
@@ -88,7 +88,7 @@ def speculate_rows(model, draft: Draft, state, known, settings, num_rows: int):
         positions = start + tf.range(window)
         tokens, kept = guess(state.tokens, state.guesses, start)
         previous = tf.gather(tokens, tf.maximum(positions - 1, 0))
-        logits, caches = advance(model, tf.transpose(previous), start, state.caches)
+        logits, caches = decode_step(model, tf.transpose(previous), start, state.caches)
         logits = tf.transpose(logits, [1, 0, 2])
         guessed = tf.gather(tokens, positions)
         is_new = (positions >= state.position)[:, None]

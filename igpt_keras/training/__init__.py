@@ -1,1 +1,1 @@
-"""Fitting a model: optimiser and schedule, pre-training, fine-tuning."""
+"""Fitting a model: optimizer and schedule, pre-training, fine-tuning."""

@@ -7,10 +7,10 @@ from typing import Any
 import keras
 
 from igpt_keras.errors import InputError
-from igpt_keras.models import ImageGPTClassifier
-from igpt_keras.training.fitting import fit_from_state
+from igpt_keras.models.classifier import ImageGPTClassifier
+from igpt_keras.training.callbacks.checkpoint_manager import CheckpointManager
 from igpt_keras.training.optimizers import adam
-from igpt_keras.training.state import States
+from igpt_keras.training.resumable_fit import resumable_fit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +50,12 @@ class EarlyStopping(keras.callbacks.EarlyStopping):
     def on_train_end(self, logs=None):
         """Leaves the weights, that Keras would replace: the training may go on."""
 
-    def memory(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Any]:
         weights = {f"weight-{i:05d}": value for i, value in enumerate(self.best_weights or [])}
         known = {"best": self.best, "best_epoch": self.best_epoch, "wait": self.wait}
         return {**known, **weights}
 
-    def remember(self, memory: dict[str, Any]) -> None:
+    def set_state(self, memory: dict[str, Any]) -> None:
         memory = dict(memory)
         self.best, self.best_epoch = memory.pop("best"), memory.pop("best_epoch")
         self.wait = memory.pop("wait")
@@ -74,7 +74,7 @@ def finetune(
     learning_rate: float = 0.0003,
     clip_norm: float | None = None,
     seed: int = 0,
-    states: States | None = None,
+    states: CheckpointManager | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int | str = "auto",
 ) -> FineTuning:
@@ -88,7 +88,7 @@ def finetune(
         classifier: pre-trained or new.
         train: inputs (tokens int32 [N, n], or these with masks) and labels int32 [N]; or a
             function from a step to the batches of both, without end, that come from that step
-            on: a `tf.data.Dataset`, or what `share_out` makes of some.
+            on: a `tf.data.Dataset`, or what `distribute` makes of some.
         validation: inputs of the classifier and labels int32 [M], for early stopping; or
             None. Give BERT its masks with the tokens, or it draws others in every epoch.
         epochs: at most so many passes.
@@ -133,7 +133,7 @@ def finetune(
         "verbose": verbose,
     }
     if streamed:
-        history = fit_from_state(
+        history = resumable_fit(
             classifier,
             train,
             steps_per_epoch=steps_per_epoch,

@@ -1,4 +1,4 @@
-"""The paper's optimiser and schedule (appendix, "Experimental details")."""
+"""The paper's optimizer and schedule (appendix, "Experimental details")."""
 
 import keras
 

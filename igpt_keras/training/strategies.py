@@ -100,7 +100,7 @@ def check_batch_size(strategy: tf.distribute.Strategy, batch_size: int) -> None:
         )
 
 
-def share_out(
+def distribute(
     batches: Callable[[int, int], tf.data.Dataset], strategy: tf.distribute.Strategy
 ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
     """Batches for `fit`, of which every worker reads its own share alone.

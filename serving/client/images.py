@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from igpt_keras.errors import InputError
-from igpt_keras.palette import check_images
+from igpt_keras.tokenizers.color_palette import check_images
 
 AnyImage = str | os.PathLike | bytes | np.ndarray | Image.Image
 Images = Sequence[AnyImage] | np.ndarray
@@ -22,7 +22,7 @@ def encoded_images(images: Images) -> np.ndarray:
 
     Args:
         images: a sequence of paths, encoded files (bytes), uint8 arrays [h, w, 3] (or 1
-            channel, grey) and PIL images; or one uint8 array [B, h, w, 3].
+            channel, gray) and PIL images; or one uint8 array [B, h, w, 3].
 
     Raises:
         FileNotFoundError: no such image file.

@@ -23,7 +23,9 @@ import tensorflow as tf
 
 from igpt_keras.atomic import SUFFIX
 from igpt_keras.errors import InputError
-from igpt_keras.models import GenerativeModel, ImageGPT, ImageGPTClassifier
+from igpt_keras.models.classifier import ImageGPTClassifier
+from igpt_keras.models.generative_model import GenerativeModel
+from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.sampling import check_backend
 from serving.export.assets import write_assets
 from serving.export.checks import check_runs, check_servable, read_graph
@@ -64,7 +66,7 @@ def export(
         feature_layer: of `features`, in 0…L; None for `default_feature_layer`.
         max_pixels: an image whose header declares more is refused before it is decoded.
         training: what is known of the training of each of `models`, for the model card; as in
-            a model folder (`igpt_keras.folder.read_training`).
+            a model folder (`igpt_keras.saving.read_training`).
 
     Returns: the path of the version's folder.
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from igpt_keras.models import GenerativeModel, ImageGPTClassifier
+from igpt_keras.models.classifier import ImageGPTClassifier
+from igpt_keras.models.generative_model import GenerativeModel
 
 LABELS_FILE = "labels.txt"
 PALETTE_FILE = "palette.npy"
@@ -30,7 +31,7 @@ LIMITS = """\
 
 - Samples and completions follow the training images, what is wrong or one-sided in them
   included. They are guesses at how an image might go on, not what was there.
-- Images are cropped to a square and reduced to the size and the colours above: detail below
+- Images are cropped to a square and reduced to the size and the colors above: detail below
   that is neither seen nor drawn.
 - Classes are those of the training data; another image still gets one of them. Scores are
   softmax values, not calibrated probabilities.
@@ -85,7 +86,7 @@ def _sizes(model: GenerativeModel) -> dict[str, Any]:
     sizes = {
         "objective": {"ar": "autoregressive", "bert": "BERT"}[model.objective],
         "image size": f"{config.image_size} × {config.image_size} pixels",
-        "colours of the palette": config.vocabulary_size,
+        "colors of the palette": config.vocabulary_size,
         "layers, width, heads": f"{config.num_layers}, {config.hidden_dim}, {config.num_heads}",
         "parameters": model.count_params(),
         "precision": model.dtype_policy.name,

@@ -73,7 +73,7 @@ def check_runs(folder: pathlib.Path, inputs: dict[str, dict[str, np.ndarray]]) -
                 for key, info in signatures[name].inputs.items():
                     feeds[info.name] = values[key][:count]
                 fetches += [info.name for info in signatures[name].outputs.values()]
-            # All in one run: TensorFlow optimises a graph anew for other fetches.
+            # All in one run: TensorFlow optimizes a graph anew for other fetches.
             session.run(fetches, feeds)
     except (OSError, RuntimeError, ValueError, tf.errors.OpError) as error:
         raise InputError(

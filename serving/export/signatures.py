@@ -11,12 +11,13 @@ from functools import partial
 
 import tensorflow as tf
 
-from igpt_keras.data.encoded import decode_image
 from igpt_keras.data.images import dequantize, fit_to_size, quantize
 from igpt_keras.errors import InputError
 from igpt_keras.evaluation.voting import VOTES, draw_mask
-from igpt_keras.models import GenerativeModel, ImageGPTClassifier
+from igpt_keras.models.classifier import ImageGPTClassifier
+from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.sampling import log_probabilities_of, sample_tokens
+from serving.export.image_decoding import decode_image
 
 COMPLETE = "complete"
 SAMPLE = "sample"
@@ -243,7 +244,7 @@ def _classes(classifier: ImageGPTClassifier, preprocessing: Preprocessing, image
     """The outputs of `classify_images`."""
     tokens = preprocessing.tokens(image_bytes)
     # The class head is linear: its logits of mean features are the mean of its logits.
-    logits = classifier.class_logits(mean_features(classifier, tokens, classifier.layer))
+    logits = classifier.class_head(mean_features(classifier, tokens, classifier.layer))
     return {
         "classes": tf.tile(tf.constant(classifier.class_names)[None], [tf.size(image_bytes), 1]),
         "scores": tf.nn.softmax(logits),
@@ -297,7 +298,7 @@ def _checks_of_settings(temperature, top_k, top_p) -> list:
             "temperature must be finite and at least 0",
             temperature,
         ),
-        _require(top_k >= 0, "top_k must be at least 0 (0 for all colours)", top_k),
+        _require(top_k >= 0, "top_k must be at least 0 (0 for all colors)", top_k),
         _require((top_p > 0) & (top_p <= 1), "top_p must be above 0 and at most 1", top_p),
     ]
 

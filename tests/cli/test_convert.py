@@ -28,7 +28,7 @@ def test_to_folder_and_back(tmp_path):
     read, wrote = result.output.splitlines()
     count = load(CAUSAL).count_params()
     assert read == (
-        f"Read {CAUSAL}: autoregressive model, 8×8 pixels, 32 colours, "
+        f"Read {CAUSAL}: autoregressive model, 8×8 pixels, 32 colors, "
         f"{count:,} parameters, with its palette"
     )
     assert wrote == f"Wrote the model folder {folder}"

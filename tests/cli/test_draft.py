@@ -1,6 +1,6 @@
 import pytest
 
-from igpt_keras.sampling import NeighbourDraft
+from igpt_keras.sampling import NeighborDraft
 
 
 def test_a_draft_is_fitted_and_gives_the_same_pixels(igpt, pretrained, photos, tmp_path):
@@ -10,7 +10,7 @@ def test_a_draft_is_fitted_and_gives_the_same_pixels(igpt, pretrained, photos, t
     assert str(path) in printed
     # Of 40 images four are held out.
     assert "fitted a draft to 36 images" in printed
-    assert NeighbourDraft.load(path).vocabulary_size == 8
+    assert NeighborDraft.load(path).vocabulary_size == 8
 
     files = sorted((photos / "test").glob("*/*.png"))
     arguments = ("complete", files[0], "--model", model, "--keep-rows", 1, "--num", 2)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import igpt_keras
+from igpt_keras.data.data_set import open_data
 from igpt_keras.data.images import read_image
-from igpt_keras.data.open import open_data
-from igpt_keras.data.pipeline import encode
-from igpt_keras.evaluation.results import read_result
+from igpt_keras.data.stream import encode
+from igpt_keras.runs.result import read_result
 
 
 def test_evaluate_a_generative_model_beside_the_baselines(igpt, photos, pretrained, tmp_path):
@@ -23,9 +23,9 @@ def test_evaluate_a_generative_model_beside_the_baselines(igpt, photos, pretrain
     images = np.stack([read_image(file, 4) for file in files])
     model.compile()
     tokens = model.palette.quantize(images).reshape(len(files), -1)
-    nats = model.evaluate(tokens, verbose=0, return_dict=True)["loss"]
-    assert figures["test_loss"] == pytest.approx(nats, abs=1e-5)
-    assert figures["test_bits_per_pixel"] == pytest.approx(nats / math.log(2), abs=1e-5)
+    nll = model.evaluate(tokens, verbose=0, return_dict=True)["loss"]
+    assert figures["test_loss"] == pytest.approx(nll, abs=1e-5)
+    assert figures["test_bits_per_pixel"] == pytest.approx(nll / math.log(2), abs=1e-5)
     assert figures["validation_loss"] != figures["test_loss"]
     train = encode(open_data(f"folder:{photos}").train, model.palette, 4).tokens
     counts = 1 + np.bincount(train.ravel(), minlength=8)
@@ -66,7 +66,7 @@ def test_evaluate_images_without_labels_or_test_part(igpt, photos, pretrained, t
     assert "test_loss" not in figures
     assert set(figures["baselines"]) == {"validation"}
     status, _, error = igpt(
-        *("evaluate", path, "--data", data, "--output", tmp_path / "other", "--fold-validation")
+        *("evaluate", path, "--data", data, "--output", tmp_path / "other", "--train-on-validation")
     )
     assert status == 2
     assert "neither a validation part nor a test part" in error

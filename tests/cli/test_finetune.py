@@ -6,12 +6,12 @@ import pytest
 from PIL import Image
 
 import igpt_keras
-from igpt_keras.evaluation.results import read_result
 from igpt_keras.evaluation.voting import draw_mask
-from igpt_keras.experiments import finetuning
-from igpt_keras.experiments.finetuning import Settings, load_start
-from igpt_keras.training.journal import read_history
-from igpt_keras.training.runs import only_writer
+from igpt_keras.runs import finetune as finetuning
+from igpt_keras.runs.finetune import Settings, load_start
+from igpt_keras.runs.folder import only_writer
+from igpt_keras.runs.result import read_result
+from igpt_keras.training.callbacks.history_logger import read_history
 
 
 def test_part(photos, palette):
@@ -53,8 +53,8 @@ def test_finetune_keeps_the_best_epoch_and_measures_it(igpt, photos, pretrained,
     logits = classifier.predict(tokens, verbose=0).astype(float)
     assert figures["test_accuracy"] == np.mean(logits.argmax(axis=1) == labels)
     classifier.compile()
-    nats = classifier.evaluate(tokens, labels, verbose=0, return_dict=True)["bits_per_pixel"]
-    assert figures["test_generative_loss"] == pytest.approx(nats * math.log(2), abs=1e-5)
+    nll = classifier.evaluate(tokens, labels, verbose=0, return_dict=True)["bits_per_pixel"]
+    assert figures["test_generative_loss"] == pytest.approx(nll * math.log(2), abs=1e-5)
     assert (figures["single_mask_accuracy"], figures["votes"]) == (None, None)
 
     training = json.loads((run / "model" / "training.json").read_text())
@@ -71,7 +71,7 @@ def test_finetune_bert_from_a_middle_layer_on_all_training_images(
     run = tmp_path / "run"
     status, printed, _ = igpt(
         *("finetune", pretrained("bert"), "--data", f"folder:{photos}", "--output", run),
-        *("--fold-validation", "--generative-weight", 0, "--layer", 1, "--batch-size", 20),
+        *("--train-on-validation", "--generative-weight", 0, "--layer", 1, "--batch-size", 20),
         *("--epochs", 2, "--patience", 1, "--learning-rate", 0.01, "--seed", 3),
     )
     assert status == 0
@@ -194,7 +194,7 @@ def test_a_run_has_a_history_of_its_steps(tuned):
 def test_resuming_writes_what_is_missing(igpt, tuned):
     run, expected = tuned
     history = read_history(run)
-    states = sorted(path.name for path in (run / "states").iterdir())
+    states = sorted(path.name for path in (run / "checkpoints").iterdir())
     assert states == ["step-00000003", "step-00000006"]
     status, printed, _ = igpt("finetune", "--resume", run, "--progress", "quiet")
     assert status == 0
@@ -203,7 +203,7 @@ def test_resuming_writes_what_is_missing(igpt, tuned):
     assert result.command == expected.command.replace("whole", "run")
     # Nothing was trained again.
     assert read_history(run) == history
-    assert not (run / "states").exists()
+    assert not (run / "checkpoints").exists()
     assert f"{result.figures['test_accuracy']:.2%}" in printed
     status, printed, _ = igpt("finetune", "--resume", run)
     assert (status, printed) == (0, f"{run} is finished, nothing is left to do\n")

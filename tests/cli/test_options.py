@@ -3,8 +3,10 @@ import pytest
 from igpt_keras.cli.finetune import finetune
 from igpt_keras.cli.pretrain import pretrain
 from igpt_keras.cli.probe import probe
-from igpt_keras.experiments import finetuning, pretraining, probing
-from igpt_keras.experiments.options import DataOptions, TrainingOptions
+from igpt_keras.runs import finetune as finetuning
+from igpt_keras.runs import pretrain as pretraining
+from igpt_keras.runs import probe as probing
+from igpt_keras.runs.options import DataOptions, TrainingOptions
 
 DATA = ["--data", "digits", "--output", "run"]
 SIZES = {"steps": 1, "image_size": 8, "num_layers": 1, "hidden_dim": 8, "num_heads": 1}

@@ -4,7 +4,7 @@ from PIL import Image
 
 import igpt_keras
 from igpt_keras import ColorPalette, ImageGPT
-from igpt_keras.data.digits import load_digits
+from igpt_keras.data.sources.digits import load_digits
 from igpt_keras.pictures import contact_sheet, swatches
 
 FITTED = 16
@@ -53,7 +53,7 @@ def test_fit_to_all_training_images_equals_the_library(run, tmp_path):
     np.testing.assert_allclose(
         ColorPalette.load(tmp_path / "digits.npy").colors, expected.colors, atol=1e-6
     )
-    assert out[0].startswith(f"fitted {FITTED} colours to {len(train)} images; ")
+    assert out[0].startswith(f"fitted {FITTED} colors to {len(train)} images; ")
     assert out[1] == f"wrote {tmp_path / 'digits.npy'}"
 
 
@@ -91,7 +91,7 @@ def test_show_draws_the_palette(run, palette, palette_file, tmp_path):
     output = tmp_path / "palette.png"
     status, out, _ = run("show", palette_file, "--output", output)
     assert status == 0
-    assert out == [f"wrote {output}: 8 colours"]
+    assert out == [f"wrote {output}: 8 colors"]
     np.testing.assert_array_equal(np.asarray(Image.open(output)), swatches(palette.rgb))
 
 
@@ -104,7 +104,7 @@ def test_show_draws_images_before_and_after(run, palette, palette_file, files, t
     error = np.sqrt(np.mean(differences**2))
     decibels = 10 * np.log10(255**2 / error**2)
     assert out == [
-        f"wrote {output}: 8 colours, 2 images; RMSE {error:.2f} of 255, PSNR {decibels:.1f} dB"
+        f"wrote {output}: 8 colors, 2 images; RMSE {error:.2f} of 255, PSNR {decibels:.1f} dB"
     ]
     picture = np.asarray(Image.open(output))
     height = swatches(palette.rgb).height
@@ -130,17 +130,17 @@ def test_show_draws_images_of_a_source(run, palette, palette_file, tmp_path):
         *("--output", tmp_path / "shown.png"),
     )
     assert status == 0
-    assert "8 colours, 3 images; RMSE" in out[0]
+    assert "8 colors, 3 images; RMSE" in out[0]
 
 
-def test_images_of_palette_colours_have_no_error(run, palette, palette_file, tmp_path):
+def test_images_of_palette_colors_have_no_error(run, palette, palette_file, tmp_path):
     Image.fromarray(palette.rgb.reshape(2, 4, 3)[:, :2]).save(tmp_path / "exact.png")
     status, out, _ = run(
         *("show", palette_file, tmp_path / "exact.png", "--image-size", 2),
         *("--output", tmp_path / "shown.png"),
     )
     assert status == 0
-    assert out[0].endswith("8 colours, 1 images; no error")
+    assert out[0].endswith("8 colors, 1 images; no error")
 
 
 @pytest.mark.parametrize("command", ["fit", "show"])

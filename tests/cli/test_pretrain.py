@@ -8,9 +8,9 @@ from PIL import Image
 
 import igpt_keras
 from igpt_keras.cli import igpt
-from igpt_keras.data.digits import load_digits
-from igpt_keras.evaluation.results import read_result
-from igpt_keras.training.runs import only_writer, read_run
+from igpt_keras.data.sources.digits import load_digits
+from igpt_keras.runs.folder import only_writer, read_run
+from igpt_keras.runs.result import read_result
 
 SIZES = ["--image-size", "8", "--num-layers", "1", "--hidden-dim", "16", "--num-heads", "1"]
 
@@ -23,16 +23,16 @@ def run(*arguments):
 def trained(tmp_path_factory):
     output = tmp_path_factory.mktemp("pretrain") / "tiny"
     arguments = ["--data", "digits", "--num-colors", 8, *SIZES, "--steps", 24, "--batch-size", 32]
-    result = run(*arguments, "--checkpoints", 3, "--learning-rate", 0.01, "--output", output)
+    result = run(*arguments, "--snapshots", 3, "--learning-rate", 0.01, "--output", output)
     assert result.exit_code == 0, result.output
     return output
 
 
 def test_checkpoints_halve_the_steps(trained):
     figures = read_result(trained).figures
-    assert [saved["step"] for saved in figures["checkpoints"]] == [6, 12, 24]
+    assert [saved["step"] for saved in figures["snapshots"]] == [6, 12, 24]
     assert figures["history"]["step"] == [6, 12, 18, 24]
-    folders = sorted(path.name for path in (trained / "checkpoints").iterdir())
+    folders = sorted(path.name for path in (trained / "snapshots").iterdir())
     assert folders == ["best", "step-00000006", "step-00000012", "step-00000024"]
 
 
@@ -44,7 +44,7 @@ def test_the_best_checkpoint_has_the_lowest_loss(trained):
     assert best["step"] == history["step"][int(np.argmin(history["val_loss"]))]
     model = igpt_keras.load(trained / best["path"])
     tokens = load_digits().validation.tokens(model.palette)
-    assert model.per_image(tokens)["nats"].numpy().mean() == pytest.approx(
+    assert model.per_image(tokens)["nll"].numpy().mean() == pytest.approx(
         best["validation_loss"], rel=1e-5
     )
 
@@ -52,19 +52,19 @@ def test_the_best_checkpoint_has_the_lowest_loss(trained):
 def test_losses_are_those_of_the_saved_models(trained):
     result = read_result(trained)
     digits = load_digits()
-    for saved in result.figures["checkpoints"]:
+    for saved in result.figures["snapshots"]:
         model = igpt_keras.load(trained / saved["path"])
         tokens = digits.validation.tokens(model.palette)
         logits = np.asarray(model(tokens), np.float64)
         log_probabilities = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-        nats = -np.take_along_axis(log_probabilities, tokens[..., None], axis=-1).mean()
-        assert saved["validation_loss"] == pytest.approx(nats, rel=1e-4)
-    assert result.figures["validation_loss"] == pytest.approx(nats, rel=1e-4)
+        nll = -np.take_along_axis(log_probabilities, tokens[..., None], axis=-1).mean()
+        assert saved["validation_loss"] == pytest.approx(nll, rel=1e-4)
+    assert result.figures["validation_loss"] == pytest.approx(nll, rel=1e-4)
     assert result.model["validation_loss"] == result.figures["validation_loss"]
 
 
 def test_the_run_is_read_as_its_model(trained):
-    model, last = igpt_keras.load(trained), igpt_keras.load(trained / "checkpoints/step-00000024")
+    model, last = igpt_keras.load(trained), igpt_keras.load(trained / "snapshots/step-00000024")
     for ours, saved in zip(model.get_weights(), last.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, saved)
     assert model.palette.num_colors == 8
@@ -83,7 +83,7 @@ def test_pictures(trained):
 
 def test_another_run_from_its_palette(trained, tmp_path):
     arguments = ["--data", "digits", "--palette", trained, *SIZES, "--steps", 2]
-    result = run(*arguments, "--checkpoints", 1, "--objective", "bert", "--output", tmp_path / "b")
+    result = run(*arguments, "--snapshots", 1, "--objective", "bert", "--output", tmp_path / "b")
     assert result.exit_code == 0, result.output
     model = igpt_keras.load(tmp_path / "b")
     assert model.objective == "bert"
@@ -95,7 +95,7 @@ def test_another_run_from_its_palette(trained, tmp_path):
 )
 def test_the_same_seed_gives_the_same_model_however_it_is_laid_out(trained, tmp_path, layout):
     arguments = ["--data", "digits", "--num-colors", 8, *SIZES, "--steps", 24, "--batch-size", 32]
-    arguments += ["--checkpoints", 3, "--learning-rate", 0.01, "--output", tmp_path / "again"]
+    arguments += ["--snapshots", 3, "--learning-rate", 0.01, "--output", tmp_path / "again"]
     result = run(*arguments, *layout)
     assert result.exit_code == 0, result.output
     first, again = (read_result(path).figures for path in (trained, tmp_path / "again"))
@@ -106,7 +106,7 @@ def test_the_same_seed_gives_the_same_model_however_it_is_laid_out(trained, tmp_
 
 
 def test_precision_is_that_of_the_model(tmp_path):
-    arguments = ["--data", "digits", "--num-colors", 8, *SIZES, "--steps", 2, "--checkpoints", 1]
+    arguments = ["--data", "digits", "--num-colors", 8, *SIZES, "--steps", 2, "--snapshots", 1]
     result = run(*arguments, "--precision", "mixed_bfloat16", "--output", tmp_path / "run")
     assert result.exit_code == 0, result.output
     model = igpt_keras.load(tmp_path / "run")
@@ -117,7 +117,7 @@ def test_precision_is_that_of_the_model(tmp_path):
 @pytest.mark.slow
 def test_two_workers_write_one_run(trained, two_workers, tmp_path):
     arguments = ["--data", "digits", "--palette", trained, *SIZES, "--steps", 24]
-    arguments += ["--batch-size", 32, "--checkpoints", 3, "--learning-rate", 0.01]
+    arguments += ["--batch-size", 32, "--snapshots", 3, "--learning-rate", 0.01]
     two_workers("pretrain", *arguments, "--output", tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     first, again = (read_result(path).figures for path in (trained, tmp_path / "run"))
@@ -127,10 +127,10 @@ def test_two_workers_write_one_run(trained, two_workers, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--steps", "2"], "too few for checkpoints=5"),
+        (["--steps", "2"], "too few for snapshots=5"),
         ([], "either --epochs or --steps"),
         (["--steps", "2", "--epochs", "1"], "either --epochs or --steps"),
-        (["--steps", "16", "--checkpoints", "0"], "checkpoints must be at least 1"),
+        (["--steps", "16", "--snapshots", "0"], "snapshots must be at least 1"),
         (["--steps", "16", "--num-heads", "3"], "hidden_dim must be a multiple of num_heads"),
         (["--steps", "16", "--image-size", "0"], "image_size must be a positive integer"),
         (["--steps", "16", "--objective", "bert", "--mask-probability", "1"], "range 0<x<1"),
@@ -187,7 +187,7 @@ def test_resuming_what_is_no_run(igpt, tmp_path):
 def test_resuming_with_other_images(igpt, photos, tmp_path):
     output = tmp_path / "run"
     arguments = ["--data", f"folder:{photos}", "--num-colors", 8, *SIZES, "--batch-size", 4]
-    result = run(*arguments, "--steps", 2, "--checkpoints", 1, "--output", output)
+    result = run(*arguments, "--steps", 2, "--snapshots", 1, "--output", output)
     assert result.exit_code == 0, result.output
     (output / "result.json").unlink()
     (photos / "train" / "light" / "3.png").unlink()
@@ -207,7 +207,7 @@ def test_one_process_at_a_time(igpt, trained, tmp_path):
 
 
 def test_json_progress_is_json(igpt, tmp_path):
-    arguments = ["--data", "digits", "--num-colors", 8, *SIZES, "--steps", 4, "--checkpoints", 1]
+    arguments = ["--data", "digits", "--num-colors", 8, *SIZES, "--steps", 4, "--snapshots", 1]
     status, printed, errors = igpt(
         "pretrain", *arguments, "--log-every", 2, "--progress", "json", "--output", tmp_path / "r"
     )

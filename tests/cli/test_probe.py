@@ -7,12 +7,12 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 import igpt_keras
-from igpt_keras.data.open import open_data
-from igpt_keras.data.pipeline import encode
+from igpt_keras.data.data_set import open_data
+from igpt_keras.data.stream import encode
 from igpt_keras.evaluation.features import FeatureExtractor
 from igpt_keras.evaluation.probes import LBFGS, LayerFeatures, Parts, fit_probe, load_probe
-from igpt_keras.evaluation.results import read_result
 from igpt_keras.evaluation.voting import modal_vote
+from igpt_keras.runs.result import read_result
 
 CLASSES = 2
 # One test image that falls on the border between two classes.
@@ -122,10 +122,13 @@ def test_sgd_and_folding(igpt, photos, pretrained, tmp_path):
     assert entry["learning_rate"] in (30, 10, 3, 1, 0.3, 0.1)
     assert read_result(tmp_path / "sgd").settings["epochs"] == 3
 
-    assert igpt(*arguments, "--fold-validation", "--output", tmp_path / "folded")[0] == 0
+    assert igpt(*arguments, "--train-on-validation", "--output", tmp_path / "folded")[0] == 0
     assert igpt(*arguments, "--output", tmp_path / "plain")[0] == 0
     folded, plain = (read_result(tmp_path / name) for name in ("folded", "plain"))
-    assert (folded.settings["fold_validation"], plain.settings["fold_validation"]) == (True, False)
+    assert (folded.settings["train_on_validation"], plain.settings["train_on_validation"]) == (
+        True,
+        False,
+    )
     (entry,), (plain_entry,) = folded.figures["layers"], plain.figures["layers"]
     for name in ("strength", "validation_accuracy"):
         assert entry[name] == plain_entry[name]
@@ -202,7 +205,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(igpt, photos, pretrained, tmp_
         assert message in error
     for data, message in (
         (flat, "has no labels"),
-        (no_test, "no labelled test part"),
+        (no_test, "no labeled test part"),
     ):
         status, _, error = igpt("probe", path, "--data", f"folder:{data}", "--output", run)
         assert (status, error.count("\n")) == (2, 1)

@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from igpt_keras import cli
-from tests.evaluation import report_runs as runs
+from tests.report import report_runs as runs
 
 pytest.importorskip("matplotlib")
 

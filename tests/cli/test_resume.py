@@ -9,27 +9,27 @@ import numpy as np
 import pytest
 
 import igpt_keras
-from igpt_keras.evaluation.results import read_result
-from igpt_keras.training.journal import TIMED, read_history
-from tests.cli.processes import finish, last_state, start, wait_for_state
+from igpt_keras.runs.result import read_result
+from igpt_keras.training.callbacks.history_logger import TIMED, read_history
+from tests.cli.processes import finish, last_checkpoint, start, wait_for_checkpoint
 
 ON_THE_CLOCK = ("images_per_second", "minutes")
 COMMON = ["--data", "digits", "--batch-size", 16, "--learning-rate", 0.01]
-COMMON += ["--save-every", 1, "--log-every", 7]
+COMMON += ["--checkpoint-every", 1, "--log-every", 7]
 SIZES = ["--image-size", 8, "--num-layers", 1, "--hidden-dim", 16, "--num-heads", 1]
 SIZES += ["--num-colors", 8]
-PRETRAIN = ["pretrain", *COMMON, *SIZES, "--steps", 200, "--checkpoints", 3]
+PRETRAIN = ["pretrain", *COMMON, *SIZES, "--steps", 200, "--snapshots", 3]
 FINETUNE = ["finetune", "MODEL", *COMMON, "--labels-per-class", 30, "--epochs", 11]
 
 
 def wait_for_steps(process, run, count):
     """Until `count` more steps are on disk."""
-    wait_for_state(process, run / "states", last_state(run / "states") + count)
+    wait_for_checkpoint(process, run / "checkpoints", last_checkpoint(run / "checkpoints") + count)
 
 
 def wait_for_a_write(process, run):
     """Until a state is being written."""
-    while process.poll() is None and not list(run.glob("states/.step-*")):
+    while process.poll() is None and not list(run.glob("checkpoints/.step-*")):
         pass
 
 
@@ -70,19 +70,19 @@ def kill_and_resume(tmp_path, arguments, kills, seed):
     status, _, errors = finish(process)
     assert status == 128 + signal.SIGTERM, errors
     assert f"go on with igpt {shlex.join(map(str, resume))}" in errors
-    assert 0 < last_state(run / "states") < steps
+    assert 0 < last_checkpoint(run / "checkpoints") < steps
     status, output, errors = finish(start(*resume))
     assert status == 0, errors
     assert_same_run(run, tmp_path / "whole")
     assert not list(run.rglob(".*unfinished"))
-    assert not (run / "states").exists()
+    assert not (run / "checkpoints").exists()
     return run
 
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_ends_like_one_that_was_not(tmp_path):
     run = kill_and_resume(tmp_path, PRETRAIN, kills=1, seed=0)
-    assert {"step-00000050", "best"} <= {path.name for path in (run / "checkpoints").iterdir()}
+    assert {"step-00000050", "best"} <= {path.name for path in (run / "snapshots").iterdir()}
     status, output, _ = finish(start("pretrain", "--resume", run))
     assert (status, output) == (0, f"{run} is finished, nothing is left to do\n")
 
@@ -99,7 +99,7 @@ def test_a_run_that_was_killed_many_times(tmp_path, more):
 def model(request, tmp_path_factory):
     """A model that was trained for a few steps."""
     folder = tmp_path_factory.mktemp("model") / request.param
-    arguments = ["--data", "digits", *SIZES, "--steps", 8, "--checkpoints", 1, "--batch-size", 16]
+    arguments = ["--data", "digits", *SIZES, "--steps", 8, "--snapshots", 1, "--batch-size", 16]
     process = start("pretrain", *arguments, "--objective", request.param, "--output", folder)
     status, _, errors = finish(process)
     assert status == 0, errors

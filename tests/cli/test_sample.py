@@ -27,10 +27,10 @@ def test_samples_and_their_likelihoods_are_written(igpt, model, tmp_path):
     for index, (name, record) in enumerate(zip(names, records, strict=True)):
         np.testing.assert_array_equal(Image.open(output / name), sampled.images[index, 0])
         assert record["file"] == name
-        nats = sampled.total_log_likelihood[index, 0]
-        assert record["total_log_likelihood"] == pytest.approx(nats, rel=1e-5)
-        assert record["bits_per_pixel"] == pytest.approx(-nats / np.log(2) / 16, rel=1e-5)
-        assert f"{name}  sampled {nats:.2f} nats" in printed
+        nll = sampled.total_log_likelihood[index, 0]
+        assert record["total_log_likelihood"] == pytest.approx(nll, rel=1e-5)
+        assert record["bits_per_pixel"] == pytest.approx(-nll / np.log(2) / 16, rel=1e-5)
+        assert f"{name}  sampled {nll:.2f} nats" in printed
 
 
 def test_a_bert_model_samples_in_rounds(igpt, pretrained, tmp_path):

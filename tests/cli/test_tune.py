@@ -5,16 +5,16 @@ import signal
 import pytest
 
 import igpt_keras
-from igpt_keras.cli.options import written_out
+from igpt_keras.cli.options import to_command_line
 from igpt_keras.cli.pretrain import pretrain
 from igpt_keras.cli.probe import probe
-from igpt_keras.evaluation.results import read_result
-from igpt_keras.training.runs import only_writer
-from tests.cli.processes import finish, last_state, start, wait_for_state
+from igpt_keras.runs.folder import only_writer
+from igpt_keras.runs.result import read_result
+from tests.cli.processes import finish, last_checkpoint, start, wait_for_checkpoint
 
 PRETRAIN = ["tune", "pretrain", "--data", "digits", "--image-size", 8, "--num-colors", 8]
 # BERT, for AR draws pictures.
-PRETRAIN += ["--batch-size", 32, "--checkpoints", 1, "--objective", "bert"]
+PRETRAIN += ["--batch-size", 32, "--snapshots", 1, "--objective", "bert"]
 ONE = ["--num-layers", 1, "--hidden-dim", 16, "--num-heads", 1]
 
 
@@ -104,8 +104,8 @@ def test_probes_by_layer(igpt, photos, pretrained, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([*ONE, "--steps", 8, "--sizes", "igpt-s"], "give --sizes, or one size"),
-        (["--steps", 8, "--sizes", "4x64"], "'4x64' is neither one of igpt-s"),
+        ([*ONE, "--steps", 8, "--sizes", "image_gpt_small"], "give --sizes, or one size"),
+        (["--steps", 8, "--sizes", "4x64"], "'4x64' is neither one of image_gpt_small"),
         ([*ONE, "--steps", 8, "--start", 0.1, "--floor", 1], "floor must be at most start=0.1"),
         ([*ONE, "--steps", 8, "--epochs", 1], "either --epochs or --steps"),
     ],
@@ -141,7 +141,7 @@ def test_a_wrong_path_leaves_the_folder_for_the_right_one(igpt, tmp_path, argume
     [
         ("probe", "", ["--layers", "1,3"], "layer must lie in 0…2, got 3"),
         ("finetune", "", ["--layer", 3, "--start", 1], "layer must lie in 0…2, got 3"),
-        ("probe", "test", [], "has no labelled test part"),
+        ("probe", "test", [], "has no labeled test part"),
         ("finetune", "test", ["--start", 1], "has no test part"),
     ],
 )
@@ -177,8 +177,9 @@ def test_a_second_search_says_so(igpt, tmp_path):
     [
         (
             pretrain,
-            "--data digits --data 'folder:my photos' --output 'a b' --no-guard --remat --steps 3 "
-            "--num-layers 2 --hidden-dim 16 --num-heads 2 --image-size 8 --learning-rate 3e-05",
+            "--data digits --data 'folder:my photos' --output 'a b' --no-stop-on-divergence "
+            "--remat --steps 3 --num-layers 2 --hidden-dim 16 --num-heads 2 --image-size 8 "
+            "--learning-rate 3e-05",
         ),
         (probe, "runs/x --data digits --output y --layers 1,2 --method sgd --learning-rate 30"),
     ],
@@ -188,7 +189,7 @@ def test_a_command_that_is_written_out_gives_the_values_it_was_written_for(comma
         return command.make_context(command.name, words).params
 
     values = parsed(shlex.split(line))
-    written = written_out(command, values, always="learning_rate")
+    written = to_command_line(command, values, always="learning_rate")
     assert parsed(shlex.split(written)[2:]) == values
     assert "--learning-rate" in written
 
@@ -204,7 +205,7 @@ def model(tmp_path_factory):
 
 
 TWO_RATES = ["--start", 1e30, "--factor", 1e31, "--floor", 0.01]
-ALL_STATES = ["--save-every", 1, "--keep-states", 100]
+ALL_STATES = ["--checkpoint-every", 1, "--max-checkpoints", 100]
 KILLED = {
     "pretrain": [*PRETRAIN[2:], *ONE, "--steps", 100, *TWO_RATES, *ALL_STATES],
     # 10 steps an epoch.
@@ -219,9 +220,9 @@ KILLED = {
 @pytest.mark.parametrize(
     ("kind", "states", "kill_at", "stop_at"),
     [
-        ("pretrain", "run/states", 40, 60),
-        ("finetune", "run/states", 45, 65),
-        ("probe", "states/fit-00001", 400, 800),
+        ("pretrain", "run/checkpoints", 40, 60),
+        ("finetune", "run/checkpoints", 45, 65),
+        ("probe", "checkpoints/fit-00001", 400, 800),
     ],
 )
 def test_a_search_that_is_killed_ends_like_one_that_was_not(
@@ -235,14 +236,14 @@ def test_a_search_that_is_killed_ends_like_one_that_was_not(
     output = tmp_path / "cut"
     trial = output / "trial_0001"
     process = start(*arguments, "--output", output)
-    wait_for_state(process, trial / states, kill_at)
+    wait_for_checkpoint(process, trial / states, kill_at)
     process.kill()
     assert finish(process)[0] == -signal.SIGKILL
-    assert last_state(trial / states) < stop_at
+    assert last_checkpoint(trial / states) < stop_at
     begun = {path: path.stat().st_mtime_ns for path in trial.glob("run/run.json")}
     assert len(begun) == (kind != "probe")
     process = start(*arguments, "--output", output)
-    wait_for_state(process, trial / states, stop_at)
+    wait_for_checkpoint(process, trial / states, stop_at)
     process.send_signal(signal.SIGTERM)
     status, _, errors = finish(process)
     assert status == 128 + signal.SIGTERM, errors
@@ -279,7 +280,7 @@ def test_a_search_on_digits_diverges_first_and_stops_by_the_rule(igpt, tmp_path)
     output = tmp_path / "tuned"
     arguments = ["tune", "pretrain", "--data", "digits", "--image-size", 8, "--num-colors", 8]
     arguments += ["--num-layers", 1, "--hidden-dim", 32, "--num-heads", 1, "--batch-size", 32]
-    arguments += ["--epochs", 4, "--checkpoints", 2, "--start", 3]
+    arguments += ["--epochs", 4, "--snapshots", 2, "--start", 3]
     status, _, errors = igpt(*arguments, "--output", output)
     assert status == 0, errors
     (search,) = summary(output)["searches"]

@@ -164,7 +164,7 @@ class TestLoad:
         dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
         tensors = load_file(causal_copy / WEIGHTS)
         edit_tensors(causal_copy / WEIGHTS, {k: v.astype(dtype) for k, v in tensors.items()})
-        kernel = load_huggingface(causal_copy).backbone.blocks[1].mlp.expand.kernel
+        kernel = load_huggingface(causal_copy).backbone.blocks[1].mlp.up_proj.kernel
         rounded = tensors["transformer.h.1.mlp.c_fc.weight"].astype(dtype).astype(np.float32)
         assert np.array_equal(numpy(kernel), rounded)
 
@@ -372,7 +372,7 @@ class TestSave:
     def test_without_biases(self, model, tokens, tmp_path):
         again = load_huggingface(save_huggingface(model, tmp_path / "new"))
         assert again.config.use_bias
-        assert not numpy(again.backbone.blocks[0].mlp.expand.bias).any()
+        assert not numpy(again.backbone.blocks[0].mlp.up_proj.bias).any()
         assert largest_deviation(again(tokens), numpy(model(tokens))) < 1e-5
         assert np.array_equal(again.palette.colors, model.palette.colors)
 
@@ -433,7 +433,7 @@ class TestImageProcessor:
         assert tokens.dtype == np.int32
         assert np.array_equal(tokens, reference["processed_ids"])
 
-    def test_nearest_colours_of_the_fixture_are_unique(self, causal, reference):
+    def test_nearest_colors_of_the_fixture_are_unique(self, causal, reference):
         """So that equality above does not hang on rounding: it has no ties to break."""
         import PIL.Image
 
@@ -445,10 +445,10 @@ class TestImageProcessor:
         distances = np.sort(((pixels - causal.palette.colors.astype(float)) ** 2).sum(-1), axis=1)
         assert (distances[:, 1] - distances[:, 0]).min() > 1e-5
 
-    def test_grey_images(self, causal):
-        grey = random_images()[..., :1]
-        tokens = image_processor_tokens(grey, causal.palette, 8)
-        expected = image_processor_tokens(np.repeat(grey, 3, axis=-1), causal.palette, 8)
+    def test_gray_images(self, causal):
+        gray = random_images()[..., :1]
+        tokens = image_processor_tokens(gray, causal.palette, 8)
+        expected = image_processor_tokens(np.repeat(gray, 3, axis=-1), causal.palette, 8)
         assert np.array_equal(tokens, expected)
 
     @pytest.mark.parametrize(

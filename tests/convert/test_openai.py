@@ -77,7 +77,7 @@ class TestLoad:
         assert case.model.config == ImageGPTConfig(8, 32, 48, 3, 4, use_bias=False)
 
     def test_token_logits(self, case):
-        logits = case.model.token_logits(case.model.backbone(case.inputs))
+        logits = case.model.token_head(case.model.backbone(case.inputs))
         assert deviation(logits, case.reference["gen_logits"]) < TOLERANCE
 
     def test_class_logits(self, case):
@@ -101,7 +101,7 @@ class TestLoad:
         assert model.objective == case.objective
         assert deviation(model(case.inputs), case.reference["gen_logits"]) < TOLERANCE
 
-    def test_optimiser_is_ignored(self, tmp_path):
+    def test_optimizer_is_ignored(self, tmp_path):
         changes = {"global_step": np.int64(1), "beta1_power": np.float32(0.9)}
         for name, value in read_variables().items():
             changes[f"{name}/Adam"] = changes[f"{name}/Adam_1"] = np.ones_like(value)

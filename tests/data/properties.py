@@ -45,7 +45,7 @@ def check_hold_out(part, fraction, held_out):
 
     train, validation = part.hold_out(fraction, seed=3)
     assert (train.num_examples, validation.num_examples) == (part.num_examples - held_out, held_out)
-    assert train.labelled == validation.labelled == part.labelled
+    assert train.labeled == validation.labeled == part.labeled
     train_labels, validation_labels = label_of(train), label_of(validation)
     assert len(train_labels) == train.num_examples
     assert len(validation_labels) == held_out

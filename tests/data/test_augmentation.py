@@ -78,10 +78,10 @@ def test_random_sides_and_crops_reach_both_ends():
     assert crops == possible
 
 
-def test_centre_crops_leave_equal_margins():
+def test_center_crops_leave_equal_margins():
     source = image(7, 10)
-    np.testing.assert_array_equal(pieces.centre_crop(source, 3), source[2:5, 3:6])
-    np.testing.assert_array_equal(pieces.centre_square(source), source[:, 1:8])
+    np.testing.assert_array_equal(pieces.center_crop(source, 3), source[2:5, 3:6])
+    np.testing.assert_array_equal(pieces.center_square(source), source[:, 1:8])
 
 
 @pytest.mark.parametrize("width", [0, 1, 4])
@@ -133,7 +133,7 @@ def test_imagenet_training_crops_lie_in_a_resized_image():
     assert shares.min() < 0.63 and shares.max() > 0.82
 
 
-def test_imagenet_evaluation_is_the_centre():
+def test_imagenet_evaluation_is_the_center():
     source = image(300, 448)
     expected = area_by_hand(source, 224, round(448 * 224 / 300))[:, 55:279]
     result = AUGMENTATIONS["imagenet"].evaluate(source)

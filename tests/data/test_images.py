@@ -19,7 +19,7 @@ def encoded(image, image_format):
     return buffer.getvalue()
 
 
-def test_fit_to_size_averages_the_areas_of_the_centre_square(photo):
+def test_fit_to_size_averages_the_areas_of_the_center_square(photo):
     square = photo[:, 4:16].astype(np.float64)
     expected = square.reshape(4, 3, 4, 3, 3).mean(axis=(1, 3))
     np.testing.assert_allclose(fit_to_size(photo, 4), expected, atol=0.5 + 1e-4)

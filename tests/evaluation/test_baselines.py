@@ -1,16 +1,16 @@
 import numpy as np
 import pytest
 
-from igpt_keras.data.digits import load_digits
-from igpt_keras.data.splits import LabelledImages
+from igpt_keras.data.labeled import LabeledImages
+from igpt_keras.data.sources.digits import load_digits
 from igpt_keras.evaluation.baselines import generative_baselines, raw_pixel_accuracy
 
 
-def brute_force(tokens, held_out, vocabulary_size, size, neighbour):
-    """Counts one pixel at a time in dictionaries; `neighbour` maps (y, x) to a position."""
+def brute_force(tokens, held_out, vocabulary_size, size, neighbor):
+    """Counts one pixel at a time in dictionaries; `neighbor` maps (y, x) to a position."""
 
     def context(image, position):
-        y, x = neighbour(*divmod(position, size))
+        y, x = neighbor(*divmod(position, size))
         return image[y * size + x] if y >= 0 and x >= 0 else None
 
     counts = {}
@@ -18,12 +18,12 @@ def brute_force(tokens, held_out, vocabulary_size, size, neighbour):
         for position, token in enumerate(image):
             row = counts.setdefault(context(image, position), [1] * vocabulary_size)
             row[token] += 1
-    nats = []
+    nll = []
     for image in held_out:
         for position, token in enumerate(image):
             row = counts.get(context(image, position), [1] * vocabulary_size)
-            nats.append(-np.log(row[token] / sum(row)))
-    return np.mean(nats)
+            nll.append(-np.log(row[token] / sum(row)))
+    return np.mean(nll)
 
 
 def test_generative_baselines_are_those_counted_one_by_one():
@@ -43,5 +43,5 @@ def test_raw_pixels_tell_separable_classes_apart_and_noise_not():
     digits = load_digits()
     assert raw_pixel_accuracy(digits.train, digits.validation, digits.test) > 0.9
     shuffled = np.random.default_rng(0).permutation(digits.train.labels[:200])
-    noise = LabelledImages(digits.train.images[:200], shuffled)
+    noise = LabeledImages(digits.train.images[:200], shuffled)
     assert raw_pixel_accuracy(noise, digits.validation, digits.test) < 0.3

@@ -9,7 +9,7 @@ from igpt_keras.errors import InputError
 from igpt_keras.evaluation import features
 from igpt_keras.evaluation.features import FeatureExtractor
 from igpt_keras.evaluation.voting import draw_mask
-from igpt_keras.models import ImageGPT
+from igpt_keras.models.image_gpt import ImageGPT
 
 
 @pytest.fixture

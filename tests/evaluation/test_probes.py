@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from igpt_keras.data.splits import per_class
+from igpt_keras.data.labeled import per_class
 from igpt_keras.errors import InputError
 from igpt_keras.evaluation.probes import (
     LBFGS,
     SGD,
     Batches,
-    FitStates,
+    FitCheckpoints,
     LayerFeatures,
     Parts,
     Probe,
@@ -24,11 +24,11 @@ from igpt_keras.evaluation.probes import (
     load_probe,
     low_data_runs,
 )
-from igpt_keras.training.state import Interrupted, States
+from igpt_keras.training.callbacks.checkpoint_manager import CheckpointManager, Interrupted
 
 
 def blobs(generator, count, centers, noise):
-    """`count` points around each centre; the label is the centre's index."""
+    """`count` points around each center; the label is the center's index."""
     labels = np.repeat(np.arange(len(centers)), count)
     points = centers[labels] + generator.normal(0, noise, (len(labels), centers.shape[1]))
     order = generator.permutation(len(labels))
@@ -36,7 +36,7 @@ def blobs(generator, count, centers, noise):
 
 
 def make_parts(seed=0, count=40, classes=3, width=6, noise=1.5):
-    """One layer of overlapping blobs, off centre and of uneven scale."""
+    """One layer of overlapping blobs, off center and of uneven scale."""
     generator = np.random.default_rng(seed)
     centers = generator.normal(0, 1, (classes, width))
     parts = []
@@ -53,7 +53,7 @@ def by_sklearn(features, strength):
     return LogisticRegression(C=strength / unit, tol=1e-10, max_iter=10_000).fit(x, features.labels)
 
 
-def centred(weights):
+def centerd(weights):
     """Class weights up to what moves all classes alike."""
     return weights - weights.mean(axis=-1, keepdims=True)
 
@@ -65,9 +65,9 @@ def test_lbfgs_is_scikit_learns_on_unscaled_features_at_the_same_strength():
     for probe, strength in zip(probes, strengths, strict=True):
         reference = by_sklearn(parts.train, strength)
         assert probe.setting == {"strength": strength, "converged": True}
-        expected = centred(reference.coef_.T)
+        expected = centerd(reference.coef_.T)
         np.testing.assert_allclose(
-            centred(probe.weights), expected, atol=0.02 * np.abs(expected).max()
+            centerd(probe.weights), expected, atol=0.02 * np.abs(expected).max()
         )
         agree = probe.predict(parts.test) == reference.predict(parts.test.layers[0])
         assert agree.mean() > 0.99
@@ -93,7 +93,7 @@ def test_one_that_does_not_converge_says_so_and_does_not_warn():
 
 
 def test_strength_is_the_best_on_validation():
-    # Few images, many dimensions: too much and too little regularisation are worse.
+    # Few images, many dimensions: too much and too little regularization are worse.
     parts = make_parts(seed=27, count=20, width=40, noise=3)
     strengths = [0.001, 0.1, 10.0, 1000.0]
     validation, test = parts.validation, parts.test
@@ -197,7 +197,7 @@ def test_sgd_takes_steps_with_momentum_along_a_cosine():
     np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
-class Counting(FitStates):
+class Counting(FitCheckpoints):
     """Counts the steps of all fits, and tells the fit to stop that makes a certain one."""
 
     def __init__(self, folder, last=None):
@@ -208,7 +208,7 @@ class Counting(FitStates):
         return CountedStates(super().of_next_fit().folder, self)
 
 
-class CountedStates(States):
+class CountedStates(CheckpointManager):
     def __init__(self, folder, counting):
         super().__init__(folder, keep=1)
         self.counting = counting
@@ -347,7 +347,7 @@ def test_layers_lie_side_by_side_and_parts_one_after_the_other():
         (3, 1, [3]),
     ],
 )
-def test_layers_around_are_centred_where_there_is_room(layer, count, expected):
+def test_layers_around_are_centerd_where_there_is_room(layer, count, expected):
     assert layers_around(layer, count, num_layers=8) == expected
 
 
@@ -378,9 +378,9 @@ def test_low_data_figures_are_those_of_the_subsets():
 
 def test_unusable_labels_are_named():
     parts = make_parts()
-    unlabelled = LayerFeatures(parts.test.layers, np.full(len(parts.test), -1))
+    unlabeled = LayerFeatures(parts.test.layers, np.full(len(parts.test), -1))
     with pytest.raises(InputError, match="labels of test must lie in 0…2"):
-        dataclasses.replace(parts, test=unlabelled)
+        dataclasses.replace(parts, test=unlabeled)
     with pytest.raises(InputError, match="labels of validation must lie in 0…1"):
         dataclasses.replace(parts, num_classes=2, train=parts.train.take(np.array([0])))
     one_class = parts.train.take(np.flatnonzero(parts.train.labels == 1))

@@ -3,13 +3,13 @@ import pytest
 
 import igpt_keras
 from igpt_keras import ImageGPT, ImageGPTConfig
-from igpt_keras.data.digits import load_digits
-from igpt_keras.training.pretraining import pretrain
+from igpt_keras.data.sources.digits import load_digits
+from igpt_keras.training.recipes import pretrain
 
 
 @pytest.fixture(scope="session")
 def digits():
-    """Digits in four greys, and tokens of those to train on."""
+    """Digits in four grays, and tokens of those to train on."""
     digits = load_digits()
     palette = igpt_keras.ColorPalette.fit(digits.train.images, num_colors=4)
     return digits.test.images, digits.train.tokens(palette), palette

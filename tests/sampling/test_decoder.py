@@ -6,11 +6,16 @@ import tensorflow as tf
 from keras import ops
 
 from igpt_keras import ImageGPT, ImageGPTConfig
-from igpt_keras.sampling.decoder import advance, grow, prefill, repeat
+from igpt_keras.sampling.decoder import decode_step, grow, prefill, repeat
 
 BATCH, LENGTH, COLORS = 3, 16, 8
 # Hidden dimension and heads: those of S, M, L and XL, but with fewer heads of the same width.
-LAYOUTS = {"igpt-s": (128, 2), "igpt-m": (256, 2), "igpt-l": (192, 2), "igpt-xl": (256, 2)}
+LAYOUTS = {
+    "image_gpt_small": (128, 2),
+    "image_gpt_medium": (256, 2),
+    "image_gpt_large": (192, 2),
+    "image_gpt_xlarge": (256, 2),
+}
 
 
 @pytest.fixture
@@ -31,14 +36,14 @@ def small_model(hidden_dim=16, num_heads=2, use_bias=False, dtype="float32"):
 
 
 def previous_to(tokens, start, count):
-    """The tokens that `advance` takes for positions `start` … `start` + `count` - 1."""
+    """The tokens that `decode_step` takes for positions `start` … `start` + `count` - 1."""
     return tf.constant(tokens[:, np.arange(start - 1, start - 1 + count)])
 
 
 def cached_logits(model, tokens, prefix, counts, jit_compile=False):
     """Logits of all positions: a pass over `prefix` of them, then so many at a time."""
     compiled = tf.function(
-        lambda tokens, start, caches: advance(model, tokens, start, caches),
+        lambda tokens, start, caches: decode_step(model, tokens, start, caches),
         jit_compile=jit_compile,
     )
     logits, caches = prefill(model, tf.constant(tokens[:, :prefix]))
@@ -96,7 +101,7 @@ def test_a_graph_may_take_any_number_of_positions(drawn_tokens):
     model = small_model()
     cache = tf.TensorSpec([None, None, model.config.head_dim])
     compiled = tf.function(
-        lambda tokens, start, caches: advance(model, tokens, start, caches)[0],
+        lambda tokens, start, caches: decode_step(model, tokens, start, caches)[0],
         input_signature=[
             tf.TensorSpec([None, None], tf.int32),
             tf.TensorSpec([], tf.int32),
@@ -117,8 +122,8 @@ def test_going_back_overwrites(drawn_tokens):
     _, caches = prefill(model, tf.constant(drawn_tokens[:, :4]))
     caches = grow(caches, LENGTH)
     mixed = np.concatenate([drawn_tokens[:, :5], other[:, 5:]], axis=1)
-    _, caches = advance(model, previous_to(mixed, 4, 8), 4, caches)
-    logits, _ = advance(model, previous_to(drawn_tokens, 5, 3), 5, caches)
+    _, caches = decode_step(model, previous_to(mixed, 4, 8), 4, caches)
+    logits, _ = decode_step(model, previous_to(drawn_tokens, 5, 3), 5, caches)
     np.testing.assert_allclose(logits, expected[:, 5:8], atol=1e-4)
 
 
@@ -129,7 +134,7 @@ def test_what_lies_beyond_the_positions_seen_does_not_matter(drawn_tokens):
     caches = tf.nest.map_structure(
         lambda cache: tf.pad(cache, [[0, 0], [0, 10], [0, 0]], constant_values=7), caches
     )
-    logits, _ = advance(model, previous_to(drawn_tokens, 6, 2), 6, caches)
+    logits, _ = decode_step(model, previous_to(drawn_tokens, 6, 2), 6, caches)
     np.testing.assert_allclose(logits, expected[:, 6:8], atol=1e-4)
 
 

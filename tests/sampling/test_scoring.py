@@ -29,7 +29,7 @@ def test_scores_of_pixels_sum_to_that_of_the_image_in_any_batch(model, images):
 
 
 def test_a_completion_scores_what_it_was_drawn_with(model, images):
-    # Its colours are those of the palette, so that encoding them again loses nothing.
+    # Its colors are those of the palette, so that encoding them again loses nothing.
     completed = igpt_keras.complete(model, None, images, 2, num_completions=2, seed=8)
     scores = igpt_keras.score(model, completed.images.reshape(6, 4, 4, 3), per_pixel=True)
     np.testing.assert_allclose(

@@ -5,17 +5,17 @@ from keras import ops
 
 import igpt_keras
 from igpt_keras import ImageGPT, ImageGPTConfig, InputError
-from igpt_keras.losses import token_nats
-from igpt_keras.sampling import Draft, ModelDraft, NeighbourDraft
+from igpt_keras.network.losses import token_nll
+from igpt_keras.sampling import Draft, ModelDraft, NeighborDraft
 
 
 @pytest.fixture(scope="session")
-def neighbour_draft(digits):
-    return NeighbourDraft.fit(digits[1], vocabulary_size=4)
+def neighbor_draft(digits):
+    return NeighborDraft.fit(digits[1], vocabulary_size=4)
 
 
 class WrongDraft(Draft):
-    """Guesses colour 0 everywhere."""
+    """Guesses color 0 everywhere."""
 
     def check(self, config):
         pass
@@ -32,10 +32,10 @@ class WrongDraft(Draft):
 
 
 @pytest.fixture(scope="session")
-def drafts(trained, neighbour_draft):
+def drafts(trained, neighbor_draft):
     return {
         "model": trained[1],
-        "neighbours": neighbour_draft,
+        "neighbors": neighbor_draft,
         "the model itself": ModelDraft(trained[0]),
         "wrong": WrongDraft(),
     }
@@ -44,7 +44,7 @@ def drafts(trained, neighbour_draft):
 SETTINGS = [{}, {"temperature": 0}, {"temperature": 0.7, "top_k": 3}, {"top_p": 0.8}]
 
 
-@pytest.mark.parametrize("name", ["model", "neighbours", "the model itself", "wrong"])
+@pytest.mark.parametrize("name", ["model", "neighbors", "the model itself", "wrong"])
 def test_completions_are_those_of_plain_decoding(trained, drafts, digits, name):
     images = digits[0][:3]
     for seed, settings in enumerate(SETTINGS):
@@ -65,7 +65,7 @@ def test_known_pixels_in_any_place_are_kept(trained, drafts, digits):
     # As many sequences as in the test above: nothing is traced anew.
     known = np.random.default_rng(3).random((6, 8, 8)) < 0.4
     images = digits[0][:6]
-    for draft in (drafts["model"], drafts["neighbours"]):
+    for draft in (drafts["model"], drafts["neighbors"]):
         plain = igpt_keras.complete(trained[0], None, images, known=known, seed=5)
         fast = igpt_keras.complete(trained[0], None, images, known=known, seed=5, draft=draft)
         np.testing.assert_array_equal(fast.tokens, plain.tokens)
@@ -74,8 +74,8 @@ def test_known_pixels_in_any_place_are_kept(trained, drafts, digits):
 
 
 @pytest.mark.parametrize("window", [1, 100])
-def test_a_window_of_any_width_will_do(trained, neighbour_draft, digits, window):
-    draft = NeighbourDraft(neighbour_draft.places, neighbour_draft.neighbours)
+def test_a_window_of_any_width_will_do(trained, neighbor_draft, digits, window):
+    draft = NeighborDraft(neighbor_draft.places, neighbor_draft.neighbors)
     draft.window = window
     plain = igpt_keras.complete(trained[0], None, digits[0][:2], 3, seed=6)
     fast = igpt_keras.complete(trained[0], None, digits[0][:2], 3, seed=6, draft=draft)
@@ -90,7 +90,7 @@ def test_rows_come_in_order_and_are_final(trained, drafts, digits):
         None,
         digits[0][:6],
         3,
-        draft=drafts["neighbours"],
+        draft=drafts["neighbors"],
         on_row=lambda row, pixels: rows.append((row, pixels)),
     )
     assert [row for row, _ in rows] == list(range(8))
@@ -99,7 +99,7 @@ def test_rows_come_in_order_and_are_final(trained, drafts, digits):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["model", "neighbours"])
+@pytest.mark.parametrize("name", ["model", "neighbors"])
 def test_what_xla_compiles_gives_the_same(trained, drafts, digits, name):
     arguments = {"images": digits[0][:2], "keep_rows": 5, "seed": 4}
     plain = igpt_keras.complete(trained[0], None, **arguments)
@@ -108,7 +108,7 @@ def test_what_xla_compiles_gives_the_same(trained, drafts, digits, name):
 
 
 def test_samples_follow_the_exact_distribution():
-    # Four pixels of three colours: 81 images, whose probabilities are enumerated.
+    # Four pixels of three colors: 81 images, whose probabilities are enumerated.
     config = ImageGPTConfig(
         image_size=2, vocabulary_size=3, hidden_dim=8, num_layers=1, num_heads=1
     )
@@ -122,47 +122,47 @@ def test_samples_follow_the_exact_distribution():
     drawn = igpt_keras.sample(model, palette, count, draft=draft).tokens[:, 0]
     every = np.stack(np.meshgrid(*[range(3)] * 4, indexing="ij"), axis=-1).reshape(-1, 4)
     every = every.astype(np.int32)
-    probabilities = np.exp(-ops.convert_to_numpy(token_nats(every, model(every))).sum(axis=1))
+    probabilities = np.exp(-ops.convert_to_numpy(token_nll(every, model(every))).sum(axis=1))
     counts = np.bincount(drawn @ [27, 9, 3, 1], minlength=81)
     chi_square = ((counts - count * probabilities) ** 2 / (count * probabilities)).sum()
     # 80 degrees of freedom: mean 80, standard deviation 12.6.
     assert chi_square < 80 + 5 * 12.6
 
 
-def test_neighbours_are_looked_up_where_they_are(neighbour_draft):
+def test_neighbors_are_looked_up_where_they_are(neighbor_draft):
     tokens = np.random.default_rng(6).integers(0, 4, (64, 2)).astype(np.int32)
-    seen, _ = neighbour_draft.logits((), tf.constant(tokens), 0, 64)
+    seen, _ = neighbor_draft.logits((), tf.constant(tokens), 0, 64)
     for sequence in range(2):
         image = np.pad(tokens[:, sequence].reshape(8, 8), 1, constant_values=4)
         for row in range(8):
             for column in range(8):
                 y, x = row + 1, column + 1
                 beside = image[y, x - 1], image[y - 1, x], image[y - 1, x - 1], image[y - 1, x + 1]
-                expected = neighbour_draft.places[8 * row + column] + sum(
+                expected = neighbor_draft.places[8 * row + column] + sum(
                     table[color]
-                    for table, color in zip(neighbour_draft.neighbours, beside, strict=True)
+                    for table, color in zip(neighbor_draft.neighbors, beside, strict=True)
                 )
                 got = seen[8 * row + column, sequence]
                 np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_neighbours_that_decide_a_pixel_are_found():
+def test_neighbors_that_decide_a_pixel_are_found():
     # Every pixel is the one above it plus one; the first row is random.
     generator = np.random.default_rng(2)
     first = generator.integers(0, 5, (400, 1, 6))
     tokens = ((first + np.arange(6)[:, None]) % 5).reshape(400, 36)
-    draft = NeighbourDraft.fit(tokens, vocabulary_size=5)
-    above = draft.neighbours[1, :5]
+    draft = NeighborDraft.fit(tokens, vocabulary_size=5)
+    above = draft.neighbors[1, :5]
     np.testing.assert_array_equal(above.argmax(axis=1), (np.arange(5) + 1) % 5)
 
 
-def test_a_draft_is_saved_and_loaded(neighbour_draft, tmp_path):
-    neighbour_draft.save(tmp_path / "draft.npz")
-    loaded = NeighbourDraft.load(tmp_path / "draft.npz")
-    np.testing.assert_array_equal(loaded.places, neighbour_draft.places)
-    np.testing.assert_array_equal(loaded.neighbours, neighbour_draft.neighbours)
+def test_a_draft_is_saved_and_loaded(neighbor_draft, tmp_path):
+    neighbor_draft.save(tmp_path / "draft.npz")
+    loaded = NeighborDraft.load(tmp_path / "draft.npz")
+    np.testing.assert_array_equal(loaded.places, neighbor_draft.places)
+    np.testing.assert_array_equal(loaded.neighbors, neighbor_draft.neighbors)
     with pytest.raises(FileExistsError):
-        neighbour_draft.save(tmp_path / "draft.npz")
+        neighbor_draft.save(tmp_path / "draft.npz")
 
 
 @pytest.mark.parametrize(
@@ -178,23 +178,23 @@ def test_a_file_that_is_no_draft_is_named(tmp_path, content):
     else:
         path.write_bytes(content)
     with pytest.raises(InputError, match="draft .*draft.npz is unusable"):
-        NeighbourDraft.load(path)
+        NeighborDraft.load(path)
 
 
-def test_drafts_that_do_not_fit_are_named(trained, digits, config, neighbour_draft):
+def test_drafts_that_do_not_fit_are_named(trained, digits, config, neighbor_draft):
     model, images = trained[0], digits[0][:1]
     with pytest.raises(InputError, match="image_size=8 and vocabulary_size=4, got 4 and 8"):
         igpt_keras.complete(model, None, images, 2, draft=ImageGPT(config))
-    with pytest.raises(InputError, match="draft must be a model or a NeighbourDraft, got str"):
+    with pytest.raises(InputError, match="draft must be a model or a NeighborDraft, got str"):
         igpt_keras.complete(model, None, images, 2, draft="small")
     with pytest.raises(InputError, match='objective="ar"'):
         igpt_keras.complete(model, None, images, 2, draft=ImageGPT(model.config, "bert"))
     with pytest.raises(InputError, match=r"tables \[n, V\] with n a square"):
-        NeighbourDraft(neighbour_draft.places[:7], neighbour_draft.neighbours)
+        NeighborDraft(neighbor_draft.places[:7], neighbor_draft.neighbors)
     with pytest.raises(InputError, match="must be finite"):
-        NeighbourDraft(neighbour_draft.places * np.nan, neighbour_draft.neighbours)
+        NeighborDraft(neighbor_draft.places * np.nan, neighbor_draft.neighbors)
     for tokens in (np.zeros((0, 4), int), np.zeros((2, 5), int), np.zeros(4, int)):
         with pytest.raises(InputError, match=r"tokens must have shape \[N, n\]"):
-            NeighbourDraft.fit(tokens, 3)
+            NeighborDraft.fit(tokens, 3)
     with pytest.raises(InputError, match="tokens must be integers in 0…2, got .* in 0…3"):
-        NeighbourDraft.fit(np.arange(4)[None], 3)
+        NeighborDraft.fit(np.arange(4)[None], 3)

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from igpt_keras.config import ImageGPTConfig
-from igpt_keras.models import ImageGPT, ImageGPTClassifier
-from igpt_keras.palette import ColorPalette
+from igpt_keras.models.classifier import ImageGPTClassifier
+from igpt_keras.models.image_gpt import ImageGPT
+from igpt_keras.network.config import ImageGPTConfig
+from igpt_keras.tokenizers.color_palette import ColorPalette
 from serving.export import export
 
 

@@ -148,11 +148,11 @@ def test_files_arrive_whole(client, model, tmp_path):
     np.testing.assert_array_equal(served.tokens[0, 0], model.palette.quantize(pixels).reshape(-1))
 
 
-def test_grey_arrays_are_images(client):
-    grey = IMAGES[:, :, :, :1]
+def test_gray_arrays_are_images(client):
+    gray = IMAGES[:, :, :, :1]
     np.testing.assert_array_equal(
-        client.complete(grey, keep_rows=2).tokens,
-        client.complete(np.repeat(grey, 3, axis=-1), keep_rows=2).tokens,
+        client.complete(gray, keep_rows=2).tokens,
+        client.complete(np.repeat(gray, 3, axis=-1), keep_rows=2).tokens,
     )
 
 
@@ -280,8 +280,8 @@ def test_versions_are_asked_for_by_number(client):
 
 
 def test_a_missing_signature_is_told(client):
-    with pytest.raises(MissingSignature, match='"colourise" not found'):
-        client.predict("colourise", {"image_bytes": [png(IMAGES[0])]})
+    with pytest.raises(MissingSignature, match='"colorize" not found'):
+        client.predict("colorize", {"image_bytes": [png(IMAGES[0])]})
     names = {"classify", "classify_images", "complete", "features", "sample", "score"}
     assert set(client.signatures()) == names | {"serving_default"}
 

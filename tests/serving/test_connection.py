@@ -218,10 +218,10 @@ def test_version_label_and_signature_are_sent(service, address):
         client.features(IMAGE)
     with Client(address, "photos", version_label="stable") as client:
         client.predict("features", {"image_bytes": [b"x"]}, ["features"])
-    numbered, labelled = (request.model_spec for request in service.requests)
+    numbered, labeled = (request.model_spec for request in service.requests)
     assert (numbered.name, numbered.signature_name) == ("photos", "features")
     assert numbered.version.value == 7
-    assert labelled.version_label == "stable"
+    assert labeled.version_label == "stable"
     assert service.requests[1].output_filter == ["features"]
 
 

@@ -11,9 +11,10 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from igpt_keras import ColorPalette, InputError, complete, sample
 from igpt_keras.data.images import read_image
-from igpt_keras.evaluation.accuracy import generative_loss
+from igpt_keras.evaluation.metrics import generative_loss
 from igpt_keras.evaluation.voting import VOTES, draw_mask
-from igpt_keras.models import ImageGPT, ImageGPTClassifier
+from igpt_keras.models.classifier import ImageGPTClassifier
+from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.sampling import completion_seeds, sample_tokens, score
 from serving.export import MAX_PIXELS, export
 from serving.export.checks import check_runs, check_servable
@@ -189,7 +190,7 @@ def test_only_classify_is_for_the_classify_call(tf1_model):
     assert set(methods.values()) == {"tensorflow/serving/predict"}
 
 
-def test_colours_are_quantized_as_in_python(tf1_model, model):
+def test_colors_are_quantized_as_in_python(tf1_model, model):
     images = random_images(400, seed=2)
     outputs = tf1_model.run("complete", **completion_inputs(images))
     expected = model.palette.quantize(images).reshape(400, -1)
@@ -498,7 +499,7 @@ def test_what_does_not_run_in_a_session_is_refused(exported, tmp_path):
 def test_an_unservable_model_leaves_nothing_behind(make_classifier, tmp_path):
     classifier = make_classifier("bert")
 
-    def python_head(features, head=classifier.class_logits):
+    def python_head(features, head=classifier.class_head):
         return tf.ensure_shape(with_python(head(features)), [None, 3])
 
     object.__setattr__(classifier, "class_logits", python_head)

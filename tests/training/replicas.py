@@ -18,12 +18,12 @@ KINDS = {
 IMAGES, BATCH_SIZE, EPOCHS, RATE = 37, 12, 8, 0.003
 
 
-def data(objective, labelled):
+def data(objective, labeled):
     generator = np.random.default_rng(3)
     tokens = generator.integers(0, 8, (IMAGES, 9)).astype(np.int32)
     masked = generator.random((IMAGES, 9)) < 0.3
     inputs = tokens if objective == "ar" else {"tokens": tokens, "masked": masked}
-    return inputs, (tokens[:, 0] % 3 if labelled else None)
+    return inputs, (tokens[:, 0] % 3 if labeled else None)
 
 
 def train(

@@ -110,7 +110,7 @@ def test_the_first_step_of_adam_changes_no_weight_by_more_than_the_rate():
     tokens, _ = data("ar", False)
     keras.utils.set_random_seed(5)
     model = ImageGPT(CONFIG)
-    model.token_logits.kernel.assign(np.random.default_rng(0).normal(size=(8, 8)))
+    model.token_head.kernel.assign(np.random.default_rng(0).normal(size=(8, 8)))
     model.compile(adam(0.01))
     before = model.get_weights()
     model.fit(tokens, batch_size=len(tokens), verbose=0)

@@ -4,8 +4,8 @@ import pytest
 import tensorflow as tf
 
 from igpt_keras import ImageGPTClassifier, InputError
+from igpt_keras.training.callbacks.checkpoint_manager import CheckpointManager, Interrupted
 from igpt_keras.training.finetuning import finetune
-from igpt_keras.training.state import Interrupted, States
 from tests.training.stopper import Stopper
 
 
@@ -122,7 +122,7 @@ def tuned(config, counting, states, *callbacks, seed=1):
 
 
 def test_a_fine_tuning_that_was_stopped_ends_like_one_that_was_not(config, counting, tmp_path):
-    whole, expected, log = tuned(config, counting, States(tmp_path / "whole", 100))
+    whole, expected, log = tuned(config, counting, CheckpointManager(tmp_path / "whole", 100))
     best, epochs = expected.best_epoch, len(expected.history["loss"])
     assert 1 < best == epochs - PATIENCE
     # In the first epoch, behind the best one, within the epoch of the early stop, and at its end.
@@ -130,13 +130,15 @@ def test_a_fine_tuning_that_was_stopped_ends_like_one_that_was_not(config, count
     stops.append(epochs * STEPS_PER_EPOCH)
     done = 0
     for index, stop in enumerate(stops):
-        states = States(tmp_path / "cut", 100)
+        states = CheckpointManager(tmp_path / "cut", 100)
         # What a resumed training draws to begin with must not matter.
         seed = {"seed": 50 + index} if index else {}
         with pytest.raises(Interrupted, match=f"after step {stop}$"):
             tuned(config, counting, states, Stopper(states, stop - done), **seed)
         done = stop
-    resumed, training, _ = tuned(config, counting, States(tmp_path / "cut", 100), seed=99)
+    resumed, training, _ = tuned(
+        config, counting, CheckpointManager(tmp_path / "cut", 100), seed=99
+    )
     assert training == expected
     assert_equal_weights(resumed.get_weights(), whole.get_weights())
     assert_equal_weights(resumed.get_weights(), log.weights[best - 1])
@@ -151,4 +153,4 @@ def test_what_cannot_be_trained_on(config, counting, tmp_path):
     with pytest.raises(InputError, match="train must be inputs and labels, or a function"):
         finetune(classifier, batches, None, steps_per_epoch=1, **settings)
     with pytest.raises(InputError, match="states need train as a function"):
-        finetune(classifier, counting, None, states=States(tmp_path, 1), **settings)
+        finetune(classifier, counting, None, states=CheckpointManager(tmp_path, 1), **settings)

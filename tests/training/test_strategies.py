@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from igpt_keras import InputError
-from igpt_keras.training.strategies import check_batch_size, is_chief, make_strategy, share_out
+from igpt_keras.training.strategies import check_batch_size, distribute, is_chief, make_strategy
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +75,6 @@ def test_one_host_reads_whole_batches():
         asked.append((worker, num_workers))
         return tf.data.Dataset.from_tensors(np.arange(4))
 
-    shared = share_out(batches, make_strategy("mirrored"))
+    shared = distribute(batches, make_strategy("mirrored"))
     assert asked == [(0, 1)]
     np.testing.assert_array_equal(next(iter(shared)), np.arange(4))

@@ -88,7 +88,7 @@ def test_verdict(tmp_path, losses, sentence):
     assert sentence in verdict(tuner.oracle.searches()[0])
 
 
-def test_what_is_maximised(tmp_path):
+def test_what_is_maximized(tmp_path):
     accuracies = by_rate([0.5, 0.8, 0.7, 0.9, 0.9])
     objective = keras_tuner.Objective("val_accuracy", "max")
     tuner = Scripted(

@@ -12,17 +12,17 @@ from click.testing import CliRunner
 import igpt_keras
 from igpt_keras import InputError
 from igpt_keras.cli import igpt
-from igpt_keras.data.digits import load_digits
-from igpt_keras.evaluation.results import read_result
-from igpt_keras.experiments import probing
-from igpt_keras.experiments.options import DataOptions, TrainingOptions
-from igpt_keras.experiments.pretraining import Settings
-from igpt_keras.training.runs import only_writer
+from igpt_keras.data.sources.digits import load_digits
+from igpt_keras.runs import probe as probing
+from igpt_keras.runs.folder import only_writer
+from igpt_keras.runs.options import DataOptions, TrainingOptions
+from igpt_keras.runs.pretrain import Settings
+from igpt_keras.runs.result import read_result
 from tuning import LargeToSmall, Pretraining, Probing, Rates
 
 SIZES = {"image_size": 8, "num_layers": 1, "hidden_dim": 16, "num_heads": 1, "num_colors": 8}
 # BERT, for AR draws pictures.
-SETTINGS = Settings("bert", **SIZES, steps=24, batch_size=32, checkpoints=1)
+SETTINGS = Settings("bert", **SIZES, steps=24, batch_size=32, snapshots=1)
 # 1e30, which no model stands, and 0.01.
 RATES = Rates(1e30, floor=0.001, factor=1e32)
 
@@ -54,14 +54,14 @@ def test_a_rate_that_diverges_is_followed_by_smaller_ones(searched):
     assert np.isnan(diverged.score)
     assert diverged.message.startswith("training diverged at step")
     # Nothing goes on from either.
-    assert not list(pathlib.Path(searched.project_dir).rglob("states"))
+    assert not list(pathlib.Path(searched.project_dir).rglob("checkpoints"))
     (best,) = searched.get_best_hyperparameters(5)
     assert best.get("learning_rate") == 0.01
 
 
 def test_a_trial_is_a_run_of_igpt_pretrain(searched, tmp_path):
     sizes = [f"--{name.replace('_', '-')}={value}" for name, value in SIZES.items()]
-    arguments = ["--objective", "bert", "--steps", "24", "--batch-size", "32", "--checkpoints", "1"]
+    arguments = ["--objective", "bert", "--steps", "24", "--batch-size", "32", "--snapshots", "1"]
     result = CliRunner().invoke(
         igpt,
         ["pretrain", "--data", "digits", *sizes, *arguments, "--learning-rate", "0.01"]
@@ -96,7 +96,7 @@ def test_the_best_model_of_probes_is_a_linear_classifier(searched, tmp_path):
     (best,) = search.oracle.get_best_trials()
     assert np.mean(logits.argmax(axis=1) == validation.labels) == best.score
     # What a trial went on from goes with its end.
-    assert not list(tmp_path.rglob("states"))
+    assert not list(tmp_path.rglob("checkpoints"))
 
 
 def test_results_summary(searched, capsys):
@@ -162,8 +162,8 @@ def test_two_replicas_find_what_one_finds(searched, tmp_path):
 
 
 def test_an_error_in_a_trial_is_raised_as_it_is(tmp_path):
-    settings = dataclasses.replace(SETTINGS, steps=1, checkpoints=5)
-    with pytest.raises(InputError, match="1 steps are too few for checkpoints=5"):
+    settings = dataclasses.replace(SETTINGS, steps=1, snapshots=5)
+    with pytest.raises(InputError, match="1 steps are too few for snapshots=5"):
         tuner(tmp_path, settings).search(verbose=0)
 
 
@@ -178,5 +178,5 @@ def test_layers_that_are_not_there(searched, tmp_path):
 
 
 def test_nothing_to_validate_on():
-    with pytest.raises(InputError, match="fold_validation leaves nothing to choose a rate by"):
-        Pretraining(DataOptions(("digits",), fold_validation=True), SETTINGS)
+    with pytest.raises(InputError, match="train_on_validation leaves nothing to choose a rate by"):
+        Pretraining(DataOptions(("digits",), train_on_validation=True), SETTINGS)

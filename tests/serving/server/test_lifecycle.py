@@ -180,7 +180,7 @@ def test_several_models_versions_and_labels_of_a_config_file(directory, connect,
         ),
     )
 
-    def labelled(label):
+    def labeled(label):
         request = count_request(0, name="two")
         request.model_spec.version_label = label
         return request
@@ -188,13 +188,13 @@ def test_several_models_versions_and_labels_of_a_config_file(directory, connect,
     with Server(model_config_file=path, poll_seconds=POLL) as server:
         assert server.versions == {"two": [1, 3], "all": [1, 2, 3], "latest": [2, 3]}
         stub = connect(server)
-        assert counted(stub.Predict(labelled("stable"), timeout=30)) == [1]
-        assert counted(stub.Predict(labelled("canary"), timeout=30)) == [3]
+        assert counted(stub.Predict(labeled("stable"), timeout=30)) == [1]
+        assert counted(stub.Predict(labeled("canary"), timeout=30)) == [3]
         assert counted(stub.Predict(count_request(0, name="all", version=2), timeout=30)) == [2]
         assert refused(stub.Predict, count_request(0, name="two", version=2))[0] == (
             grpc.StatusCode.NOT_FOUND
         )
-        assert refused(stub.Predict, labelled("beta")) == (
+        assert refused(stub.Predict, labeled("beta")) == (
             grpc.StatusCode.INVALID_ARGUMENT,
             "Unrecognized servable version label: beta",
         )
@@ -204,7 +204,7 @@ def test_several_models_versions_and_labels_of_a_config_file(directory, connect,
             model_config_list(model_config("two", directory, two + labels.replace(": 1 ", ": 3 "))),
         )
         wait_until(lambda: server.versions == {"two": [1, 3]})
-        wait_until(lambda: counted(stub.Predict(labelled("stable"), timeout=30)) == [3])
+        wait_until(lambda: counted(stub.Predict(labeled("stable"), timeout=30)) == [3])
         # Another folder takes the place of the first, version for version.
         other = tmp_path / "other"
         other.mkdir()

@@ -1,0 +1,28 @@
+"""What every kind of source gives."""
+
+import dataclasses
+
+from igpt_keras.data.splits import Split
+
+# Share of the training images held out (paper, section 3.1); ImageNet has its own.
+VALIDATION_FRACTION = 0.10
+IMAGENET_VALIDATION_FRACTION = 0.04
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The images of one source, as it splits them itself.
+
+    Attributes:
+        train: all that may be trained on.
+        validation: the source's own validation part, or None: some of `train` is held out.
+        test: the official test part, or None.
+        class_names: one for each label; empty without labels.
+        validation_fraction: the share of `train` that is held out.
+    """
+
+    train: Split
+    validation: Split | None
+    test: Split | None
+    class_names: list[str]
+    validation_fraction: float = VALIDATION_FRACTION

@@ -1,0 +1,1 @@
+"""The network: configuration, attention, layers, backbone and losses."""

@@ -1,0 +1,333 @@
+"""Probes: a model in, what linear classifiers read off its layers out.
+
+The folder of a run holds `result.json`, and `probe.npz`, the probe of the best layer.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from igpt_keras.atomic import atomic_path
+from igpt_keras.data.data_set import DataSet
+from igpt_keras.data.labeled import LabeledImages, LabeledTokens
+from igpt_keras.data.splits import Split
+from igpt_keras.data.stream import read_images
+from igpt_keras.errors import InputError
+from igpt_keras.evaluation.baselines import pixel_features, token_features
+from igpt_keras.evaluation.features import FeatureExtractor
+from igpt_keras.evaluation.probes import (
+    LBFGS,
+    LEARNING_RATES,
+    SGD,
+    FitCheckpoints,
+    LayerFeatures,
+    Parts,
+    Probe,
+    best_layer,
+    fit_probe,
+    layers_around,
+    low_data_runs,
+)
+from igpt_keras.evaluation.voting import VOTES, modal_vote
+from igpt_keras.models.generative_model import GenerativeModel
+from igpt_keras.runs.options import DataOptions
+from igpt_keras.runs.result import RESULT_FILE, Result, describe_model, write_result
+from igpt_keras.runs.tokenizers import load_with_palette
+
+PROBE_FILE = "probe.npz"
+
+console = Console()
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The probes; see `igpt probe --help`."""
+
+    method: str = "lbfgs"
+    layers: list[int] | None = None
+    concatenate: int | None = None
+    labels_per_class: list[int] | None = None
+    baseline: str | None = None
+    epochs: int = 20
+    learning_rate: float | None = None
+    batch_size: int = 128
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The probes of one model, and the folder of their result.
+
+    Attributes:
+        command: that began it.
+        model: path of the model.
+        data: what the probes learn from, and are measured on.
+        settings: of the probes.
+        output: the folder.
+        feature_cache: folder where features are kept, or None.
+        states: folder where SGD keeps what it goes on from, for whoever calls to remove; or None.
+        quiet: whether no progress is shown.
+    """
+
+    command: str
+    model: str
+    data: DataOptions
+    settings: Settings
+    output: pathlib.Path
+    feature_cache: pathlib.Path | None = None
+    states: pathlib.Path | None = None
+    quiet: bool = False
+
+    def finish(self, overwrite: bool = False) -> dict[str, Any]:
+        """Trains the probes, from their last states on, measures and writes the result.
+
+        Args:
+            overwrite: whether an earlier run is replaced.
+
+        Returns: the figures of the result.
+
+        Raises:
+            FileExistsError: the folder exists and must not be replaced.
+            InputError: a model, settings or data that do not fit.
+            Interrupted: a signal told SGD to stop; its state is written.
+            Diverged: the weights that SGD ends with are not finite.
+        """
+        with atomic_path(self.output, overwrite, marker=RESULT_FILE) as partial:
+            loaded = load_with_palette(self.model)
+            check_settings(loaded, self.settings)
+            # What is folded is folded after the choice.
+            data_set = dataclasses.replace(self.data, train_on_validation=False).open()
+            check_data(data_set)
+            partial.mkdir()
+            with feature_folder(self.feature_cache, partial) as folder:
+                figures, probe = self._measure(loaded, data_set, folder)
+            probe.save(partial / PROBE_FILE)
+            result = Result(
+                kind="probe",
+                command=self.command,
+                model=describe_model(loaded, self.model),
+                data=data_set.describe(),
+                settings=describe_settings(self.data, self.settings),
+                figures=figures,
+            )
+            write_result(result, partial)
+        return figures
+
+    def _measure(
+        self, model: GenerativeModel, data_set: DataSet, folder: pathlib.Path
+    ) -> tuple[dict[str, Any], Probe]:
+        """The figures of a result, and the best layer's probe; `folder` is for the features."""
+        data, settings = self.data, self.settings
+        method = make_method(settings, self.states)
+        num_classes = len(data_set.class_names)
+        sources = (data_set.train, data_set.validation, data_set.test)
+        if settings.baseline == "pixels":
+            images = [read_pixels(part, model, data) for part in sources]
+            parts = Parts(*map(pixel_features, images), num_classes)
+            return baseline_figures(parts, method, data, settings)
+        size = model.config.image_size
+        tokens = [data.encode(part, model.palette, size) for part in sources]
+        if settings.baseline == "tokens":
+            features = [token_features(part, model.palette) for part in tokens]
+            return baseline_figures(Parts(*features, num_classes), method, data, settings)
+        train, validation, *votes = extract(model, tokens, settings, folder, self.quiet)
+        parts = Parts(train, validation, votes[0], num_classes)
+        return model_figures(parts, votes, method, data, settings, self.quiet)
+
+
+def check_settings(model: GenerativeModel, settings: Settings) -> None:
+    """Raises `InputError` for layers that are not there, or a rate that nothing learns at."""
+    last = model.config.num_layers
+    if settings.learning_rate is not None and settings.method != "sgd":
+        raise InputError(
+            f"learning_rate={settings.learning_rate} is for method=sgd, got {settings.method}"
+        )
+    if settings.baseline is not None and (settings.layers or settings.concatenate):
+        raise InputError(f"baseline={settings.baseline} has no layers to choose or concatenate")
+    if settings.layers is not None and max(settings.layers) > last:
+        raise InputError(f"layers must lie in 0…{last}, got {max(settings.layers)}")
+    if settings.concatenate is not None and settings.concatenate > last + 1:
+        raise InputError(f"concatenate must lie in 2…{last + 1}, got {settings.concatenate}")
+
+
+def check_data(data_set: DataSet) -> None:
+    """Raises `InputError` for data that probes cannot be trained and measured on."""
+    data_set.labeled_train()
+    if data_set.test is None or not data_set.test.labeled:
+        raise InputError(
+            f"data={data_set.specs[0]} has no labeled test part to measure the accuracy on; "
+            "a folder has its own in test/<class>/"
+        )
+
+
+@contextlib.contextmanager
+def feature_folder(cache: pathlib.Path | None, run: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Where features go: to `cache`, or beside the result of `run` for as long as needed."""
+    if cache is not None:
+        yield cache
+        return
+    with tempfile.TemporaryDirectory(dir=run) as folder:
+        yield pathlib.Path(folder)
+
+
+def read_pixels(part: Split, model: GenerativeModel, data: DataOptions) -> LabeledImages:
+    """The images of `part` at the size of `model`, before the palette."""
+    return read_images(
+        part,
+        model.config.image_size,
+        augmentation_name=data.augmentation,
+        decoder=data.decoder,
+    )
+
+
+def extract(
+    model: GenerativeModel,
+    tokens: list[LabeledTokens],
+    settings: Settings,
+    folder: pathlib.Path,
+    quiet: bool,
+) -> list[LayerFeatures]:
+    """Features of train, validation and test part; for BERT of test under every mask."""
+    train, validation, test = tokens
+    votes = VOTES if model.objective == "bert" else 1
+    passes = [(train, 0), (validation, 0), *((test, vote) for vote in range(votes))]
+    total = sum(len(part) for part, _ in passes)
+    with Progress(console=console, disable=quiet) as progress:
+        task = progress.add_task("features", total=total)
+        extractor = FeatureExtractor(
+            model,
+            folder,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            on_batch=lambda count: progress.decode_step(task, count),
+        )
+        features = [
+            LayerFeatures(extractor.features(part.tokens, vote), part.labels)
+            for part, vote in passes
+        ]
+        # Those found in the cache ran no batch.
+        progress.update(task, completed=total)
+    return features
+
+
+def baseline_figures(
+    parts: Parts, method: LBFGS | SGD, data: DataOptions, settings: Settings
+) -> tuple[dict[str, Any], Probe]:
+    """The figures of a result without a model's layers, and the probe."""
+    probe = fit_probe(method, parts, data.train_on_validation)
+    of_probe = probe_figures(probe, parts)
+    figures = {
+        "method": settings.method,
+        "num_classes": parts.num_classes,
+        "layers": [{"layer": None, **of_probe}],
+        "best_layer": None,
+        "validation_accuracy": of_probe["validation_accuracy"],
+        "test_accuracy": of_probe["test_accuracy"],
+        "concatenated": None,
+        "low_data": low_data(parts, method, settings, settings.baseline),
+        "voting": None,
+    }
+    return figures, probe
+
+
+def model_figures(
+    parts: Parts,
+    votes: list[LayerFeatures],
+    method: LBFGS | SGD,
+    data: DataOptions,
+    settings: Settings,
+    quiet: bool,
+) -> tuple[dict[str, Any], Probe]:
+    """The figures of a result of every layer, and the probe of the best.
+
+    `votes` is the test part under every mask.
+    """
+    last = len(parts.train.layers) - 1
+    curve = {}
+    with Progress(console=console, disable=quiet) as progress:
+        for layer in progress.track(settings.layers or range(last + 1), description="probes"):
+            curve[layer] = fit_probe(method, parts.select([layer]), data.train_on_validation)
+    of_layers = {
+        layer: probe_figures(probe, parts.select([layer])) for layer, probe in curve.items()
+    }
+    best = best_layer(curve)
+    concatenated = None
+    if settings.concatenate is not None:
+        around = layers_around(best, settings.concatenate, last)
+        chosen = parts.select(around)
+        probe = fit_probe(method, chosen, data.train_on_validation)
+        concatenated = {"layers": around, **probe_figures(probe, chosen)}
+    figures = {
+        "method": settings.method,
+        "num_classes": parts.num_classes,
+        "layers": [{"layer": layer, **each} for layer, each in of_layers.items()],
+        "best_layer": best,
+        "validation_accuracy": of_layers[best]["validation_accuracy"],
+        "test_accuracy": of_layers[best]["test_accuracy"],
+        "concatenated": concatenated,
+        "low_data": low_data(parts.select([best]), method, settings, f"best layer {best}"),
+        "voting": voting_figures(
+            curve[best], [vote.select([best]) for vote in votes], parts.num_classes, settings.seed
+        ),
+    }
+    return figures, curve[best]
+
+
+def make_method(settings: Settings, states: pathlib.Path | None) -> LBFGS | SGD:
+    if settings.method == "sgd":
+        rate = settings.learning_rate
+        rates = LEARNING_RATES if rate is None else (rate,)
+        kept = None if states is None else FitCheckpoints(states)
+        return SGD(rates, epochs=settings.epochs, seed=settings.seed, states=kept)
+    return LBFGS()
+
+
+def probe_figures(probe: Probe, parts: Parts) -> dict[str, Any]:
+    return {
+        "validation_accuracy": probe.validation_accuracy,
+        "test_accuracy": probe.accuracy(parts.test),
+        **probe.setting,
+    }
+
+
+def low_data(
+    parts: Parts, method: LBFGS | SGD, settings: Settings, features: str
+) -> list[dict[str, Any]]:
+    """As `low_data_runs`; `features` says what they are of."""
+    counts = settings.labels_per_class or []
+    runs = low_data_runs(method, parts, counts, seed=settings.seed)
+    return [{"features": features, **run} for run in runs]
+
+
+def voting_figures(
+    probe: Probe, votes: list[LayerFeatures], num_classes: int, seed: int
+) -> dict[str, float] | None:
+    """Accuracy of the vote and of its first voter; None where there is one alone."""
+    if len(votes) == 1:
+        return None
+    predictions = np.stack([probe.predict(vote) for vote in votes])
+    elected = modal_vote(predictions, num_classes, seed)
+    return {
+        "test_accuracy": float((elected == votes[0].labels).mean()),
+        "single_mask_accuracy": probe.accuracy(votes[0]),
+    }
+
+
+def describe_settings(data: DataOptions, settings: Settings) -> dict[str, Any]:
+    """What a result says of the settings."""
+    described = dataclasses.asdict(settings)
+    return {
+        "features": described.pop("baseline") or "model",
+        **described,
+        "epochs": settings.epochs if settings.method == "sgd" else None,
+        "augmentation": data.augmentation,
+        "train_on_validation": data.train_on_validation,
+        "split_seed": data.split_seed,
+    }

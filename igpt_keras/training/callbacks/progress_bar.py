@@ -1,0 +1,170 @@
+"""How far a training is, for a person or for a log."""
+
+import json
+import math
+import time
+from typing import Any
+
+import keras
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from igpt_keras.errors import InputError
+from igpt_keras.training.callbacks.running_means import updates_done
+
+FORMS = ("auto", "json", "quiet")
+SECONDS_BETWEEN_LINES = 10
+# Steps that fast hardware takes in milliseconds and slow hardware in a minute: the speed is
+# that of the last ten minutes, but of not more than rich's 1,000 updates.
+SPEED_PERIOD = 600
+
+
+class ProgressBar(keras.callbacks.Callback):
+    """Step, latest figures, images/s and time left of a whole run, which may be several `fit`s.
+
+    At a terminal that is a bar. Elsewhere it is a line of text at the end of every Keras
+    epoch, and of the records of a `HistoryLogger` one in ten seconds. The time left is by the speed
+    of this process, validation included.
+
+    A context manager, so that the terminal is as before whatever ends the run:
+
+    >>> with ProgressBar("pre-training", ("loss", "val_loss")) as bar:
+    ...     model.fit(tokens, callbacks=[bar], verbose=0)
+
+    The figures are those of Keras' logs at the end of an epoch; with `show` among the
+    listeners of a `HistoryLogger` they are the means since its last record:
+
+    >>> journal = HistoryLogger("run", every=10, batch_size=128, listeners=[bar.show])
+    >>> model.fit(tokens, callbacks=[journal, bar], verbose=0)
+
+    Args:
+        description: what stands before the bar.
+        metrics: names of the figures to show, as in the logs of `fit`; JSON has all.
+        total_steps: of the run, with those before it was resumed; else that of the `fit`.
+        form: "auto"; "json", one object a line for every record (or epoch, without a
+            `HistoryLogger`), with `total_steps` and `seconds_left` besides; "quiet", nothing.
+        console: where to; the standard output unless given.
+
+    Raises:
+        InputError: another form.
+    """
+
+    def __init__(
+        self,
+        description: str,
+        metrics: tuple[str, ...],
+        total_steps: int | None = None,
+        form: str = "auto",
+        console: Console | None = None,
+    ):
+        super().__init__()
+        if form not in FORMS:
+            raise InputError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+        self.metrics = metrics
+        console = console or Console()
+        self.form = ("bar" if console.is_terminal else "lines") if form == "auto" else form
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=16),
+            TextColumn("{task.fields[position]} {task.fields[figures]}"),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            console=console,
+            speed_estimate_period=SPEED_PERIOD,
+        )
+        self.progress.add_task(description, total=total_steps, start=False, position="", figures="")
+        (self._task,) = self.progress.tasks
+        self._step: int | None = None
+        self._figures: dict[str, Any] = {}
+        self._has_journal = False
+        self._last_line = -math.inf
+
+    def __enter__(self) -> "ProgressBar":
+        if self.form == "bar":
+            self.progress.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self.form == "bar":
+            self.progress.stop()
+
+    def show(self, record: dict[str, float | None]) -> None:
+        """Shows the figures of a record of a `HistoryLogger`."""
+        self._has_journal = True
+        self._advance(record["step"])
+        self._report(record, any(name.startswith("val_") for name in record))
+
+    def on_train_begin(self, logs=None):
+        if self._step is None:
+            self._step = updates_done(self.model)
+            # Not an update, by which the speed would be that of steps done before.
+            self.progress.reset(self._task.id, completed=self._step)
+        if self._task.total is None and self.params["steps"]:
+            total = self._step + self.params["epochs"] * self.params["steps"]
+            self.progress.update(self._task.id, total=total)
+        self._advance(self._step)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._start_of_epoch = self._step
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._advance(self._start_of_epoch + batch + 1)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.params["steps"]:
+            self._advance(self._start_of_epoch + self.params["steps"])
+        elif self._task.total is None:
+            # Of data that say only now how many batches they have.
+            total = self._step + (self.params["epochs"] - epoch - 1) * (
+                self._step - self._start_of_epoch
+            )
+            self.progress.update(self._task.id, total=total)
+            self._advance(self._step)
+        if not self._has_journal:
+            self._report({"step": self._step, **logs}, True)
+
+    def _advance(self, step):
+        self._step = step
+        total = "?" if self._task.total is None else f"{self._task.total:.0f}"
+        self.progress.update(self._task.id, completed=step, position=f"{step}/{total}")
+
+    def _report(self, record, at_once):
+        """`at_once`: also if a line was printed a moment ago."""
+        self._figures |= {name: value for name, value in record.items() if value is not None}
+        shown = [*self.metrics, "images_per_second"]
+        figures = [_in_words(name, self._figures[name]) for name in shown if name in self._figures]
+        self.progress.update(self._task.id, figures=", ".join(figures))
+        left = self._task.time_remaining
+        if self.form == "json":
+            numbers = {"total_steps": self._task.total, "seconds_left": left}
+            finite = {
+                name: value if value is not None and math.isfinite(value) else None
+                for name, value in {**record, **numbers}.items()
+            }
+            self._print(json.dumps({"run": self._task.description, **finite}))
+        elif self.form == "lines":
+            now = time.monotonic()
+            if at_once or now - self._last_line >= SECONDS_BETWEEN_LINES:
+                self._last_line = now
+                remaining = [] if left is None else [f"{_clock(left)} left"]
+                head = f"{self._task.description}: step {self._task.fields['position']}"
+                self._print(", ".join([head, *figures, *remaining]))
+
+    def _print(self, line):
+        print(line, file=self.progress.console.file, flush=True)
+
+
+def _in_words(name, value):
+    if name == "loss":
+        return f"loss {value:.3f} nats"
+    if name == "bits_per_pixel":
+        return f"{value:.3f} bits/pixel"
+    if name == "images_per_second":
+        return f"{value:.3g} images/s" if value < 100 else f"{value:.0f} images/s"
+    return f"{name} {value:.3f}"
+
+
+def _clock(seconds):
+    """Hours, minutes and seconds."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"

@@ -1,0 +1,310 @@
+"""Image files to pixels as TensorFlow operations, equal to `decoding.decode` bit for bit.
+
+The size that a file declares is read from its header, and refused there if it is too large.
+TensorFlow's own decoders ignore the orientation of photographs and the transparency of PNG and
+GIF files, allocate what a file declares, and decode every frame of an animation: what a person
+would see needs the steps around them.
+"""
+
+import tensorflow as tf
+
+PNG, GIF, BMP, JPEG = range(4)
+# The first bytes of each.
+SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"\xff\xd8\xff")
+ORIENTATION_TAG = 0x0112
+# A file may consist of very many small parts, and every one takes a step of a loop. These are
+# more than files have that were not made to take long.
+MOST_PARTS = 10_000
+MOST_EXTENSIONS = 1_000
+MOST_BLOCKS = 1_000
+# Each scan goes over the whole picture; progressive JPEGs have about ten.
+MAX_SCANS = 100
+# Whether an image of EXIF orientation 0…8 is transposed, then mirrored, then turned upside down.
+TRANSPOSED = (False, False, False, False, False, True, True, True, True)
+MIRRORED = (False, False, True, True, False, False, True, True, False)
+UPSIDE_DOWN = (False, False, False, True, True, False, False, True, True)
+
+
+def decode_image(content, max_pixels: int):
+    """A string scalar holding a PNG, JPEG, GIF (first frame) or BMP to uint8 [h, w, 3].
+
+    Args:
+        content: the file.
+        max_pixels: a file that declares more is refused before it is decoded.
+
+    Raises:
+        tf.errors.InvalidArgumentError: when the graph runs, for content that is none of these,
+            too large or damaged; a GIF whose first frame does not fill it; a BMP that is
+            compressed or of less than 8 bits a pixel; a JPEG of more than `MAX_SCANS` scans.
+    """
+    file = Bytes(content)
+    kinds = [file.has(0, signature) for signature in SIGNATURES]
+    known = tf.debugging.Assert(
+        tf.reduce_any(kinds),
+        ["Unknown image file format. One of JPEG, PNG, GIF, BMP required."],
+    )
+    with tf.control_dependencies([known]):
+        kind = tf.argmax(tf.stack(kinds))
+    decoders = [_decode_png, _decode_gif, _decode_bmp, _decode_jpeg]
+    image = tf.switch_case(
+        tf.cast(kind, tf.int32),
+        [lambda decode=decode: decode(file, max_pixels) for decode in decoders],
+    )
+    return tf.ensure_shape(image, [None, None, 3])
+
+
+class Bytes:
+    """A file whose bytes are read as numbers; beyond its end they are 0.
+
+    Positions are int64.
+
+    Args:
+        content: string scalar.
+
+    Attributes:
+        content: as given.
+        size: of the file in bytes, int64.
+    """
+
+    def __init__(self, content):
+        self.content = content
+        self.size = tf.cast(tf.strings.length(content), tf.int64)
+        self._values = tf.concat(
+            [tf.io.decode_raw(content, tf.uint8), tf.zeros([1], tf.uint8)], axis=0
+        )
+
+    def has(self, position, expected: bytes):
+        """Whether the file has the bytes `expected` at `position`."""
+        places = position + tf.range(len(expected), dtype=tf.int64)
+        return tf.reduce_all(self._at(places) == list(expected))
+
+    def count(self, pair: bytes):
+        """How often two bytes stand one after the other: int64."""
+        here = (self._values[:-1] == pair[0]) & (self._values[1:] == pair[1])
+        return tf.math.count_nonzero(here)
+
+    def number(self, position, length: int = 1, little_endian=False):
+        """The unsigned number of `length` bytes at each of `position`: int64 of its shape."""
+        offsets = tf.range(length, dtype=tf.int64)
+        digits = tf.where(little_endian, offsets, length - 1 - offsets)
+        places = tf.cast(position, tf.int64)[..., None] + digits
+        return tf.reduce_sum(self._at(places) * 256**offsets, axis=-1)
+
+    def _at(self, places):
+        inside = (places >= 0) & (places < self.size)
+        return tf.cast(tf.gather(self._values, tf.where(inside, places, self.size)), tf.int64)
+
+
+def _check_size(width, height, max_pixels: int):
+    """An operation that refuses an image of that size if it is too large, or empty."""
+    # One by one first, or the product might overflow.
+    allowed = (width <= max_pixels) & (height <= max_pixels) & (width * height <= max_pixels)
+    return tf.debugging.Assert(
+        allowed & (width > 0) & (height > 0),
+        [f"an image must have 1…{max_pixels} pixels; width, height declared:", width, height],
+    )
+
+
+def _decode_png(file: Bytes, max_pixels: int):
+    with tf.control_dependencies([_check_size(file.number(16, 4), file.number(20, 4), max_pixels)]):
+        color_type = file.number(25)
+    # Asked for an alpha channel that the file has not, TensorFlow makes up one.
+    transparent = (color_type >= 4) | file.has(_chunk(file, b"tRNS") + 4, b"tRNS")
+    image = tf.cond(
+        transparent,
+        lambda: _over_white(tf.io.decode_png(file.content, channels=4)),
+        lambda: tf.io.decode_png(file.content, channels=3),
+    )
+    exif = _chunk(file, b"eXIf")
+    return _upright(image, _orientation(file, exif + 8, file.has(exif + 4, b"eXIf")))
+
+
+def _chunk(file: Bytes, name: bytes):
+    """The position of the first chunk of that name in a PNG; see `_walk`."""
+
+    def following(position):
+        return position + 12 + file.number(position, 4)
+
+    return _walk(file, 8, lambda position: file.has(position + 4, name), following)
+
+
+def _over_white(image):
+    """Pixels uint8 [h, w, 4] laid over white, rounded as Pillow does: uint8 [h, w, 3]."""
+    alpha = tf.cast(image[..., 3:], tf.uint16)
+    # At most 255² + 128, so 16 bits hold it, and what is added for a division by 255.
+    blended = tf.cast(image[..., :3], tf.uint16) * alpha + 255 * (255 - alpha) + 128
+    return tf.cast((blended + blended // 256) // 256, tf.uint8)
+
+
+def _decode_jpeg(file: Bytes, max_pixels: int):
+    height, width, _ = tf.unstack(tf.cast(tf.image.extract_jpeg_shape(file.content), tf.int64))
+    checks = [
+        _check_size(width, height, max_pixels),
+        tf.debugging.Assert(
+            # Chance makes one in 65,536 bytes, where other data follow the picture.
+            file.count(b"\xff\xda") <= MAX_SCANS + file.size // 16_384,
+            [f"a JPEG must have at most {MAX_SCANS} scans"],
+        ),
+    ]
+    with tf.control_dependencies(checks):
+        # Pillow's method; TensorFlow's default is faster by little and less exact.
+        image = tf.io.decode_jpeg(file.content, channels=3, dct_method="INTEGER_ACCURATE")
+
+    def is_exif(position):
+        return file.has(position, b"\xff\xe1") & file.has(position + 4, b"Exif\0\0")
+
+    def following(position):
+        # A segment that does not begin with a marker, and that of the pixels, is the last.
+        goes_on = file.has(position, b"\xff") & ~file.has(position, b"\xff\xda")
+        return tf.where(goes_on, position + 2 + file.number(position + 2, 2), file.size)
+
+    segment = _walk(file, 2, is_exif, following)
+    return _upright(image, _orientation(file, segment + 10, is_exif(segment)))
+
+
+def _walk(file: Bytes, start: int, is_found, following):
+    """The position of the first part of the file that `is_found`; another one if none is.
+
+    Args:
+        file: consists of parts, one after the other.
+        start: position of the first part.
+        is_found: tells of a position whether the part there is the one.
+        following: the position after that of a part, which is larger.
+    """
+    return tf.while_loop(
+        lambda position: (position < file.size) & ~is_found(position),
+        lambda position: (following(position),),
+        [tf.constant(start, tf.int64)],
+        maximum_iterations=MOST_PARTS,
+    )[0]
+
+
+def _orientation(file: Bytes, exif, found):
+    """EXIF's orientation, 1…8, from the TIFF header at `exif`: int64; 1 if there is none."""
+    little_endian = file.has(exif, b"II")
+    directory = exif + file.number(exif + 4, 4, little_endian)
+    entries = directory + 2 + 12 * tf.range(file.number(directory, 2, little_endian))
+    tags = file.number(entries, 2, little_endian)
+    values = file.number(entries + 8, 2, little_endian)
+    values = tf.boolean_mask(values, tags == ORIENTATION_TAG)
+    value = tf.concat([values, [1]], axis=0)[0]
+    return tf.where(found & (value >= 1) & (value <= 8), value, 1)
+
+
+def _upright(image, orientation):
+    """Turns and mirrors pixels [h, w, 3] as their EXIF orientation, 1…8, asks for."""
+    steps = [
+        (TRANSPOSED, lambda x: tf.transpose(x, [1, 0, 2])),
+        (MIRRORED, lambda x: tf.reverse(x, [1])),
+        (UPSIDE_DOWN, lambda x: tf.reverse(x, [0])),
+    ]
+    for asked_for, step in steps:
+        image = tf.cond(
+            tf.constant(asked_for)[orientation],
+            lambda image=image, step=step: step(image),
+            lambda image=image: image,
+        )
+    return image
+
+
+def _decode_gif(file: Bytes, max_pixels: int):
+    """The first frame, decoded from a copy of the file that holds no other.
+
+    In this copy the transparent color is an opaque white.
+    """
+    width, height = file.number(6, 2, True), file.number(8, 2, True)
+    control, frame = _find_frame(file, 13 + _color_table_size(file, 10))
+    fills = (file.number(frame + 1, 4, True) == 0) & (
+        file.number(frame + 5, 4, True) == width + 65536 * height
+    )
+    checks = [
+        _check_size(width, height, max_pixels),
+        tf.debugging.Assert(fills, ["the first frame of a GIF must fill the image"]),
+    ]
+    with tf.control_dependencies(checks):
+        local_table_size = _color_table_size(file, frame + 9)
+    # Encoders fill all blocks but the last with 255 bytes.
+    most_blocks = tf.cast(MOST_BLOCKS + file.size // 64, tf.int32)
+    end = _after_blocks(file, frame + 11 + local_table_size, most_blocks)
+    content = tf.strings.join([_part(file.content, 0, end), b";"])
+    colors = tf.where(local_table_size > 0, frame + 10, 13)
+    transparent = (control > 0) & (file.number(control + 3) % 2 == 1)
+    content = tf.cond(
+        transparent,
+        lambda: _replaced(
+            _replaced(content, colors + 3 * file.number(control + 6), b"\xff\xff\xff"),
+            control + 3,
+            b"\0",
+        ),
+        lambda: content,
+    )
+    return tf.io.decode_gif(content)[0]
+
+
+def _color_table_size(file: Bytes, flags):
+    """Bytes of the color table that the flags at that position announce."""
+    value = file.number(flags)
+    return tf.where(value >= 128, 3 * 2 ** (value % 8 + 1), 0)
+
+
+def _find_frame(file: Bytes, start):
+    """Positions of the last graphic control extension before the first frame, 0 if there is
+    none, and of that frame."""
+
+    def extension(control, position):
+        control = tf.where(file.has(position, b"\x21\xf9"), position, control)
+        return control, _after_blocks(file, position + 2, MOST_BLOCKS)
+
+    return tf.while_loop(
+        lambda _, position: file.has(position, b"\x21"),
+        extension,
+        [tf.constant(0, tf.int64), start],
+        maximum_iterations=MOST_EXTENSIONS,
+    )
+
+
+def _after_blocks(file: Bytes, position, most):
+    """The position after a sequence of at most so many data blocks, which an empty block ends."""
+    end = tf.while_loop(
+        lambda position: file.number(position) > 0,
+        lambda position: (position + 1 + file.number(position),),
+        [position],
+        maximum_iterations=most,
+    )[0]
+    return end + 1
+
+
+def _decode_bmp(file: Bytes, max_pixels: int):
+    height, depth = file.number(22, 4, True), file.number(28, 2, True)
+    # A negative height means that the first row comes first.
+    height = tf.where(height < 1 << 31, height, (1 << 32) - height)
+    plain = (file.number(30, 4) == 0) & tf.reduce_any(depth == [8, 24, 32])
+    checks = [
+        _check_size(file.number(18, 4, True), height, max_pixels),
+        tf.debugging.Assert(
+            plain, ["a BMP must be uncompressed and of 8, 24 or 32 bits a pixel; bits:", depth]
+        ),
+    ]
+    with tf.control_dependencies(checks):
+        image = tf.io.decode_bmp(file.content)
+
+    def by_palette():
+        entries = 14 + file.number(14, 4, True) + 4 * tf.cast(image[..., 0], tf.int64)
+        blue, green, red = (file.number(entries + channel) for channel in range(3))
+        return tf.cast(tf.stack([red, green, blue], axis=-1), tf.uint8)
+
+    return tf.cond(depth == 8, by_palette, lambda: image[..., :3])
+
+
+def _replaced(content, position, new: bytes):
+    """A string scalar with the bytes at `position` replaced."""
+    before, after = _part(content, 0, position), position + len(new)
+    size = tf.cast(tf.strings.length(content), tf.int64)
+    return tf.strings.join([before, new, _part(content, after, size)])
+
+
+def _part(content, start, end):
+    """The bytes `start`…`end` - 1 of a string scalar, as far as there are any."""
+    size = tf.cast(tf.strings.length(content), tf.int64)
+    start, end = tf.minimum(tf.cast(start, tf.int64), size), tf.minimum(end, size)
+    return tf.strings.substr(content, start, tf.maximum(end - start, 0))

@@ -1,0 +1,133 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from igpt_keras import InputError
+from igpt_keras.data.data_set import open_data
+from tests.data.properties import records
+
+
+def labels_of(part):
+    return [record.label for record in records(part, part.in_order())]
+
+
+def names_of(part):
+    return {record.name for record in records(part, part.in_order())}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """20 images of each of two classes to train on, and 3 of each to test."""
+    for part, count in (("train", 20), ("test", 3)):
+        for label, name in enumerate(("cat", "dog")):
+            (tmp_path / part / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = np.full((2, 2, 3), 100 * label + index, np.uint8)
+                Image.fromarray(pixels).save(tmp_path / part / name / f"{index}.png")
+    return tmp_path
+
+
+def test_digits():
+    data_set = open_data("digits")
+    assert data_set.describe() == {
+        "data": ["digits"],
+        "name": "digits",
+        "train": 1257,
+        "validation": 180,
+        "test": 360,
+        "classes": 10,
+        "labeled": True,
+    }
+    assert json.loads(json.dumps(data_set.describe())) == data_set.describe()
+
+
+def test_a_tenth_of_a_folder_is_held_out(folder):
+    data_set = open_data(f"folder:{folder}")
+    assert data_set.class_names == ["cat", "dog"]
+    parts = data_set.train, data_set.validation, data_set.test
+    assert [part.num_examples for part in parts] == [36, 4, 6]
+    assert not names_of(data_set.train) & names_of(data_set.validation)
+    assert labels_of(data_set.test) == [0, 0, 0, 1, 1, 1]
+    again, other = (open_data(f"folder:{folder}", seed=seed).validation for seed in (0, 1))
+    assert names_of(again) == names_of(data_set.validation) != names_of(other)
+
+
+def test_folding_the_held_out_images(folder):
+    held_out = open_data(f"folder:{folder}")
+    folded = open_data(f"folder:{folder}", train_on_validation=True)
+    assert folded.validation is None
+    assert names_of(folded.train) == names_of(held_out.train) | names_of(held_out.validation)
+    assert folded.describe()["validation"] == 0
+
+
+def test_folding_a_validation_part_of_its_own(folder):
+    (folder / "validation" / "dog").mkdir(parents=True)
+    Image.new("RGB", (2, 2)).save(folder / "validation" / "dog" / "a.png")
+    data_set = open_data(f"folder:{folder}")
+    assert (data_set.train.num_examples, data_set.validation.num_examples) == (40, 1)
+    folded = open_data(f"folder:{folder}", train_on_validation=True)
+    assert labels_of(folded.train) == [0] * 20 + [1] * 21
+    digits = open_data("digits", train_on_validation=True)
+    assert digits.train.num_examples == 1257 + 180
+
+
+def test_a_mixture_validates_on_its_first_source(folder):
+    flat = folder / "train" / "cat"
+    specs = [f"folder:{folder}@augmentation=cifar", f"folder:{flat}@weight=2.5,augmentation=none"]
+    data_set = open_data([*specs, "digits"])
+    first, second, third = data_set.ingredients
+    assert (first.weight, second.weight, third.weight) == (36, 2.5, 1257)
+    assert (first.augmentation, second.augmentation, third.augmentation) == ("cifar", "none", None)
+    assert second.part.num_examples == 20
+    assert (data_set.validation.num_examples, data_set.test.num_examples) == (4, 6)
+    assert data_set.describe()["train"] == 36 + 20 + 1257
+    assert data_set.describe()["name"] == " + ".join([*specs, "digits"])
+    with pytest.raises(InputError, match="labels come from one source"):
+        data_set.labeled_train()
+
+
+def test_labels_where_there_are_some(folder):
+    data_set = open_data(f"folder:{folder}")
+    assert data_set.labeled_train() is data_set.train
+    unlabeled = open_data(f"folder:{folder / 'train' / 'cat'}")
+    assert (unlabeled.class_names, unlabeled.describe()["labeled"]) == ([], False)
+    with pytest.raises(InputError, match="cat has no labels"):
+        unlabeled.labeled_train()
+
+
+def test_another_split(folder):
+    (folder / "train").rename(folder / "unlabelled")
+    data_set = open_data(f"folder:{folder}@split=unlabelled")
+    assert data_set.train.num_examples == 36
+
+
+def test_an_at_sign_may_be_part_of_a_path(folder):
+    folder.rename(folder.parent / "me@home")
+    data_set = open_data(f"folder:{folder.parent / 'me@home'}@weight=2")
+    assert data_set.ingredients[0].weight == 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("", "data must be digits or KIND:LOCATION with a kind of folder, tfds,"),
+        ("photos", "data must be digits or KIND:LOCATION"),
+        ("zip:photos.zip", "data must be digits or KIND:LOCATION"),
+        ("folder", "lacks a location"),
+        ("folder:", "lacks a location"),
+        ("digits:here", "one too many"),
+        ("digits@weight=many", "weight must be a positive number, got 'many' for digits, train"),
+        ("digits@weight=0", "weight must be a positive number"),
+        ("digits@weight=nan", "weight must be a positive number"),
+        ("digits@augmentation=mnist", "augmentation must be one of"),
+        ("digits@split=test", "has split=test, but only folder, tfds or tar have splits"),
+        ("digits@weight=1,color=red", "has 'color=red' after @"),
+        ("digits@weight=1,split", "has 'split' after @"),
+        ([], "data must name at least one source"),
+    ],
+)
+def test_unusable_notation(spec, message):
+    with pytest.raises(InputError, match=message):
+        open_data(spec)

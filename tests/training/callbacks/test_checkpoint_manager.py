@@ -1,0 +1,211 @@
+import json
+import resource
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from igpt_keras import ImageGPT, InputError
+from igpt_keras.training.callbacks.checkpoint_manager import CheckpointManager, Interrupted
+from igpt_keras.training.recipes import pretrain
+from igpt_keras.training.strategies import make_strategy
+from tests.training.stopper import Stopper
+
+STEPS_PER_EPOCH, EPOCHS = 5, 3
+
+
+class Losses(keras.callbacks.Callback):
+    """What Keras says of every step; remembers how many steps it heard of."""
+
+    def __init__(self):
+        super().__init__()
+        self.heard, self.losses = 0, []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.heard += 1
+        self.losses.append(logs["loss"])
+
+    def get_state(self):
+        return {"heard": self.heard}
+
+    def set_state(self, memory):
+        self.heard = memory["heard"]
+
+
+def batches(step):
+    """Images that count upwards from what the step and the image decide."""
+
+    def batch(step):
+        starts = tf.random.stateless_uniform([4, 1], tf.stack([3, step]), 0, 8, tf.int32)
+        return (starts + tf.range(16)) % 8
+
+    return tf.data.Dataset.range(step, 1000).map(batch)
+
+
+def train(config, states, *, objective="ar", policy="float32", callbacks=(), seed=2):
+    keras.utils.set_random_seed(seed)
+    model = ImageGPT(config, objective, dtype=policy)
+    validation = np.asarray(next(iter(batches(500))))
+    masked = validation % 3 == 0
+    inputs = validation if objective == "ar" else {"tokens": validation, "masked": masked}
+    settings = {"epochs": EPOCHS, "steps_per_epoch": STEPS_PER_EPOCH, "batch_size": 4}
+    history = pretrain(
+        model,
+        batches,
+        inputs,
+        **settings,
+        learning_rate=0.02,
+        clip_norm=1.0,
+        states=states,
+        callbacks=callbacks,
+        verbose=0,
+    )
+    return model, history
+
+
+def all_values(model):
+    variables = [*model.variables, *model.optimizer.variables]
+    return [keras.ops.convert_to_numpy(variable) for variable in variables]
+
+
+def names(states):
+    return [path.name for path in states.paths()]
+
+
+@pytest.mark.parametrize(
+    ("objective", "policy", "stops"),
+    [
+        # In the first epoch, after its last step, and in the second.
+        ("ar", "float32", [(2, 2), (3, 5), (3, 8)]),
+        ("bert", "float32", [(8, 8)]),
+        pytest.param("ar", "mixed_float16", [(8, 8)], marks=pytest.mark.slow),
+    ],
+)
+def test_a_training_that_was_stopped_ends_like_one_that_was_not(
+    config, tmp_path, objective, policy, stops
+):
+    kind = {"objective": objective, "policy": policy}
+    whole, expected = train(config, CheckpointManager(tmp_path / "whole", 100), **kind)
+    for index, (stop, at) in enumerate(stops):
+        states = CheckpointManager(tmp_path / "cut", 100)
+        # What a resumed training draws to begin with must not matter.
+        seed = {"seed": 50 + index} if index else {}
+        with pytest.raises(Interrupted, match=f"after step {at}$") as interrupted:
+            train(config, states, callbacks=[Stopper(states, stop)], **kind, **seed)
+        assert interrupted.value.step == at
+    states = CheckpointManager(tmp_path / "cut", 100)
+    resumed, history = train(config, states, **kind, seed=77)
+    for ours, theirs in zip(all_values(resumed), all_values(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    # Of the epoch that was cut the means go on.
+    assert history == expected
+
+
+def test_nothing_is_left_to_do_after_the_last_step(config, tmp_path):
+    first, expected = train(config, CheckpointManager(tmp_path, 100))
+    again, history = train(config, CheckpointManager(tmp_path, 100))
+    assert history == expected
+    for ours, theirs in zip(all_values(again), all_values(first), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_states_are_written_every_few_steps_and_the_last_stay(config, tmp_path):
+    states = CheckpointManager(tmp_path, 2, keep=4)
+    written = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            written.extend(name for name in names(states) if name not in written)
+
+    train(config, states, callbacks=[Watch()])
+    steps = [2, 4, 5, 6, 8, 10, 12, 14]
+    assert written == [f"step-{step:08d}" for step in steps]
+    assert names(states) == [f"step-{step:08d}" for step in (10, 12, 14, 15)]
+
+
+def test_callbacks_go_on_from_what_they_knew(config, tmp_path):
+    losses = Losses()
+    states = CheckpointManager(tmp_path, 100, callbacks={"losses": losses})
+    with pytest.raises(Interrupted):
+        train(config, states, callbacks=[losses, Stopper(states, 7)])
+    again = Losses()
+    states = CheckpointManager(tmp_path, 100, callbacks={"losses": again})
+    train(config, states, callbacks=[again])
+    assert (losses.heard, again.heard) == (7, 15)
+    whole = Losses()
+    train(config, CheckpointManager(tmp_path / "whole", 100), callbacks=[whole])
+    assert [*losses.losses, *again.losses] == whole.losses
+
+
+def test_a_callback_may_be_new_in_a_training_that_goes_on(config, tmp_path):
+    states = CheckpointManager(tmp_path, 100)
+    with pytest.raises(Interrupted):
+        train(config, states, callbacks=[Stopper(states, 7)])
+    losses = Losses()
+    train(
+        config, CheckpointManager(tmp_path, 100, callbacks={"losses": losses}), callbacks=[losses]
+    )
+    assert losses.heard == 8
+
+
+def test_a_state_that_cannot_be_written_leaves_the_last_one(config, tmp_path):
+    states = CheckpointManager(tmp_path, 3)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    class Full(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if names(states):
+                resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+
+    try:
+        with pytest.raises(OSError, match="arrays.safetensors cannot be written"):
+            train(config, states, callbacks=[Full()])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == names(states) == ["step-00000003"]
+    resumed, _ = train(config, CheckpointManager(tmp_path, 3))
+    whole, _ = train(config, CheckpointManager(tmp_path / "whole", 100))
+    for ours, theirs in zip(all_values(resumed), all_values(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_unusable_states(config, tmp_path):
+    states = CheckpointManager(tmp_path, 100)
+    train(config, states)
+    (path,) = states.paths()[-1:]
+    wider = config.__class__(**{**config.to_dict(), "hidden_dim": 32})
+    with pytest.raises(InputError, match="the state of another model"):
+        train(wider, CheckpointManager(tmp_path, 100))
+    content = (path / "arrays.safetensors").read_bytes()
+    (path / "arrays.safetensors").write_bytes(content[:-9])
+    with pytest.raises(InputError, match="arrays.safetensors is damaged"):
+        train(config, CheckpointManager(tmp_path, 100))
+    about = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps({**about, "format_version": 9}))
+    with pytest.raises(InputError, match="format_version 9; this version reads 2"):
+        train(config, CheckpointManager(tmp_path, 100))
+
+
+@pytest.mark.parametrize("argument", ["every", "keep"])
+def test_unusable_settings(tmp_path, argument):
+    with pytest.raises(InputError, match=f"{argument} must be at least 1"):
+        CheckpointManager(tmp_path, **{"every": 1, argument: 0})
+
+
+def test_an_array_has_no_position_to_go_on_from(config, tmp_path, counting):
+    tokens, _ = counting
+    with pytest.raises(InputError, match="states need train as a function"):
+        pretrain(ImageGPT(config), tokens, tokens, epochs=1, states=CheckpointManager(tmp_path, 1))
+
+
+@pytest.mark.slow
+def test_replicas_go_on_where_they_stopped(config, tmp_path):
+    whole, _ = train(config, CheckpointManager(tmp_path / "whole", 100))
+    states = CheckpointManager(tmp_path / "cut", 100)
+    with make_strategy("mirrored").scope():
+        with pytest.raises(Interrupted):
+            train(config, states, callbacks=[Stopper(states, 7)])
+        resumed, _ = train(config, CheckpointManager(tmp_path / "cut", 100))
+    for ours, theirs in zip(all_values(resumed), all_values(whole), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)

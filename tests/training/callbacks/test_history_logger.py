@@ -1,0 +1,324 @@
+import json
+import math
+import os
+import subprocess
+import sys
+import textwrap
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from igpt_keras import ImageGPT, ImageGPTConfig, InputError
+from igpt_keras.training.callbacks.history_logger import (
+    EVENTS_FOLDER,
+    HISTORY_FILE,
+    TIMED,
+    HistoryLogger,
+    read_history,
+)
+from igpt_keras.training.optimizers import adam, warmup_cosine
+
+# Five steps an epoch.
+IMAGES, BATCH_SIZE, STEPS_PER_EPOCH = 20, 4, 5
+
+
+@pytest.fixture
+def config():
+    return ImageGPTConfig(4, 8, hidden_dim=8, num_layers=1, num_heads=1)
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(2).integers(0, 8, (IMAGES, 16)).astype(np.int32)
+
+
+def new_model(config, optimizer=None, **settings):
+    keras.utils.set_random_seed(0)
+    model = ImageGPT(config)
+    optimizer = optimizer or adam(warmup_cosine(0.01, 5, 20))
+    model.compile(optimizer, **{"run_eagerly": True, **settings})
+    return model
+
+
+def fit(model, images, callbacks, skip=0, **settings):
+    """`skip`: how many images, at the beginning, are not trained on."""
+    model.fit(
+        images[skip:],
+        batch_size=BATCH_SIZE,
+        shuffle=False,
+        validation_data=(images[:8], None),
+        callbacks=callbacks,
+        verbose=0,
+        **settings,
+    )
+
+
+def untimed(records):
+    return [{k: v for k, v in record.items() if k not in TIMED} for record in records]
+
+
+def events_of(folder):
+    """The events of all files in the order in which they were begun."""
+    for path in sorted((folder / EVENTS_FOLDER).iterdir()):
+        yield from tf.compat.v1.train.summary_iterator(str(path))
+
+
+def test_a_record_holds_the_means_over_the_steps_since_the_last(config, images, tmp_path):
+    """Against the losses that the model itself has before each of the steps."""
+    losses = []
+
+    class Losses(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            part = images[BATCH_SIZE * batch : BATCH_SIZE * (batch + 1)]
+            logits = self.model(part).numpy().astype(np.float64)
+            nll = np.log(np.exp(logits).sum(axis=-1))
+            nll -= np.take_along_axis(logits, part[..., None], axis=-1)[..., 0]
+            losses.append(nll.mean())
+
+    heard = []
+    journal = HistoryLogger(tmp_path, 3, BATCH_SIZE, listeners=[heard.append])
+    model = new_model(config)
+    fit(model, images, [Losses(), journal], epochs=2)
+    records = read_history(tmp_path)
+    assert records == heard
+    # At multiples of 3, and at the ends of both epochs.
+    assert [record["step"] for record in records] == [3, 5, 6, 9, 10]
+    before = 0
+    for record in records:
+        expected = np.mean(losses[before : record["step"]])
+        assert record["loss"] == pytest.approx(expected, abs=1e-5)
+        assert record["bits_per_pixel"] == pytest.approx(expected / math.log(2), abs=1e-5)
+        before = record["step"]
+        # The rate by which the weights were changed last, of the schedule's closed form.
+        last = record["step"] - 1
+        rate = 0.01 * (last / 5 if last <= 5 else (1 + math.cos(math.pi * (last - 5) / 15)) / 2)
+        assert record["learning_rate"] == pytest.approx(rate, rel=1e-5)
+    assert ["val_loss" in record for record in records] == [False, True, False, False, True]
+    measured = model.evaluate(images[:8], verbose=0, return_dict=True)
+    assert records[-1]["val_loss"] == pytest.approx(measured["loss"], rel=1e-6)
+    assert records[-1]["val_bits_per_pixel"] == pytest.approx(measured["bits_per_pixel"])
+
+
+def test_several_steps_an_execution(config, images, tmp_path):
+    journals = {count: HistoryLogger(tmp_path / str(count), 2, BATCH_SIZE) for count in (1, 2)}
+    for count, journal in journals.items():
+        model = new_model(config, run_eagerly=False, jit_compile=False, steps_per_execution=count)
+        fit(model, images[:16], [journal], epochs=1)
+    one, two = (untimed(read_history(tmp_path / str(count))) for count in journals)
+    assert [record["step"] for record in one] == [record["step"] for record in two] == [2, 4, 4]
+    for record, other in zip(one, two, strict=True):
+        assert record == pytest.approx(other, abs=1e-5)
+
+
+def test_the_speed_is_that_of_training_alone(config, images, tmp_path, monkeypatch):
+    """By a clock that training, validation and another callback move."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    class Clock(keras.callbacks.Callback):
+        steps = 0
+
+        def on_train_batch_begin(self, batch, logs=None):
+            # The first step compiles.
+            clock[0] += 0.5 if self.steps else 100.0
+            self.steps += 1
+
+        def on_train_batch_end(self, batch, logs=None):
+            clock[0] += 7.0
+
+        def on_test_begin(self, logs=None):
+            clock[0] += 50.0
+
+    journal = HistoryLogger(tmp_path, STEPS_PER_EPOCH, BATCH_SIZE)
+    fit(new_model(config), images, [journal, Clock()], epochs=2)
+    speeds = [r["images_per_second"] for r in read_history(tmp_path) if "loss" in r]
+    assert speeds == [pytest.approx(BATCH_SIZE / 0.5)] * 2
+
+
+def test_before_a_second_step_there_is_no_speed(config, images, tmp_path):
+    fit(new_model(config), images, [HistoryLogger(tmp_path, 1, BATCH_SIZE)], epochs=1)
+    speeds = [record.get("images_per_second") for record in read_history(tmp_path)]
+    assert speeds[0] is None and all(speed > 0 for speed in speeds[1:-1])
+
+
+class Killed(Exception):
+    pass
+
+
+class Kill(keras.callbacks.Callback):
+    """Holds what must be restored, as of one step, and ends the run at a later one."""
+
+    def __init__(self, journal, state_at, killed_at):
+        super().__init__()
+        self.journal, self.state_at, self.killed_at = journal, state_at, killed_at
+        self.steps = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps += 1
+        if self.steps % STEPS_PER_EPOCH:
+            self._see()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._see()
+
+    def _see(self):
+        if self.steps == self.state_at:
+            variables = [*self.model.variables, *self.model.optimizer.variables]
+            self.variables = [(v, np.array(v)) for v in variables]
+            self.metrics = [np.array(v) for v in self.model.metrics_variables]
+            self.saved_state = json.dumps(self.journal.get_state())
+        if self.steps == self.killed_at:
+            raise Killed
+
+
+class Restore(keras.callbacks.Callback):
+    def __init__(self, metrics):
+        super().__init__()
+        self.metrics = metrics
+
+    def on_epoch_begin(self, epoch, logs=None):
+        for variable, value in zip(self.model.metrics_variables, self.metrics, strict=True):
+            variable.assign(value)
+
+
+@pytest.mark.parametrize(("state_at", "killed_at"), [(2, 7), (5, 8), (6, 7)])
+def test_a_killed_run_goes_on_to_the_same_history(config, images, tmp_path, state_at, killed_at):
+    fit(new_model(config), images, [HistoryLogger(tmp_path / "whole", 3, BATCH_SIZE)], epochs=3)
+
+    folder = tmp_path / "killed"
+    model = new_model(config)
+    journal = HistoryLogger(folder, 3, BATCH_SIZE)
+    kill = Kill(journal, state_at, killed_at)
+    with pytest.raises(Killed):
+        fit(model, images, [journal, kill], epochs=3)
+    # The process ended while it wrote.
+    with open(folder / HISTORY_FILE, "a") as file:
+        file.write('{"step": 1')
+
+    journal = HistoryLogger(folder, 3, BATCH_SIZE)
+    for variable, value in kill.variables:
+        variable.assign(value)
+    journal.set_state(json.loads(kill.saved_state))
+    epoch, done = divmod(state_at, STEPS_PER_EPOCH)
+    if done:
+        rest = {"skip": done * BATCH_SIZE, "initial_epoch": epoch, "epochs": epoch + 1}
+        fit(model, images, [Restore(kill.metrics), journal], **rest)
+        epoch += 1
+    fit(model, images, [journal], initial_epoch=epoch, epochs=3)
+    assert untimed(read_history(folder)) == untimed(read_history(tmp_path / "whole"))
+    starts = [event.step for event in events_of(folder) if event.HasField("session_log")]
+    assert starts[:2] == [1, state_at + 1]
+
+
+def test_a_new_run_replaces_an_old_history(config, images, tmp_path):
+    (tmp_path / HISTORY_FILE).write_text('{"step": 99}\n')
+    fit(new_model(config), images, [HistoryLogger(tmp_path, 5, BATCH_SIZE)], epochs=1)
+    assert [record["step"] for record in read_history(tmp_path)] == [5, 5]
+
+
+def test_events_hold_the_records_and_pictures(config, images, tmp_path):
+    array = np.random.default_rng(0).integers(0, 256, (6, 4, 3)).astype(np.uint8)
+    journal = HistoryLogger(
+        tmp_path,
+        3,
+        BATCH_SIZE,
+        pictures=lambda model: {"array": array, "pil": Image.fromarray(array[:2])},
+    )
+    fit(new_model(config), images, [journal], epochs=2)
+    scalars, pictures = [], []
+    for event in events_of(tmp_path):
+        for value in event.summary.value:
+            plugin = value.metadata.plugin_data.plugin_name
+            tensor = tf.make_ndarray(value.tensor)
+            if plugin == "scalars":
+                scalars.append((event.step, value.tag, float(tensor)))
+            else:
+                assert plugin == "images"
+                pictures.append((event.step, value.tag, tensor))
+    expected = [
+        (record["step"], name, pytest.approx(value, rel=1e-6))
+        for record in read_history(tmp_path)
+        for name, value in record.items()
+        if name not in ("step", "time") and value is not None
+    ]
+    assert scalars == expected
+    assert [(step, tag) for step, tag, _ in pictures] == [
+        (step, tag) for step in (5, 10) for tag in ("array", "pil")
+    ]
+    for _, tag, (width, height, png) in pictures:
+        decoded = tf.io.decode_png(png).numpy()
+        np.testing.assert_array_equal(decoded, array if tag == "array" else array[:2])
+        assert (int(height), int(width)) == decoded.shape[:2]
+
+
+def test_a_loss_that_is_not_a_number_is_null(config, images, tmp_path):
+    model = new_model(config, keras.optimizers.SGD(math.inf))
+    fit(model, images, [HistoryLogger(tmp_path, 2, BATCH_SIZE)], epochs=1)
+    lines = (tmp_path / HISTORY_FILE).read_text()
+    assert "NaN" not in lines and "Infinity" not in lines
+    assert read_history(tmp_path)[1]["loss"] is None
+
+
+def test_the_rate_beneath_a_loss_scale(config, images, tmp_path):
+    optimizer = keras.optimizers.LossScaleOptimizer(adam(warmup_cosine(0.01, 5, 20)))
+    fit(new_model(config, optimizer), images, [HistoryLogger(tmp_path, 5, BATCH_SIZE)], epochs=1)
+    done = int(optimizer.iterations)
+    assert read_history(tmp_path)[0]["learning_rate"] == pytest.approx(0.01 * (done - 1) / 5)
+
+
+def test_other_workers_write_nothing(config, images, tmp_path):
+    heard = []
+    journal = HistoryLogger(tmp_path / "run", 1, BATCH_SIZE, listeners=[heard.append], writes=False)
+    fit(new_model(config), images, [journal], epochs=1)
+    assert not list(tmp_path.iterdir()) and not heard
+
+
+def test_on_jax_without_tensorflow_there_is_a_history(config, images, tmp_path):
+    pytest.importorskip("jax")
+    np.save(tmp_path / "images.npy", images)
+    code = """
+        import pathlib, sys
+        sys.modules["tensorflow"] = None
+        import keras, numpy as np, igpt_keras
+        from igpt_keras.training.callbacks.divergence_detector import DivergenceDetector
+        from igpt_keras.training.callbacks.history_logger import HistoryLogger
+        from igpt_keras.training.optimizers import adam, warmup_cosine
+        from igpt_keras.training.callbacks.progress_bar import ProgressBar
+        folder = pathlib.Path(sys.argv[1])
+        images = np.load(folder / "images.npy")
+        model = igpt_keras.ImageGPT(igpt_keras.ImageGPTConfig(4, 8, 16, 2, 2))
+        model.compile(adam(warmup_cosine(0.01, 5, 20)))
+        with ProgressBar("jax", ("loss",), form="json") as bar:
+            journal = HistoryLogger(folder, 2, 4, listeners=[bar.show])
+            model.fit(
+                images, batch_size=4, epochs=2, callbacks=[DivergenceDetector(10), journal, bar],
+                verbose=0,
+            )
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)],
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    records = read_history(tmp_path)
+    assert [record["step"] for record in records] == [2, 4, 5, 6, 8, 10, 10]
+    for record in records[:4]:
+        assert record["learning_rate"] == pytest.approx(0.01 * (record["step"] - 1) / 5)
+    assert len(result.stdout.splitlines()) == len(records)
+    assert not (tmp_path / EVENTS_FOLDER).exists()
+
+
+def test_what_is_no_history_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="history.jsonl does not exist"):
+        read_history(tmp_path)
+    (tmp_path / HISTORY_FILE).write_text('{"step": 1\n{"step": 2}\n')
+    with pytest.raises(InputError, match="history.jsonl is damaged"):
+        read_history(tmp_path)
+    with pytest.raises(InputError, match="every must be at least 1, got 0"):
+        HistoryLogger(tmp_path, 0, 1)
