@@ -234,7 +234,7 @@ def row_bar(num_rows: int, progress: str) -> Iterator[Callable[..., None] | None
     )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=num_rows)
-        yield lambda row, pixels: bar.decode_step(task)
+        yield lambda row, pixels: bar.advance(task)
 
 
 def names_of(index: int, path: pathlib.Path, count: int) -> list[str]:

@@ -21,7 +21,7 @@ def draw_mask(
     Returns: bool [N, n].
     """
     bits = np.random.PCG64([seed, vote])
-    bits.decode_step(start * shape[1])
+    bits.advance(start * shape[1])
     return np.random.Generator(bits).random(shape) < probability
 
 

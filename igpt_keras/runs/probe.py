@@ -206,7 +206,7 @@ def extract(
             folder,
             batch_size=settings.batch_size,
             seed=settings.seed,
-            on_batch=lambda count: progress.decode_step(task, count),
+            on_batch=lambda count: progress.advance(task, count),
         )
         features = [
             LayerFeatures(extractor.features(part.tokens, vote), part.labels)

@@ -199,7 +199,7 @@ def test_the_fingerprint_tells_sets_and_parts(data_dir):
 
 def test_sets_that_are_stored_in_order_are_not_divided(tmp_path):
     store(tmp_path, "ordered", {"train": (images(12), np.zeros(12))}, disable_shuffling=True)
-    with pytest.raises(InputError, match="ordered, train is stored in order.*fold-validation"):
+    with pytest.raises(InputError, match="ordered, train is stored in order.*train-on-validation"):
         open_data("tfds:ordered", data_dir=str(tmp_path))
     data_set = open_data("tfds:ordered", data_dir=str(tmp_path), train_on_validation=True)
     check_part(data_set.train)
