@@ -305,7 +305,7 @@ class SGD:
                 batches,
                 epochs=self.epochs,
                 steps_per_epoch=steps_per_epoch,
-                states=states,
+                checkpoints=states,
                 verbose=0,
             )
         return keras.ops.convert_to_numpy(projection.kernel)
@@ -328,7 +328,7 @@ class FitCheckpoints:
 
     def of_next_fit(self) -> CheckpointManager:
         self.count += 1
-        return CheckpointManager(self.folder / f"fit-{self.count:05d}", keep=1)
+        return CheckpointManager(self.folder / f"fit-{self.count:05d}", max_to_keep=1)
 
 
 class Batches(keras.utils.PyDataset):

@@ -388,7 +388,7 @@ def _train(
             learning_rate=settings.learning_rate,
             clip_norm=training.clip_norm,
             seed=settings.seed,
-            states=states,
+            checkpoints=states,
             callbacks=callbacks,
             verbose=0,
         )

@@ -322,7 +322,7 @@ def _train(
             learning_rate=settings.learning_rate,
             clip_norm=training.clip_norm,
             seed=settings.seed,
-            states=states,
+            checkpoints=states,
             callbacks=[*states.callbacks.values(), bar, *others],
             verbose=0,
             **intervals,

@@ -77,7 +77,7 @@ def recording(
     return CheckpointManager(
         output / CHECKPOINTS,
         settings.checkpoint_every,
-        keep=settings.max_checkpoints,
+        max_to_keep=settings.max_checkpoints,
         writes=writes,
         callbacks=callbacks,
     )

@@ -55,11 +55,11 @@ class EarlyStopping(keras.callbacks.EarlyStopping):
         known = {"best": self.best, "best_epoch": self.best_epoch, "wait": self.wait}
         return {**known, **weights}
 
-    def set_state(self, memory: dict[str, Any]) -> None:
-        memory = dict(memory)
-        self.best, self.best_epoch = memory.pop("best"), memory.pop("best_epoch")
-        self.wait = memory.pop("wait")
-        self.best_weights = [memory[name] for name in sorted(memory)] or None
+    def set_state(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        self.best, self.best_epoch = state.pop("best"), state.pop("best_epoch")
+        self.wait = state.pop("wait")
+        self.best_weights = [state[name] for name in sorted(state)] or None
 
 
 def finetune(
@@ -74,7 +74,7 @@ def finetune(
     learning_rate: float = 0.0003,
     clip_norm: float | None = None,
     seed: int = 0,
-    states: CheckpointManager | None = None,
+    checkpoints: CheckpointManager | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int | str = "auto",
 ) -> FineTuning:
@@ -98,16 +98,16 @@ def finetune(
         learning_rate: often 10× below that of pre-training.
         clip_norm: the largest global norm of a gradient; None, as in the paper, for any.
         seed: of the order of arrays and, for BERT, of the masks.
-        states: from the last of which training goes on, and which it writes; `train` must be
+        checkpoints: from the last of which training goes on, and which it writes; `train` must be
             a function then. On one CPU device it ends with the very weights of a training that
             was never interrupted.
         callbacks: of Keras.
         verbose: as in `fit`.
 
     Raises:
-        InputError: another kind of `train`, a function without `steps_per_epoch`, `states` with
-            arrays, or the states of another model.
-        Interrupted: `states.stop` was called; a state is written.
+        InputError: another kind of `train`, a function without `steps_per_epoch`,
+            `checkpoints` with arrays, or the checkpoints of another model.
+        Interrupted: `checkpoints.stop` was called; a state is written.
     """
     streamed = callable(train)
     if not (streamed or isinstance(train, tuple)):
@@ -117,14 +117,14 @@ def finetune(
         )
     if streamed and steps_per_epoch is None:
         raise InputError("steps_per_epoch must be given where the images to train on have no end")
-    if states is not None and not streamed:
-        raise InputError("states need train as a function from a step to batches, got arrays")
+    if checkpoints is not None and not streamed:
+        raise InputError("checkpoints need train as a function from a step to batches, got arrays")
     keras.utils.set_random_seed(seed)
     with classifier.distribute_scope():
         classifier.compile(adam(learning_rate, clip_norm))
     early_stopping = None if validation is None else EarlyStopping(patience)
-    if states is not None and early_stopping is not None:
-        states.include("early_stopping", early_stopping)
+    if checkpoints is not None and early_stopping is not None:
+        checkpoints.register("early_stopping", early_stopping)
     fitting = {
         "epochs": epochs,
         "validation_data": validation,
@@ -137,7 +137,7 @@ def finetune(
             classifier,
             train,
             steps_per_epoch=steps_per_epoch,
-            states=states,
+            checkpoints=checkpoints,
             ended=lambda: early_stopping is not None and early_stopping.ended,
             **fitting,
         )

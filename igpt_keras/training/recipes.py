@@ -26,7 +26,7 @@ def pretrain(
     learning_rate: float = 0.003,
     clip_norm: float | None = None,
     seed: int = 0,
-    states: CheckpointManager | None = None,
+    checkpoints: CheckpointManager | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int | str = "auto",
 ) -> dict[str, list[float]]:
@@ -46,7 +46,7 @@ def pretrain(
         learning_rate: the peak; 0.003 for the paper's S.
         clip_norm: the largest global norm of a gradient; None, as in the paper, for any.
         seed: of the order of the images and, for BERT, of the masks.
-        states: from the last of which training goes on, and which it writes; `train` must be
+        checkpoints: from the last of which training goes on, and which it writes; `train` must be
             a function then. On one CPU device it ends with the very weights of a training that
             was never interrupted.
         callbacks: of Keras.
@@ -56,16 +56,16 @@ def pretrain(
     on; losses in nats per pixel.
 
     Raises:
-        InputError: a function without `steps_per_epoch`, `states` with an array, or the states
-            of another model.
-        Interrupted: `states.stop` was called; a state is written.
+        InputError: a function without `steps_per_epoch`, `checkpoints` with an array, or the
+            checkpoints of another model.
+        Interrupted: `checkpoints.stop` was called; a state is written.
     """
     keras.utils.set_random_seed(seed)
     streamed = callable(train)
     if streamed and steps_per_epoch is None:
         raise InputError("steps_per_epoch must be given where the images to train on have no end")
-    if states is not None and not streamed:
-        raise InputError("states need train as a function from a step to batches, got an array")
+    if checkpoints is not None and not streamed:
+        raise InputError("checkpoints need train as a function from a step to batches, got arrays")
     steps = steps_per_epoch if streamed else math.ceil(len(train) / batch_size)
     schedule = warmup_cosine(
         learning_rate,
@@ -83,4 +83,4 @@ def pretrain(
     }
     if not streamed:
         return model.fit(train, batch_size=batch_size, **fitting).history
-    return resumable_fit(model, train, steps_per_epoch=steps, states=states, **fitting)
+    return resumable_fit(model, train, steps_per_epoch=steps, checkpoints=checkpoints, **fitting)

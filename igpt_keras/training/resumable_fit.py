@@ -14,8 +14,8 @@ class EpochHistory(keras.callbacks.History):
     def get_state(self) -> dict[str, Any]:
         return {"history": self.history}
 
-    def set_state(self, memory: dict[str, Any]) -> None:
-        self.history = memory["history"]
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.history = state["history"]
 
 
 def resumable_fit(
@@ -24,7 +24,7 @@ def resumable_fit(
     *,
     epochs: int,
     steps_per_epoch: int,
-    states: CheckpointManager | None = None,
+    checkpoints: CheckpointManager | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     ended: Callable[[], bool] = lambda: False,
     **settings,
@@ -36,24 +36,24 @@ def resumable_fit(
         batches: from a step to the batches, without end, that come from that step on.
         epochs: of Keras, those that were done before included.
         steps_per_epoch: batches in an epoch.
-        states: to go on from, and to write; None to begin at the first step.
-        callbacks: of Keras; those that `states` knows among them.
+        checkpoints: to go on from, and to write; None to begin at the first step.
+        callbacks: of Keras; those that `checkpoints` knows among them.
         ended: whether training has ended before `epochs`, as far as a callback knows.
         **settings: the further arguments of `fit`.
 
     Returns: for each figure its value after every epoch, since the first.
 
     Raises:
-        InputError: the states of another model.
-        Interrupted: `states.stop` was called; a state is written.
+        InputError: the checkpoints of another model.
+        Interrupted: `checkpoints.stop` was called; a state is written.
     """
     history = EpochHistory()
     callbacks = [*callbacks, history]
     step = 0
-    if states is not None:
-        states.include("history", history)
-        callbacks.append(states)
-        step = states.restore(model)
+    if checkpoints is not None:
+        checkpoints.register("history", history)
+        callbacks.append(checkpoints)
+        step = checkpoints.restore(model)
     for start, first, last, count in _fits(step, steps_per_epoch, epochs):
         if ended():
             break

@@ -27,13 +27,13 @@ def finish(process):
     return process.returncode, output, errors
 
 
-def last_checkpoint(states):
-    """The step of the last state in a folder of states, 0 without one."""
-    names = [path.parent.name for path in states.glob("step-*/state.json")]
+def last_checkpoint(checkpoints):
+    """The step of the last one in a folder of checkpoints, 0 without one."""
+    names = [path.parent.name for path in checkpoints.glob("step-*/checkpoint.json")]
     return max((int(name.removeprefix("step-")) for name in names), default=0)
 
 
-def wait_for_checkpoint(process, states, step):
+def wait_for_checkpoint(process, checkpoints, step):
     """Until the state at `step`, or a later one, is on disk."""
-    while process.poll() is None and last_checkpoint(states) < step:
+    while process.poll() is None and last_checkpoint(checkpoints) < step:
         time.sleep(0.01)

@@ -210,7 +210,7 @@ class Counting(FitCheckpoints):
 
 class CountedStates(CheckpointManager):
     def __init__(self, folder, counting):
-        super().__init__(folder, keep=1)
+        super().__init__(folder, max_to_keep=1)
         self.counting = counting
 
     def on_train_batch_end(self, batch, logs=None):

@@ -91,7 +91,7 @@ def test_a_stream_trains_as_the_arrays_it_holds(config, counting):
 STEPS_PER_EPOCH, PATIENCE = 3, 4
 
 
-def tuned(config, counting, states, *callbacks, seed=1):
+def tuned(config, counting, checkpoints, *callbacks, seed=1):
     """A fine-tuning that stops early: a classifier, how it went, and the weights on the way."""
     tokens, labels = counting
 
@@ -114,7 +114,7 @@ def tuned(config, counting, states, *callbacks, seed=1):
         batch_size=16,
         steps_per_epoch=STEPS_PER_EPOCH,
         learning_rate=0.01,
-        states=states,
+        checkpoints=checkpoints,
         callbacks=[log, *callbacks],
         verbose=0,
     )
@@ -130,11 +130,11 @@ def test_a_fine_tuning_that_was_stopped_ends_like_one_that_was_not(config, count
     stops.append(epochs * STEPS_PER_EPOCH)
     done = 0
     for index, stop in enumerate(stops):
-        states = CheckpointManager(tmp_path / "cut", 100)
+        checkpoints = CheckpointManager(tmp_path / "cut", 100)
         # What a resumed training draws to begin with must not matter.
         seed = {"seed": 50 + index} if index else {}
         with pytest.raises(Interrupted, match=f"after step {stop}$"):
-            tuned(config, counting, states, Stopper(states, stop - done), **seed)
+            tuned(config, counting, checkpoints, Stopper(checkpoints, stop - done), **seed)
         done = stop
     resumed, training, _ = tuned(
         config, counting, CheckpointManager(tmp_path / "cut", 100), seed=99
@@ -152,5 +152,5 @@ def test_what_cannot_be_trained_on(config, counting, tmp_path):
         finetune(classifier, lambda step: batches, None, **settings)
     with pytest.raises(InputError, match="train must be inputs and labels, or a function"):
         finetune(classifier, batches, None, steps_per_epoch=1, **settings)
-    with pytest.raises(InputError, match="states need train as a function"):
-        finetune(classifier, counting, None, states=CheckpointManager(tmp_path, 1), **settings)
+    with pytest.raises(InputError, match="checkpoints need train as a function"):
+        finetune(classifier, counting, None, checkpoints=CheckpointManager(tmp_path, 1), **settings)

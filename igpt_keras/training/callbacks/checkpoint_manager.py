@@ -18,7 +18,7 @@ from igpt_keras.atomic import atomic_path
 from igpt_keras.errors import InputError
 
 ARRAYS_FILE = "arrays.safetensors"
-ABOUT_FILE = "state.json"
+CHECKPOINT_FILE = "checkpoint.json"
 VARIABLES, METRICS = "variables", "metrics"
 FORMAT_VERSION = 2
 CHECKPOINT_EVERY, MAX_TO_KEEP = 1000, 2
@@ -44,21 +44,21 @@ class Stateful(Protocol):
     def get_state(self) -> dict[str, Any]:
         """JSON values, or arrays of NumPy."""
 
-    def set_state(self, memory: dict[str, Any]) -> None:
+    def set_state(self, state: dict[str, Any]) -> None:
         """Takes what `get_state` gave, before training goes on."""
 
 
 class CheckpointManager(keras.callbacks.Callback):
-    """Writes states, `FOLDER/step-00001000`, and goes on from the last.
+    """Writes checkpoints, `FOLDER/step-00001000`, and goes on from the last.
 
     A state is the variables of model, optimizer and metrics (weights, moments, step, loss
     scale, seeds of random numbers) and what other callbacks know. One is written every `every`
     steps, at the end of every Keras epoch, and when `stop` was called.
 
     Args:
-        folder: of the states.
+        folder: of the checkpoints.
         every: steps between two of them.
-        keep: how many of the last stay.
+        max_to_keep: how many of the last stay.
         writes: False in workers that are not the chief.
         callbacks: those that remember, by a name that stays the same. Must come before this
             one in the list that `fit` gets: they have then done their part of a step.
@@ -69,18 +69,18 @@ class CheckpointManager(keras.callbacks.Callback):
         folder: str | os.PathLike,
         every: int = CHECKPOINT_EVERY,
         *,
-        keep: int = MAX_TO_KEEP,
+        max_to_keep: int = MAX_TO_KEEP,
         writes: bool = True,
         callbacks: dict[str, Stateful] | None = None,
     ):
         super().__init__()
         if every < 1:
             raise InputError(f"every must be at least 1 step, got {every}")
-        if keep < 1:
-            raise InputError(f"keep must be at least 1 state, got {keep}")
+        if max_to_keep < 1:
+            raise InputError(f"max_to_keep must be at least 1 checkpoint, got {max_to_keep}")
         self.folder = pathlib.Path(folder)
         self.every = every
-        self.keep = keep
+        self.max_to_keep = max_to_keep
         self.writes = writes
         self.callbacks = dict(callbacks or {})
         self._stopping, self._signal_number = False, None
@@ -90,7 +90,7 @@ class CheckpointManager(keras.callbacks.Callback):
         # optimizer's own count leaves out steps that a loss scale has skipped.)
         self._before = self._written = 0
 
-    def include(self, name: str, callback: Stateful) -> None:
+    def register(self, name: str, callback: Stateful) -> None:
         """Adds one that remembers, before `restore`."""
         self.callbacks[name] = callback
 
@@ -102,7 +102,7 @@ class CheckpointManager(keras.callbacks.Callback):
         """Puts the compiled `model` into the last state; returns its step, 0 without a state.
 
         Raises:
-            InputError: a state of another model, or a damaged one.
+            InputError: a checkpoint of another model, or a damaged one.
         """
         paths = self.paths()
         if not paths:
@@ -122,8 +122,10 @@ class CheckpointManager(keras.callbacks.Callback):
         return self._before
 
     def paths(self) -> list[pathlib.Path]:
-        """Of all states, the oldest first."""
-        return sorted(path for path in self.folder.glob("step-*") if (path / ABOUT_FILE).is_file())
+        """Of all checkpoints, the oldest first."""
+        return sorted(
+            path for path in self.folder.glob("step-*") if (path / CHECKPOINT_FILE).is_file()
+        )
 
     def on_epoch_begin(self, epoch, logs=None):
         # Keras has reset them, also where an epoch goes on.
@@ -160,40 +162,40 @@ class CheckpointManager(keras.callbacks.Callback):
         self._written = step
         if not self.writes:
             return
-        memories = {}
+        states = {}
         for name, callback in self.callbacks.items():
-            memory = callback.get_state()
-            own = {key for key, value in memory.items() if isinstance(value, np.ndarray)}
-            arrays |= {f"{name}/{key}": memory[key] for key in own}
-            memories[name] = {key: value for key, value in memory.items() if key not in own}
+            state = callback.get_state()
+            own = {key for key, value in state.items() if isinstance(value, np.ndarray)}
+            arrays |= {f"{name}/{key}": state[key] for key in own}
+            states[name] = {key: value for key, value in state.items() if key not in own}
         about = {
             "format_version": FORMAT_VERSION,
             "step": step,
             "within_epoch": within_epoch,
-            "callbacks": memories,
+            "callbacks": states,
         }
         path = self.folder / f"step-{step:08d}"
-        with atomic_path(path, overwrite=True, marker=ABOUT_FILE) as partial:
+        with atomic_path(path, overwrite=True, marker=CHECKPOINT_FILE) as partial:
             partial.mkdir()
             _save_arrays(arrays, partial / ARRAYS_FILE)
-            (partial / ABOUT_FILE).write_text(json.dumps(about) + "\n", encoding="utf-8")
+            (partial / CHECKPOINT_FILE).write_text(json.dumps(about) + "\n", encoding="utf-8")
             for file in (*partial.iterdir(), partial):
                 _sync(file)
         _sync(self.folder)
-        for old in self.paths()[: -self.keep]:
+        for old in self.paths()[: -self.max_to_keep]:
             # Without it the rest is no state, should this be interrupted.
-            (old / ABOUT_FILE).unlink()
+            (old / CHECKPOINT_FILE).unlink()
             shutil.rmtree(old)
 
 
 @contextlib.contextmanager
-def stopped_by_signals(states: CheckpointManager) -> Iterator[None]:
+def stopped_by_signals(checkpoints: CheckpointManager) -> Iterator[None]:
     """The first SIGTERM or Ctrl-C ends training after a step, with its state on disk."""
 
     def stop(signal_number, frame):
         # A second one ends the process at once.
         signal.signal(signal_number, before[signal_number])
-        states.stop(signal_number)
+        checkpoints.stop(signal_number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -223,7 +225,7 @@ def _numbered(variables: Iterable[keras.Variable]) -> dict[str, keras.Variable]:
 def _assign(variables: dict[str, keras.Variable], values: dict[str, np.ndarray], path) -> None:
     shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
     if shapes != {name: value.shape for name, value in values.items()}:
-        raise InputError(f"{path} is the state of another model or of another optimizer")
+        raise InputError(f"{path} is the checkpoint of another model or of another optimizer")
     for name, variable in variables.items():
         variable.assign(values[name])
 
@@ -243,7 +245,7 @@ def _save_arrays(values, file):
 
 
 def _read_about(path):
-    about = json.loads((path / ABOUT_FILE).read_text(encoding="utf-8"))
+    about = json.loads((path / CHECKPOINT_FILE).read_text(encoding="utf-8"))
     if about["format_version"] != FORMAT_VERSION:
         raise InputError(
             f"{path} has format_version {about['format_version']}; this version reads "

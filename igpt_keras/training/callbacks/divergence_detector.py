@@ -159,12 +159,12 @@ class DivergenceDetector(keras.callbacks.Callback):
         self._recent.begin(self.model)
 
     def on_train_batch_end(self, batch, logs=None):
-        steps = self._recent.hear(batch, {"loss": logs["loss"]})
+        steps = self._recent.update(batch, {"loss": logs["loss"]})
         step = self._recent.step
         if not math.isfinite(logs["loss"]):
             raise Diverged(step, f"the training loss is {logs['loss']}")
         curve = self._curve
-        curve.add(self._recent.take()["loss"], steps)
+        curve.add(self._recent.result()["loss"], steps)
         if curve.steps < self.window:
             return
         mean = curve.close_window()
@@ -186,7 +186,7 @@ class DivergenceDetector(keras.callbacks.Callback):
         """What `set_state` needs to go on in another process."""
         return {"recent": self._recent.get_state(), "curve": dataclasses.asdict(self._curve)}
 
-    def set_state(self, memory: dict[str, Any]) -> None:
+    def set_state(self, state: dict[str, Any]) -> None:
         """Goes on from `get_state`."""
-        self._recent.set_state(memory["recent"])
-        self._curve = LossCurve(**memory["curve"])
+        self._recent.set_state(state["recent"])
+        self._curve = LossCurve(**state["curve"])

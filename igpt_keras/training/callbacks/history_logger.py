@@ -103,7 +103,7 @@ class HistoryLogger(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         seconds = time.perf_counter() - self._start
         before = self._recent.step
-        steps = self._recent.hear(batch, logs)
+        steps = self._recent.update(batch, logs)
         if not self._compiles:
             self._seconds += seconds
             self._timed_steps += steps
@@ -115,7 +115,7 @@ class HistoryLogger(keras.callbacks.Callback):
         if self.params["steps"]:
             # Of the last steps no one heard where the data ended within an execution.
             running = {k: v for k, v in logs.items() if not k.startswith("val_")}
-            self._recent.hear(self.params["steps"] - 1, running)
+            self._recent.update(self.params["steps"] - 1, running)
         self._recent.end_epoch()
         self._record({k: v for k, v in logs.items() if k.startswith("val_")})
         if self._events is not None and self.pictures is not None:
@@ -134,13 +134,13 @@ class HistoryLogger(keras.callbacks.Callback):
                 os.fsync(file.fileno())
         return self._recent.get_state()
 
-    def set_state(self, memory: dict[str, Any]) -> None:
+    def set_state(self, state: dict[str, Any]) -> None:
         """Goes on from `get_state`: what the history says of later steps is dropped."""
-        self._recent.set_state(memory)
+        self._recent.set_state(state)
         self._goes_on = True
         if not self.writes:
             return
-        records = [r for r in read_history(self.folder) if r["step"] <= memory["step"]]
+        records = [r for r in read_history(self.folder) if r["step"] <= state["step"]]
         with atomic_path(self.folder / HISTORY_FILE, overwrite=True) as partial:
             partial.write_text("".join(map(_line, records)), encoding="utf-8")
 
@@ -152,7 +152,7 @@ class HistoryLogger(keras.callbacks.Callback):
         if self._recent.steps:
             speed = self.batch_size * self._timed_steps / self._seconds if self._seconds else None
             figures = {
-                **self._recent.take(),
+                **self._recent.result(),
                 "learning_rate": rate,
                 "images_per_second": speed,
             }

@@ -14,7 +14,7 @@ class RunningMeans:
 
     Attributes:
         step: steps done since the training began, None before `begin`.
-        steps: how many of them `take` would speak of.
+        steps: how many of them `result` would speak of.
     """
 
     def __init__(self):
@@ -30,7 +30,7 @@ class RunningMeans:
         if self.step is None:
             self.step = updates_done(model)
 
-    def hear(self, batch: int, logs: dict[str, float]) -> int:
+    def update(self, batch: int, logs: dict[str, float]) -> int:
         """Hears of the running means after `batch`, an index within `fit`'s epoch.
 
         Returns: how many steps that are more than before.
@@ -52,7 +52,7 @@ class RunningMeans:
         self._totals = {}
         self._steps_of_epoch = self._steps_before_fit = 0
 
-    def take(self) -> dict[str, float]:
+    def result(self) -> dict[str, float]:
         """The means over the steps since the last call; {} if there were none."""
         means = {name: total / self.steps for name, total in self._sums.items() if self.steps}
         self._sums, self.steps = {}, 0
@@ -68,11 +68,11 @@ class RunningMeans:
             "steps_of_epoch": self._steps_of_epoch,
         }
 
-    def set_state(self, memory: dict[str, Any]) -> None:
+    def set_state(self, state: dict[str, Any]) -> None:
         """Goes on from `get_state`; the next `fit` is for what was left of the epoch."""
-        self.step, self.steps = memory["step"], memory["steps"]
-        self._sums, self._totals = dict(memory["sums"]), dict(memory["totals"])
-        self._steps_of_epoch = self._steps_before_fit = memory["steps_of_epoch"]
+        self.step, self.steps = state["step"], state["steps"]
+        self._sums, self._totals = dict(state["sums"]), dict(state["totals"])
+        self._steps_of_epoch = self._steps_before_fit = state["steps_of_epoch"]
 
 
 def updates_done(model: keras.Model) -> int:

@@ -50,8 +50,8 @@ class Snapshots(keras.callbacks.Callback):
     def get_state(self) -> dict[str, Any]:
         return {"saved": self.saved, "best": self.best}
 
-    def set_state(self, memory: dict[str, Any]) -> None:
-        self.saved, self.best = memory["saved"], memory["best"]
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.saved, self.best = state["saved"], state["best"]
 
     def on_epoch_end(self, epoch, logs=None):
         step = (epoch + 1) * self.steps_per_epoch

@@ -29,8 +29,8 @@ class Losses(keras.callbacks.Callback):
     def get_state(self):
         return {"heard": self.heard}
 
-    def set_state(self, memory):
-        self.heard = memory["heard"]
+    def set_state(self, state):
+        self.heard = state["heard"]
 
 
 def batches(step):
@@ -43,7 +43,7 @@ def batches(step):
     return tf.data.Dataset.range(step, 1000).map(batch)
 
 
-def train(config, states, *, objective="ar", policy="float32", callbacks=(), seed=2):
+def train(config, checkpoints, *, objective="ar", policy="float32", callbacks=(), seed=2):
     keras.utils.set_random_seed(seed)
     model = ImageGPT(config, objective, dtype=policy)
     validation = np.asarray(next(iter(batches(500))))
@@ -57,7 +57,7 @@ def train(config, states, *, objective="ar", policy="float32", callbacks=(), see
         **settings,
         learning_rate=0.02,
         clip_norm=1.0,
-        states=states,
+        checkpoints=checkpoints,
         callbacks=callbacks,
         verbose=0,
     )
@@ -69,8 +69,8 @@ def all_values(model):
     return [keras.ops.convert_to_numpy(variable) for variable in variables]
 
 
-def names(states):
-    return [path.name for path in states.paths()]
+def names(checkpoints):
+    return [path.name for path in checkpoints.paths()]
 
 
 @pytest.mark.parametrize(
@@ -88,14 +88,14 @@ def test_a_training_that_was_stopped_ends_like_one_that_was_not(
     kind = {"objective": objective, "policy": policy}
     whole, expected = train(config, CheckpointManager(tmp_path / "whole", 100), **kind)
     for index, (stop, at) in enumerate(stops):
-        states = CheckpointManager(tmp_path / "cut", 100)
+        checkpoints = CheckpointManager(tmp_path / "cut", 100)
         # What a resumed training draws to begin with must not matter.
         seed = {"seed": 50 + index} if index else {}
         with pytest.raises(Interrupted, match=f"after step {at}$") as interrupted:
-            train(config, states, callbacks=[Stopper(states, stop)], **kind, **seed)
+            train(config, checkpoints, callbacks=[Stopper(checkpoints, stop)], **kind, **seed)
         assert interrupted.value.step == at
-    states = CheckpointManager(tmp_path / "cut", 100)
-    resumed, history = train(config, states, **kind, seed=77)
+    checkpoints = CheckpointManager(tmp_path / "cut", 100)
+    resumed, history = train(config, checkpoints, **kind, seed=77)
     for ours, theirs in zip(all_values(resumed), all_values(whole), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     # Of the epoch that was cut the means go on.
@@ -111,27 +111,27 @@ def test_nothing_is_left_to_do_after_the_last_step(config, tmp_path):
 
 
 def test_states_are_written_every_few_steps_and_the_last_stay(config, tmp_path):
-    states = CheckpointManager(tmp_path, 2, keep=4)
+    checkpoints = CheckpointManager(tmp_path, 2, max_to_keep=4)
     written = []
 
     class Watch(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
-            written.extend(name for name in names(states) if name not in written)
+            written.extend(name for name in names(checkpoints) if name not in written)
 
-    train(config, states, callbacks=[Watch()])
+    train(config, checkpoints, callbacks=[Watch()])
     steps = [2, 4, 5, 6, 8, 10, 12, 14]
     assert written == [f"step-{step:08d}" for step in steps]
-    assert names(states) == [f"step-{step:08d}" for step in (10, 12, 14, 15)]
+    assert names(checkpoints) == [f"step-{step:08d}" for step in (10, 12, 14, 15)]
 
 
 def test_callbacks_go_on_from_what_they_knew(config, tmp_path):
     losses = Losses()
-    states = CheckpointManager(tmp_path, 100, callbacks={"losses": losses})
+    checkpoints = CheckpointManager(tmp_path, 100, callbacks={"losses": losses})
     with pytest.raises(Interrupted):
-        train(config, states, callbacks=[losses, Stopper(states, 7)])
+        train(config, checkpoints, callbacks=[losses, Stopper(checkpoints, 7)])
     again = Losses()
-    states = CheckpointManager(tmp_path, 100, callbacks={"losses": again})
-    train(config, states, callbacks=[again])
+    checkpoints = CheckpointManager(tmp_path, 100, callbacks={"losses": again})
+    train(config, checkpoints, callbacks=[again])
     assert (losses.heard, again.heard) == (7, 15)
     whole = Losses()
     train(config, CheckpointManager(tmp_path / "whole", 100), callbacks=[whole])
@@ -139,9 +139,9 @@ def test_callbacks_go_on_from_what_they_knew(config, tmp_path):
 
 
 def test_a_callback_may_be_new_in_a_training_that_goes_on(config, tmp_path):
-    states = CheckpointManager(tmp_path, 100)
+    checkpoints = CheckpointManager(tmp_path, 100)
     with pytest.raises(Interrupted):
-        train(config, states, callbacks=[Stopper(states, 7)])
+        train(config, checkpoints, callbacks=[Stopper(checkpoints, 7)])
     losses = Losses()
     train(
         config, CheckpointManager(tmp_path, 100, callbacks={"losses": losses}), callbacks=[losses]
@@ -150,20 +150,20 @@ def test_a_callback_may_be_new_in_a_training_that_goes_on(config, tmp_path):
 
 
 def test_a_state_that_cannot_be_written_leaves_the_last_one(config, tmp_path):
-    states = CheckpointManager(tmp_path, 3)
+    checkpoints = CheckpointManager(tmp_path, 3)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     class Full(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
-            if names(states):
+            if names(checkpoints):
                 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
 
     try:
         with pytest.raises(OSError, match="arrays.safetensors cannot be written"):
-            train(config, states, callbacks=[Full()])
+            train(config, checkpoints, callbacks=[Full()])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert [path.name for path in tmp_path.iterdir()] == names(states) == ["step-00000003"]
+    assert [path.name for path in tmp_path.iterdir()] == names(checkpoints) == ["step-00000003"]
     resumed, _ = train(config, CheckpointManager(tmp_path, 3))
     whole, _ = train(config, CheckpointManager(tmp_path / "whole", 100))
     for ours, theirs in zip(all_values(resumed), all_values(whole), strict=True):
@@ -171,18 +171,18 @@ def test_a_state_that_cannot_be_written_leaves_the_last_one(config, tmp_path):
 
 
 def test_unusable_states(config, tmp_path):
-    states = CheckpointManager(tmp_path, 100)
-    train(config, states)
-    (path,) = states.paths()[-1:]
+    checkpoints = CheckpointManager(tmp_path, 100)
+    train(config, checkpoints)
+    (path,) = checkpoints.paths()[-1:]
     wider = config.__class__(**{**config.to_dict(), "hidden_dim": 32})
-    with pytest.raises(InputError, match="the state of another model"):
+    with pytest.raises(InputError, match="the checkpoint of another model"):
         train(wider, CheckpointManager(tmp_path, 100))
     content = (path / "arrays.safetensors").read_bytes()
     (path / "arrays.safetensors").write_bytes(content[:-9])
     with pytest.raises(InputError, match="arrays.safetensors is damaged"):
         train(config, CheckpointManager(tmp_path, 100))
-    about = json.loads((path / "state.json").read_text())
-    (path / "state.json").write_text(json.dumps({**about, "format_version": 9}))
+    about = json.loads((path / "checkpoint.json").read_text())
+    (path / "checkpoint.json").write_text(json.dumps({**about, "format_version": 9}))
     with pytest.raises(InputError, match="format_version 9; this version reads 2"):
         train(config, CheckpointManager(tmp_path, 100))
 
@@ -195,17 +195,19 @@ def test_unusable_settings(tmp_path, argument):
 
 def test_an_array_has_no_position_to_go_on_from(config, tmp_path, counting):
     tokens, _ = counting
-    with pytest.raises(InputError, match="states need train as a function"):
-        pretrain(ImageGPT(config), tokens, tokens, epochs=1, states=CheckpointManager(tmp_path, 1))
+    with pytest.raises(InputError, match="checkpoints need train as a function"):
+        pretrain(
+            ImageGPT(config), tokens, tokens, epochs=1, checkpoints=CheckpointManager(tmp_path, 1)
+        )
 
 
 @pytest.mark.slow
 def test_replicas_go_on_where_they_stopped(config, tmp_path):
     whole, _ = train(config, CheckpointManager(tmp_path / "whole", 100))
-    states = CheckpointManager(tmp_path / "cut", 100)
+    checkpoints = CheckpointManager(tmp_path / "cut", 100)
     with make_strategy("mirrored").scope():
         with pytest.raises(Interrupted):
-            train(config, states, callbacks=[Stopper(states, 7)])
+            train(config, checkpoints, callbacks=[Stopper(checkpoints, 7)])
         resumed, _ = train(config, CheckpointManager(tmp_path / "cut", 100))
     for ours, theirs in zip(all_values(resumed), all_values(whole), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)

@@ -22,14 +22,14 @@ def _untrained():
     return model
 
 
-def diverged_at(losses, guard=None, execution=1, steps_of_epoch=None, restart_at=None):
-    """The step at which the guard raises on a run of these losses, or None.
+def diverged_at(losses, detector=None, execution=1, steps_of_epoch=None, restart_at=None):
+    """The step at which the detector raises on a run of these losses, or None.
 
-    At `restart_at` another guard goes on from what the first remembers.
+    At `restart_at` another detector goes on from what the first remembers.
     """
-    guard = guard or DivergenceDetector(len(losses))
-    guard.set_model(_untrained())
-    guard.on_train_begin()
+    detector = detector or DivergenceDetector(len(losses))
+    detector.set_model(_untrained())
+    detector.on_train_begin()
     steps_of_epoch = steps_of_epoch or len(losses)
     first_of_fit, sum_of_epoch = 0, 0.0
     try:
@@ -37,16 +37,16 @@ def diverged_at(losses, guard=None, execution=1, steps_of_epoch=None, restart_at
             epoch_start = (step - 1) // steps_of_epoch * steps_of_epoch
             sum_of_epoch += losses[step - execution : step].sum()
             logs = {"loss": sum_of_epoch / (step - epoch_start)}
-            guard.on_train_batch_end(step - 1 - max(epoch_start, first_of_fit), logs)
+            detector.on_train_batch_end(step - 1 - max(epoch_start, first_of_fit), logs)
             if step == epoch_start + steps_of_epoch:
-                guard.on_epoch_end(0, {**logs, "val_loss": logs["loss"]})
+                detector.on_epoch_end(0, {**logs, "val_loss": logs["loss"]})
                 sum_of_epoch = 0.0
             if step == restart_at:
-                memory = json.loads(json.dumps(guard.get_state()))
-                guard, first_of_fit = DivergenceDetector(len(losses)), step
-                guard.set_state(memory)
-                guard.set_model(_untrained())
-                guard.on_train_begin()
+                state = json.loads(json.dumps(detector.get_state()))
+                detector, first_of_fit = DivergenceDetector(len(losses)), step
+                detector.set_state(state)
+                detector.set_model(_untrained())
+                detector.on_train_begin()
     except Diverged as error:
         assert error.step == step and "spiked and did not recover" in error.reason
         return step
@@ -123,11 +123,11 @@ def test_a_spike_that_stays_is_told_after_the_patience(steps, execution):
     spike = steps // 2
     assert diverged_at(losses, execution=execution) is None
     losses[spike:] += 0.5
-    guard = DivergenceDetector(steps)
-    step = diverged_at(losses, guard, execution)
-    waited = guard.window * guard.patience
+    detector = DivergenceDetector(steps)
+    step = diverged_at(losses, detector, execution)
+    waited = detector.window * detector.patience
     # The window in which it begins may count or not.
-    assert spike + waited - guard.window < step <= spike + 1.1 * waited + guard.window
+    assert spike + waited - detector.window < step <= spike + 1.1 * waited + detector.window
 
 
 def test_a_resumed_run_diverges_at_the_same_step():
@@ -141,11 +141,11 @@ def test_a_resumed_run_diverges_at_the_same_step():
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_validation_loss_that_is_not_finite_ends_the_run(value):
-    guard = DivergenceDetector(100)
+    detector = DivergenceDetector(100)
     with pytest.raises(Diverged, match=f"the validation loss is {value}"):
-        guard.on_epoch_end(0, {"loss": 1.0, "val_loss": value})
-    guard.on_epoch_end(0, {"loss": 1.0, "val_loss": 2.0})
-    guard.on_epoch_end(0, {"loss": 1.0})
+        detector.on_epoch_end(0, {"loss": 1.0, "val_loss": value})
+    detector.on_epoch_end(0, {"loss": 1.0, "val_loss": 2.0})
+    detector.on_epoch_end(0, {"loss": 1.0})
 
 
 @pytest.mark.parametrize("name", ["total_steps", "window", "patience", "tolerance"])
@@ -163,7 +163,7 @@ def digits():
 
 
 def train_on(digits, objective, rate, *, batch_size=32, epochs=10, dtype="float32"):
-    """The paper's recipe with four epochs of warm-up, under a guard."""
+    """The paper's recipe with four epochs of warm-up, under a detector."""
     _, palette, train, validation = digits
     config = ImageGPTConfig(8, 16, hidden_dim=32, num_layers=2, num_heads=2)
     model = ImageGPT(config, objective, palette=palette, dtype=dtype)

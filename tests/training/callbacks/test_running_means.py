@@ -27,20 +27,20 @@ def test_means_over_any_steps_out_of_running_means(model, execution):
         epoch_start = (step - 1) // steps_of_epoch * steps_of_epoch
         running = losses[epoch_start:step].mean()
         batch = step - 1 - max(epoch_start, first_of_fit)
-        assert recent.hear(batch, {"loss": running, "double": 2 * running}) == execution
+        assert recent.update(batch, {"loss": running, "double": 2 * running}) == execution
         if step == epoch_start + steps_of_epoch:
             recent.end_epoch()
         if generator.random() < 0.4:
             assert recent.steps == step - taken
-            means = recent.take()
+            means = recent.result()
             assert means["loss"] == pytest.approx(losses[taken:step].mean(), rel=1e-12)
             assert means["double"] == pytest.approx(2 * means["loss"])
-            assert recent.take() == {}
+            assert recent.result() == {}
             taken = step
         if generator.random() < 0.3:
-            memory = json.loads(json.dumps(recent.get_state()))
+            state = json.loads(json.dumps(recent.get_state()))
             recent, first_of_fit, restarts = RunningMeans(), step, restarts + 1
-            recent.set_state(memory)
+            recent.set_state(state)
             recent.begin(model)
         assert recent.step == step
     assert restarts > 3
@@ -51,5 +51,5 @@ def test_steps_start_where_the_optimizer_is(model):
     assert updates_done(model) == 3
     recent = RunningMeans()
     recent.begin(model)
-    recent.hear(0, {"loss": 1.0})
+    recent.update(0, {"loss": 1.0})
     assert recent.step == 4
