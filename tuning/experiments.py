@@ -180,7 +180,7 @@ class Pretraining(Experiment[pretraining.Settings]):
 
     def run(self, settings, output, callbacks=()):
         if (output / RESULT_FILE).exists():
-            return read_result(output).figures["validation_loss"]
+            return read_result(output).metrics["validation_loss"]
         check_batch_size(self.strategy, settings.batch_size)
         if (output / RUN_FILE).exists():
             run = pretraining.Run.resume(self.images, settings, self.training, output)
@@ -250,7 +250,7 @@ class FineTuning(OnModel[finetuning.Settings]):
 
     def run(self, settings, output, callbacks=()):
         if (output / RESULT_FILE).exists():
-            return read_result(output).figures["validation_accuracy"]
+            return read_result(output).metrics["validation_accuracy"]
         material = finetuning.Material.open(self.model, self.data, settings, self.strategy)
         if (output / RUN_FILE).exists():
             run = finetuning.Run.resume(material, settings, self.training, output)
@@ -302,7 +302,7 @@ class Probing(OnModel[probing.Settings]):
             run = probing.Run(self.command, self.model, self.data, settings, quiet=True, **places)
             run.finish()
         self.remove_checkpoints(output)
-        return read_result(output).figures["validation_accuracy"]
+        return read_result(output).metrics["validation_accuracy"]
 
     def remove_checkpoints(self, output):
         # The run's folder appears with its result: its states lie beside it.

@@ -20,7 +20,7 @@ from igpt_keras.data.data_set import DataSet
 from igpt_keras.data.labeled import LabeledTokens
 from igpt_keras.errors import InputError
 from igpt_keras.evaluation.baselines import generative_baselines
-from igpt_keras.evaluation.metrics import classifier_figures, generative_loss
+from igpt_keras.evaluation.metrics import classifier_metrics, generative_loss
 from igpt_keras.evaluation.voting import VOTES
 from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.generative_model import GenerativeModel
@@ -67,11 +67,11 @@ def evaluate(
         }
         if not encoded:
             raise InputError("data has neither a validation part nor a test part to evaluate on")
-        figures = {"votes": VOTES if loaded.objective == "bert" else None}
+        metrics = {"votes": VOTES if loaded.objective == "bert" else None}
         for name, part in encoded.items():
-            figures |= measure(loaded, part, name, batch_size, seed)
+            metrics |= measure(loaded, part, name, batch_size, seed)
         if baselines and loaded.generative_weight > 0:
-            figures["baselines"] = count_baselines(loaded, data, data_set, encoded)
+            metrics["baselines"] = count_baselines(loaded, data, data_set, encoded)
         partial.mkdir()
         result = Result(
             kind="evaluate",
@@ -84,11 +84,11 @@ def evaluate(
                 "augmentation": data.augmentation,
                 "split_seed": data.split_seed,
             },
-            figures=figures,
+            metrics=metrics,
         )
         write_result(result, partial)
     data.report_bad_images()
-    show(figures, list(encoded), f"{model} on {data_set.describe()['name']}")
+    show(metrics, list(encoded), f"{model} on {data_set.describe()['name']}")
     click.echo(f"wrote {output / RESULT_FILE}")
 
 
@@ -111,16 +111,16 @@ def _names(class_names: list[str]) -> str:
 def measure(
     model: GenerativeModel, part: LabeledTokens, name: str, batch_size: int, seed: int
 ) -> dict[str, float | None]:
-    """The figures of one part, their names beginning with `name`."""
+    """The metrics of one part, their names beginning with `name`."""
     settings = {"batch_size": batch_size, "seed": seed}
     if not isinstance(model, ImageGPTClassifier):
         return _losses(name, generative_loss(model, part.tokens, **settings))
-    figures = classifier_figures(model, part.tokens, part.labels, **settings)
+    metrics = classifier_metrics(model, part.tokens, part.labels, **settings)
     return {
-        **_losses(name, figures.generative_loss),
-        f"{name}_accuracy": figures.accuracy,
-        f"{name}_single_mask_accuracy": figures.single_mask_accuracy,
-        f"{name}_classification_loss": figures.classification_loss,
+        **_losses(name, metrics.generative_loss),
+        f"{name}_accuracy": metrics.accuracy,
+        f"{name}_single_mask_accuracy": metrics.single_mask_accuracy,
+        f"{name}_classification_loss": metrics.classification_loss,
     }
 
 
@@ -143,8 +143,8 @@ def count_baselines(
     }
 
 
-def show(figures: dict, parts: list[str], title: str) -> None:
-    """Prints the figures as a table with a column for each part."""
+def show(metrics: dict, parts: list[str], title: str) -> None:
+    """Prints the metrics as a table with a column for each part."""
     table = Table(title=title, title_justify="left")
     for column in ("", *parts):
         table.add_column(column)
@@ -155,10 +155,10 @@ def show(figures: dict, parts: list[str], title: str) -> None:
         ("accuracy under one mask", "single_mask_accuracy", ".2%"),
         ("classification loss, nats", "classification_loss", ".4f"),
     ):
-        values = [figures.get(f"{part}_{name}") for part in parts]
+        values = [metrics.get(f"{part}_{name}") for part in parts]
         if None not in values:
             table.add_row(row, *(format(value, form) for value in values))
-    baselines = figures.get("baselines", {})
+    baselines = metrics.get("baselines", {})
     for name in baselines.get(parts[0], {}):
         row = f"baseline, nats per pixel: {name}"
         table.add_row(row, *(f"{baselines[part][name]:.4f}" for part in parts))

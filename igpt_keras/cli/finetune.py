@@ -108,20 +108,20 @@ def finetune(
         if writes:
             run.create(overwrite)
     try:
-        figures = run.finish(strategy)
+        metrics = run.finish(strategy)
     except Interrupted as interrupted:
         exit_interrupted(interrupted, KIND, output)
     if writes:
         data.report_bad_images()
-        show(figures, output, training)
+        show(metrics, output, training)
 
 
-def show(figures: dict[str, Any], output: pathlib.Path, training: TrainingOptions) -> None:
-    """Prints the figures as a table, and where they are."""
+def show(metrics: dict[str, Any], output: pathlib.Path, training: TrainingOptions) -> None:
+    """Prints the metrics as a table, and where they are."""
     table = Table(title="Fine-tuning", title_justify="left")
     table.add_column("what")
     table.add_column("value")
-    vote = f", vote under {figures['votes']} masks" if figures["votes"] else ""
+    vote = f", vote under {metrics['votes']} masks" if metrics["votes"] else ""
     for row, name, form in (
         (f"validation accuracy{vote}", "validation_accuracy", ".2%"),
         (f"test accuracy{vote}", "test_accuracy", ".2%"),
@@ -129,9 +129,9 @@ def show(figures: dict[str, Any], output: pathlib.Path, training: TrainingOption
         ("test classification loss, nats", "test_classification_loss", ".4f"),
         ("test generative loss, nats per pixel", "test_generative_loss", ".4f"),
     ):
-        if figures[name] is not None:
-            table.add_row(row, format(figures[name], form))
-    epochs = len(figures["history"]["loss"])
-    table.add_row("best epoch", f"{figures['best_epoch']} of {epochs}")
+        if metrics[name] is not None:
+            table.add_row(row, format(metrics[name], form))
+    epochs = len(metrics["history"]["loss"])
+    table.add_row("best epoch", f"{metrics['best_epoch']} of {epochs}")
     Console(stderr=training.progress == "json").print(table)
     training.conclude(f"wrote {output / MODEL_FOLDER}, the classifier, and {output / RESULT_FILE}")

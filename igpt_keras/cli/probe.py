@@ -109,37 +109,37 @@ def probe(
     each classifier is then trained anew on training and validation images.
     """
     settings = Settings(**settings)
-    figures = Run(command_line(), model, data, settings, output, feature_cache).finish(overwrite)
+    metrics = Run(command_line(), model, data, settings, output, feature_cache).finish(overwrite)
     data.report_bad_images()
-    show(figures, settings)
+    show(metrics, settings)
     click.echo(f"wrote {output / RESULT_FILE}")
 
 
-def show(figures: dict[str, Any], settings: Settings) -> None:
+def show(metrics: dict[str, Any], settings: Settings) -> None:
     """Prints the curve over layers, and what else was measured."""
-    chosen = "learning rate" if settings.method == "sgd" else "strength"
+    chosen = "learning rate" if settings.method == "sgd" else "C"
     table = Table(title="Linear probes", title_justify="left")
     for column in ("features", "validation", "test", chosen):
         table.add_column(column, justify="left" if column == "features" else "right")
-    for entry in figures["layers"]:
+    for entry in metrics["layers"]:
         layer = entry["layer"]
         name = settings.baseline if layer is None else f"layer {layer}"
-        best = layer is not None and layer == figures["best_layer"]
+        best = layer is not None and layer == metrics["best_layer"]
         add_row(table, entry, chosen, f"{name}, best" if best else name)
-    if figures["concatenated"]:
-        layers = figures["concatenated"]["layers"]
-        add_row(table, figures["concatenated"], chosen, f"layers {layers[0]} to {layers[-1]}")
+    if metrics["concatenated"]:
+        layers = metrics["concatenated"]["layers"]
+        add_row(table, metrics["concatenated"], chosen, f"layers {layers[0]} to {layers[-1]}")
     console.print(table)
-    for run in figures["low_data"]:
+    for run in metrics["low_data"]:
         console.print(
             f"{run['labels_per_class']} labels per class, {run['features']}: test accuracy "
             f"{run['mean']:.2%} ± {run['std']:.2%} over {len(run['accuracies'])} subsets"
         )
-    if figures["voting"]:
+    if metrics["voting"]:
         console.print(
             f"vote under {VOTES} masks, best layer: test accuracy "
-            f"{figures['voting']['test_accuracy']:.2%}; "
-            f"under one mask {figures['voting']['single_mask_accuracy']:.2%}"
+            f"{metrics['voting']['test_accuracy']:.2%}; "
+            f"under one mask {metrics['voting']['single_mask_accuracy']:.2%}"
         )
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from igpt_keras.data.labeled import LabeledImages, LabeledTokens
-from igpt_keras.evaluation.probes import LBFGS, LayerFeatures, Parts, fit_probe
+from igpt_keras.evaluation.probes import LBFGS, LayerFeatures, ProbeSplits, fit_probe
 from igpt_keras.tokenizers.color_palette import ColorPalette
 
 
@@ -65,5 +65,5 @@ def raw_pixel_accuracy(
     """Test accuracy of logistic regression on raw pixels, regularized as `validation` says."""
     features = [pixel_features(part) for part in (train, validation, test)]
     num_classes = 1 + max(int(part.labels.max()) for part in features)
-    parts = Parts(*features, num_classes)
+    parts = ProbeSplits(*features, num_classes)
     return fit_probe(LBFGS(), parts).accuracy(parts.test)

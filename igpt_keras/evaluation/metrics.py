@@ -12,7 +12,7 @@ from igpt_keras.models.generative_model import GenerativeModel
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassifierFigures:
+class ClassifierMetrics:
     """A classifier on one part of a data set.
 
     Attributes:
@@ -29,21 +29,21 @@ class ClassifierFigures:
     generative_loss: float | None
 
 
-def classifier_figures(
+def classifier_metrics(
     classifier: ImageGPTClassifier,
     tokens: np.ndarray,
     labels: np.ndarray,
     *,
     batch_size: int = 128,
     seed: int = 0,
-) -> ClassifierFigures:
+) -> ClassifierMetrics:
     """Accuracy and losses of `classifier`.
 
     Args:
         classifier: of either objective.
         tokens: int [N, n].
         labels: int [N].
-        batch_size: of no influence on the figures beyond rounding.
+        batch_size: of no influence on the metrics beyond rounding.
         seed: of the masks and of the choice between ties (BERT).
 
     Raises:
@@ -59,7 +59,7 @@ def classifier_figures(
     votes = logits.argmax(axis=2)
     bert = classifier.objective == "bert"
     predictions = modal_vote(votes, classifier.num_classes, seed) if bert else votes[0]
-    return ClassifierFigures(
+    return ClassifierMetrics(
         accuracy=float((predictions == labels).mean()),
         single_mask_accuracy=float((votes[0] == labels).mean()) if bert else None,
         classification_loss=_cross_entropy(logits, labels),
@@ -72,7 +72,7 @@ def generative_loss(
 ) -> float:
     """L_GEN of `model` in nats per pixel; for BERT the mean over `VOTES` masks.
 
-    Args: as `classifier_figures`.
+    Args: as `classifier_metrics`.
 
     Raises:
         InputError: a classifier without a token head.

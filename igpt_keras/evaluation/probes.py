@@ -20,7 +20,7 @@ from igpt_keras.training.callbacks.checkpoint_manager import CheckpointManager, 
 from igpt_keras.training.callbacks.divergence_detector import Diverged
 from igpt_keras.training.resumable_fit import resumable_fit
 
-STRENGTHS = tuple(10.0**power for power in range(-3, 5))
+CS = tuple(10.0**power for power in range(-3, 5))
 LEARNING_RATES = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1)
 SUBSETS = 5
 PATIENCE = 2
@@ -99,7 +99,7 @@ class Probe:
     Attributes:
         weights: float32 [k · d, C].
         bias: float32 [C].
-        setting: "strength" or "learning_rate" it was trained with; of L-BFGS also
+        setting: "C" or "learning_rate" it was trained with; of L-BFGS also
             whether it converged.
         validation_accuracy: share of the validation images whose class is right.
     """
@@ -194,11 +194,11 @@ class LBFGS:
     before, so that a weak regularization, slow to fit, starts near its end.
 
     Attributes:
-        strengths: inverse regularization strengths, C of scikit-learn, from small to large.
+        Cs: inverse strengths of the regularization, as of scikit-learn, from small to large.
         max_iterations: of every fit.
     """
 
-    strengths: Sequence[float] = STRENGTHS
+    Cs: Sequence[float] = CS
     max_iterations: int = 1000
 
     def fits(self, train: LayerFeatures, num_classes: int) -> Iterator[Probe]:
@@ -215,19 +215,19 @@ class LBFGS:
         # With few classes the products are bound by memory: threads would only wait for
         # each other, long where the cores are busy.
         threads = 1 if num_classes <= FEW_CLASSES else None
-        for strength in self.strengths:
-            classifier.set_params(C=strength)
+        for c in self.Cs:
+            classifier.set_params(C=c)
             with warnings.catch_warnings(), threadpool_limits(threads, "blas"):
                 # The setting says so instead.
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 classifier.fit(x, train.labels)
             converged = bool(classifier.n_iter_[0] < self.max_iterations)
-            setting = {"strength": float(strength), "converged": converged}
+            setting = {"C": float(c), "converged": converged}
             yield scaling.probe(*_linear_map(classifier, num_classes), setting)
 
-    def settled(self, probe: Probe) -> "LBFGS":
+    def with_setting(self, probe: Probe) -> "LBFGS":
         """The same with the strength of `probe` alone."""
-        return dataclasses.replace(self, strengths=[probe.setting["strength"]])
+        return dataclasses.replace(self, Cs=[probe.setting["C"]])
 
 
 def _linear_map(classifier, num_classes):
@@ -310,7 +310,7 @@ class SGD:
             )
         return keras.ops.convert_to_numpy(projection.kernel)
 
-    def settled(self, probe: Probe) -> "SGD":
+    def with_setting(self, probe: Probe) -> "SGD":
         """The same with the learning rate of `probe` alone."""
         return dataclasses.replace(self, learning_rates=[probe.setting["learning_rate"]])
 
@@ -380,7 +380,7 @@ class Batches(keras.utils.PyDataset):
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
+class ProbeSplits:
     """What probes are trained on, chosen by, and measured on.
 
     Attributes:
@@ -405,13 +405,13 @@ class Parts:
         if self.train.labels.min() == self.train.labels.max():
             raise InputError("labels of train must be of two classes at least")
 
-    def select(self, layers: Iterable[int]) -> "Parts":
+    def select(self, layers: Iterable[int]) -> "ProbeSplits":
         """The same parts with those layers alone."""
         parts = (self.train, self.validation, self.test)
-        return Parts(*(part.select(layers) for part in parts), self.num_classes)
+        return ProbeSplits(*(part.select(layers) for part in parts), self.num_classes)
 
 
-def fit_probe(method: LBFGS | SGD, parts: Parts, fold: bool = False) -> Probe:
+def fit_probe(method: LBFGS | SGD, parts: ProbeSplits, fold: bool = False) -> Probe:
     """The best of the method's probes on validation; of equally good ones the first.
 
     They are trained in turn until `PATIENCE` fell short of the best so far, one alone may
@@ -435,7 +435,7 @@ def fit_probe(method: LBFGS | SGD, parts: Parts, fold: bool = False) -> Probe:
     if not fold:
         return best
     both = parts.train.join(parts.validation)
-    (folded,) = method.settled(best).fits(both, parts.num_classes)
+    (folded,) = method.with_setting(best).fits(both, parts.num_classes)
     return dataclasses.replace(folded, validation_accuracy=best.validation_accuracy)
 
 
@@ -458,7 +458,7 @@ def layers_around(layer: int, count: int, num_layers: int) -> list[int]:
 
 def low_data_runs(
     method: LBFGS | SGD,
-    parts: Parts,
+    parts: ProbeSplits,
     labels_per_class: Iterable[int],
     *,
     subsets: int = SUBSETS,

@@ -211,22 +211,22 @@ def _read(run: Run, read: Callable[[Run], Any]) -> Any:
 
 
 def _read_pretraining(run: Run) -> Pretraining:
-    figures = run.result.figures
+    metrics = run.result.metrics
     return Pretraining(
         run,
         _read_model(run),
         _read_data_set(run),
-        _optional(float, figures["validation_loss"]),
-        _optional(float, figures["test_loss"]),
-        _optional(float, figures["images_per_second"]),
-        _optional(float, figures["minutes"]),
+        _optional(float, metrics["validation_loss"]),
+        _optional(float, metrics["test_loss"]),
+        _optional(float, metrics["images_per_second"]),
+        _optional(float, metrics["minutes"]),
     )
 
 
 def _read_fine_tuning(run: Run) -> FineTuning:
-    figures, settings = run.result.figures, run.result.settings
-    accuracy = float(figures["test_accuracy"])
-    single = _optional(float, figures["single_mask_accuracy"])
+    metrics, settings = run.result.metrics, run.result.settings
+    accuracy = float(metrics["test_accuracy"])
+    single = _optional(float, metrics["single_mask_accuracy"])
     return FineTuning(
         run,
         _read_model(run),
@@ -237,22 +237,22 @@ def _read_fine_tuning(run: Run) -> FineTuning:
         _optional(int, settings["layer"]),
         int(run.result.data["train"]),
         _optional(int, settings.get("labels_per_class")),
-        _optional(float, figures["validation_accuracy"]),
+        _optional(float, metrics["validation_accuracy"]),
         accuracy if single is None else single,
         None if single is None else accuracy,
-        _optional(float, figures["test_generative_loss"]),
+        _optional(float, metrics["test_generative_loss"]),
     )
 
 
 def _read_probe(run: Run) -> Probe:
-    figures = run.result.figures
-    voting, concatenated = figures["voting"], figures["concatenated"]
+    metrics = run.result.metrics
+    voting, concatenated = metrics["voting"], metrics["concatenated"]
     features = str(run.result.settings["features"])
     layers = tuple(
         LayerAccuracy(_optional(int, entry["layer"]), float(entry["test_accuracy"]))
-        for entry in sorted(figures["layers"], key=lambda entry: entry["layer"])
+        for entry in sorted(metrics["layers"], key=lambda entry: entry["layer"])
     )
-    best = _optional(int, figures["best_layer"])
+    best = _optional(int, metrics["best_layer"])
     if best not in [entry.layer for entry in layers]:
         raise ValueError(f"best_layer {best} is none of its layers")
     if (best is None) != (features in BASELINES):
@@ -264,8 +264,8 @@ def _read_probe(run: Run) -> Probe:
         features,
         layers,
         best,
-        _optional(float, figures["validation_accuracy"]),
-        float(figures["test_accuracy"]),
+        _optional(float, metrics["validation_accuracy"]),
+        float(metrics["test_accuracy"]),
         None if voting is None else float(voting["test_accuracy"]),
         None
         if concatenated is None
@@ -278,15 +278,15 @@ def _read_probe(run: Run) -> Probe:
                 float(entry["mean"]),
                 float(entry["std"]),
             )
-            for entry in figures["low_data"]
+            for entry in metrics["low_data"]
         ),
     )
 
 
 def _read_evaluation(run: Run) -> Evaluation:
     names = ("validation_loss", "test_loss", "test_accuracy")
-    figures = (_optional(float, run.result.figures.get(name)) for name in names)
-    return Evaluation(run, _read_model(run), _read_data_set(run), *figures)
+    metrics = (_optional(float, run.result.metrics.get(name)) for name in names)
+    return Evaluation(run, _read_model(run), _read_data_set(run), *metrics)
 
 
 def _read_model(run: Run) -> Model:

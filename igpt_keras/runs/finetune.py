@@ -17,7 +17,7 @@ from igpt_keras.data.splits import ArraySplit
 from igpt_keras.data.stream import TrainingStream
 from igpt_keras.errors import InputError
 from igpt_keras.evaluation.features import digest_of_weights
-from igpt_keras.evaluation.metrics import ClassifierFigures, classifier_figures, masked_inputs
+from igpt_keras.evaluation.metrics import ClassifierMetrics, classifier_metrics, masked_inputs
 from igpt_keras.evaluation.voting import VOTES
 from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.image_gpt import ImageGPT
@@ -172,7 +172,7 @@ class Run:
             strategy: that the classifier is made under.
             callbacks: of Keras, besides those that write the run.
 
-        Returns: the figures of the result.
+        Returns: the metrics of the result.
 
         Raises:
             InputError: another process trains in the folder.
@@ -194,20 +194,20 @@ class Run:
             self.training.prepare(classifier)
             trained = _train(classifier, self, callbacks)
             measured = {
-                name: classifier_figures(classifier, part.tokens, part.labels, seed=settings.seed)
+                name: classifier_metrics(classifier, part.tokens, part.labels, seed=settings.seed)
                 for name, part in material.parts.items()
             }
-            figures = figures_of(classifier, trained, measured)
+            metrics = metrics_of(classifier, trained, measured)
             if writes:
-                _write(classifier, self, figures, measured.get("validation"))
-        return figures
+                _write(classifier, self, metrics, measured.get("validation"))
+        return metrics
 
 
 def _write(
     classifier: ImageGPTClassifier,
     run: Run,
-    figures: dict[str, Any],
-    validation: ClassifierFigures | None,
+    metrics: dict[str, Any],
+    validation: ClassifierMetrics | None,
 ) -> None:
     """Writes what a finished run has: the classifier, and the result in the end."""
     material = run.material
@@ -216,7 +216,7 @@ def _write(
     about = {
         "name": run.output.name,
         "data": data["name"],
-        "step": figures["best_epoch"] * material.stream.steps_per_epoch,
+        "step": metrics["best_epoch"] * material.stream.steps_per_epoch,
         "validation_loss": validation and validation.generative_loss,
         "model": material.path,
         **settings,
@@ -229,7 +229,7 @@ def _write(
         model=describe_start(material.start, material.path, run.settings),
         data={**data, "train": material.count},
         settings=settings,
-        figures=figures,
+        metrics=metrics,
     )
     write_result(result, run.output)
     remove_checkpoints(run.output)
@@ -422,10 +422,10 @@ def describe_settings(
     }
 
 
-def figures_of(
+def metrics_of(
     classifier: ImageGPTClassifier,
     training: FineTuning,
-    measured: dict[str, ClassifierFigures],
+    measured: dict[str, ClassifierMetrics],
 ) -> dict[str, Any]:
     """What was measured: nats, nats per pixel, and shares of the images."""
     validation, test = measured.get("validation"), measured["test"]

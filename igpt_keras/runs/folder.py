@@ -6,7 +6,7 @@
 | `palette.npy` | its palette |
 | `checkpoints/` | while it trains: what it resumes from; see `CheckpointManager` |
 | `snapshots/` | of pre-training: models on the way, and the best one; see `Snapshots` |
-| `history.jsonl`, `events/` | figures of every few steps; see `HistoryLogger` |
+| `history.jsonl`, `events/` | metrics of every few steps; see `HistoryLogger` |
 | `model/`, `result.json` | the trained model and what it reached, once training has ended |
 """
 

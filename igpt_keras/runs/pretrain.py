@@ -249,7 +249,7 @@ class Run:
             saving = _train(model, self, callbacks)
             test_loss = _test_loss(model, self)
             if writes:
-                _write(model, self, {**_figures(saving, self), "test_loss": test_loss})
+                _write(model, self, {**_metrics(saving, self), "test_loss": test_loss})
         return saving.saved[-1]["validation_loss"]
 
 
@@ -330,7 +330,7 @@ def _train(
     return saving
 
 
-def _figures(saving: Snapshots, run: Run) -> dict[str, Any]:
+def _metrics(saving: Snapshots, run: Run) -> dict[str, Any]:
     """Figures of a result: losses in nats per pixel, at every evaluation and of the models."""
     records = read_history(run.output)
     evaluations = [record for record in records if "val_loss" in record]
@@ -389,10 +389,10 @@ def _pictures(model: igpt_keras.ImageGPT, run: Run) -> dict[str, Image.Image]:
     return {"completions": contact_sheet(rows, ["original", "known", "completions"])}
 
 
-def _write(model: igpt_keras.ImageGPT, run: Run, figures: dict[str, Any]) -> None:
+def _write(model: igpt_keras.ImageGPT, run: Run, metrics: dict[str, Any]) -> None:
     """Writes what a finished run has: the model, pictures, and the result in the end."""
-    history = figures["history"]
-    measured = {"step": history["step"][-1], "validation_loss": figures["validation_loss"]}
+    history = metrics["history"]
+    measured = {"step": history["step"][-1], "validation_loss": metrics["validation_loss"]}
     about = {**run.about(), **measured, "history": history}
     saving.save(model, run.output / saving.MODEL_FOLDER, about, overwrite=True)
     for name, picture in _pictures(model, run).items():
@@ -410,7 +410,7 @@ def _write(model: igpt_keras.ImageGPT, run: Run, figures: dict[str, Any]) -> Non
             **dataclasses.asdict(run.training),
             "augmentation": run.images.options.augmentation,
         },
-        figures=figures,
+        metrics=metrics,
     )
     write_result(result, run.output)
     remove_checkpoints(run.output)

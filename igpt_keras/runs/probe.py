@@ -28,8 +28,8 @@ from igpt_keras.evaluation.probes import (
     SGD,
     FitCheckpoints,
     LayerFeatures,
-    Parts,
     Probe,
+    ProbeSplits,
     best_layer,
     fit_probe,
     layers_around,
@@ -91,7 +91,7 @@ class Run:
         Args:
             overwrite: whether an earlier run is replaced.
 
-        Returns: the figures of the result.
+        Returns: the metrics of the result.
 
         Raises:
             FileExistsError: the folder exists and must not be replaced.
@@ -107,7 +107,7 @@ class Run:
             check_data(data_set)
             partial.mkdir()
             with feature_folder(self.feature_cache, partial) as folder:
-                figures, probe = self._measure(loaded, data_set, folder)
+                metrics, probe = self._measure(loaded, data_set, folder)
             probe.save(partial / PROBE_FILE)
             result = Result(
                 kind="probe",
@@ -115,31 +115,31 @@ class Run:
                 model=describe_model(loaded, self.model),
                 data=data_set.describe(),
                 settings=describe_settings(self.data, self.settings),
-                figures=figures,
+                metrics=metrics,
             )
             write_result(result, partial)
-        return figures
+        return metrics
 
     def _measure(
         self, model: GenerativeModel, data_set: DataSet, folder: pathlib.Path
     ) -> tuple[dict[str, Any], Probe]:
-        """The figures of a result, and the best layer's probe; `folder` is for the features."""
+        """The metrics of a result, and the best layer's probe; `folder` is for the features."""
         data, settings = self.data, self.settings
         method = make_method(settings, self.states)
         num_classes = len(data_set.class_names)
         sources = (data_set.train, data_set.validation, data_set.test)
         if settings.baseline == "pixels":
             images = [read_pixels(part, model, data) for part in sources]
-            parts = Parts(*map(pixel_features, images), num_classes)
-            return baseline_figures(parts, method, data, settings)
+            parts = ProbeSplits(*map(pixel_features, images), num_classes)
+            return baseline_metrics(parts, method, data, settings)
         size = model.config.image_size
         tokens = [data.encode(part, model.palette, size) for part in sources]
         if settings.baseline == "tokens":
             features = [token_features(part, model.palette) for part in tokens]
-            return baseline_figures(Parts(*features, num_classes), method, data, settings)
+            return baseline_metrics(ProbeSplits(*features, num_classes), method, data, settings)
         train, validation, *votes = extract(model, tokens, settings, folder, self.quiet)
-        parts = Parts(train, validation, votes[0], num_classes)
-        return model_figures(parts, votes, method, data, settings, self.quiet)
+        parts = ProbeSplits(train, validation, votes[0], num_classes)
+        return model_metrics(parts, votes, method, data, settings, self.quiet)
 
 
 def check_settings(model: GenerativeModel, settings: Settings) -> None:
@@ -217,13 +217,13 @@ def extract(
     return features
 
 
-def baseline_figures(
-    parts: Parts, method: LBFGS | SGD, data: DataOptions, settings: Settings
+def baseline_metrics(
+    parts: ProbeSplits, method: LBFGS | SGD, data: DataOptions, settings: Settings
 ) -> tuple[dict[str, Any], Probe]:
-    """The figures of a result without a model's layers, and the probe."""
+    """The metrics of a result without a model's layers, and the probe."""
     probe = fit_probe(method, parts, data.train_on_validation)
-    of_probe = probe_figures(probe, parts)
-    figures = {
+    of_probe = probe_metrics(probe, parts)
+    metrics = {
         "method": settings.method,
         "num_classes": parts.num_classes,
         "layers": [{"layer": None, **of_probe}],
@@ -234,18 +234,18 @@ def baseline_figures(
         "low_data": low_data(parts, method, settings, settings.baseline),
         "voting": None,
     }
-    return figures, probe
+    return metrics, probe
 
 
-def model_figures(
-    parts: Parts,
+def model_metrics(
+    parts: ProbeSplits,
     votes: list[LayerFeatures],
     method: LBFGS | SGD,
     data: DataOptions,
     settings: Settings,
     quiet: bool,
 ) -> tuple[dict[str, Any], Probe]:
-    """The figures of a result of every layer, and the probe of the best.
+    """The metrics of a result of every layer, and the probe of the best.
 
     `votes` is the test part under every mask.
     """
@@ -255,7 +255,7 @@ def model_figures(
         for layer in progress.track(settings.layers or range(last + 1), description="probes"):
             curve[layer] = fit_probe(method, parts.select([layer]), data.train_on_validation)
     of_layers = {
-        layer: probe_figures(probe, parts.select([layer])) for layer, probe in curve.items()
+        layer: probe_metrics(probe, parts.select([layer])) for layer, probe in curve.items()
     }
     best = best_layer(curve)
     concatenated = None
@@ -263,8 +263,8 @@ def model_figures(
         around = layers_around(best, settings.concatenate, last)
         chosen = parts.select(around)
         probe = fit_probe(method, chosen, data.train_on_validation)
-        concatenated = {"layers": around, **probe_figures(probe, chosen)}
-    figures = {
+        concatenated = {"layers": around, **probe_metrics(probe, chosen)}
+    metrics = {
         "method": settings.method,
         "num_classes": parts.num_classes,
         "layers": [{"layer": layer, **each} for layer, each in of_layers.items()],
@@ -273,11 +273,11 @@ def model_figures(
         "test_accuracy": of_layers[best]["test_accuracy"],
         "concatenated": concatenated,
         "low_data": low_data(parts.select([best]), method, settings, f"best layer {best}"),
-        "voting": voting_figures(
+        "voting": voting_metrics(
             curve[best], [vote.select([best]) for vote in votes], parts.num_classes, settings.seed
         ),
     }
-    return figures, curve[best]
+    return metrics, curve[best]
 
 
 def make_method(settings: Settings, states: pathlib.Path | None) -> LBFGS | SGD:
@@ -289,7 +289,7 @@ def make_method(settings: Settings, states: pathlib.Path | None) -> LBFGS | SGD:
     return LBFGS()
 
 
-def probe_figures(probe: Probe, parts: Parts) -> dict[str, Any]:
+def probe_metrics(probe: Probe, parts: ProbeSplits) -> dict[str, Any]:
     return {
         "validation_accuracy": probe.validation_accuracy,
         "test_accuracy": probe.accuracy(parts.test),
@@ -298,7 +298,7 @@ def probe_figures(probe: Probe, parts: Parts) -> dict[str, Any]:
 
 
 def low_data(
-    parts: Parts, method: LBFGS | SGD, settings: Settings, features: str
+    parts: ProbeSplits, method: LBFGS | SGD, settings: Settings, features: str
 ) -> list[dict[str, Any]]:
     """As `low_data_runs`; `features` says what they are of."""
     counts = settings.labels_per_class or []
@@ -306,7 +306,7 @@ def low_data(
     return [{"features": features, **run} for run in runs]
 
 
-def voting_figures(
+def voting_metrics(
     probe: Probe, votes: list[LayerFeatures], num_classes: int, seed: int
 ) -> dict[str, float] | None:
     """Accuracy of the vote and of its first voter; None where there is one alone."""

@@ -29,8 +29,8 @@ class Result:
         command: the command line that made it.
         model: as `describe_model` returns.
         data: as `DataSet.describe` returns.
-        settings: the options that shaped the figures.
-        figures: what was measured; see the module that makes it.
+        settings: the options that shaped the metrics.
+        metrics: what was measured; see the module that makes it.
     """
 
     kind: str
@@ -38,7 +38,7 @@ class Result:
     model: dict[str, Any]
     data: dict[str, Any]
     settings: dict[str, Any]
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
 
 
 def write_result(result: Result, folder: str | os.PathLike) -> None:

@@ -16,7 +16,7 @@ def test_evaluate_a_generative_model_beside_the_baselines(igpt, photos, pretrain
     status, printed, _ = igpt("evaluate", path, "--data", f"folder:{photos}", "--output", run)
     assert status == 0
     result = read_result(run)
-    figures = result.figures
+    metrics = result.metrics
     assert (result.kind, result.model["name"]) == ("evaluate", "before")
     model = igpt_keras.load(path)
     files = sorted(photos.glob("test/*/*.png"))
@@ -24,17 +24,17 @@ def test_evaluate_a_generative_model_beside_the_baselines(igpt, photos, pretrain
     model.compile()
     tokens = model.palette.quantize(images).reshape(len(files), -1)
     nll = model.evaluate(tokens, verbose=0, return_dict=True)["loss"]
-    assert figures["test_loss"] == pytest.approx(nll, abs=1e-5)
-    assert figures["test_bits_per_pixel"] == pytest.approx(nll / math.log(2), abs=1e-5)
-    assert figures["validation_loss"] != figures["test_loss"]
+    assert metrics["test_loss"] == pytest.approx(nll, abs=1e-5)
+    assert metrics["test_bits_per_pixel"] == pytest.approx(nll / math.log(2), abs=1e-5)
+    assert metrics["validation_loss"] != metrics["test_loss"]
     train = encode(open_data(f"folder:{photos}").train, model.palette, 4).tokens
     counts = 1 + np.bincount(train.ravel(), minlength=8)
     unigram = -np.log(counts / counts.sum())[tokens].mean()
-    assert figures["baselines"]["test"]["unigram"] == pytest.approx(unigram)
+    assert metrics["baselines"]["test"]["unigram"] == pytest.approx(unigram)
     for part in ("validation", "test"):
-        assert figures["baselines"][part]["uniform"] == pytest.approx(math.log(8))
-        assert f"{figures[f'{part}_loss']:.4f}" in printed
-    assert "test_accuracy" not in figures
+        assert metrics["baselines"][part]["uniform"] == pytest.approx(math.log(8))
+        assert f"{metrics[f'{part}_loss']:.4f}" in printed
+    assert "test_accuracy" not in metrics
 
 
 def test_evaluate_a_classifier(igpt, photos, pretrained, tmp_path):
@@ -46,15 +46,15 @@ def test_evaluate_a_classifier(igpt, photos, pretrained, tmp_path):
         *("evaluate", path, "--data", f"folder:{photos}", "--output", run, "--no-baselines")
     )
     assert status == 0
-    figures = read_result(run).figures
+    metrics = read_result(run).metrics
     for part, count in (("validation", 4), ("test", 12)):
         for name in ("accuracy", "single_mask_accuracy"):
-            share = figures[f"{part}_{name}"]
+            share = metrics[f"{part}_{name}"]
             assert 0 <= share <= 1
             assert share * count == pytest.approx(round(share * count))
-        assert f"{figures[f'{part}_accuracy']:.2%}" in printed
-    assert figures["votes"] == 5
-    assert "baselines" not in figures
+        assert f"{metrics[f'{part}_accuracy']:.2%}" in printed
+    assert metrics["votes"] == 5
+    assert "baselines" not in metrics
 
 
 def test_evaluate_images_without_labels_or_test_part(igpt, photos, pretrained, tmp_path):
@@ -62,9 +62,9 @@ def test_evaluate_images_without_labels_or_test_part(igpt, photos, pretrained, t
     path, data = pretrained("ar"), f"folder:{photos / 'train' / 'dark'}"
     status, _, _ = igpt("evaluate", path, "--data", data, "--output", run)
     assert status == 0
-    figures = read_result(run).figures
-    assert "test_loss" not in figures
-    assert set(figures["baselines"]) == {"validation"}
+    metrics = read_result(run).metrics
+    assert "test_loss" not in metrics
+    assert set(metrics["baselines"]) == {"validation"}
     status, _, error = igpt(
         *("evaluate", path, "--data", data, "--output", tmp_path / "other", "--train-on-validation")
     )

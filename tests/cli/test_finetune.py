@@ -34,11 +34,11 @@ def test_finetune_keeps_the_best_epoch_and_measures_it(igpt, photos, pretrained,
     )
     assert status == 0
     result = read_result(run)
-    figures, settings = result.figures, result.settings
-    history = figures["history"]["val_accuracy"]
-    assert figures["best_epoch"] == 1 + int(np.argmax(history))
-    assert len(history) <= min(4, figures["best_epoch"] + 2)
-    assert figures["validation_accuracy"] == pytest.approx(max(history))
+    metrics, settings = result.metrics, result.settings
+    history = metrics["history"]["val_accuracy"]
+    assert metrics["best_epoch"] == 1 + int(np.argmax(history))
+    assert len(history) <= min(4, metrics["best_epoch"] + 2)
+    assert metrics["validation_accuracy"] == pytest.approx(max(history))
     assert (result.kind, result.model["name"], result.model["step"]) == ("finetune", "before", 7)
     assert result.data["train"] == 36
     assert (settings["start"], settings["layer"], settings["generative_weight"]) == (
@@ -51,17 +51,17 @@ def test_finetune_keeps_the_best_epoch_and_measures_it(igpt, photos, pretrained,
     assert classifier.class_names == ["dark", "light"]
     tokens, labels = test_part(photos, classifier.palette)
     logits = classifier.predict(tokens, verbose=0).astype(float)
-    assert figures["test_accuracy"] == np.mean(logits.argmax(axis=1) == labels)
+    assert metrics["test_accuracy"] == np.mean(logits.argmax(axis=1) == labels)
     classifier.compile()
     nll = classifier.evaluate(tokens, labels, verbose=0, return_dict=True)["bits_per_pixel"]
-    assert figures["test_generative_loss"] == pytest.approx(nll * math.log(2), abs=1e-5)
-    assert (figures["single_mask_accuracy"], figures["votes"]) == (None, None)
+    assert metrics["test_generative_loss"] == pytest.approx(nll * math.log(2), abs=1e-5)
+    assert (metrics["single_mask_accuracy"], metrics["votes"]) == (None, None)
 
     training = json.loads((run / "model" / "training.json").read_text())
     assert (training["name"], training["data"]) == ("run", f"folder:{photos}")
-    assert training["step"] == 5 * figures["best_epoch"]
+    assert training["step"] == 5 * metrics["best_epoch"]
     assert training["validation_loss"] > 0
-    assert f"{figures['test_accuracy']:.2%}" in printed
+    assert f"{metrics['test_accuracy']:.2%}" in printed
     assert str(run / "model") in printed
 
 
@@ -77,10 +77,10 @@ def test_finetune_bert_from_a_middle_layer_on_all_training_images(
     assert status == 0
     assert "exactly 2 epochs" in printed
     result = read_result(run)
-    figures = result.figures
+    metrics = result.metrics
     assert result.data["train"] == 40
-    assert figures["best_epoch"] == len(figures["history"]["loss"]) == 2
-    assert figures["validation_accuracy"] is figures["test_generative_loss"] is None
+    assert metrics["best_epoch"] == len(metrics["history"]["loss"]) == 2
+    assert metrics["validation_accuracy"] is metrics["test_generative_loss"] is None
 
     classifier = igpt_keras.load(run / "model")
     assert (classifier.layer, classifier.generative_weight) == (1, 0)
@@ -91,9 +91,9 @@ def test_finetune_bert_from_a_middle_layer_on_all_training_images(
         logits = classifier.predict({"tokens": tokens, "masked": masked}, verbose=0)
         votes.append(logits.argmax(axis=1))
     # Of two classes and five votes, one always has more.
-    assert figures["test_accuracy"] == np.mean((np.sum(votes, axis=0) > 2) == labels)
-    assert figures["single_mask_accuracy"] == np.mean(votes[0] == labels)
-    assert figures["votes"] == 5
+    assert metrics["test_accuracy"] == np.mean((np.sum(votes, axis=0) > 2) == labels)
+    assert metrics["single_mask_accuracy"] == np.mean(votes[0] == labels)
+    assert metrics["votes"] == 5
 
 
 def test_finetune_from_scratch_takes_no_weights_of_the_model(igpt, photos, pretrained, tmp_path):
@@ -186,9 +186,9 @@ def test_a_run_has_a_history_of_its_steps(tuned):
     records = read_history(run)
     assert [record["step"] for record in records] == [2, 3, 4, 6, 6]
     accuracies = [record["val_accuracy"] for record in records if "val_accuracy" in record]
-    assert accuracies == result.figures["history"]["val_accuracy"]
+    assert accuracies == result.metrics["history"]["val_accuracy"]
     first = (2 * records[0]["loss"] + records[1]["loss"]) / 3
-    assert first == pytest.approx(result.figures["history"]["loss"][0], rel=1e-5)
+    assert first == pytest.approx(result.metrics["history"]["loss"][0], rel=1e-5)
 
 
 def test_resuming_writes_what_is_missing(igpt, tuned):
@@ -199,12 +199,12 @@ def test_resuming_writes_what_is_missing(igpt, tuned):
     status, printed, _ = igpt("finetune", "--resume", run, "--progress", "quiet")
     assert status == 0
     result = read_result(run)
-    assert result.figures == expected.figures
+    assert result.metrics == expected.metrics
     assert result.command == expected.command.replace("whole", "run")
     # Nothing was trained again.
     assert read_history(run) == history
     assert not (run / "checkpoints").exists()
-    assert f"{result.figures['test_accuracy']:.2%}" in printed
+    assert f"{result.metrics['test_accuracy']:.2%}" in printed
     status, printed, _ = igpt("finetune", "--resume", run)
     assert (status, printed) == (0, f"{run} is finished, nothing is left to do\n")
 
@@ -251,7 +251,7 @@ def test_few_images_are_one_batch(igpt, photos, pretrained, tmp_path):
     assert read_history(tmp_path / "run")[-1]["step"] == 2
     # More would be the same images again.
     igpt(*arguments, tmp_path / "ten", "--batch-size", 10)
-    runs = [read_result(tmp_path / name).figures["history"] for name in ("run", "ten")]
+    runs = [read_result(tmp_path / name).metrics["history"] for name in ("run", "ten")]
     assert runs[0] == runs[1]
 
 
@@ -262,7 +262,7 @@ def test_two_replicas_learn_what_one_learns(igpt, photos, pretrained, tmp_path):
     for strategy in ("none", "mirrored"):
         output = tmp_path / strategy
         assert igpt(*arguments, "--strategy", strategy, "--output", output)[0] == 0
-        histories[strategy] = read_result(output).figures["history"]
+        histories[strategy] = read_result(output).metrics["history"]
     for name, values in histories["none"].items():
         np.testing.assert_allclose(histories["mirrored"][name], values, rtol=1e-4, err_msg=name)
 
@@ -275,7 +275,7 @@ def test_two_workers_write_one_run(igpt, two_workers, photos, pretrained, tmp_pa
     assert igpt(*arguments, tmp_path / "alone", "--strategy", "none")[0] == 0
     two_workers(*arguments, tmp_path / "run")
     assert {path.name for path in tmp_path.iterdir()} == {"photos", model.name, "alone", "run"}
-    first, again = (read_result(tmp_path / name).figures for name in ("alone", "run"))
+    first, again = (read_result(tmp_path / name).metrics for name in ("alone", "run"))
     np.testing.assert_allclose(first["history"]["loss"], again["history"]["loss"], rtol=1e-4)
 
 

@@ -29,17 +29,17 @@ def trained(tmp_path_factory):
 
 
 def test_checkpoints_halve_the_steps(trained):
-    figures = read_result(trained).figures
-    assert [saved["step"] for saved in figures["snapshots"]] == [6, 12, 24]
-    assert figures["history"]["step"] == [6, 12, 18, 24]
+    metrics = read_result(trained).metrics
+    assert [saved["step"] for saved in metrics["snapshots"]] == [6, 12, 24]
+    assert metrics["history"]["step"] == [6, 12, 18, 24]
     folders = sorted(path.name for path in (trained / "snapshots").iterdir())
     assert folders == ["best", "step-00000006", "step-00000012", "step-00000024"]
 
 
 def test_the_best_checkpoint_has_the_lowest_loss(trained):
-    figures = read_result(trained).figures
-    best = figures["best_checkpoint"]
-    history = figures["history"]
+    metrics = read_result(trained).metrics
+    best = metrics["best_checkpoint"]
+    history = metrics["history"]
     assert best["validation_loss"] == min(history["val_loss"])
     assert best["step"] == history["step"][int(np.argmin(history["val_loss"]))]
     model = igpt_keras.load(trained / best["path"])
@@ -52,15 +52,15 @@ def test_the_best_checkpoint_has_the_lowest_loss(trained):
 def test_losses_are_those_of_the_saved_models(trained):
     result = read_result(trained)
     digits = load_digits()
-    for saved in result.figures["snapshots"]:
+    for saved in result.metrics["snapshots"]:
         model = igpt_keras.load(trained / saved["path"])
         tokens = digits.validation.tokens(model.palette)
         logits = np.asarray(model(tokens), np.float64)
         log_probabilities = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
         nll = -np.take_along_axis(log_probabilities, tokens[..., None], axis=-1).mean()
         assert saved["validation_loss"] == pytest.approx(nll, rel=1e-4)
-    assert result.figures["validation_loss"] == pytest.approx(nll, rel=1e-4)
-    assert result.model["validation_loss"] == result.figures["validation_loss"]
+    assert result.metrics["validation_loss"] == pytest.approx(nll, rel=1e-4)
+    assert result.model["validation_loss"] == result.metrics["validation_loss"]
 
 
 def test_the_run_is_read_as_its_model(trained):
@@ -71,7 +71,7 @@ def test_the_run_is_read_as_its_model(trained):
 
 
 def test_learns(trained):
-    losses = read_result(trained).figures["history"]["val_loss"]
+    losses = read_result(trained).metrics["history"]["val_loss"]
     assert losses[-1] < losses[0] < np.log(8)
 
 
@@ -98,7 +98,7 @@ def test_the_same_seed_gives_the_same_model_however_it_is_laid_out(trained, tmp_
     arguments += ["--snapshots", 3, "--learning-rate", 0.01, "--output", tmp_path / "again"]
     result = run(*arguments, *layout)
     assert result.exit_code == 0, result.output
-    first, again = (read_result(path).figures for path in (trained, tmp_path / "again"))
+    first, again = (read_result(path).metrics for path in (trained, tmp_path / "again"))
     for name in ("loss", "val_loss"):
         np.testing.assert_allclose(
             first["history"][name], again["history"][name], rtol=1e-5, err_msg=name
@@ -120,7 +120,7 @@ def test_two_workers_write_one_run(trained, two_workers, tmp_path):
     arguments += ["--batch-size", 32, "--snapshots", 3, "--learning-rate", 0.01]
     two_workers("pretrain", *arguments, "--output", tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    first, again = (read_result(path).figures for path in (trained, tmp_path / "run"))
+    first, again = (read_result(path).metrics for path in (trained, tmp_path / "run"))
     np.testing.assert_allclose(first["history"]["loss"], again["history"]["loss"], rtol=1e-5)
 
 

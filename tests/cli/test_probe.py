@@ -10,7 +10,7 @@ import igpt_keras
 from igpt_keras.data.data_set import open_data
 from igpt_keras.data.stream import encode
 from igpt_keras.evaluation.features import FeatureExtractor
-from igpt_keras.evaluation.probes import LBFGS, LayerFeatures, Parts, fit_probe, load_probe
+from igpt_keras.evaluation.probes import LBFGS, LayerFeatures, ProbeSplits, fit_probe, load_probe
 from igpt_keras.evaluation.voting import modal_vote
 from igpt_keras.runs.result import read_result
 
@@ -41,31 +41,31 @@ def test_probe_measures_every_layer(igpt, photos, pretrained, tmp_path):
     assert status == 0
     assert {file.name for file in run.iterdir()} == {"result.json", "probe.npz"}
     result = read_result(run)
-    figures, settings = result.figures, result.settings
+    metrics, settings = result.metrics, result.settings
     assert (result.kind, result.model["name"], result.data["train"]) == ("probe", "before", 36)
     assert (settings["features"], settings["method"]) == ("model", "lbfgs")
-    assert (figures["method"], figures["num_classes"], figures["voting"]) == ("lbfgs", 2, None)
+    assert (metrics["method"], metrics["num_classes"], metrics["voting"]) == ("lbfgs", 2, None)
 
     model = igpt_keras.load(path)
     train, validation, test = encoded(photos, model)
-    assert [entry["layer"] for entry in figures["layers"]] == [0, 1, 2]
-    for entry in figures["layers"]:
+    assert [entry["layer"] for entry in metrics["layers"]] == [0, 1, 2]
+    for entry in metrics["layers"]:
         features = [np.asarray(model.features(p.tokens, entry["layer"])) for p in (train, test)]
-        predicted = by_sklearn(features[0], train.labels, entry["strength"], features[1])
+        predicted = by_sklearn(features[0], train.labels, entry["C"], features[1])
         expected = np.mean(predicted == test.labels)
         assert entry["test_accuracy"] == pytest.approx(expected, abs=ONE_OF_12)
         assert entry["converged"] is True
 
-    on_validation = [entry["validation_accuracy"] for entry in figures["layers"]]
+    on_validation = [entry["validation_accuracy"] for entry in metrics["layers"]]
     best = int(np.argmax(on_validation))
-    assert figures["best_layer"] == best
+    assert metrics["best_layer"] == best
     for name in ("validation_accuracy", "test_accuracy"):
-        assert figures[name] == figures["layers"][best][name]
+        assert metrics[name] == metrics["layers"][best][name]
     linear = load_probe(run / "probe.npz").as_model()
     logits = linear.predict(model.features(test.tokens, best), verbose=0)
-    assert figures["test_accuracy"] == np.mean(logits.argmax(axis=1) == test.labels)
-    assert figures["concatenated"]["layers"] == [max(best - 1, 0), max(best - 1, 0) + 1]
-    for count, few in zip((3, 5), figures["low_data"], strict=True):
+    assert metrics["test_accuracy"] == np.mean(logits.argmax(axis=1) == test.labels)
+    assert metrics["concatenated"]["layers"] == [max(best - 1, 0), max(best - 1, 0) + 1]
+    for count, few in zip((3, 5), metrics["low_data"], strict=True):
         assert (few["labels_per_class"], few["features"]) == (count, f"best layer {best}")
         assert len(few["accuracies"]) == 5
         assert few["mean"] == pytest.approx(np.mean(few["accuracies"]))
@@ -83,7 +83,7 @@ def test_features_are_kept_and_found_again(igpt, photos, pretrained, tmp_path):
     assert len(written) == 3
     assert igpt(*arguments, "--layers", "2,0", "--output", tmp_path / "second")[0] == 0
     assert {file: file.stat().st_mtime_ns for file in cache.iterdir()} == written
-    first, second = (read_result(tmp_path / name).figures for name in ("first", "second"))
+    first, second = (read_result(tmp_path / name).metrics for name in ("first", "second"))
     assert second["layers"] == [first["layers"][2], first["layers"][0]]
 
 
@@ -95,7 +95,7 @@ def test_bert_votes(igpt, photos, pretrained, tmp_path):
     )
     assert status == 0
     assert len(list(cache.iterdir())) == 2 + 5
-    figures = read_result(run).figures
+    metrics = read_result(run).metrics
 
     model = igpt_keras.load(path)
     train, validation, test = encoded(photos, model)
@@ -103,14 +103,14 @@ def test_bert_votes(igpt, photos, pretrained, tmp_path):
 
     def of_best(part, vote=0):
         features = extractor.features(part.tokens, vote)
-        return LayerFeatures(features, part.labels).select([figures["best_layer"]])
+        return LayerFeatures(features, part.labels).select([metrics["best_layer"]])
 
     votes = [of_best(test, vote) for vote in range(5)]
-    probe = fit_probe(LBFGS(), Parts(of_best(train), of_best(validation), votes[0], CLASSES))
+    probe = fit_probe(LBFGS(), ProbeSplits(of_best(train), of_best(validation), votes[0], CLASSES))
     elected = modal_vote(np.stack([probe.predict(vote) for vote in votes]), CLASSES, seed=3)
-    assert figures["voting"]["test_accuracy"] == np.mean(elected == test.labels)
-    assert figures["voting"]["single_mask_accuracy"] == probe.accuracy(votes[0])
-    assert figures["test_accuracy"] == figures["voting"]["single_mask_accuracy"]
+    assert metrics["voting"]["test_accuracy"] == np.mean(elected == test.labels)
+    assert metrics["voting"]["single_mask_accuracy"] == probe.accuracy(votes[0])
+    assert metrics["test_accuracy"] == metrics["voting"]["single_mask_accuracy"]
     assert "vote under 5 masks" in printed
 
 
@@ -118,7 +118,7 @@ def test_sgd_and_folding(igpt, photos, pretrained, tmp_path):
     arguments = ("probe", pretrained("ar"), "--data", f"folder:{photos}", "--layers", 1)
     sgd = ("--method", "sgd", "--epochs", 3)
     assert igpt(*arguments, *sgd, "--output", tmp_path / "sgd")[0] == 0
-    (entry,) = read_result(tmp_path / "sgd").figures["layers"]
+    (entry,) = read_result(tmp_path / "sgd").metrics["layers"]
     assert entry["learning_rate"] in (30, 10, 3, 1, 0.3, 0.1)
     assert read_result(tmp_path / "sgd").settings["epochs"] == 3
 
@@ -129,8 +129,8 @@ def test_sgd_and_folding(igpt, photos, pretrained, tmp_path):
         True,
         False,
     )
-    (entry,), (plain_entry,) = folded.figures["layers"], plain.figures["layers"]
-    for name in ("strength", "validation_accuracy"):
+    (entry,), (plain_entry,) = folded.metrics["layers"], plain.metrics["layers"]
+    for name in ("C", "validation_accuracy"):
         assert entry[name] == plain_entry[name]
     model = igpt_keras.load(arguments[1])
     train, validation, test = encoded(photos, model)
@@ -138,7 +138,7 @@ def test_sgd_and_folding(igpt, photos, pretrained, tmp_path):
     predicted = by_sklearn(
         np.concatenate(features[:2]),
         np.concatenate([train.labels, validation.labels]),
-        entry["strength"],
+        entry["C"],
         features[2],
     )
     expected = np.mean(predicted == test.labels)
@@ -154,11 +154,11 @@ def test_baselines_probe_what_the_model_is_shown(igpt, photos, pretrained, tmp_p
     )
     assert status == 0
     result = read_result(run)
-    figures = result.figures
-    (entry,) = figures["layers"]
-    assert entry["layer"] is None and figures["best_layer"] is None
+    metrics = result.metrics
+    (entry,) = metrics["layers"]
+    assert entry["layer"] is None and metrics["best_layer"] is None
     assert result.settings["features"] == baseline
-    assert figures["low_data"][0]["features"] == baseline
+    assert metrics["low_data"][0]["features"] == baseline
 
     model = igpt_keras.load(path)
     features = [
@@ -174,9 +174,9 @@ def test_baselines_probe_what_the_model_is_shown(igpt, photos, pretrained, tmp_p
         order = {tuple(t): p for t, p in zip(tokens_of(model, pixels), pixels, strict=True)}
         train = encoded(photos, model)[0]
         features[0] = np.stack([order[tuple(tokens)] for tokens in train.tokens])
-    predicted = by_sklearn(features[0].astype(float), labels[0], entry["strength"], features[2])
+    predicted = by_sklearn(features[0].astype(float), labels[0], entry["C"], features[2])
     expected = np.mean(predicted == labels[2])
-    assert figures["test_accuracy"] == pytest.approx(expected, abs=ONE_OF_12)
+    assert metrics["test_accuracy"] == pytest.approx(expected, abs=ONE_OF_12)
 
 
 def tokens_of(model, pixels):

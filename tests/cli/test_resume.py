@@ -46,8 +46,8 @@ def assert_same_run(first, second):
     ]
     assert histories[0] == histories[1]
     results = [read_result(run) for run in (first, second)]
-    figures = [{k: v for k, v in r.figures.items() if k not in ON_THE_CLOCK} for r in results]
-    assert figures[0] == figures[1]
+    metrics = [{k: v for k, v in r.metrics.items() if k not in ON_THE_CLOCK} for r in results]
+    assert metrics[0] == metrics[1]
 
 
 def kill_and_resume(tmp_path, arguments, kills, seed):
@@ -110,6 +110,6 @@ def model(request, tmp_path_factory):
 def test_a_fine_tuning_that_was_killed_many_times(model, tmp_path):
     arguments = [model if word == "MODEL" else word for word in FINETUNE]
     run = kill_and_resume(tmp_path, arguments, kills=3, seed=2)
-    assert read_result(run).figures["best_epoch"] > 1
+    assert read_result(run).metrics["best_epoch"] > 1
     status, output, _ = finish(start("finetune", "--resume", run))
     assert (status, output) == (0, f"{run} is finished, nothing is left to do\n")

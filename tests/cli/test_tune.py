@@ -40,7 +40,7 @@ def test_sizes_and_the_command_that_trains_with_the_winner(igpt, tmp_path):
     command = shlex.split(search["command"])
     assert igpt(*command[1:])[0] == 0
     run = output / "best-2x16x2"
-    assert read_result(run).figures["validation_loss"] == search["best"]["score"]
+    assert read_result(run).metrics["validation_loss"] == search["best"]["score"]
     assert igpt_keras.load(run).config.num_layers == 2
 
 
@@ -77,8 +77,8 @@ def test_fine_tuning_begins_a_tenth_below_the_pretraining(igpt, photos, pretrain
     command = shlex.split(search["command"])
     assert command[:3] == ["igpt", "finetune", str(model)]
     assert igpt(*command[1:])[0] == 0
-    figures = read_result(tmp_path / "tuned" / "best").figures
-    assert figures["validation_accuracy"] == search["best"]["score"]
+    metrics = read_result(tmp_path / "tuned" / "best").metrics
+    assert metrics["validation_accuracy"] == search["best"]["score"]
 
 
 @pytest.mark.slow
@@ -96,9 +96,9 @@ def test_probes_by_layer(igpt, photos, pretrained, tmp_path):
         assert search["trials"][0]["learning_rate"] == 30
     command = shlex.split(search["command"])
     assert igpt(*command[1:])[0] == 0
-    figures = read_result(output / "best-2").figures
-    assert figures["validation_accuracy"] == search["best"]["score"]
-    assert figures["layers"][0]["learning_rate"] == search["best"]["learning_rate"]
+    metrics = read_result(output / "best-2").metrics
+    assert metrics["validation_accuracy"] == search["best"]["score"]
+    assert metrics["layers"][0]["learning_rate"] == search["best"]["learning_rate"]
 
 
 @pytest.mark.parametrize(

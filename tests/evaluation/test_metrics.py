@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from igpt_keras import ImageGPT, ImageGPTClassifier, InputError
-from igpt_keras.evaluation.metrics import classifier_figures, generative_loss, masked_inputs
+from igpt_keras.evaluation.metrics import classifier_metrics, generative_loss, masked_inputs
 from igpt_keras.evaluation.voting import VOTES, draw_mask
 
 LABELS = np.random.default_rng(3).integers(0, 3, 40).astype(np.int32)
@@ -38,22 +38,22 @@ def generative_twin(classifier):
 
 def test_figures_of_an_autoregressive_classifier(config, images, randomized):
     classifier = randomized(ImageGPTClassifier(config, 3, generative_weight=0.5, layer=1))
-    figures = classifier_figures(classifier, images, LABELS, batch_size=16)
+    metrics = classifier_metrics(classifier, images, LABELS, batch_size=16)
     logits = classifier.predict(images, verbose=0)
-    assert figures.accuracy == np.mean(logits.argmax(axis=1) == LABELS)
-    assert 0 < figures.accuracy < 1
-    assert figures.single_mask_accuracy is None
-    assert figures.classification_loss == pytest.approx(
+    assert metrics.accuracy == np.mean(logits.argmax(axis=1) == LABELS)
+    assert 0 < metrics.accuracy < 1
+    assert metrics.single_mask_accuracy is None
+    assert metrics.classification_loss == pytest.approx(
         np.mean(cross_entropy(logits, LABELS)), abs=1e-5
     )
     nll = generative_twin(classifier).evaluate(images, verbose=0, return_dict=True)["loss"]
-    assert figures.generative_loss == pytest.approx(nll, abs=1e-5)
+    assert metrics.generative_loss == pytest.approx(nll, abs=1e-5)
     assert generative_loss(classifier, images, batch_size=7) == pytest.approx(nll, abs=1e-5)
 
 
 def test_figures_of_a_bert_classifier_are_votes_and_means_over_masks(config, images, randomized):
     classifier = randomized(ImageGPTClassifier(config, 3, "bert", mask_probability=0.4))
-    figures = classifier_figures(classifier, images, LABELS, batch_size=16, seed=7)
+    metrics = classifier_metrics(classifier, images, LABELS, batch_size=16, seed=7)
     twin = generative_twin(classifier)
     votes, losses, nll = [], [], []
     for vote in range(5):
@@ -62,9 +62,9 @@ def test_figures_of_a_bert_classifier_are_votes_and_means_over_masks(config, ima
         votes.append(logits.argmax(axis=1))
         losses.append(np.mean(cross_entropy(logits, LABELS)))
         nll.append(twin.evaluate(inputs, verbose=0, return_dict=True)["loss"])
-    assert figures.single_mask_accuracy == np.mean(votes[0] == LABELS)
-    assert figures.classification_loss == pytest.approx(np.mean(losses), abs=1e-5)
-    assert figures.generative_loss == pytest.approx(np.mean(nll), abs=1e-5)
+    assert metrics.single_mask_accuracy == np.mean(votes[0] == LABELS)
+    assert metrics.classification_loss == pytest.approx(np.mean(losses), abs=1e-5)
+    assert metrics.generative_loss == pytest.approx(np.mean(nll), abs=1e-5)
     assert generative_loss(twin, images, seed=7) == pytest.approx(np.mean(nll), abs=1e-5)
 
     certain, possible = 0, 0
@@ -76,7 +76,7 @@ def test_figures_of_a_bert_classifier_are_votes_and_means_over_masks(config, ima
     # Not every image is undisputed, or the vote would not be tested.
     assert len({tuple(vote) for vote in votes}) == VOTES
     assert certain < possible
-    assert certain <= round(figures.accuracy * 40) <= possible
+    assert certain <= round(metrics.accuracy * 40) <= possible
 
 
 @pytest.mark.parametrize("objective", ["ar", "bert"])
@@ -85,13 +85,13 @@ def test_figures_depend_on_the_seed_of_the_masks_and_not_on_the_batch_size(
 ):
     classifier = randomized(ImageGPTClassifier(config, 3, objective))
 
-    def figures(batch_size, seed):
-        result = classifier_figures(classifier, images, LABELS, batch_size=batch_size, seed=seed)
+    def metrics(batch_size, seed):
+        result = classifier_metrics(classifier, images, LABELS, batch_size=batch_size, seed=seed)
         return [value for value in vars(result).values() if value is not None]
 
-    whole = figures(40, 0)
-    assert figures(9, 0) == pytest.approx(whole, abs=1e-5)
-    other = figures(40, 1)
+    whole = metrics(40, 0)
+    assert metrics(9, 0) == pytest.approx(whole, abs=1e-5)
+    other = metrics(40, 1)
     assert (other != whole) == (objective == "bert")
 
 
@@ -106,7 +106,7 @@ def test_measuring_leaves_the_training_of_a_model_alone(config, images, randomiz
     optimizer = keras.optimizers.SGD(0.1)
     classifier.compile(optimizer)
     before = classifier.get_weights()
-    classifier_figures(classifier, images, LABELS)
+    classifier_metrics(classifier, images, LABELS)
     assert classifier.optimizer is optimizer
     for weight, old in zip(classifier.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, old)
@@ -122,11 +122,11 @@ def test_masked_inputs_are_tokens_for_ar_and_the_masks_of_a_vote_for_bert(config
 @pytest.mark.parametrize("labels", [np.full(40, -1), np.full(40, 3), np.zeros(0, int)])
 def test_labels_that_are_no_classes_are_named(config, images, labels):
     with pytest.raises(InputError, match=r"labels must lie in 0…2 \(num_classes=3\)"):
-        classifier_figures(ImageGPTClassifier(config, 3), images, labels)
+        classifier_metrics(ImageGPTClassifier(config, 3), images, labels)
 
 
 def test_a_classifier_without_token_head_has_no_generative_loss(config, images):
     classifier = ImageGPTClassifier(config, 3, generative_weight=0)
-    assert classifier_figures(classifier, images, LABELS).generative_loss is None
+    assert classifier_metrics(classifier, images, LABELS).generative_loss is None
     with pytest.raises(InputError, match="generative_weight must be above 0"):
         generative_loss(classifier, images)

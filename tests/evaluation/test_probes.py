@@ -15,8 +15,8 @@ from igpt_keras.evaluation.probes import (
     Batches,
     FitCheckpoints,
     LayerFeatures,
-    Parts,
     Probe,
+    ProbeSplits,
     Scaling,
     best_layer,
     fit_probe,
@@ -43,7 +43,9 @@ def make_parts(seed=0, count=40, classes=3, width=6, noise=1.5):
     for size in (count, count, 2 * count):
         points, labels = blobs(generator, size, centers, noise)
         parts.append(LayerFeatures([points * np.linspace(0.1, 0.3, width) + 2], labels))
-    return Parts(*(LayerFeatures([p.layers[0].astype("f4")], p.labels) for p in parts), classes)
+    return ProbeSplits(
+        *(LayerFeatures([p.layers[0].astype("f4")], p.labels) for p in parts), classes
+    )
 
 
 def by_sklearn(features, strength):
@@ -64,7 +66,7 @@ def test_lbfgs_is_scikit_learns_on_unscaled_features_at_the_same_strength():
     probes = list(LBFGS(strengths).fits(parts.train, 3))
     for probe, strength in zip(probes, strengths, strict=True):
         reference = by_sklearn(parts.train, strength)
-        assert probe.setting == {"strength": strength, "converged": True}
+        assert probe.setting == {"C": strength, "converged": True}
         expected = centerd(reference.coef_.T)
         np.testing.assert_allclose(
             centerd(probe.weights), expected, atol=0.02 * np.abs(expected).max()
@@ -103,7 +105,7 @@ def test_strength_is_the_best_on_validation():
     best = int(np.argmax(accuracies))
     assert 0 < best < 3 and best != np.argmax(on_test)
     probe = fit_probe(LBFGS(strengths), parts)
-    assert probe.setting["strength"] == strengths[best]
+    assert probe.setting["C"] == strengths[best]
     assert probe.validation_accuracy == pytest.approx(accuracies[best])
     assert probe.accuracy(parts.test) == pytest.approx(on_test[best])
 
@@ -119,7 +121,7 @@ class Given:
         for right in self.right:
             self.trained += 1
             weights = np.eye(2)[(np.arange(10) >= right).astype(int)]
-            yield Probe(weights, np.zeros(2), {"strength": self.trained})
+            yield Probe(weights, np.zeros(2), {"C": self.trained})
 
 
 @pytest.mark.parametrize(
@@ -135,8 +137,8 @@ def test_training_ends_once_two_fell_short_and_the_first_of_the_best_stays(right
     ten = LayerFeatures([np.eye(10, dtype=np.float32)], np.zeros(10, int))
     both_classes = LayerFeatures([np.eye(10, dtype=np.float32)], np.arange(10) % 2)
     method = Given(right)
-    probe = fit_probe(method, Parts(both_classes, ten, ten, 2))
-    assert probe.setting["strength"] == best
+    probe = fit_probe(method, ProbeSplits(both_classes, ten, ten, 2))
+    assert probe.setting["C"] == best
     assert method.trained == trained
     assert probe.validation_accuracy == pytest.approx(right[best - 1] / 10)
 
@@ -146,7 +148,7 @@ def test_layers_are_chosen_on_validation_though_another_is_best_on_test():
     labels = np.tile(np.arange(2), 100).astype(np.int32)
     informative = (labels[:, None] + generator.normal(0, 0.1, (200, 3))).astype(np.float32)
     noise = generator.normal(0, 1, (200, 3)).astype(np.float32)
-    parts = Parts(
+    parts = ProbeSplits(
         LayerFeatures([noise, informative, informative], labels),
         LayerFeatures([noise, noise, informative], labels),
         LayerFeatures([noise, informative, noise], labels),
@@ -175,7 +177,7 @@ def test_folding_trains_the_chosen_setting_on_both_parts(method):
         [np.concatenate([parts.train.layers[0], parts.validation.layers[0]])],
         np.concatenate([parts.train.labels, parts.validation.labels]),
     )
-    (expected,) = method.settled(chosen).fits(both, 3)
+    (expected,) = method.with_setting(chosen).fits(both, 3)
     np.testing.assert_allclose(folded.weights, expected.weights, rtol=1e-3)
     assert not np.allclose(folded.weights, chosen.weights, rtol=1e-3)
 
@@ -294,7 +296,7 @@ def peak_memory(folder, count):
     layer.flush()
     layer = np.load(file, mmap_mode="r")
     labels = (np.arange(count) % 2).astype(np.int32)
-    parts = Parts(*[LayerFeatures([layer], labels)] * 3, num_classes=2)
+    parts = ProbeSplits(*[LayerFeatures([layer], labels)] * 3, num_classes=2)
     tracemalloc.start()
     fit_probe(SGD([1.0], epochs=1, batch_size=1024), parts)
     _, peak = tracemalloc.get_traced_memory()
@@ -366,8 +368,8 @@ def test_low_data_figures_are_those_of_the_subsets():
         for seed in (5, 6, 7):
             few = parts.train.take(per_class(parts.train.labels, run["labels_per_class"], seed))
             assert list(np.bincount(few.labels)) == [run["labels_per_class"]] * 3
-            probe = fit_probe(method, Parts(few, parts.validation, parts.test, 3))
-            reference = by_sklearn(few, probe.setting["strength"])
+            probe = fit_probe(method, ProbeSplits(few, parts.validation, parts.test, 3))
+            reference = by_sklearn(few, probe.setting["C"])
             accuracies.append(reference.score(parts.test.layers[0], parts.test.labels))
         assert run["accuracies"] == pytest.approx(accuracies, abs=0.02)
         assert run["mean"] == pytest.approx(statistics.mean(run["accuracies"]))

@@ -1,4 +1,4 @@
-"""Run folders as the commands write them, with figures that a test chooses."""
+"""Run folders as the commands write them, with metrics that a test chooses."""
 
 from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.pictures import contact_sheet, save_png
@@ -34,14 +34,14 @@ def data(name="folder:/images/cifar10", classes=10, **changes):
     }
 
 
-def write(folder, kind, of, figures, settings=None, on=None):
+def write(folder, kind, of, metrics, settings=None, on=None):
     folder.mkdir(parents=True)
     command = f"igpt {kind} --output {folder.name}"
-    write_result(Result(kind, command, of, on or data(), settings or {}, figures), folder)
+    write_result(Result(kind, command, of, on or data(), settings or {}, metrics), folder)
     return folder
 
 
-def probe_figures(test, validation=None, best=None, **changes):
+def probe_metrics(test, validation=None, best=None, **changes):
     """Of accuracies by layer: `validation` equals `test`, and `best` is its best, unless given."""
     validation = validation or test
     best = max(range(len(validation)), key=validation.__getitem__) if best is None else best
@@ -49,7 +49,7 @@ def probe_figures(test, validation=None, best=None, **changes):
         "method": "lbfgs",
         "num_classes": 10,
         "layers": [
-            {"layer": index, "validation_accuracy": v, "test_accuracy": t, "strength": 1.0}
+            {"layer": index, "validation_accuracy": v, "test_accuracy": t, "C": 1.0}
             for index, (v, t) in enumerate(zip(validation, test, strict=True))
         ],
         "best_layer": best,
@@ -63,18 +63,18 @@ def probe_figures(test, validation=None, best=None, **changes):
 
 
 def probe(folder, of=None, test=(0.3, 0.5, 0.6, 0.4), on=None, **changes):
-    figures = probe_figures(list(test), **changes)
-    return write(folder, "probe", of or model(), figures, {"features": "model"}, on)
+    metrics = probe_metrics(list(test), **changes)
+    return write(folder, "probe", of or model(), metrics, {"features": "model"}, on)
 
 
 def baseline(folder, features="pixels", test=0.25, validation=0.3, of=None, **changes):
-    figures = probe_figures([test], [validation], **changes)
-    figures["best_layer"] = figures["layers"][0]["layer"] = None
-    return write(folder, "probe", of or model(), figures, {"features": features})
+    metrics = probe_metrics([test], [validation], **changes)
+    metrics["best_layer"] = metrics["layers"][0]["layer"] = None
+    return write(folder, "probe", of or model(), metrics, {"features": features})
 
 
 def fine_tuning(folder, of=None, test=0.7, validation=0.72, single=None, on=None, **settings):
-    figures = {
+    metrics = {
         "history": {},
         "best_epoch": 3,
         "validation_accuracy": validation,
@@ -85,12 +85,12 @@ def fine_tuning(folder, of=None, test=0.7, validation=0.72, single=None, on=None
         "votes": None if single is None else 5,
     }
     usual = {"start": "pretrained", "generative_weight": 1.0, "learning_rate": 3e-4, "layer": 3}
-    return write(folder, "finetune", of or model(), figures, {**usual, **settings}, on)
+    return write(folder, "finetune", of or model(), metrics, {**usual, **settings}, on)
 
 
 def pretraining(folder, of=None, pictures=()):
     of = of or model(folder.name, path=str(folder / "model"))
-    figures = {
+    metrics = {
         "history": {"step": [100], "loss": [2.0], "val_loss": [2.0]},
         "validation_loss": 2.00004,
         "test_loss": 2.01236,
@@ -98,12 +98,12 @@ def pretraining(folder, of=None, pictures=()):
         "images_per_second": 123.45,
         "minutes": 6.78,
     }
-    write(folder, "pretrain", of, figures)
+    write(folder, "pretrain", of, metrics)
     for name, rows in dict(pictures).items():
         save_png(contact_sheet(rows), folder / name)
     return folder
 
 
 def evaluation(folder, of=None):
-    figures = {"validation_loss": 2.5, "test_loss": 2.55551, "test_accuracy": None}
-    return write(folder, "evaluate", of or model(), figures)
+    metrics = {"validation_loss": 2.5, "test_loss": 2.55551, "test_accuracy": None}
+    return write(folder, "evaluate", of or model(), metrics)

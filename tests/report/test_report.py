@@ -136,18 +136,18 @@ def change(folder, edit):
 @pytest.mark.parametrize(
     ("make", "edit"),
     [
-        (runs.probe, lambda result: result["figures"].pop("layers")),
-        (runs.probe, lambda result: result["figures"].update(best_layer=9)),
-        (runs.probe, lambda result: result["figures"].update(best_layer=None)),
-        (runs.probe, lambda result: result["figures"].update(test_accuracy="high")),
-        (runs.probe, lambda result: result["figures"].update(layers=[3])),
+        (runs.probe, lambda result: result["metrics"].pop("layers")),
+        (runs.probe, lambda result: result["metrics"].update(best_layer=9)),
+        (runs.probe, lambda result: result["metrics"].update(best_layer=None)),
+        (runs.probe, lambda result: result["metrics"].update(test_accuracy="high")),
+        (runs.probe, lambda result: result["metrics"].update(layers=[3])),
         (runs.probe, lambda result: result["model"].update(config={})),
         (runs.probe, lambda result: result["model"].update(objective="gan")),
         (runs.probe, lambda result: result.update(data={})),
         (runs.baseline, lambda result: result["settings"].update(features="model")),
         (runs.fine_tuning, lambda result: result["settings"].pop("start")),
-        (runs.pretraining, lambda result: result["figures"].pop("minutes")),
-        (runs.evaluation, lambda result: result["figures"].update(test_loss=[])),
+        (runs.pretraining, lambda result: result["metrics"].pop("minutes")),
+        (runs.evaluation, lambda result: result["metrics"].update(test_loss=[])),
     ],
 )
 def test_a_result_of_another_form_is_named(tmp_path, make, edit):
@@ -186,7 +186,7 @@ def test_figure_2_shows_the_last_step_of_each_run_and_the_baselines(tmp_path):
         tmp_path / "part", bert, (0.95,), layers=[{"layer": 2, "test_accuracy": 0.95}], best_layer=2
     )
     # Layers come in the order that the user gave them in.
-    change(tmp_path / "bert", lambda result: result["figures"]["layers"].reverse())
+    change(tmp_path / "bert", lambda result: result["metrics"]["layers"].reverse())
     runs.baseline(tmp_path / "pixels", test=0.25, validation=0.3)
     runs.baseline(tmp_path / "pixels-again", test=0.27, validation=0.2)
     runs.baseline(tmp_path / "tokens", "tokens", 0.22)

@@ -68,10 +68,10 @@ def test_a_trial_is_a_run_of_igpt_pretrain(searched, tmp_path):
         + ["--output", str(tmp_path / "run")],
     )
     assert result.exit_code == 0, result.output
-    alone = read_result(tmp_path / "run").figures
+    alone = read_result(tmp_path / "run").metrics
     (trial,) = searched.oracle.get_best_trials()
     assert trial.score == alone["validation_loss"]
-    assert read_result(searched.run_folder(trial)).figures["history"] == alone["history"]
+    assert read_result(searched.run_folder(trial)).metrics["history"] == alone["history"]
 
 
 def test_the_best_model_is_the_trained_one(searched):
