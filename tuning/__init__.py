@@ -1,15 +1,15 @@
 """The paper's search for learning rates, from large to small, on keras-tuner."""
 
-from tuning.experiments import FineTuning, Pretraining, Probing
+from tuning.experiments import FinetuneExperiment, PretrainExperiment, ProbeExperiment
 from tuning.oracle import LargeToSmallOracle
 from tuning.rates import Rates
-from tuning.tuner import LargeToSmall
+from tuning.tuner import LearningRateSearch
 
 __all__ = [
-    "FineTuning",
-    "LargeToSmall",
+    "FinetuneExperiment",
+    "LearningRateSearch",
     "LargeToSmallOracle",
-    "Pretraining",
-    "Probing",
+    "PretrainExperiment",
+    "ProbeExperiment",
     "Rates",
 ]

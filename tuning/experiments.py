@@ -56,7 +56,7 @@ class Experiment(Generic[Settings]):
         self,
         data: str | DataOptions,
         settings: Settings | Callable[[keras_tuner.HyperParameters], Settings],
-        command: str = "tuning.LargeToSmall",
+        command: str = "tuning.LearningRateSearch",
     ):
         self.data = DataOptions((data,)) if isinstance(data, str) else data
         if self.data.train_on_validation:
@@ -133,7 +133,7 @@ class Experiment(Generic[Settings]):
         return igpt_keras.load(output)
 
 
-class OnModel(Experiment[Settings]):
+class ModelExperiment(Experiment[Settings]):
     """An experiment on a model that is there.
 
     Args:
@@ -157,7 +157,7 @@ class OnModel(Experiment[Settings]):
         return {"model": self.model, **super().described(hp)}
 
 
-class Pretraining(Experiment[pretraining.Settings]):
+class PretrainExperiment(Experiment[pretraining.Settings]):
     """`igpt pretrain`, by the validation loss after the last step, in nats per pixel.
 
     An unfinished trial goes on from its last state.
@@ -201,7 +201,7 @@ class Pretraining(Experiment[pretraining.Settings]):
         return self._palettes[key]
 
 
-class FineTuning(OnModel[finetuning.Settings]):
+class FinetuneExperiment(ModelExperiment[finetuning.Settings]):
     """`igpt finetune`, by the validation accuracy of its best epoch, whose weights it keeps.
 
     An unfinished trial goes on from its last state.
@@ -261,7 +261,7 @@ class FineTuning(OnModel[finetuning.Settings]):
         return run.finish(self.strategy, callbacks)["validation_accuracy"]
 
 
-class Probing(OnModel[probing.Settings]):
+class ProbeExperiment(ModelExperiment[probing.Settings]):
     """`igpt probe --method sgd`, by the validation accuracy of the best of the layers.
 
     An unfinished trial goes on from its last state; the features are extracted once for all. What

@@ -12,14 +12,14 @@ from igpt_keras.atomic import atomic_path
 from igpt_keras.report.plots import line_style, png, stacked_axes, styled
 from tuning.oracle import Search
 from tuning.summary import rate_of
-from tuning.tuner import LargeToSmall
+from tuning.tuner import LearningRateSearch
 
 SCORES_FILE = "rates.png"
 LOSSES_FILE = "losses{}.png"
 MARGIN = 1.5
 
 
-def draw(tuner: LargeToSmall, folder: pathlib.Path) -> list[str]:
+def draw(tuner: LearningRateSearch, folder: pathlib.Path) -> list[str]:
     """Draws `folder`/rates.png and, where trials kept it, the loss of those of each search.
 
     Returns: the names of the files.
@@ -72,7 +72,7 @@ def score_by_rate(searches: Sequence[Search], objective: str) -> Figure:
 
 
 @styled
-def losses_by_step(tuner: LargeToSmall, search: Search) -> Figure | None:
+def losses_by_step(tuner: LearningRateSearch, search: Search) -> Figure | None:
     """The training loss of each trial of a search; None where no trial kept it."""
     figure, (axes,) = stacked_axes([len(search.trials)])
     first, lowest = [], []

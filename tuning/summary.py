@@ -11,7 +11,7 @@ from rich.table import Table
 from igpt_keras.atomic import atomic_path
 from tuning.oracle import Search
 from tuning.rates import DIVERGED, FLOOR, RATE, WORSE
-from tuning.tuner import SECONDS, LargeToSmall
+from tuning.tuner import SECONDS, LearningRateSearch
 
 SUMMARY_FILE = "summary.json"
 WORDS = {
@@ -21,7 +21,7 @@ WORDS = {
 }
 
 
-def trials_table(tuner: LargeToSmall, running: str = "") -> Table:
+def trials_table(tuner: LearningRateSearch, running: str = "") -> Table:
     """A row for each trial: rate, final figure, status, time.
 
     Args:
@@ -90,7 +90,9 @@ def verdict(search: Search) -> str:
     return f"{found}: smaller ones were worse"
 
 
-def write_summary(tuner: LargeToSmall, commands: list[str | None], folder: pathlib.Path) -> None:
+def write_summary(
+    tuner: LearningRateSearch, commands: list[str | None], folder: pathlib.Path
+) -> None:
     """Writes `folder`/summary.json: of each search its trials, how it ended and the best.
 
     Args:

@@ -32,7 +32,7 @@ class _Failed(keras_tuner.errors.FatalError):
     """An error in a trial; others than `FatalError` keras-tuner notes and goes on."""
 
 
-class LargeToSmall(keras_tuner.Tuner):
+class LearningRateSearch(keras_tuner.Tuner):
     """Searches the learning rate of an experiment from large to small.
 
     `search()` takes no data: the experiment has them. Called again, in another process after

@@ -77,32 +77,45 @@ def client():
 @asks_a_server
 @completion_options
 def complete(
-    connection, images, output, keep_rows, num, temperature, top_k, top_p, seed, overwrite
+    connection,
+    images,
+    output,
+    keep_rows,
+    num_completions,
+    temperature,
+    top_k,
+    top_p,
+    seed,
+    overwrite,
 ):
     """Keep the first rows of IMAGES; the served model samples the rest."""
     with atomic_path(output, overwrite, marker=SHEET) as partial:
         completed = connection.complete(
-            images, keep_rows, num, temperature, top_k, top_p, seed
+            images, keep_rows, num_completions, temperature, top_k, top_p, seed
         ).images
         originals = np.stack([read_image(path, completed.shape[2]) for path in images])
         size = completed.shape[2]
         known = np.broadcast_to(np.arange(size)[:, None] < keep_rows, (size, size))
         write_completions(partial, images, originals, completed, known)
-    print(f"wrote {len(images) * num} completions and {SHEET} to {output}")
+    print(f"wrote {len(images) * num_completions} completions and {SHEET} to {output}")
 
 
 @client.command()
 @asks_a_server
 @drawing_options
 @click.option(
-    "--num", type=click.IntRange(min=1), default=16, show_default=True, help="Images to sample."
+    "--num-samples",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    help="Images to sample.",
 )
-def sample(connection, output, num, temperature, top_k, top_p, seed, overwrite):
+def sample(connection, output, num_samples, temperature, top_k, top_p, seed, overwrite):
     """Let the served model sample images from nothing."""
     with atomic_path(output, overwrite, marker=SHEET) as partial:
-        images = connection.sample(num, temperature, top_k, top_p, seed).images[:, 0]
+        images = connection.sample(num_samples, temperature, top_k, top_p, seed).images[:, 0]
         write_samples(partial, images)
-    print(f"wrote {num} samples and {SHEET} to {output}")
+    print(f"wrote {num_samples} samples and {SHEET} to {output}")
 
 
 @client.command()

@@ -53,7 +53,9 @@ def drawing_options(command):
 
 
 def num_option():
-    return click.option("--num", default=4, show_default=True, help="Completions of each image.")
+    return click.option(
+        "--num-completions", default=4, show_default=True, help="Completions of each image."
+    )
 
 
 images_argument = click.argument(
@@ -87,7 +89,10 @@ def model_options(command):
             "--entropy", is_flag=True, help=f"Draw where the model was unsure: {ENTROPY}."
         ),
         click.option(
-            "--rounds", type=int, help="Of a BERT model, to fill the pixels in.  [default: 16]"
+            "rounds",
+            "--num-steps",
+            type=int,
+            help="Of a BERT model, to fill the pixels in.  [default: 16]",
         ),
         click.option(
             "--draft",
@@ -118,7 +123,7 @@ def complete(
     output,
     keep_rows,
     mask,
-    num,
+    num_completions,
     temperature,
     top_k,
     top_p,
@@ -143,7 +148,7 @@ def complete(
         settings = {
             "keep_rows": keep_rows,
             "known": known,
-            "num_completions": num,
+            "num_completions": num_completions,
             "temperature": temperature,
             "top_k": top_k,
             "top_p": top_p,
@@ -154,13 +159,13 @@ def complete(
         if known is None:
             known = np.broadcast_to(np.arange(size)[:, None] < keep_rows, (size, size))
         write_completions(partial, images, originals, completions.images, known)
-        names = [names_of(index, path, num) for index, path in enumerate(images)]
+        names = [names_of(index, path, num_completions) for index, path in enumerate(images)]
         records = likelihoods(completions, names, int((~known).sum()))
         write_likelihoods(partial, records)
         if entropy:
             save_png(entropy_sheet(completions, originals, known), partial / ENTROPY)
     say_likelihoods(records)
-    print(f"wrote {len(images) * num} completions and {SHEET} to {output}")
+    print(f"wrote {len(images) * num_completions} completions and {SHEET} to {output}")
 
 
 def read_mask(path: pathlib.Path, size: int) -> np.ndarray:

@@ -157,7 +157,7 @@ def recording_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def output_option(of: str = "Folder to write to.") -> Callable:
     """--output or --out, a path that the command makes."""
     path = click.Path(path_type=pathlib.Path)
-    return click.option("output", "--output", "--out", required=True, type=path, help=of)
+    return click.option("--output", required=True, type=path, help=of)
 
 
 def overwrite_option(of: str = "Replace an earlier output folder.") -> Callable:

@@ -98,7 +98,11 @@ def fit(
 @click.option("--data", metavar="SOURCE", help="Show images of this source, drawn at random.")
 @click.option("--data-dir", metavar="DIR", help="Where TFDS keeps its sets.")
 @click.option(
-    "--num", type=click.IntRange(min=1), default=8, show_default=True, help="Images of the source."
+    "--num-images",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Images of the source.",
 )
 @seed_option("Of which images these are.")
 @click.option(
@@ -113,7 +117,7 @@ def show(
     images: tuple[pathlib.Path, ...],
     data: str | None,
     data_dir: str | None,
-    num: int,
+    num_images: int,
     seed: int,
     image_size: int | None,
     output: pathlib.Path,
@@ -136,7 +140,7 @@ def show(
     elif data:
         data_set = open_data(data, data_dir=data_dir)
         part = data_set.test or data_set.validation
-        pixels = read_images(part, size, limit=num, seed=seed).images
+        pixels = read_images(part, size, limit=num_images, seed=seed).images
     if images or data:
         pictures.append(before_and_after(shown, pixels))
         message += f", {len(pixels)} images; {losses(shown, pixels)}"

@@ -41,7 +41,9 @@ from igpt_keras.training.strategies import check_batch_size, is_chief, make_stra
 @click.option("--num-layers", type=int, help="Instead of --preset.")
 @click.option("--hidden-dim", type=int, help="Instead of --preset.")
 @click.option("--num-heads", type=int, help="Instead of --preset.")
-@click.option("--palette", help="A .npy palette or a model that has one.  [default: fit one]")
+@click.option(
+    "palette", "--tokenizer", help="A .npy palette or a model that has one.  [default: fit one]"
+)
 @click.option(
     "--num-colors",
     default=Settings.num_colors,

@@ -57,9 +57,7 @@ class Measurement:
 
 @click.command()
 @click.option(
-    "output",
     "--output",
-    "--out",
     default="igpt-quickstart",
     show_default=True,
     type=click.Path(path_type=pathlib.Path),

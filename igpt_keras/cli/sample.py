@@ -28,10 +28,25 @@ from igpt_keras.pictures import color_scale, contact_sheet, heat_map, save_png, 
 @model_options
 @drawing_options
 @click.option(
-    "--num", type=click.IntRange(min=1), default=16, show_default=True, help="Images to sample."
+    "--num-samples",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    help="Images to sample.",
 )
 def sample(
-    model, draft, output, num, temperature, top_k, top_p, seed, rounds, entropy, progress, overwrite
+    model,
+    draft,
+    output,
+    num_samples,
+    temperature,
+    top_k,
+    top_p,
+    seed,
+    rounds,
+    entropy,
+    progress,
+    overwrite,
 ):
     """Let a model sample images from nothing.
 
@@ -48,7 +63,7 @@ def sample(
             "draft": draft and read_draft(draft),
             "rounds": rounds,
         }
-        blank = np.zeros((num, size, size, 3), np.uint8)
+        blank = np.zeros((num_samples, size, size, 3), np.uint8)
         samples = complete_in_groups(loaded, blank, seed, settings, progress)
         names = write_samples(partial, samples.images[:, 0])
         records = likelihoods(samples, [[name] for name in names], size * size)
@@ -58,7 +73,7 @@ def sample(
             sheet = square_sheet(heat_map(samples.entropy[:, 0], largest))
             save_png(stacked([sheet, color_scale(largest, "nll")]), partial / ENTROPY)
     say_likelihoods(records)
-    print(f"wrote {num} samples and {SHEET} to {output}")
+    print(f"wrote {num_samples} samples and {SHEET} to {output}")
 
 
 def write_samples(folder: pathlib.Path, images: np.ndarray) -> list[str]:

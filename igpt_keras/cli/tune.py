@@ -30,7 +30,7 @@ from igpt_keras.runs.tokenizers import load_with_palette
 from igpt_keras.training.callbacks.checkpoint_manager import Interrupted
 from igpt_keras.training.callbacks.running_means import updates_done
 from igpt_keras.training.strategies import is_chief
-from tuning.experiments import Experiment, FineTuning, Pretraining, Probing
+from tuning.experiments import Experiment, FinetuneExperiment, PretrainExperiment, ProbeExperiment
 from tuning.rates import RATE, Rates
 from tuning.summary import (
     SUMMARY_FILE,
@@ -41,7 +41,7 @@ from tuning.summary import (
     verdict,
     write_summary,
 )
-from tuning.tuner import LargeToSmall
+from tuning.tuner import LearningRateSearch
 
 SECONDS_BETWEEN_UPDATES = 0.25
 SIZE_NAMES = ("num_layers", "hidden_dim", "num_heads")
@@ -82,7 +82,7 @@ class Sizes(click.ParamType):
 
 SEARCH_OPTIONS = (
     click.Option(
-        ["output", "--output", "--out"],
+        ["--output"],
         required=True,
         type=click.Path(path_type=pathlib.Path),
         help="Folder of the search; one that was interrupted goes on.",
@@ -155,7 +155,9 @@ def pretrain(values: dict[str, Any]) -> None:
             hp.Choice("size", list(sizes))
         return _made(pretraining.Settings, options_of(hp.values))
 
-    experiment = Pretraining(_data(values), settings, _training(values), command=command_line())
+    experiment = PretrainExperiment(
+        _data(values), settings, _training(values), command=command_line()
+    )
     tuner = _search(experiment, values)
     commands = _commands(tuner, pretrain_command, values, options_of)
     table = _table_of_sizes(tuner, options_of) if sizes else None
@@ -165,7 +167,7 @@ def pretrain(values: dict[str, Any]) -> None:
 @_searches(finetune_command, "a tenth of the one that MODEL was pre-trained at")
 def finetune(values: dict[str, Any]) -> None:
     """The rate of `igpt finetune MODEL`, by the validation accuracy."""
-    experiment = FineTuning(
+    experiment = FinetuneExperiment(
         values["model"],
         _data(values),
         _made(finetuning.Settings, values),
@@ -194,7 +196,7 @@ def probe(values: dict[str, Any]) -> None:
         return _made(probing.Settings, options_of(hp.values))
 
     features = values["output"] / "features"
-    experiment = Probing(
+    experiment = ProbeExperiment(
         values["model"], _data(values), settings, features=features, command=command_line()
     )
     tuner = _search(experiment, values)
@@ -217,7 +219,7 @@ def _training(values: dict[str, Any]) -> TrainingOptions:
     return _made(TrainingOptions, values, progress="quiet")
 
 
-def _search(experiment: Experiment, values: dict[str, Any]) -> LargeToSmall:
+def _search(experiment: Experiment, values: dict[str, Any]) -> LearningRateSearch:
     """Searches to the end under a live table; or exits, with what a signal asks for."""
     output = values["output"].absolute()
     _check_folder(output)
@@ -247,7 +249,7 @@ def _check_folder(output: pathlib.Path) -> None:
         raise FileExistsError(f"{output} is a folder of other things, not of a search")
 
 
-class _ShownSearch(LargeToSmall):
+class _ShownSearch(LearningRateSearch):
     """Shows its trials: at a terminal a live table, elsewhere a line for each."""
 
     def __init__(self, *arguments, form: str, **keywords):
@@ -293,7 +295,7 @@ def _of(trial: Trial) -> str:
 
 
 def _commands(
-    tuner: LargeToSmall,
+    tuner: LearningRateSearch,
     trains: click.Command,
     values: dict[str, Any],
     options_of: Callable[[dict[str, Any]], dict[str, Any]],
@@ -311,7 +313,7 @@ def _commands(
     return commands
 
 
-def _table_of_sizes(tuner: LargeToSmall, options_of: Callable) -> Table:
+def _table_of_sizes(tuner: LearningRateSearch, options_of: Callable) -> Table:
     searches = tuner.oracle.searches()
     models = []
     for search in searches:
@@ -322,7 +324,7 @@ def _table_of_sizes(tuner: LargeToSmall, options_of: Callable) -> Table:
 
 
 def _conclude(
-    tuner: LargeToSmall,
+    tuner: LearningRateSearch,
     commands: list[str | None],
     values: dict[str, Any],
     table: Table | None = None,
@@ -348,7 +350,7 @@ def _conclude(
     console.print(f"wrote {', '.join(written)} in {output}", soft_wrap=True)
 
 
-def _draw(tuner: LargeToSmall, output: pathlib.Path) -> list[str]:
+def _draw(tuner: LearningRateSearch, output: pathlib.Path) -> list[str]:
     """Draws the figures, with matplotlib; the names of the files."""
     if importlib.util.find_spec("matplotlib") is None:
         click.echo("no figures: pip install 'igpt-keras[report]' to draw them", err=True)

@@ -48,7 +48,7 @@ def test_complete_writes_every_completion_and_a_contact_sheet(
         "--model": model_folder,
         "--output": output,
         "--keep-rows": 2,
-        "--num": 3,
+        "--num-completions": 3,
         "--seed": 5,
     }
     assert run(monkeypatch, "complete", *photos, *flat(options)) == 0
@@ -78,9 +78,9 @@ def test_a_mask_is_white_where_pixels_are_filled(
     output = tmp_path / "out"
     options = {
         "--model": model_folder,
-        "--out": output,
+        "--output": output,
         "--mask": tmp_path / "mask.png",
-        "--num": 2,
+        "--num-completions": 2,
     }
     assert run(monkeypatch, "complete", photos[0], "--entropy", *flat(options)) == 0
     known = np.ones((4, 4), bool)
@@ -97,7 +97,12 @@ def test_a_mask_is_white_where_pixels_are_filled(
 
 def test_likelihoods_are_printed_and_written(model_folder, photos, tmp_path, monkeypatch, capsys):
     output = tmp_path / "out"
-    options = {"--model": model_folder, "--output": output, "--keep-rows": 1, "--num": 2}
+    options = {
+        "--model": model_folder,
+        "--output": output,
+        "--keep-rows": 1,
+        "--num-completions": 2,
+    }
     assert run(monkeypatch, "complete", *photos, *flat(options)) == 0
     printed = capsys.readouterr().out
     images = np.stack([read_image(path, 4) for path in photos])
@@ -139,7 +144,12 @@ def test_photographs_of_any_kind_are_read_as_a_person_sees_them(
         path, saving = tmp_path / "photo.webp", {"lossless": True}
     image.save(path, **saving)
     output = tmp_path / "out"
-    options = {"--model": model_folder, "--output": output, "--keep-rows": 4, "--num": 1}
+    options = {
+        "--model": model_folder,
+        "--output": output,
+        "--keep-rows": 4,
+        "--num-completions": 1,
+    }
     assert run(monkeypatch, "complete", path, *flat(options)) == 0
     written = np.asarray(Image.open(output / "000-photo-00.png"))
     np.testing.assert_array_equal(written, palette.dequantize(palette.quantize(pixels)))
@@ -152,7 +162,7 @@ def test_many_images_are_completed_as_one_would_be(model_folder, tmp_path, monke
     for path in paths:
         Image.fromarray(generator.integers(0, 256, (4, 4, 3)).astype(np.uint8)).save(path)
     options = {"--model": model_folder, "--output": tmp_path / "out", "--keep-rows": 1}
-    assert run(monkeypatch, "complete", *paths, "--num", 20, *flat(options)) == 0
+    assert run(monkeypatch, "complete", *paths, "--num-completions", 20, *flat(options)) == 0
     images = np.stack([read_image(path, 4) for path in paths])
     expected = igpt_keras.complete(igpt_keras.load(model_folder), None, images, 1, 20)
     for index in range(3):
@@ -180,10 +190,10 @@ def test_a_terminal_sees_how_many_rows_are_done(progress, monkeypatch):
         ({"image": __file__}, "cannot be read as an image"),
         ({"--mask": "photo.png"}, "give either --keep-rows or --mask"),
         ({"--draft": "draft.npz"}, "No such file or directory: 'draft.npz'"),
-        ({"--rounds": 3}, "rounds=3 is for BERT models"),
+        ({"--num-steps": 3}, "rounds=3 is for BERT models"),
         ({"--keep-rows": 5}, "keep_rows must lie in 0…4"),
         ({"--keep-rows": -1}, "keep_rows must be an integer >= 0, got -1"),
-        ({"--num": 0}, "num_completions must be an integer >= 1, got 0"),
+        ({"--num-completions": 0}, "num_completions must be an integer >= 1, got 0"),
         ({"--temperature": -1}, "temperature must be finite and >= 0"),
         ({"--top-p": 2}, "top_p must be above 0 and at most 1"),
         ({"--output": "."}, "exists already"),

@@ -5,7 +5,7 @@ from igpt_keras.sampling import NeighborDraft
 
 def test_a_draft_is_fitted_and_gives_the_same_pixels(igpt, pretrained, photos, tmp_path):
     model, path = pretrained("ar"), tmp_path / "draft.npz"
-    status, printed, _ = igpt("draft", model, "--data", f"folder:{photos}", "--out", path)
+    status, printed, _ = igpt("draft", model, "--data", f"folder:{photos}", "--output", path)
     assert status == 0
     assert str(path) in printed
     # Of 40 images four are held out.
@@ -13,7 +13,7 @@ def test_a_draft_is_fitted_and_gives_the_same_pixels(igpt, pretrained, photos, t
     assert NeighborDraft.load(path).vocabulary_size == 8
 
     files = sorted((photos / "test").glob("*/*.png"))
-    arguments = ("complete", files[0], "--model", model, "--keep-rows", 1, "--num", 2)
+    arguments = ("complete", files[0], "--model", model, "--keep-rows", 1, "--num-completions", 2)
     assert igpt(*arguments, "--output", tmp_path / "plain")[0] == 0
     for draft in (path, model):
         output = tmp_path / f"with-{draft.name}"

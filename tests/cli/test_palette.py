@@ -126,7 +126,7 @@ def test_show_takes_the_palette_and_the_size_of_a_model(run, config, palette, fi
 
 def test_show_draws_images_of_a_source(run, palette, palette_file, tmp_path):
     status, out, _ = run(
-        *("show", palette_file, "--data", "digits", "--num", 3, "--image-size", 8),
+        *("show", palette_file, "--data", "digits", "--num-images", 3, "--image-size", 8),
         *("--output", tmp_path / "shown.png"),
     )
     assert status == 0

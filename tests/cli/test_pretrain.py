@@ -82,7 +82,7 @@ def test_pictures(trained):
 
 
 def test_another_run_from_its_palette(trained, tmp_path):
-    arguments = ["--data", "digits", "--palette", trained, *SIZES, "--steps", 2]
+    arguments = ["--data", "digits", "--tokenizer", trained, *SIZES, "--steps", 2]
     result = run(*arguments, "--snapshots", 1, "--objective", "bert", "--output", tmp_path / "b")
     assert result.exit_code == 0, result.output
     model = igpt_keras.load(tmp_path / "b")
@@ -116,7 +116,7 @@ def test_precision_is_that_of_the_model(tmp_path):
 
 @pytest.mark.slow
 def test_two_workers_write_one_run(trained, two_workers, tmp_path):
-    arguments = ["--data", "digits", "--palette", trained, *SIZES, "--steps", 24]
+    arguments = ["--data", "digits", "--tokenizer", trained, *SIZES, "--steps", 24]
     arguments += ["--batch-size", 32, "--snapshots", 3, "--learning-rate", 0.01]
     two_workers("pretrain", *arguments, "--output", tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

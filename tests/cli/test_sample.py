@@ -14,7 +14,9 @@ def model(pretrained):
 
 def test_samples_and_their_likelihoods_are_written(igpt, model, tmp_path):
     output = tmp_path / "out"
-    status, printed, _ = igpt("sample", "--model", model, "--num", 5, "--out", output, "--seed", 3)
+    status, printed, _ = igpt(
+        "sample", "--model", model, "--num-samples", 5, "--output", output, "--seed", 3
+    )
     assert status == 0
     names = [f"{number:03d}.png" for number in range(5)]
     assert {path.name for path in output.iterdir()} == {
@@ -36,7 +38,7 @@ def test_samples_and_their_likelihoods_are_written(igpt, model, tmp_path):
 def test_a_bert_model_samples_in_rounds(igpt, pretrained, tmp_path):
     model = pretrained("bert")
     output = tmp_path / "out"
-    arguments = ("--num", 2, "--rounds", 3, "--entropy", "--output", output)
+    arguments = ("--num-samples", 2, "--num-steps", 3, "--entropy", "--output", output)
     assert igpt("sample", "--model", model, *arguments)[0] == 0
     sampled = igpt_keras.sample(igpt_keras.load(model), None, 2, rounds=3)
     np.testing.assert_array_equal(Image.open(output / "001.png"), sampled.images[1, 0])
@@ -47,8 +49,8 @@ def test_a_bert_model_samples_in_rounds(igpt, pretrained, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--num", 0), "0 is not in the range x>=1"),
-        (("--rounds", 2), "rounds=2 is for BERT models"),
+        (("--num-samples", 0), "0 is not in the range x>=1"),
+        (("--num-steps", 2), "rounds=2 is for BERT models"),
         (("--temperature", -1), "temperature must be finite and >= 0, got -1.0"),
     ],
 )

@@ -44,7 +44,17 @@ def test_export_serve_and_client(config, palette, randomized, tmp_path, monkeypa
     try:
         announced = server.stdout.readline()
         address = re.fullmatch(r"serving igpt version 1 at (127\.0\.0\.1:\d+)\n", announced)[1]
-        options = ["--server", address, "--keep-rows", 1, "--num", 2, "--seed", 3, "--output"]
+        options = [
+            "--server",
+            address,
+            "--keep-rows",
+            1,
+            "--num-completions",
+            2,
+            "--seed",
+            3,
+            "--output",
+        ]
         assert run(monkeypatch, "client", "complete", "image.png", *options, "completed") == 0
         expected = igpt_keras.complete(model, None, image[None], 1, 2, seed=3).images[0]
         for number in range(2):
@@ -64,7 +74,7 @@ def test_export_serve_and_client(config, palette, randomized, tmp_path, monkeypa
         assert path == "image.png"
         np.testing.assert_allclose([float(value) for value in printed], expected, atol=2e-3)
 
-        ask = ["--server", address, "--out"]
+        ask = ["--server", address, "--output"]
         assert run(monkeypatch, "client", "features", "image.png", *ask, "features.npy") == 0
         np.testing.assert_allclose(
             np.load("features.npy"),
@@ -72,7 +82,10 @@ def test_export_serve_and_client(config, palette, randomized, tmp_path, monkeypa
             rtol=1e-5,
             atol=1e-6,
         )
-        assert run(monkeypatch, "client", "sample", *ask, "samples", "--num", 2, "--seed", 5) == 0
+        assert (
+            run(monkeypatch, "client", "sample", *ask, "samples", "--num-samples", 2, "--seed", 5)
+            == 0
+        )
         expected = igpt_keras.sample(model, None, 2, seed=5).images[:, 0]
         for number in range(2):
             written = np.asarray(Image.open(f"samples/{number:03d}.png"))

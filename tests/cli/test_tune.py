@@ -130,7 +130,7 @@ def test_unusable_options(igpt, tmp_path, arguments, message):
     ],
 )
 def test_a_wrong_path_leaves_the_folder_for_the_right_one(igpt, tmp_path, arguments, message):
-    status, _, errors = igpt("tune", *arguments, "--out", tmp_path / "tuned")
+    status, _, errors = igpt("tune", *arguments, "--output", tmp_path / "tuned")
     assert (status, errors.count("\n")) == (2, 1)
     assert message in errors
     assert not (tmp_path / "tuned").exists()

@@ -18,7 +18,7 @@ from igpt_keras.runs.folder import only_writer
 from igpt_keras.runs.options import DataOptions, TrainingOptions
 from igpt_keras.runs.pretrain import Settings
 from igpt_keras.runs.result import read_result
-from tuning import LargeToSmall, Pretraining, Probing, Rates
+from tuning import LearningRateSearch, PretrainExperiment, ProbeExperiment, Rates
 
 SIZES = {"image_size": 8, "num_layers": 1, "hidden_dim": 16, "num_heads": 1, "num_colors": 8}
 # BERT, for AR draws pictures.
@@ -29,7 +29,9 @@ RATES = Rates(1e30, floor=0.001, factor=1e32)
 
 def tuner(directory, settings=SETTINGS, rates=RATES, **training):
     options = TrainingOptions(progress="quiet", **training)
-    return LargeToSmall(Pretraining("digits", settings, options), rates, directory=directory)
+    return LearningRateSearch(
+        PretrainExperiment("digits", settings, options), rates, directory=directory
+    )
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +88,8 @@ def test_the_best_model_of_probes_is_a_linear_classifier(searched, tmp_path):
     (trial,) = searched.oracle.get_best_trials()
     model = searched.run_folder(trial)
     settings = probing.Settings(layers=[1], epochs=3)
-    experiment = Probing(model, "digits", settings, features=tmp_path / "features")
-    search = LargeToSmall(experiment, Rates(3, floor=1), directory=tmp_path)
+    experiment = ProbeExperiment(model, "digits", settings, features=tmp_path / "features")
+    search = LearningRateSearch(experiment, Rates(3, floor=1), directory=tmp_path)
     search.search(verbose=0)
     (linear,) = search.get_best_models()
     validation = load_digits().validation
@@ -121,7 +123,9 @@ def test_a_second_search_on_one_folder_says_so(searched):
         with pytest.raises(InputError, match="another process"):
             tuner(searched.directory).search(verbose=0)
         with pytest.raises(InputError, match="another process"):
-            LargeToSmall(searched.experiment, RATES, directory=searched.directory, overwrite=True)
+            LearningRateSearch(
+                searched.experiment, RATES, directory=searched.directory, overwrite=True
+            )
 
 
 def test_another_search_in_the_same_folder(searched):
@@ -171,12 +175,12 @@ def test_layers_that_are_not_there(searched, tmp_path):
     (trial,) = searched.oracle.get_best_trials()
     settings = probing.Settings(layers=[0, 2])
     model = searched.run_folder(trial)
-    experiment = Probing(model, "digits", settings, features=tmp_path / "features")
+    experiment = ProbeExperiment(model, "digits", settings, features=tmp_path / "features")
     with pytest.raises(InputError, match="layers must lie in 0…1, got 2"):
-        LargeToSmall(experiment, directory=tmp_path)
+        LearningRateSearch(experiment, directory=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_nothing_to_validate_on():
     with pytest.raises(InputError, match="train_on_validation leaves nothing to choose a rate by"):
-        Pretraining(DataOptions(("digits",), train_on_validation=True), SETTINGS)
+        PretrainExperiment(DataOptions(("digits",), train_on_validation=True), SETTINGS)
