@@ -28,8 +28,8 @@ from sklearn.datasets import load_sample_images
 
 from igpt_keras.data.augmentation import area_squares, augmentation
 from igpt_keras.data.image_decoding import decode
-from igpt_keras.data.splits import CHUNK, FileSplit
-from igpt_keras.data.stream import encode
+from igpt_keras.data.splits import BLOCK_SIZE, FileSplit
+from igpt_keras.data.stream import tokenize
 from igpt_keras.tokenizers.color_palette import ColorPalette
 
 NUM_COLORS = 512
@@ -192,9 +192,9 @@ def jpeg_shares(palette: ColorPalette) -> None:
             times = stage_times(palette, paths)
             whole, theirs = Time(), Time()
             for _ in range(ROUNDS):
-                part = FileSplit("JPEG files", paths)
+                split = FileSplit("JPEG files", paths)
                 with whole.round(len(paths)):
-                    encode(part, palette, IMAGE_SIZE)
+                    tokenize(split, palette, IMAGE_SIZE)
                 with theirs.round(len(paths)):
                     read_with(fast, paths)
         cells = [f"{1000 * stage.cpu:.3f}" for stage in times]
@@ -221,7 +221,9 @@ def stage_times(palette: ColorPalette, paths: list[pathlib.Path]) -> list[Time]:
             decoded = [decode(path.read_bytes()) for path in paths]
         with resizing.round(len(paths)):
             squares = [crop(image) for image in decoded]
-            chunks = [squares[start : start + CHUNK] for start in range(0, len(squares), CHUNK)]
+            chunks = [
+                squares[start : start + BLOCK_SIZE] for start in range(0, len(squares), BLOCK_SIZE)
+            ]
             resized = [area_squares(chunk, IMAGE_SIZE) for chunk in chunks]
         with quantizing.round(len(paths)):
             for chunk in resized:

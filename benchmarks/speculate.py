@@ -43,7 +43,7 @@ from igpt_keras.cli.quickstart import (
 )
 from igpt_keras.data.data_set import open_data
 from igpt_keras.data.sources.digits import load_digits
-from igpt_keras.data.stream import encode
+from igpt_keras.data.stream import tokenize
 from igpt_keras.sampling import Draft, ModelDraft, NeighborDraft, score
 from igpt_keras.sampling.decoder import decode_step, grow, prefill
 from igpt_keras.sampling.samplers import gumbel_noise
@@ -97,8 +97,8 @@ def task_of(model_path: str, draft_path: str, source: str, cache: str | None) ->
     model, small = igpt_keras.load(model_path), igpt_keras.load(draft_path)
     data = open_data([source])
     size = model.config.image_size
-    tokens = encode(data.train, model.palette, size, cache=cache).tokens
-    test = encode(data.test, model.palette, size, cache=cache).tokens
+    tokens = tokenize(data.train, model.palette, size, cache=cache).tokens
+    test = tokenize(data.test, model.palette, size, cache=cache).tokens
     chosen = np.random.default_rng(0).choice(len(test), IMAGES, replace=False)
     images = model.palette.dequantize(test[chosen].reshape(-1, size, size))
     return Task(model, drafts_of(small, tokens), images)
@@ -273,7 +273,7 @@ def main() -> None:
         "--as", dest="preset", help="pad the model to a preset's cost, see `padded`"
     )
     command.add_argument("--windows", type=int, nargs="+", default=WINDOWS)
-    command.add_argument("--cache", help="folder of encoded images, as of `igpt pretrain`")
+    command.add_argument("--cache", help="folder of cached tokens, as of `igpt pretrain`")
     commands.add_parser("passes").add_argument("--preset", default="image_gpt_small")
     arguments = parser.parse_args()
     if arguments.command == "passes":

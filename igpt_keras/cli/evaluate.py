@@ -51,7 +51,7 @@ def evaluate(
     seed: int,
     overwrite: bool,
 ):
-    """Measure MODEL on the validation and the test part of the data.
+    """Measure MODEL on the validation and the test split of the data.
 
     Generative loss in nats and bits per pixel, beside count-based baselines; of a
     classifier the accuracy too. A BERT model sees five masks of every image.
@@ -60,18 +60,18 @@ def evaluate(
         loaded = load_with_palette(model)
         data_set = data.open()
         check_classes(loaded, data_set)
-        encoded = {
-            name: data.encode(part, loaded.palette, loaded.config.image_size)
-            for name, part in (("validation", data_set.validation), ("test", data_set.test))
-            if part is not None
+        tokenized = {
+            name: data.tokenize(split, loaded.palette, loaded.config.image_size)
+            for name, split in (("validation", data_set.validation), ("test", data_set.test))
+            if split is not None
         }
-        if not encoded:
-            raise InputError("data has neither a validation part nor a test part to evaluate on")
+        if not tokenized:
+            raise InputError("data has neither a validation split nor a test split to evaluate on")
         metrics = {"votes": VOTES if loaded.objective == "bert" else None}
-        for name, part in encoded.items():
-            metrics |= measure(loaded, part, name, batch_size, seed)
+        for name, split in tokenized.items():
+            metrics |= measure(loaded, split, name, batch_size, seed)
         if baselines and loaded.generative_weight > 0:
-            metrics["baselines"] = count_baselines(loaded, data, data_set, encoded)
+            metrics["baselines"] = count_baselines(loaded, data, data_set, tokenized)
         partial.mkdir()
         result = Result(
             kind="evaluate",
@@ -88,7 +88,7 @@ def evaluate(
         )
         write_result(result, partial)
     data.report_bad_images()
-    show(metrics, list(encoded), f"{model} on {data_set.describe()['name']}")
+    show(metrics, list(tokenized), f"{model} on {data_set.describe()['name']}")
     click.echo(f"wrote {output / RESULT_FILE}")
 
 
@@ -109,13 +109,13 @@ def _names(class_names: list[str]) -> str:
 
 
 def measure(
-    model: GenerativeModel, part: LabeledTokens, name: str, batch_size: int, seed: int
+    model: GenerativeModel, split: LabeledTokens, name: str, batch_size: int, seed: int
 ) -> dict[str, float | None]:
-    """The metrics of one part, their names beginning with `name`."""
+    """The metrics of one split, their names beginning with `name`."""
     settings = {"batch_size": batch_size, "seed": seed}
     if not isinstance(model, ImageGPTClassifier):
-        return _losses(name, generative_loss(model, part.tokens, **settings))
-    metrics = classifier_metrics(model, part.tokens, part.labels, **settings)
+        return _losses(name, generative_loss(model, split.tokens, **settings))
+    metrics = classifier_metrics(model, split.tokens, split.labels, **settings)
     return {
         **_losses(name, metrics.generative_loss),
         f"{name}_accuracy": metrics.accuracy,
@@ -130,23 +130,26 @@ def _losses(name: str, nll: float | None) -> dict[str, float | None]:
 
 
 def count_baselines(
-    model: GenerativeModel, data: DataOptions, data_set: DataSet, encoded: dict[str, LabeledTokens]
+    model: GenerativeModel,
+    data: DataOptions,
+    data_set: DataSet,
+    tokenized: dict[str, LabeledTokens],
 ) -> dict[str, dict[str, float]]:
-    """Losses of count-based models of the training images, for every part in `encoded`."""
+    """Losses of count-based models of the training images, for every split in `tokenized`."""
     config = model.config
-    train = data.encode(data_set.train, model.palette, config.image_size)
+    train = data.tokenize(data_set.train, model.palette, config.image_size)
     return {
         name: generative_baselines(
-            train.tokens, part.tokens, config.vocabulary_size, config.image_size
+            train.tokens, split.tokens, config.vocabulary_size, config.image_size
         )
-        for name, part in encoded.items()
+        for name, split in tokenized.items()
     }
 
 
-def show(metrics: dict, parts: list[str], title: str) -> None:
-    """Prints the metrics as a table with a column for each part."""
+def show(metrics: dict, splits: list[str], title: str) -> None:
+    """Prints the metrics as a table with a column for each split."""
     table = Table(title=title, title_justify="left")
-    for column in ("", *parts):
+    for column in ("", *splits):
         table.add_column(column)
     for row, name, form in (
         ("generative loss, nats per pixel", "loss", ".4f"),
@@ -155,11 +158,11 @@ def show(metrics: dict, parts: list[str], title: str) -> None:
         ("accuracy under one mask", "single_mask_accuracy", ".2%"),
         ("classification loss, nats", "classification_loss", ".4f"),
     ):
-        values = [metrics.get(f"{part}_{name}") for part in parts]
+        values = [metrics.get(f"{split}_{name}") for split in splits]
         if None not in values:
             table.add_row(row, *(format(value, form) for value in values))
     baselines = metrics.get("baselines", {})
-    for name in baselines.get(parts[0], {}):
+    for name in baselines.get(splits[0], {}):
         row = f"baseline, nats per pixel: {name}"
-        table.add_row(row, *(f"{baselines[part][name]:.4f}" for part in parts))
+        table.add_row(row, *(f"{baselines[split][name]:.4f}" for split in splits))
     Console().print(table)

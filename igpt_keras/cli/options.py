@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from igpt_keras.data.image_decoding import Decoder
+from igpt_keras.data.image_decoding import ImageDecoder
 from igpt_keras.runs.options import DataOptions, TrainingOptions
 from igpt_keras.runs.recording import RecordingSettings
 from igpt_keras.training.callbacks.progress_bar import FORMS
@@ -25,7 +25,7 @@ DATA_OPTIONS = (
     ),
     click.option("--data-dir", metavar="DIR", help="Where TFDS keeps its sets."),
     click.option(
-        "--train-on-validation", is_flag=True, help="Train on the validation part as well."
+        "--train-on-validation", is_flag=True, help="Train on the validation split as well."
     ),
     click.option(
         "--augmentation",
@@ -55,7 +55,7 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options of the data; the command gets them as one `data: DataOptions`."""
 
     def make(skip_bad_images, **options):
-        return DataOptions(**options, decoder=Decoder(skip_bad_images))
+        return DataOptions(**options, decoder=ImageDecoder(skip_bad_images))
 
     return _gathered(command, DATA_OPTIONS, "data", make)
 

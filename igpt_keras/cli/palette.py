@@ -139,8 +139,8 @@ def show(
         pixels = read_images(FileSplit("IMAGES", images), size).images
     elif data:
         data_set = open_data(data, data_dir=data_dir)
-        part = data_set.test or data_set.validation
-        pixels = read_images(part, size, limit=num_images, seed=seed).images
+        split = data_set.test or data_set.validation
+        pixels = read_images(split, size, limit=num_images, seed=seed).images
     if images or data:
         pictures.append(before_and_after(shown, pixels))
         message += f", {len(pixels)} images; {losses(shown, pixels)}"

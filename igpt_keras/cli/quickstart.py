@@ -32,7 +32,7 @@ HIDDEN_DIM, NUM_LAYERS, NUM_HEADS = 64, 4, 4
 BATCH_SIZE = 32
 PRETRAINING_EPOCHS = 20
 PRETRAINING_RATE = 0.003
-# With 0.001 the pre-trained model was worse on the validation part.
+# With 0.001 the pre-trained model was worse on the validation split.
 FINETUNING_RATE = 0.003
 FEW_LABELS = 10
 FINETUNING_WITH_FEW = {"epochs": 30, "patience": 12, "batch_size": 8}

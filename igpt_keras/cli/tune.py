@@ -20,7 +20,7 @@ from igpt_keras.cli.finetune import finetune as finetune_command
 from igpt_keras.cli.options import command_line, to_command_line
 from igpt_keras.cli.pretrain import pretrain as pretrain_command
 from igpt_keras.cli.probe import probe as probe_command
-from igpt_keras.data.image_decoding import Decoder
+from igpt_keras.data.image_decoding import ImageDecoder
 from igpt_keras.network.config import PRESETS
 from igpt_keras.runs import finetune as finetuning
 from igpt_keras.runs import pretrain as pretraining
@@ -211,7 +211,7 @@ def _made(kind: type, values: dict[str, Any], **others):
 
 
 def _data(values: dict[str, Any]) -> DataOptions:
-    return _made(DataOptions, values, decoder=Decoder(values["skip_bad_images"]))
+    return _made(DataOptions, values, decoder=ImageDecoder(values["skip_bad_images"]))
 
 
 def _training(values: dict[str, Any]) -> TrainingOptions:

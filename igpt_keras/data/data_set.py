@@ -13,7 +13,7 @@
 | --- | --- |
 | `weight` | share of this source in a mixture, relative to the others; its number of images |
 | `augmentation` | of this source: none, imagenet or cifar; that of the run |
-| `split` | the part to train on, where it is not `train` (STL-10's `unlabelled`) |
+| `split` | the split to train on, where it is not `train` (STL-10's `unlabelled`) |
 """
 
 import dataclasses
@@ -46,12 +46,12 @@ class WeightedSource:
     """Images to train on.
 
     Attributes:
-        part: the images.
+        split: the images.
         weight: share in the mixture, relative to the others.
         augmentation: its name, or None for that of the run.
     """
 
-    part: Split
+    split: Split
     weight: float
     augmentation: str | None
 
@@ -62,31 +62,31 @@ class DataSet:
 
     Attributes:
         specs: the notation it was opened by.
-        ingredients: what is trained on; the first is the main one, from which
+        sources: what is trained on; the first is the main one, from which
             `validation` and `test` come.
-        validation: None if folded into the training part.
+        validation: None if folded into the training split.
         test: None where the source has none.
         class_names: one for each label; empty without labels.
     """
 
     specs: list[str]
-    ingredients: list[WeightedSource]
+    sources: list[WeightedSource]
     validation: Split | None
     test: Split | None
     class_names: list[str]
 
     @property
     def train(self) -> Split:
-        """The main training part."""
-        return self.ingredients[0].part
+        """The main training split."""
+        return self.sources[0].split
 
     def labeled_train(self) -> Split:
-        """The training part, for what needs labels.
+        """The training split, for what needs labels.
 
         Raises:
             InputError: several sources, or images without labels.
         """
-        if len(self.ingredients) > 1:
+        if len(self.sources) > 1:
             raise InputError(f"labels come from one source, got data={' '.join(self.specs)}")
         if not self.train.labeled:
             raise InputError(f"data={self.specs[0]} has no labels")
@@ -97,7 +97,7 @@ class DataSet:
         return {
             "data": list(self.specs),
             "name": " + ".join(self.specs),
-            "train": sum(ingredient.part.num_examples for ingredient in self.ingredients),
+            "train": sum(source.split.num_examples for source in self.sources),
             "validation": self.validation.num_examples if self.validation else 0,
             "test": self.test.num_examples if self.test else 0,
             "classes": len(self.class_names),
@@ -116,10 +116,10 @@ def open_data(
 
     Args:
         data: `KIND:LOCATION[@KEY=VALUE,…]`, or several of them. Validation and test
-            part come from the first; the others only add images to train on.
+            split come from the first; the others only add images to train on.
         data_dir: where TFDS keeps its sets.
-        train_on_validation: train on training and validation part (paper, appendix: once
-            hyperparameters are chosen). No validation part is left.
+        train_on_validation: train on training and validation split (paper, appendix: once
+            hyperparameters are chosen). No validation split is left.
         seed: of which images are held out.
 
     Raises:
@@ -137,23 +137,23 @@ def open_data(
         validation = None
     elif validation is None:
         train, validation = train.hold_out(source.validation_fraction, seed)
-    ingredients = [_ingredient(train, options)]
-    ingredients += [_ingredient(other.train, options) for other, options in others]
-    return DataSet(specs, ingredients, validation, source.test, source.class_names)
+    sources = [_weighted(train, options)]
+    sources += [_weighted(other.train, options) for other, options in others]
+    return DataSet(specs, sources, validation, source.test, source.class_names)
 
 
-def _ingredient(part: Split, options: dict[str, str]) -> WeightedSource:
-    weight = options.get("weight", str(part.num_examples))
+def _weighted(split: Split, options: dict[str, str]) -> WeightedSource:
+    weight = options.get("weight", str(split.num_examples))
     try:
         value = float(weight)
     except ValueError:
         value = math.nan
     if not (value > 0 and math.isfinite(value)):
-        raise InputError(f"weight must be a positive number, got {weight!r} for {part.name}")
+        raise InputError(f"weight must be a positive number, got {weight!r} for {split.name}")
     name = options.get("augmentation")
     if name is not None:
         augmentation(name)
-    return WeightedSource(part, value, name)
+    return WeightedSource(split, value, name)
 
 
 def _open(spec: str, data_dir: str | None, seed: int) -> tuple[Source, dict[str, str]]:
@@ -199,12 +199,12 @@ def _or(names: Sequence[str]) -> str:
 
 def _digits(seed: int) -> Source:
     digits = load_digits(seed)
-    parts = {
-        name: ArraySplit(f"digits, {name}", part.images, part.labels)
-        for name, part in (
+    splits = {
+        name: ArraySplit(f"digits, {name}", split.images, split.labels)
+        for name, split in (
             ("train", digits.train),
             ("validation", digits.validation),
             ("test", digits.test),
         )
     }
-    return Source(**parts, class_names=digits.class_names)
+    return Source(**splits, class_names=digits.class_names)

@@ -53,7 +53,7 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-class Decoder:
+class ImageDecoder:
     """Decodes images, and keeps account of the bad ones.
 
     Args:

@@ -1,4 +1,4 @@
-"""Labeled images and tokens, and three parts of them."""
+"""Labeled images and tokens, and three splits of them."""
 
 import dataclasses
 
@@ -68,7 +68,7 @@ def per_class(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """Train, validation and test part of a data set, and the names of its classes."""
+    """Train, validation and test split of a data set, and the names of its classes."""
 
     train: LabeledImages
     validation: LabeledImages

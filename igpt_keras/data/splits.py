@@ -1,4 +1,4 @@
-"""Parts of data sets: images and their labels, in order or shuffled without end."""
+"""Splits of data sets: images and their labels, in order or shuffled without end."""
 
 import abc
 import functools
@@ -16,7 +16,7 @@ from igpt_keras.errors import InputError
 UNLABELED = -1
 # Records go through the pipeline so many at a time: to enter Python once for each would cost
 # as much as to decode a small image.
-CHUNK = 32
+BLOCK_SIZE = 32
 ENDLESS = np.iinfo(np.int64).max
 
 
@@ -35,9 +35,9 @@ class Record(NamedTuple):
 
 
 class Split(abc.ABC):
-    """One part of a data set.
+    """One split of a data set.
 
-    Its datasets hold items, in chunks of up to `CHUNK` = K: a dictionary of `index` int64
+    Its datasets hold items, in chunks of up to `BLOCK_SIZE` = K: a dictionary of `index` int64
     [K], `content` string [K], `label` int32 [K] and `name` string [K], of which `record`
     makes a `Record` each.
 
@@ -75,7 +75,7 @@ class Split(abc.ABC):
 
     @abc.abstractmethod
     def hold_out(self, fraction: float, seed: int) -> "tuple[Split, Split]":
-        """A part to train on and one to validate on, which share no image.
+        """A split to train on and one to validate on, which share no image.
 
         Args:
             fraction: round(`fraction` · N) images, at least one, are held out.
@@ -87,7 +87,7 @@ class Split(abc.ABC):
 
     @abc.abstractmethod
     def joined(self, other: "Split") -> "Split":
-        """The images of this part and of another one of the same source, as one part."""
+        """The images of this split and of another one of the same source, as one split."""
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
@@ -95,7 +95,7 @@ class Split(abc.ABC):
 
 
 class IndexedSplit(Split):
-    """A part any of whose records can be read at once: each epoch is a random permutation."""
+    """A split any of whose records can be read at once: each epoch is a random permutation."""
 
     @abc.abstractmethod
     def __getitem__(self, index: int) -> Record:
@@ -105,7 +105,7 @@ class IndexedSplit(Split):
         return self[index]
 
     def in_order(self) -> tf.data.Dataset:
-        return tf.data.Dataset.range(self.num_examples).batch(CHUNK).map(_item)
+        return tf.data.Dataset.range(self.num_examples).batch(BLOCK_SIZE).map(_item)
 
     def shuffled(self, seed: int, start: int = 0, step: int = 1) -> tf.data.Dataset:
         @functools.lru_cache(maxsize=2)
@@ -120,18 +120,18 @@ class IndexedSplit(Split):
             index = tf.numpy_function(indices, [positions], tf.int64, stateful=False)
             return _item(tf.ensure_shape(index, [None]))
 
-        return tf.data.Dataset.range(start, ENDLESS, step).batch(CHUNK).map(item)
+        return tf.data.Dataset.range(start, ENDLESS, step).batch(BLOCK_SIZE).map(item)
 
     def hold_out(self, fraction: float, seed: int) -> "tuple[IndexedSplit, IndexedSplit]":
         count = held_out_count(self, fraction)
         order = np.random.default_rng(seed).permutation(self.num_examples)
         return (
-            Subset(self.name, self, np.sort(order[count:])),
-            Subset(f"{self.name} (held out)", self, np.sort(order[:count])),
+            SubsetSplit(self.name, self, np.sort(order[count:])),
+            SubsetSplit(f"{self.name} (held out)", self, np.sort(order[:count])),
         )
 
     def joined(self, other: "IndexedSplit") -> "IndexedSplit":
-        return Joined(self, other)
+        return JoinedSplit(self, other)
 
 
 class FileSplit(IndexedSplit):
@@ -232,58 +232,58 @@ class ArraySplit(IndexedSplit):
         return digest.hexdigest()
 
 
-class Subset(IndexedSplit):
-    """Some images of another part.
+class SubsetSplit(IndexedSplit):
+    """Some images of another split.
 
     Args:
         name: for messages.
-        part: the other one.
+        split: the other one.
         indices: int [M], of its images.
     """
 
-    def __init__(self, name: str, part: IndexedSplit, indices: np.ndarray):
+    def __init__(self, name: str, split: IndexedSplit, indices: np.ndarray):
         self.name = name
         self.num_examples = len(indices)
-        self.labeled = part.labeled
-        self._part = part
+        self.labeled = split.labeled
+        self._split = split
         self._indices = np.asarray(indices, np.int64)
 
     def __getitem__(self, index: int) -> Record:
-        return self._part[int(self._indices[index])]
+        return self._split[int(self._indices[index])]
 
     def fingerprint(self) -> str:
         return hashlib.sha256(
-            self._part.fingerprint().encode() + self._indices.tobytes()
+            self._split.fingerprint().encode() + self._indices.tobytes()
         ).hexdigest()
 
 
-class Joined(IndexedSplit):
-    """The images of two parts as one: first all of the one, then all of the other."""
+class JoinedSplit(IndexedSplit):
+    """The images of two splits as one: first all of the one, then all of the other."""
 
     def __init__(self, first: IndexedSplit, second: IndexedSplit):
         self.name = f"{first.name} + {second.name}"
         self.num_examples = first.num_examples + second.num_examples
         self.labeled = first.labeled and second.labeled
-        self._parts = first, second
+        self._splits = first, second
 
     def __getitem__(self, index: int) -> Record:
-        first, second = self._parts
+        first, second = self._splits
         behind = index - first.num_examples
         return first[index] if behind < 0 else second[behind]
 
     def fingerprint(self) -> str:
-        prints = "".join(part.fingerprint() for part in self._parts)
+        prints = "".join(split.fingerprint() for split in self._splits)
         return hashlib.sha256(prints.encode()).hexdigest()
 
 
-def held_out_count(part: Split, fraction: float) -> int:
-    """How many of the images of `part` are held out; see `Split.hold_out`."""
-    if part.num_examples < 2:
+def held_out_count(split: Split, fraction: float) -> int:
+    """How many of the images of `split` are held out; see `Split.hold_out`."""
+    if split.num_examples < 2:
         raise InputError(
-            f"{part.name} has {part.num_examples} images, too few for a training and a "
-            "validation part"
+            f"{split.name} has {split.num_examples} images, too few for a training and a "
+            "validation split"
         )
-    return max(1, round(fraction * part.num_examples))
+    return max(1, round(fraction * split.num_examples))
 
 
 def check_labels(labels, num_examples: int) -> np.ndarray:
@@ -311,7 +311,7 @@ def file_state(path: str | os.PathLike) -> str:
 
 
 def _item(index):
-    """The chunk of items of an indexed part, which need nothing but their indices."""
+    """The chunk of items of an indexed split, which need nothing but their indices."""
     nothing = tf.fill(tf.shape(index), "")
     label = tf.fill(tf.shape(index), UNLABELED)
     return {"index": index, "content": nothing, "label": label, "name": nothing}

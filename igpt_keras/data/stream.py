@@ -1,4 +1,4 @@
-"""From parts of data sets to tokens: a stream to train on, or all of them in order."""
+"""From splits of data sets to tokens: a stream to train on, or all of them in order."""
 
 import dataclasses
 import hashlib
@@ -13,9 +13,9 @@ import tensorflow as tf
 from igpt_keras.atomic import atomic_path
 from igpt_keras.data.augmentation import Augmentation, area_squares, augmentation
 from igpt_keras.data.data_set import WeightedSource
-from igpt_keras.data.image_decoding import Decoder
+from igpt_keras.data.image_decoding import ImageDecoder
 from igpt_keras.data.labeled import LabeledImages, LabeledTokens
-from igpt_keras.data.splits import CHUNK, ENDLESS, ArraySplit, Split
+from igpt_keras.data.splits import BLOCK_SIZE, ENDLESS, ArraySplit, Split
 from igpt_keras.errors import InputError
 from igpt_keras.tokenizers.color_palette import ColorPalette
 
@@ -34,20 +34,20 @@ class TrainingStream:
     later does not know of those before.)
 
     Attributes:
-        ingredients: what is mixed.
-        palette: encodes the pixels.
+        sources: what is mixed.
+        palette: tokenizes the pixels.
         image_size: R, n = R².
         batch_size: images in a global batch.
-        augmentation: of ingredients that have none of their own.
+        augmentation: of sources that have none of their own.
         seed: of order, mixture and augmentation.
         labels: whether batches are (inputs, labels).
         mask_probability: None, and inputs are tokens; or, for BERT, of each position to be in
             M, and inputs are `{"tokens": tokens, "masked": masked}`.
         decoder: keeps account of bad images.
-        cache: folder of encoded tokens, or None to decode at every epoch; see `encode`.
+        cache: folder of tokens, or None to decode at every epoch; see `tokenize`.
     """
 
-    ingredients: Sequence[WeightedSource]
+    sources: Sequence[WeightedSource]
     palette: ColorPalette
     image_size: int
     batch_size: int
@@ -55,23 +55,23 @@ class TrainingStream:
     seed: int = 0
     labels: bool = False
     mask_probability: float | None = None
-    decoder: Decoder = dataclasses.field(default_factory=Decoder)
+    decoder: ImageDecoder = dataclasses.field(default_factory=ImageDecoder)
     cache: str | os.PathLike | None = None
 
     def __post_init__(self):
         if self.batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {self.batch_size}")
-        for ingredient in self.ingredients:
-            if self.cache is not None and self._augmentation(ingredient).train:
+        for source in self.sources:
+            if self.cache is not None and self._augmentation(source).train:
                 raise InputError(
-                    f"cache keeps images without augmentation, but {ingredient.part.name} has "
-                    f"augmentation={ingredient.augmentation or self.augmentation}"
+                    f"cache keeps images without augmentation, but {source.split.name} has "
+                    f"augmentation={source.augmentation or self.augmentation}"
                 )
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches after which as many images were seen as there are, rounded up."""
-        total = sum(ingredient.part.num_examples for ingredient in self.ingredients)
+        total = sum(source.split.num_examples for source in self.sources)
         return -(-total // self.batch_size)
 
     def dataset(
@@ -91,17 +91,17 @@ class TrainingStream:
             raise InputError(
                 f"num_workers must divide batch_size={self.batch_size}, got {num_workers}"
             )
-        parts = [self._part(ingredient) for ingredient in self.ingredients]
+        splits = [self._split(source) for source in self.sources]
         start = start_step * self.batch_size
-        if len(parts) == 1:
-            items = self._items(parts, 0, start + worker, num_workers)
+        if len(splits) == 1:
+            items = self._items(splits, 0, start + worker, num_workers)
         else:
-            items = self._mixed(parts, start).shard(num_workers, worker).batch(CHUNK)
+            items = self._mixed(splits, start).shard(num_workers, worker).batch(BLOCK_SIZE)
         crops = [
-            _crop(self._augmentation(ingredient), _derived(self.seed, index))
-            for index, ingredient in enumerate(self.ingredients)
+            _crop(self._augmentation(source), _derived(self.seed, index))
+            for index, source in enumerate(self.sources)
         ]
-        loader = Loader(parts, crops, self.image_size, self.palette, self.decoder)
+        loader = Loader(splits, crops, self.image_size, self.palette, self.decoder)
         batches = loader.load(items).rebatch(self.batch_size // num_workers, drop_remainder=True)
         if self.mask_probability is not None:
             masks = self._masks(start_step, worker, num_workers)
@@ -114,7 +114,7 @@ class TrainingStream:
 
     def _masks(self, start_step: int, worker: int, num_workers: int) -> tf.data.Dataset:
         """The mask M of a worker's share of every batch; the seed and the step decide it."""
-        seed = _derived(self.seed, len(self.ingredients))
+        seed = _derived(self.seed, len(self.sources))
         shape = (self.batch_size, self.image_size**2)
 
         def mask(step):
@@ -123,37 +123,37 @@ class TrainingStream:
 
         return tf.data.Dataset.range(start_step, ENDLESS).map(mask)
 
-    def _augmentation(self, ingredient: WeightedSource) -> Augmentation:
-        return augmentation(ingredient.augmentation or self.augmentation)
+    def _augmentation(self, source: WeightedSource) -> Augmentation:
+        return augmentation(source.augmentation or self.augmentation)
 
-    def _part(self, ingredient: WeightedSource) -> Split:
-        """The images of an ingredient, or its tokens where they are cached."""
+    def _split(self, source: WeightedSource) -> Split:
+        """The images of a source, or its tokens where they are cached."""
         if self.cache is None:
-            return ingredient.part
-        encoded = encode(
-            ingredient.part,
+            return source.split
+        tokenized = tokenize(
+            source.split,
             self.palette,
             self.image_size,
             decoder=self.decoder,
             cache=self.cache,
         )
-        return ArraySplit(ingredient.part.name, encoded.tokens, encoded.labels)
+        return ArraySplit(source.split.name, tokenized.tokens, tokenized.labels)
 
-    def _items(self, parts: list[Split], index: int, start: int, step: int) -> tf.data.Dataset:
-        """Shuffled items of one ingredient, which know it and their position in the stream."""
-        items = parts[index].shuffled(_derived(self.seed, index), start, step)
-        firsts = tf.data.Dataset.range(start, ENDLESS, step * CHUNK)
+    def _items(self, splits: list[Split], index: int, start: int, step: int) -> tf.data.Dataset:
+        """Shuffled items of one source, which know it and their position in the stream."""
+        items = splits[index].shuffled(_derived(self.seed, index), start, step)
+        firsts = tf.data.Dataset.range(start, ENDLESS, step * BLOCK_SIZE)
         return tf.data.Dataset.zip(items, firsts).map(
             lambda chunk, first: {
                 **chunk,
-                "ingredient": tf.fill([CHUNK], index),
-                "position": first + step * tf.range(CHUNK, dtype=tf.int64),
+                "source": tf.fill([BLOCK_SIZE], index),
+                "position": first + step * tf.range(BLOCK_SIZE, dtype=tf.int64),
             }
         )
 
-    def _mixed(self, parts: list[Split], start: int) -> tf.data.Dataset:
-        """Items of all ingredients, each drawn from one of them by weight."""
-        weights = np.array([ingredient.weight for ingredient in self.ingredients])
+    def _mixed(self, splits: list[Split], start: int) -> tf.data.Dataset:
+        """Items of all sources, each drawn from one of them by weight."""
+        weights = np.array([source.weight for source in self.sources])
 
         def choices(chunk):
             generator = np.random.default_rng([self.seed, chunk])
@@ -170,7 +170,8 @@ class TrainingStream:
             )
         )
         items = [
-            self._items(parts, index, int(first), 1).unbatch() for index, first in enumerate(starts)
+            self._items(splits, index, int(first), 1).unbatch()
+            for index, first in enumerate(starts)
         ]
         return tf.data.Dataset.choose_from_datasets(
             items, choice.unbatch().skip(start % CHOICES), stop_on_empty_dataset=False
@@ -179,30 +180,30 @@ class TrainingStream:
 
 @dataclasses.dataclass
 class Loader:
-    """Makes examples of items: reads, decodes, crops, resizes and encodes.
+    """Makes examples of items: reads, decodes, crops, resizes and tokenizes.
 
     Attributes:
-        parts: where items come from; `ingredient` counts them.
-        crops: of each part, an image and its position in the stream to a square.
+        splits: where items come from; `source` counts them.
+        crops: of each split, an image and its position in the stream to a square.
         image_size: R, n = R².
-        palette: encodes the pixels; None to leave them.
+        palette: tokenizes the pixels; None to leave them.
         decoder: keeps account of bad images.
     """
 
-    parts: Sequence[Split]
+    splits: Sequence[Split]
     crops: Sequence[Callable[[np.ndarray, int], np.ndarray]]
     image_size: int
     palette: ColorPalette | None
-    decoder: Decoder
+    decoder: ImageDecoder
 
     def __post_init__(self):
-        self._bad = [set() for _ in self.parts]
+        self._bad = [set() for _ in self.splits]
 
     def load(self, items: tf.data.Dataset) -> tf.data.Dataset:
         """Chunks of items to chunks of examples, of which those of bad images are missing.
 
         Args:
-            items: as of `Split`, with `ingredient` int32 [K] and `position` int64 [K].
+            items: as of `Split`, with `source` int32 [K] and `position` int64 [K].
 
         Returns: (tokens int32 [K, n] or images uint8 [K, R, R, 3], labels int32 [K]).
         """
@@ -210,7 +211,7 @@ class Loader:
             dtype, shape = tf.uint8, (self.image_size, self.image_size, 3)
         else:
             dtype, shape = tf.int32, (self.image_size**2,)
-        columns = ("ingredient", "position", "index", "content", "label", "name")
+        columns = ("source", "position", "index", "content", "label", "name")
 
         def load(chunk):
             values, labels = tf.numpy_function(
@@ -226,28 +227,28 @@ class Loader:
     def _load(self, items):
         images, labels = [], []
         with self.decoder.noting_errors():
-            for ingredient, position, *item in items:
-                record = self.parts[ingredient].record(*item)
+            for source, position, *item in items:
+                record = self.splits[source].record(*item)
                 image = record.image
                 if isinstance(image, bytes):
                     image = self.decoder.decode(image, record.name)
                 if image is None:
-                    self._check_any_good(ingredient, record.name)
+                    self._check_any_good(source, record.name)
                     continue
                 # Tokens from a cache stay as they are.
-                cropped = self.crops[ingredient](image, position) if image.ndim == 3 else image
+                cropped = self.crops[source](image, position) if image.ndim == 3 else image
                 images.append(cropped)
                 labels.append(record.label)
-        return self._encoded(images), np.array(labels, np.int32)
+        return self._tokenized(images), np.array(labels, np.int32)
 
-    def _check_any_good(self, ingredient, name):
+    def _check_any_good(self, source, name):
         """Raises an `InputError` if bad images are all there is: the stream would not end."""
-        part, bad = self.parts[ingredient], self._bad[ingredient]
+        split, bad = self.splits[source], self._bad[source]
         bad.add(name)
-        if len(bad) == part.num_examples:
-            raise InputError(f"{part.name} holds no image that can be read")
+        if len(bad) == split.num_examples:
+            raise InputError(f"{split.name} holds no image that can be read")
 
-    def _encoded(self, images):
+    def _tokenized(self, images):
         if images and images[0].ndim == 1:
             return np.stack(images).astype(np.int32)
         squares = area_squares(images, self.image_size)
@@ -256,20 +257,20 @@ class Loader:
         return self.palette.quantize(squares).reshape(len(images), self.image_size**2)
 
 
-def encode(
-    part: Split,
+def tokenize(
+    split: Split,
     palette: ColorPalette,
     image_size: int,
     *,
     augmentation_name: str = "none",
-    decoder: Decoder | None = None,
+    decoder: ImageDecoder | None = None,
     cache: str | os.PathLike | None = None,
 ) -> LabeledTokens:
-    """All images of `part` in order, as the evaluation of an augmentation crops them.
+    """All images of `split` in order, as the evaluation of an augmentation crops them.
 
     Args:
-        part: the images.
-        palette: encodes the pixels.
+        split: the images.
+        palette: tokenizes the pixels.
         image_size: R, n = R².
         augmentation_name: whose evaluation: for "imagenet" shorter side 224 and center
             crop, else the center square; then area-averaged to `image_size`.
@@ -283,23 +284,23 @@ def encode(
     Raises:
         InputError: an image that cannot be read.
     """
-    decoder = decoder or Decoder()
-    shape = (part.num_examples, image_size**2)
+    decoder = decoder or ImageDecoder()
+    shape = (split.num_examples, image_size**2)
     if cache is None:
         tokens = np.empty(shape, np.int32)
-        labels = _encode_into(tokens, part, palette, image_size, augmentation_name, decoder)
+        labels = _tokenize_into(tokens, split, palette, image_size, augmentation_name, decoder)
         return LabeledTokens(tokens[: len(labels)], labels)
-    folder = pathlib.Path(cache, _cache_key(part, palette, image_size, augmentation_name, decoder))
+    folder = pathlib.Path(cache, _cache_key(split, palette, image_size, augmentation_name, decoder))
     if not folder.is_dir():
-        own = Decoder(decoder.skip_bad_images)
+        own = ImageDecoder(decoder.skip_bad_images)
         dtype = np.uint16 if palette.num_colors <= 1 << 16 else np.int32
         with atomic_path(folder, overwrite=True, marker=CACHE_FILE) as partial:
             partial.mkdir()
             tokens = np.lib.format.open_memmap(partial / "tokens.npy", "w+", dtype, shape)
-            labels = _encode_into(tokens, part, palette, image_size, augmentation_name, own)
+            labels = _tokenize_into(tokens, split, palette, image_size, augmentation_name, own)
             tokens.flush()
             np.save(partial / "labels.npy", labels)
-            about = {"part": part.name, "image_size": image_size, "bad": own.bad}
+            about = {"split": split.name, "image_size": image_size, "bad": own.bad}
             (partial / CACHE_FILE).write_text(json.dumps(about, indent=2) + "\n")
     decoder.bad.update(json.loads((folder / CACHE_FILE).read_text())["bad"])
     labels = np.load(folder / "labels.npy")
@@ -307,37 +308,37 @@ def encode(
 
 
 def read_images(
-    part: Split,
+    split: Split,
     image_size: int,
     *,
     augmentation_name: str = "none",
-    decoder: Decoder | None = None,
+    decoder: ImageDecoder | None = None,
     limit: int | None = None,
     seed: int | None = None,
 ) -> LabeledImages:
-    """As `encode`, but pixels: uint8 [N, R, R, 3].
+    """As `tokenize`, but pixels: uint8 [N, R, R, 3].
 
     Args:
-        part, image_size, augmentation_name, decoder: as of `encode`.
+        split, image_size, augmentation_name, decoder: as of `tokenize`.
         limit: at most so many images.
         seed: of which images these are; None for the first ones.
     """
-    limit = part.num_examples if limit is None else min(limit, part.num_examples)
-    items = part.in_order() if seed is None else part.shuffled(seed)
-    items = items.unbatch().take(limit).batch(CHUNK)
-    batches = list(_evaluated(part, items, None, image_size, augmentation_name, decoder))
+    limit = split.num_examples if limit is None else min(limit, split.num_examples)
+    items = split.in_order() if seed is None else split.shuffled(seed)
+    items = items.unbatch().take(limit).batch(BLOCK_SIZE)
+    batches = list(_evaluated(split, items, None, image_size, augmentation_name, decoder))
     return LabeledImages(
         np.concatenate([images for images, _ in batches]),
         np.concatenate([labels for _, labels in batches]),
     )
 
 
-def _encode_into(tokens, part, palette, image_size, augmentation_name, decoder) -> np.ndarray:
+def _tokenize_into(tokens, split, palette, image_size, augmentation_name, decoder) -> np.ndarray:
     """Writes the tokens of all images that can be read; returns their labels."""
     labels = []
     count = 0
     for values, of_values in _evaluated(
-        part, part.in_order(), palette, image_size, augmentation_name, decoder
+        split, split.in_order(), palette, image_size, augmentation_name, decoder
     ):
         tokens[count : count + len(values)] = values
         count += len(values)
@@ -345,15 +346,15 @@ def _encode_into(tokens, part, palette, image_size, augmentation_name, decoder) 
     return np.concatenate(labels)
 
 
-def _evaluated(part, items, palette, image_size, augmentation_name, decoder):
+def _evaluated(split, items, palette, image_size, augmentation_name, decoder):
     """Chunks of examples, see `Loader`, as evaluation sees them."""
-    decoder = decoder or Decoder()
+    decoder = decoder or ImageDecoder()
     crop = _crop(Augmentation(augmentation(augmentation_name).evaluate))
-    loader = Loader([part], [crop], image_size, palette, decoder)
+    loader = Loader([split], [crop], image_size, palette, decoder)
     items = items.map(
         lambda chunk: {
             **chunk,
-            "ingredient": tf.zeros_like(chunk["label"]),
+            "source": tf.zeros_like(chunk["label"]),
             "position": tf.zeros_like(chunk["index"]),
         }
     )
@@ -363,7 +364,7 @@ def _evaluated(part, items, palette, image_size, augmentation_name, decoder):
             empty = empty and not len(labels)
             yield values, labels
     if empty:
-        raise InputError(f"{part.name} holds no image that can be read")
+        raise InputError(f"{split.name} holds no image that can be read")
 
 
 def _crop(chosen: Augmentation, seed: int = 0) -> Callable[[np.ndarray, int], np.ndarray]:
@@ -377,12 +378,12 @@ def _crop(chosen: Augmentation, seed: int = 0) -> Callable[[np.ndarray, int], np
 
 
 def _derived(seed: int, index: int) -> int:
-    """The seed of ingredient `index`."""
+    """The seed of source `index`."""
     return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint32)[0])
 
 
-def _cache_key(part, palette, image_size, augmentation_name, decoder) -> str:
+def _cache_key(split, palette, image_size, augmentation_name, decoder) -> str:
     digest = hashlib.sha256(palette.colors.tobytes())
-    settings = (part.fingerprint(), image_size, augmentation_name, decoder.skip_bad_images)
+    settings = (split.fingerprint(), image_size, augmentation_name, decoder.skip_bad_images)
     digest.update(repr(settings).encode())
     return digest.hexdigest()[:32]

@@ -1,17 +1,17 @@
-"""Parts that are read from their beginning on, such as sharded TFDS sets and packed tars."""
+"""Splits that are read from their beginning on, such as sharded TFDS sets and packed tars."""
 
 import abc
 
 import tensorflow as tf
 
-from igpt_keras.data.splits import CHUNK, ENDLESS, Record, Split
+from igpt_keras.data.splits import BLOCK_SIZE, ENDLESS, Record, Split
 
 # Undecoded images that wait in memory to be drawn from, as far as a stream is shuffled.
 SHUFFLE_BUFFER = 16384
 
 
 class StreamedSplit(Split):
-    """A part that can only be read through: shuffled by files, then within `SHUFFLE_BUFFER`.
+    """A split that can only be read through: shuffled by files, then within `SHUFFLE_BUFFER`.
 
     To start at a later item, the epochs before it are left out unread, and what comes
     before it in its own epoch is read and passed over, undecoded.
@@ -29,7 +29,7 @@ class StreamedSplit(Split):
         return Record(content, int(label), name.decode())
 
     def in_order(self) -> tf.data.Dataset:
-        return self.items(None).batch(CHUNK)
+        return self.items(None).batch(BLOCK_SIZE)
 
     def shuffled(self, seed: int, start: int = 0, step: int = 1) -> tf.data.Dataset:
         def shuffled_epoch(epoch):
@@ -45,4 +45,4 @@ class StreamedSplit(Split):
 
         epochs = tf.data.Dataset.range(start // self.num_examples, ENDLESS)
         items = epochs.flat_map(shuffled_epoch).skip(start % self.num_examples)
-        return items.shard(step, 0).batch(CHUNK)
+        return items.shard(step, 0).batch(BLOCK_SIZE)

@@ -63,7 +63,7 @@ def raw_pixel_accuracy(
     train: LabeledImages, validation: LabeledImages, test: LabeledImages
 ) -> float:
     """Test accuracy of logistic regression on raw pixels, regularized as `validation` says."""
-    features = [pixel_features(part) for part in (train, validation, test)]
-    num_classes = 1 + max(int(part.labels.max()) for part in features)
-    parts = ProbeSplits(*features, num_classes)
-    return fit_probe(LBFGS(), parts).accuracy(parts.test)
+    features = [pixel_features(split) for split in (train, validation, test)]
+    num_classes = 1 + max(int(split.labels.max()) for split in features)
+    splits = ProbeSplits(*features, num_classes)
+    return fit_probe(LBFGS(), splits).accuracy(splits.test)

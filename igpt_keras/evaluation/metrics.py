@@ -13,7 +13,7 @@ from igpt_keras.models.generative_model import GenerativeModel
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierMetrics:
-    """A classifier on one part of a data set.
+    """A classifier on one split of a data set.
 
     Attributes:
         accuracy: share of the images whose class is right; for BERT the class that most

@@ -406,12 +406,12 @@ class ProbeSplits:
             raise InputError("labels of train must be of two classes at least")
 
     def select(self, layers: Iterable[int]) -> "ProbeSplits":
-        """The same parts with those layers alone."""
-        parts = (self.train, self.validation, self.test)
-        return ProbeSplits(*(part.select(layers) for part in parts), self.num_classes)
+        """The same splits with those layers alone."""
+        splits = (self.train, self.validation, self.test)
+        return ProbeSplits(*(split.select(layers) for split in splits), self.num_classes)
 
 
-def fit_probe(method: LBFGS | SGD, parts: ProbeSplits, fold: bool = False) -> Probe:
+def fit_probe(method: LBFGS | SGD, splits: ProbeSplits, fold: bool = False) -> Probe:
     """The best of the method's probes on validation; of equally good ones the first.
 
     They are trained in turn until `PATIENCE` fell short of the best so far, one alone may
@@ -419,13 +419,13 @@ def fit_probe(method: LBFGS | SGD, parts: ProbeSplits, fold: bool = False) -> Pr
 
     Args:
         method: and what it is to choose from.
-        parts: of which `test` is not looked at.
-        fold: whether the chosen setting is trained anew on training and validation part
+        splits: of which `test` is not looked at.
+        fold: whether the chosen setting is trained anew on training and validation split
             (paper, appendix).
     """
     best, falls = None, 0
-    for probe in method.fits(parts.train, parts.num_classes):
-        accuracy = probe.accuracy(parts.validation)
+    for probe in method.fits(splits.train, splits.num_classes):
+        accuracy = probe.accuracy(splits.validation)
         if best is None or accuracy > best.validation_accuracy:
             best, falls = dataclasses.replace(probe, validation_accuracy=accuracy), 0
         elif accuracy < best.validation_accuracy:
@@ -434,8 +434,8 @@ def fit_probe(method: LBFGS | SGD, parts: ProbeSplits, fold: bool = False) -> Pr
             break
     if not fold:
         return best
-    both = parts.train.join(parts.validation)
-    (folded,) = method.with_setting(best).fits(both, parts.num_classes)
+    both = splits.train.join(splits.validation)
+    (folded,) = method.with_setting(best).fits(both, splits.num_classes)
     return dataclasses.replace(folded, validation_accuracy=best.validation_accuracy)
 
 
@@ -458,7 +458,7 @@ def layers_around(layer: int, count: int, num_layers: int) -> list[int]:
 
 def low_data_runs(
     method: LBFGS | SGD,
-    parts: ProbeSplits,
+    splits: ProbeSplits,
     labels_per_class: Iterable[int],
     *,
     subsets: int = SUBSETS,
@@ -467,8 +467,8 @@ def low_data_runs(
     """Probes trained on few labels, over random subsets (paper, section 4.7).
 
     Args:
-        method: chooses on the whole validation part, for every subset anew.
-        parts: subset i of `train` is drawn by `per_class` with seed `seed` + i.
+        method: chooses on the whole validation split, for every subset anew.
+        splits: subset i of `train` is drawn by `per_class` with seed `seed` + i.
         labels_per_class: sizes of the subsets.
         subsets: how many of each size, two at least.
         seed: of the first subset.
@@ -483,9 +483,9 @@ def low_data_runs(
     for count in labels_per_class:
         accuracies = []
         for subset in range(subsets):
-            few = parts.train.take(per_class(parts.train.labels, count, seed + subset))
-            probe = fit_probe(method, dataclasses.replace(parts, train=few))
-            accuracies.append(probe.accuracy(parts.test))
+            few = splits.train.take(per_class(splits.train.labels, count, seed + subset))
+            probe = fit_probe(method, dataclasses.replace(splits, train=few))
+            accuracies.append(probe.accuracy(splits.test))
         runs.append(
             {
                 "labels_per_class": count,

@@ -1,6 +1,6 @@
 """What each figure shows, picked from the findings: plain series of numbers.
 
-Accuracies are fractions of the test part; choices between runs are made on validation.
+Accuracies are fractions of the test split; choices between runs are made on validation.
 """
 
 import dataclasses

@@ -22,7 +22,7 @@ from igpt_keras.report.collect import (
 from igpt_keras.report.page import Exhibit, Picture, Table, nll, percent
 from igpt_keras.report.runs import Findings, Pretraining
 
-NOTHING_CHOSEN = "Accuracies are of the test part, on which nothing was chosen."
+NOTHING_CHOSEN = "Accuracies are of the test split, on which nothing was chosen."
 PICTURES = {
     "completions.png": (
         "Completions",

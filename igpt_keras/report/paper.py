@@ -115,7 +115,7 @@ LOW_DATA = {
     ),
 }
 
-# Published beside the code: 32² input, 1M steps, nats per pixel on the official test part.
+# Published beside the code: 32² input, 1M steps, nats per pixel on the official test split.
 TEST_LOSSES = {
     "ImageNet": (("iGPT-S", 76, 2.0895), ("iGPT-M", 455, 2.0614), ("iGPT-L", 1362, 2.0466))
 }
@@ -133,7 +133,7 @@ def data_set_of(name: str, classes: int | None) -> str | None:
 
     Args:
         name: such as "tfds:cifar10" or "folder:/images/cifar10"; of a mixture the first
-            source counts, where the test part comes from.
+            source counts, where the test split comes from.
         classes: how many it has.
     """
     kind, _, location = name.split(" + ")[0].partition("@")[0].partition(":")

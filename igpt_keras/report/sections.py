@@ -114,8 +114,8 @@ def _introduction(findings: Findings) -> str:
     folded = [run.name for run in findings.runs if not run.result.data.get("validation")]
     if folded:
         text += (
-            " These runs had no validation part (--train-on-validation), so nothing was chosen on "
-            "one, and what a pre-training run calls validation loss is of the test part: "
+            " These runs had no validation split (--train-on-validation), so nothing was chosen on "
+            "one, and what a pre-training run calls validation loss is of the test split: "
             f"{', '.join(folded)}."
         )
     refitted = [

@@ -110,7 +110,7 @@ def _transfer(findings: Findings, data_set: str) -> Exhibit:
     caption = (
         f"Linear probes on {data_set}; of each pre-training run the last probed step. Chosen on "
         "validation: the best layer, the layers put side by side around it, and "
-        "regularization or learning rate. Accuracies are of the test part, on which nothing "
+        "regularization or learning rate. Accuracies are of the test split, on which nothing "
         f"was chosen. {_about_paper(published, data_set_of_paper)}"
     )
     return _exhibit(data_set, header, rows, caption, entries, findings)
@@ -166,7 +166,7 @@ def _fine_tuning(findings: Findings, data_set: str) -> Exhibit:
     caption = (
         f"Networks trained whole on {data_set}, with L_CLF + weight · L_GEN. Chosen on "
         "validation: the epoch, by early stopping; compare settings by validation accuracy. "
-        "The other accuracies, and L_GEN in nats per pixel, are of the test part, on which "
+        "The other accuracies, and L_GEN in nats per pixel, are of the test split, on which "
         "nothing was chosen. BERT's inputs are masked: with one mask, and by the vote of "
         "several. “Images” are those trained on, “head” the layer that the classes are read "
         f"from. {_about_paper(published, data_set_of_paper)}"
@@ -241,11 +241,13 @@ def _low_data(
         caption += (
             " Logistic regression on features: mean ± standard deviation over "
             f"{' or '.join(map(str, subsets))} random subsets; the layer, that of the probe with "
-            "all labels, and the regularization were chosen on the whole validation part."
+            "all labels, and the regularization were chosen on the whole validation split."
         )
     if tuned:
         caption += " Fine-tuned: one subset, the epoch chosen on validation."
-    caption += f" Nothing was chosen on the test part. {_about_paper(published, data_set_of_paper)}"
+    caption += (
+        f" Nothing was chosen on the test split. {_about_paper(published, data_set_of_paper)}"
+    )
     if published:
         caption += (
             " Its Table 4 gives errors, here turned into accuracies (100 − error). "

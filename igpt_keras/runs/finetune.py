@@ -58,7 +58,7 @@ class Material:
         start: that model, or a new one of its sizes and palette.
         options: what the user said of the data.
         data_set: the images.
-        parts: the "test" part, and "validation" unless it is folded into the training images.
+        splits: the "test" split, and "validation" unless it is folded into the training images.
         stream: the batches to train on.
     """
 
@@ -66,7 +66,7 @@ class Material:
     start: ImageGPT
     options: DataOptions
     data_set: DataSet
-    parts: dict[str, LabeledTokens]
+    splits: dict[str, LabeledTokens]
     stream: TrainingStream
 
     @classmethod
@@ -88,23 +88,23 @@ class Material:
         data_set = options.open()
         check_data(data_set, options, settings)
         batch_size = global_batch_size(data_set, settings, strategy)
-        parts = encode_parts(start, data_set, options)
+        splits = tokenize_splits(start, data_set, options)
         stream = training_stream(start, data_set, options, settings, batch_size)
-        return cls(path, start, options, data_set, parts, stream)
+        return cls(path, start, options, data_set, splits, stream)
 
     @property
     def count(self) -> int:
         """How many images there are to train on."""
-        return self.stream.ingredients[0].part.num_examples
+        return self.stream.sources[0].split.num_examples
 
     def fingerprints(self) -> dict[str, Any]:
         """What changes when the model or the images change."""
         held_out = (self.data_set.validation, self.data_set.test)
-        parts = [ingredient.part for ingredient in self.data_set.ingredients]
-        parts += [part for part in held_out if part is not None]
+        splits = [source.split for source in self.data_set.sources]
+        splits += [split for split in held_out if split is not None]
         return {
             "model": digest_of_weights(self.start),
-            "images": [part.fingerprint() for part in parts],
+            "images": [split.fingerprint() for split in splits],
         }
 
 
@@ -194,8 +194,8 @@ class Run:
             self.training.prepare(classifier)
             trained = _train(classifier, self, callbacks)
             measured = {
-                name: classifier_metrics(classifier, part.tokens, part.labels, seed=settings.seed)
-                for name, part in material.parts.items()
+                name: classifier_metrics(classifier, split.tokens, split.labels, seed=settings.seed)
+                for name, split in material.splits.items()
             }
             metrics = metrics_of(classifier, trained, measured)
             if writes:
@@ -261,7 +261,7 @@ def check_data(data_set: DataSet, data: DataOptions, settings: Settings) -> None
     data_set.labeled_train()
     if data_set.test is None:
         raise InputError(
-            f"data={data_set.specs[0]} has no test part to measure the accuracy on; "
+            f"data={data_set.specs[0]} has no test split to measure the accuracy on; "
             "a folder has its own in test/<class>/"
         )
     if settings.labels_per_class is not None and data.augmentation != "none":
@@ -271,13 +271,15 @@ def check_data(data_set: DataSet, data: DataOptions, settings: Settings) -> None
         )
 
 
-def encode_parts(start: ImageGPT, data_set: DataSet, data: DataOptions) -> dict[str, LabeledTokens]:
-    """The "test" part, and "validation" unless it is folded into the training images."""
-    parts = {"validation": data_set.validation, "test": data_set.test}
+def tokenize_splits(
+    start: ImageGPT, data_set: DataSet, data: DataOptions
+) -> dict[str, LabeledTokens]:
+    """The "test" split, and "validation" unless it is folded into the training images."""
+    splits = {"validation": data_set.validation, "test": data_set.test}
     return {
-        name: data.encode(part, start.palette, start.config.image_size)
-        for name, part in parts.items()
-        if part is not None
+        name: data.tokenize(split, start.palette, start.config.image_size)
+        for name, split in splits.items()
+        if split is not None
     }
 
 
@@ -312,10 +314,10 @@ def training_stream(
     batch_size: int,
 ) -> TrainingStream:
     """Batches of all training images, or of some of every class."""
-    encoding = (start.palette, start.config.image_size)
+    tokenization = (start.palette, start.config.image_size)
     stream = data.stream(
         data_set,
-        *encoding,
+        *tokenization,
         batch_size,
         settings.seed,
         labels=True,
@@ -323,19 +325,19 @@ def training_stream(
     )
     if settings.labels_per_class is None:
         return stream
-    encoded = data.encode(data_set.train, *encoding)
-    subset = encoded.per_class(settings.labels_per_class, settings.seed)
-    part = ArraySplit(data_set.train.name, subset.tokens, subset.labels)
-    return dataclasses.replace(stream, ingredients=[WeightedSource(part, 1.0, "none")], cache=None)
+    tokenized = data.tokenize(data_set.train, *tokenization)
+    subset = tokenized.per_class(settings.labels_per_class, settings.seed)
+    split = ArraySplit(data_set.train.name, subset.tokens, subset.labels)
+    return dataclasses.replace(stream, sources=[WeightedSource(split, 1.0, "none")], cache=None)
 
 
 def _announce(run: Run) -> None:
     """Says how many images there are, and how long the training takes."""
     material, settings, say = run.material, run.settings, run.training.say
-    say(f"{material.count} images to train, {len(material.parts['test'])} to test")
-    if "validation" in material.parts:
+    say(f"{material.count} images to train, {len(material.splits['test'])} to test")
+    if "validation" in material.splits:
         say(
-            f"{len(material.parts['validation'])} to validate: at most {settings.epochs} epochs, "
+            f"{len(material.splits['validation'])} to validate: at most {settings.epochs} epochs, "
             f"ended by {settings.patience} without a better validation accuracy"
         )
     else:
@@ -351,10 +353,10 @@ def _train(
     material, settings, training = run.material, run.settings, run.training
     strategy, stream = classifier.distribute_strategy, material.stream
     validation = None
-    if "validation" in material.parts:
-        part = material.parts["validation"]
+    if "validation" in material.splits:
+        split = material.splits["validation"]
         # The same masks in every epoch, so that only the weights make one better.
-        validation = (masked_inputs(classifier, part.tokens, settings.seed), part.labels)
+        validation = (masked_inputs(classifier, split.tokens, settings.seed), split.labels)
     bar = ProgressBar(
         "fine-tuning",
         ("loss", "val_accuracy"),

@@ -6,10 +6,10 @@ import sys
 from typing import Any
 
 from igpt_keras.data.data_set import DataSet, open_data
-from igpt_keras.data.image_decoding import Decoder
+from igpt_keras.data.image_decoding import ImageDecoder
 from igpt_keras.data.labeled import LabeledTokens
 from igpt_keras.data.splits import Split
-from igpt_keras.data.stream import TrainingStream, encode
+from igpt_keras.data.stream import TrainingStream, tokenize
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.tokenizers.color_palette import ColorPalette
 
@@ -25,10 +25,10 @@ class DataOptions:
     Attributes:
         data: one or more sources, in the notation of `open_data`.
         data_dir: where TFDS keeps its sets.
-        train_on_validation: whether the validation part is trained on.
+        train_on_validation: whether the validation split is trained on.
         augmentation: name of the augmentation; its evaluation crops all else.
         split_seed: of which images are held out.
-        cache: folder of encoded tokens, or None.
+        cache: folder of cached tokens, or None.
         decoder: keeps account of bad images.
     """
 
@@ -38,7 +38,7 @@ class DataOptions:
     augmentation: str = "none"
     split_seed: int = 0
     cache: pathlib.Path | None = None
-    decoder: Decoder = dataclasses.field(default_factory=Decoder)
+    decoder: ImageDecoder = dataclasses.field(default_factory=ImageDecoder)
 
     def described(self) -> dict[str, Any]:
         """The options as JSON values, by their names on the command line."""
@@ -63,12 +63,12 @@ class DataOptions:
         )
 
     def reading(self) -> dict[str, Any]:
-        """Arguments of `read_images` and `encode` that the user chose."""
+        """Arguments of `read_images` and `tokenize` that the user chose."""
         return {"augmentation_name": self.augmentation, "decoder": self.decoder}
 
-    def encode(self, part: Split, palette: ColorPalette, image_size: int) -> LabeledTokens:
-        return encode(
-            part,
+    def tokenize(self, split: Split, palette: ColorPalette, image_size: int) -> LabeledTokens:
+        return tokenize(
+            split,
             palette,
             image_size,
             cache=self.cache,
@@ -89,7 +89,7 @@ class DataOptions:
         if labels:
             data_set.labeled_train()
         return TrainingStream(
-            data_set.ingredients,
+            data_set.sources,
             palette,
             image_size,
             batch_size,

@@ -117,8 +117,8 @@ class Images:
     Attributes:
         options: what the user said of the data.
         data_set: the images.
-        held_out: those whose loss is followed: the validation part, or, where it is folded,
-            the test part.
+        held_out: those whose loss is followed: the validation split, or, where it is folded,
+            the test split.
     """
 
     options: DataOptions
@@ -131,14 +131,14 @@ class Images:
         held_out = data_set.validation or data_set.test
         if held_out is None:
             raise InputError(
-                "train_on_validation leaves nothing to validate on: there is no test part"
+                "train_on_validation leaves nothing to validate on: there is no test split"
             )
         return cls(options, data_set, held_out)
 
     def fingerprints(self) -> list[str]:
         """What changes when the images change."""
-        parts = [*(each.part for each in self.data_set.ingredients), self.held_out]
-        return [part.fingerprint() for part in parts]
+        splits = [*(each.split for each in self.data_set.sources), self.held_out]
+        return [split.fingerprint() for split in splits]
 
     def stream(self, palette: igpt_keras.ColorPalette, settings: Settings) -> TrainingStream:
         return self.options.stream(
@@ -308,7 +308,7 @@ def _train(
     training.say(
         f"{model.count_params():,} parameters, {total_steps} steps of {settings.batch_size} images"
     )
-    tokens = images.options.encode(images.held_out, model.palette, model.config.image_size).tokens
+    tokens = images.options.tokenize(images.held_out, model.palette, model.config.image_size).tokens
     with (
         bar,
         images.options.decoder.naming_errors(),
@@ -364,11 +364,11 @@ def _means_between(records: list[dict], evaluations: list[dict]) -> list[float]:
 
 
 def _test_loss(model: igpt_keras.ImageGPT, run: Run) -> float | None:
-    """The generative loss in nats per pixel on the test part, if there is one."""
+    """The generative loss in nats per pixel on the test split, if there is one."""
     test = run.images.data_set.test
     if test is None:
         return None
-    tokens = run.images.options.encode(test, model.palette, model.config.image_size).tokens
+    tokens = run.images.options.tokenize(test, model.palette, model.config.image_size).tokens
     size = run.settings.batch_size
     return model.evaluate(tokens, batch_size=size, verbose=0, return_dict=True)["loss"]
 

@@ -129,17 +129,17 @@ class Run:
         num_classes = len(data_set.class_names)
         sources = (data_set.train, data_set.validation, data_set.test)
         if settings.baseline == "pixels":
-            images = [read_pixels(part, model, data) for part in sources]
-            parts = ProbeSplits(*map(pixel_features, images), num_classes)
-            return baseline_metrics(parts, method, data, settings)
+            images = [read_pixels(split, model, data) for split in sources]
+            splits = ProbeSplits(*map(pixel_features, images), num_classes)
+            return baseline_metrics(splits, method, data, settings)
         size = model.config.image_size
-        tokens = [data.encode(part, model.palette, size) for part in sources]
+        tokens = [data.tokenize(split, model.palette, size) for split in sources]
         if settings.baseline == "tokens":
-            features = [token_features(part, model.palette) for part in tokens]
+            features = [token_features(split, model.palette) for split in tokens]
             return baseline_metrics(ProbeSplits(*features, num_classes), method, data, settings)
         train, validation, *votes = extract(model, tokens, settings, folder, self.quiet)
-        parts = ProbeSplits(train, validation, votes[0], num_classes)
-        return model_metrics(parts, votes, method, data, settings, self.quiet)
+        splits = ProbeSplits(train, validation, votes[0], num_classes)
+        return model_metrics(splits, votes, method, data, settings, self.quiet)
 
 
 def check_settings(model: GenerativeModel, settings: Settings) -> None:
@@ -162,7 +162,7 @@ def check_data(data_set: DataSet) -> None:
     data_set.labeled_train()
     if data_set.test is None or not data_set.test.labeled:
         raise InputError(
-            f"data={data_set.specs[0]} has no labeled test part to measure the accuracy on; "
+            f"data={data_set.specs[0]} has no labeled test split to measure the accuracy on; "
             "a folder has its own in test/<class>/"
         )
 
@@ -177,10 +177,10 @@ def feature_folder(cache: pathlib.Path | None, run: pathlib.Path) -> Iterator[pa
         yield pathlib.Path(folder)
 
 
-def read_pixels(part: Split, model: GenerativeModel, data: DataOptions) -> LabeledImages:
-    """The images of `part` at the size of `model`, before the palette."""
+def read_pixels(split: Split, model: GenerativeModel, data: DataOptions) -> LabeledImages:
+    """The images of `split` at the size of `model`, before the palette."""
     return read_images(
-        part,
+        split,
         model.config.image_size,
         augmentation_name=data.augmentation,
         decoder=data.decoder,
@@ -194,11 +194,11 @@ def extract(
     folder: pathlib.Path,
     quiet: bool,
 ) -> list[LayerFeatures]:
-    """Features of train, validation and test part; for BERT of test under every mask."""
+    """Features of train, validation and test split; for BERT of test under every mask."""
     train, validation, test = tokens
     votes = VOTES if model.objective == "bert" else 1
     passes = [(train, 0), (validation, 0), *((test, vote) for vote in range(votes))]
-    total = sum(len(part) for part, _ in passes)
+    total = sum(len(split) for split, _ in passes)
     with Progress(console=console, disable=quiet) as progress:
         task = progress.add_task("features", total=total)
         extractor = FeatureExtractor(
@@ -209,8 +209,8 @@ def extract(
             on_batch=lambda count: progress.advance(task, count),
         )
         features = [
-            LayerFeatures(extractor.features(part.tokens, vote), part.labels)
-            for part, vote in passes
+            LayerFeatures(extractor.features(split.tokens, vote), split.labels)
+            for split, vote in passes
         ]
         # Those found in the cache ran no batch.
         progress.update(task, completed=total)
@@ -218,27 +218,27 @@ def extract(
 
 
 def baseline_metrics(
-    parts: ProbeSplits, method: LBFGS | SGD, data: DataOptions, settings: Settings
+    splits: ProbeSplits, method: LBFGS | SGD, data: DataOptions, settings: Settings
 ) -> tuple[dict[str, Any], Probe]:
     """The metrics of a result without a model's layers, and the probe."""
-    probe = fit_probe(method, parts, data.train_on_validation)
-    of_probe = probe_metrics(probe, parts)
+    probe = fit_probe(method, splits, data.train_on_validation)
+    of_probe = probe_metrics(probe, splits)
     metrics = {
         "method": settings.method,
-        "num_classes": parts.num_classes,
+        "num_classes": splits.num_classes,
         "layers": [{"layer": None, **of_probe}],
         "best_layer": None,
         "validation_accuracy": of_probe["validation_accuracy"],
         "test_accuracy": of_probe["test_accuracy"],
         "concatenated": None,
-        "low_data": low_data(parts, method, settings, settings.baseline),
+        "low_data": low_data(splits, method, settings, settings.baseline),
         "voting": None,
     }
     return metrics, probe
 
 
 def model_metrics(
-    parts: ProbeSplits,
+    splits: ProbeSplits,
     votes: list[LayerFeatures],
     method: LBFGS | SGD,
     data: DataOptions,
@@ -247,34 +247,34 @@ def model_metrics(
 ) -> tuple[dict[str, Any], Probe]:
     """The metrics of a result of every layer, and the probe of the best.
 
-    `votes` is the test part under every mask.
+    `votes` is the test split under every mask.
     """
-    last = len(parts.train.layers) - 1
+    last = len(splits.train.layers) - 1
     curve = {}
     with Progress(console=console, disable=quiet) as progress:
         for layer in progress.track(settings.layers or range(last + 1), description="probes"):
-            curve[layer] = fit_probe(method, parts.select([layer]), data.train_on_validation)
+            curve[layer] = fit_probe(method, splits.select([layer]), data.train_on_validation)
     of_layers = {
-        layer: probe_metrics(probe, parts.select([layer])) for layer, probe in curve.items()
+        layer: probe_metrics(probe, splits.select([layer])) for layer, probe in curve.items()
     }
     best = best_layer(curve)
     concatenated = None
     if settings.concatenate is not None:
         around = layers_around(best, settings.concatenate, last)
-        chosen = parts.select(around)
+        chosen = splits.select(around)
         probe = fit_probe(method, chosen, data.train_on_validation)
         concatenated = {"layers": around, **probe_metrics(probe, chosen)}
     metrics = {
         "method": settings.method,
-        "num_classes": parts.num_classes,
+        "num_classes": splits.num_classes,
         "layers": [{"layer": layer, **each} for layer, each in of_layers.items()],
         "best_layer": best,
         "validation_accuracy": of_layers[best]["validation_accuracy"],
         "test_accuracy": of_layers[best]["test_accuracy"],
         "concatenated": concatenated,
-        "low_data": low_data(parts.select([best]), method, settings, f"best layer {best}"),
+        "low_data": low_data(splits.select([best]), method, settings, f"best layer {best}"),
         "voting": voting_metrics(
-            curve[best], [vote.select([best]) for vote in votes], parts.num_classes, settings.seed
+            curve[best], [vote.select([best]) for vote in votes], splits.num_classes, settings.seed
         ),
     }
     return metrics, curve[best]
@@ -289,20 +289,20 @@ def make_method(settings: Settings, states: pathlib.Path | None) -> LBFGS | SGD:
     return LBFGS()
 
 
-def probe_metrics(probe: Probe, parts: ProbeSplits) -> dict[str, Any]:
+def probe_metrics(probe: Probe, splits: ProbeSplits) -> dict[str, Any]:
     return {
         "validation_accuracy": probe.validation_accuracy,
-        "test_accuracy": probe.accuracy(parts.test),
+        "test_accuracy": probe.accuracy(splits.test),
         **probe.setting,
     }
 
 
 def low_data(
-    parts: ProbeSplits, method: LBFGS | SGD, settings: Settings, features: str
+    splits: ProbeSplits, method: LBFGS | SGD, settings: Settings, features: str
 ) -> list[dict[str, Any]]:
     """As `low_data_runs`; `features` says what they are of."""
     counts = settings.labels_per_class or []
-    runs = low_data_runs(method, parts, counts, seed=settings.seed)
+    runs = low_data_runs(method, splits, counts, seed=settings.seed)
     return [{"features": features, **run} for run in runs]
 
 

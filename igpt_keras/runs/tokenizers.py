@@ -36,17 +36,17 @@ def training_images(
     data: DataOptions, data_set: DataSet, image_size: int, max_images: int, seed: int
 ) -> np.ndarray:
     """Random images to fit a palette to: uint8 [N, R, R, 3]; of mixed sources by weight."""
-    total = sum(ingredient.weight for ingredient in data_set.ingredients)
+    total = sum(source.weight for source in data_set.sources)
     images = [
         read_images(
-            ingredient.part,
+            source.split,
             image_size,
-            augmentation_name=ingredient.augmentation or data.augmentation,
+            augmentation_name=source.augmentation or data.augmentation,
             decoder=data.decoder,
-            limit=math.ceil(max_images * ingredient.weight / total),
+            limit=math.ceil(max_images * source.weight / total),
             seed=seed,
         ).images
-        for ingredient in data_set.ingredients
+        for source in data_set.sources
     ]
     return np.concatenate(images)
 

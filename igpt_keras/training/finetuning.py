@@ -81,7 +81,7 @@ def finetune(
     """Compiles and fits `classifier`; it ends with the weights of its best epoch.
 
     Adam (0.9, 0.95) at a constant rate, as in the paper. Best means the highest
-    validation accuracy, and of equal ones the earliest; without a validation part,
+    validation accuracy, and of equal ones the earliest; without a validation split,
     the last of all `epochs`.
 
     Args:

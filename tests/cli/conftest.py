@@ -55,13 +55,13 @@ def two_workers():
 def photos(tmp_path):
     """A folder of 40 images to train and 12 to test, 4×4, dark or light with exceptions."""
     generator = np.random.default_rng(0)
-    for part, count in (("train", 20), ("test", 6)):
+    for split, count in (("train", 20), ("test", 6)):
         for label, name in enumerate(CLASSES):
-            (tmp_path / "photos" / part / name).mkdir(parents=True)
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
             for index in range(count):
                 brightness = generator.normal(100 + 60 * label, 40, (4, 4, 3))
                 image = Image.fromarray(brightness.clip(0, 255).astype(np.uint8))
-                save_png(image, tmp_path / "photos" / part / name / f"{index}.png")
+                save_png(image, tmp_path / "photos" / split / name / f"{index}.png")
     return tmp_path / "photos"
 
 

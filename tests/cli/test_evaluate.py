@@ -6,7 +6,7 @@ import pytest
 import igpt_keras
 from igpt_keras.data.data_set import open_data
 from igpt_keras.data.images import read_image
-from igpt_keras.data.stream import encode
+from igpt_keras.data.stream import tokenize
 from igpt_keras.runs.result import read_result
 
 
@@ -27,13 +27,13 @@ def test_evaluate_a_generative_model_beside_the_baselines(igpt, photos, pretrain
     assert metrics["test_loss"] == pytest.approx(nll, abs=1e-5)
     assert metrics["test_bits_per_pixel"] == pytest.approx(nll / math.log(2), abs=1e-5)
     assert metrics["validation_loss"] != metrics["test_loss"]
-    train = encode(open_data(f"folder:{photos}").train, model.palette, 4).tokens
+    train = tokenize(open_data(f"folder:{photos}").train, model.palette, 4).tokens
     counts = 1 + np.bincount(train.ravel(), minlength=8)
     unigram = -np.log(counts / counts.sum())[tokens].mean()
     assert metrics["baselines"]["test"]["unigram"] == pytest.approx(unigram)
-    for part in ("validation", "test"):
-        assert metrics["baselines"][part]["uniform"] == pytest.approx(math.log(8))
-        assert f"{metrics[f'{part}_loss']:.4f}" in printed
+    for split in ("validation", "test"):
+        assert metrics["baselines"][split]["uniform"] == pytest.approx(math.log(8))
+        assert f"{metrics[f'{split}_loss']:.4f}" in printed
     assert "test_accuracy" not in metrics
 
 
@@ -47,12 +47,12 @@ def test_evaluate_a_classifier(igpt, photos, pretrained, tmp_path):
     )
     assert status == 0
     metrics = read_result(run).metrics
-    for part, count in (("validation", 4), ("test", 12)):
+    for split, count in (("validation", 4), ("test", 12)):
         for name in ("accuracy", "single_mask_accuracy"):
-            share = metrics[f"{part}_{name}"]
+            share = metrics[f"{split}_{name}"]
             assert 0 <= share <= 1
             assert share * count == pytest.approx(round(share * count))
-        assert f"{metrics[f'{part}_accuracy']:.2%}" in printed
+        assert f"{metrics[f'{split}_accuracy']:.2%}" in printed
     assert metrics["votes"] == 5
     assert "baselines" not in metrics
 
@@ -69,7 +69,7 @@ def test_evaluate_images_without_labels_or_test_part(igpt, photos, pretrained, t
         *("evaluate", path, "--data", data, "--output", tmp_path / "other", "--train-on-validation")
     )
     assert status == 2
-    assert "neither a validation part nor a test part" in error
+    assert "neither a validation split nor a test split" in error
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from igpt_keras.runs.result import read_result
 from igpt_keras.training.callbacks.history_logger import read_history
 
 
-def test_part(photos, palette):
+def test_split(photos, palette):
     """Tokens and labels of the test images, read without `igpt_keras.data`."""
     files = sorted(photos.glob("test/*/*.png"))
     images = np.stack([np.asarray(Image.open(file)) for file in files])
@@ -22,7 +22,7 @@ def test_part(photos, palette):
     return palette.quantize(images).reshape(len(files), -1), labels
 
 
-test_part.__test__ = False
+test_split.__test__ = False
 
 
 def test_finetune_keeps_the_best_epoch_and_measures_it(igpt, photos, pretrained, tmp_path):
@@ -49,7 +49,7 @@ def test_finetune_keeps_the_best_epoch_and_measures_it(igpt, photos, pretrained,
 
     classifier = igpt_keras.load(run / "model")
     assert classifier.class_names == ["dark", "light"]
-    tokens, labels = test_part(photos, classifier.palette)
+    tokens, labels = test_split(photos, classifier.palette)
     logits = classifier.predict(tokens, verbose=0).astype(float)
     assert metrics["test_accuracy"] == np.mean(logits.argmax(axis=1) == labels)
     classifier.compile()
@@ -84,7 +84,7 @@ def test_finetune_bert_from_a_middle_layer_on_all_training_images(
 
     classifier = igpt_keras.load(run / "model")
     assert (classifier.layer, classifier.generative_weight) == (1, 0)
-    tokens, labels = test_part(photos, classifier.palette)
+    tokens, labels = test_split(photos, classifier.palette)
     votes = []
     for vote in range(5):
         masked = draw_mask(tokens.shape, 0.15, 3, vote)
@@ -132,7 +132,7 @@ def test_finetune_from_scratch_takes_no_weights_of_the_model(igpt, photos, pretr
             {"options": ("--labels-per-class", 3, "--augmentation", "cifar")},
             "got augmentation=cifar",
         ),
-        ({"data": "test"}, "has no test part"),
+        ({"data": "test"}, "has no test split"),
         ({"data": "test/dark"}, "has no labels"),
     ],
 )

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 import igpt_keras
 from igpt_keras.data.data_set import open_data
-from igpt_keras.data.stream import encode
+from igpt_keras.data.stream import tokenize
 from igpt_keras.evaluation.features import FeatureExtractor
 from igpt_keras.evaluation.probes import LBFGS, LayerFeatures, ProbeSplits, fit_probe, load_probe
 from igpt_keras.evaluation.voting import modal_vote
@@ -19,10 +19,10 @@ CLASSES = 2
 ONE_OF_12 = 1 / 12 + 1e-9
 
 
-def encoded(photos, model):
+def tokenized(photos, model):
     data_set = open_data(f"folder:{photos}")
-    parts = (data_set.train, data_set.validation, data_set.test)
-    return [encode(part, model.palette, 4) for part in parts]
+    splits = (data_set.train, data_set.validation, data_set.test)
+    return [tokenize(split, model.palette, 4) for split in splits]
 
 
 def by_sklearn(train, labels, strength, test):
@@ -47,7 +47,7 @@ def test_probe_measures_every_layer(igpt, photos, pretrained, tmp_path):
     assert (metrics["method"], metrics["num_classes"], metrics["voting"]) == ("lbfgs", 2, None)
 
     model = igpt_keras.load(path)
-    train, validation, test = encoded(photos, model)
+    train, validation, test = tokenized(photos, model)
     assert [entry["layer"] for entry in metrics["layers"]] == [0, 1, 2]
     for entry in metrics["layers"]:
         features = [np.asarray(model.features(p.tokens, entry["layer"])) for p in (train, test)]
@@ -98,12 +98,12 @@ def test_bert_votes(igpt, photos, pretrained, tmp_path):
     metrics = read_result(run).metrics
 
     model = igpt_keras.load(path)
-    train, validation, test = encoded(photos, model)
+    train, validation, test = tokenized(photos, model)
     extractor = FeatureExtractor(model, tmp_path / "other", seed=3)
 
-    def of_best(part, vote=0):
-        features = extractor.features(part.tokens, vote)
-        return LayerFeatures(features, part.labels).select([metrics["best_layer"]])
+    def of_best(split, vote=0):
+        features = extractor.features(split.tokens, vote)
+        return LayerFeatures(features, split.labels).select([metrics["best_layer"]])
 
     votes = [of_best(test, vote) for vote in range(5)]
     probe = fit_probe(LBFGS(), ProbeSplits(of_best(train), of_best(validation), votes[0], CLASSES))
@@ -133,7 +133,7 @@ def test_sgd_and_folding(igpt, photos, pretrained, tmp_path):
     for name in ("C", "validation_accuracy"):
         assert entry[name] == plain_entry[name]
     model = igpt_keras.load(arguments[1])
-    train, validation, test = encoded(photos, model)
+    train, validation, test = tokenized(photos, model)
     features = [np.asarray(model.features(p.tokens, 1)) for p in (train, validation, test)]
     predicted = by_sklearn(
         np.concatenate(features[:2]),
@@ -162,9 +162,10 @@ def test_baselines_probe_what_the_model_is_shown(igpt, photos, pretrained, tmp_p
 
     model = igpt_keras.load(path)
     features = [
-        model.palette.rgb[part.tokens].reshape(len(part), -1) for part in encoded(photos, model)
+        model.palette.rgb[split.tokens].reshape(len(split), -1)
+        for split in tokenized(photos, model)
     ]
-    labels = [part.labels for part in encoded(photos, model)]
+    labels = [split.labels for split in tokenized(photos, model)]
     if baseline == "pixels":
         files = sorted(photos.glob("test/*/*.png"))
         features[2] = np.stack([np.asarray(Image.open(file)).ravel() for file in files])
@@ -172,7 +173,7 @@ def test_baselines_probe_what_the_model_is_shown(igpt, photos, pretrained, tmp_p
         pixels = np.stack([np.asarray(Image.open(file)).ravel() for file in everything])
         # Training images are those of the same tokens.
         order = {tuple(t): p for t, p in zip(tokens_of(model, pixels), pixels, strict=True)}
-        train = encoded(photos, model)[0]
+        train = tokenized(photos, model)[0]
         features[0] = np.stack([order[tuple(tokens)] for tokens in train.tokens])
     predicted = by_sklearn(features[0].astype(float), labels[0], entry["C"], features[2])
     expected = np.mean(predicted == labels[2])
@@ -205,7 +206,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(igpt, photos, pretrained, tmp_
         assert message in error
     for data, message in (
         (flat, "has no labels"),
-        (no_test, "no labeled test part"),
+        (no_test, "no labeled test split"),
     ):
         status, _, error = igpt("probe", path, "--data", f"folder:{data}", "--output", run)
         assert (status, error.count("\n")) == (2, 1)

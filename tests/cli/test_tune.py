@@ -141,8 +141,8 @@ def test_a_wrong_path_leaves_the_folder_for_the_right_one(igpt, tmp_path, argume
     [
         ("probe", "", ["--layers", "1,3"], "layer must lie in 0…2, got 3"),
         ("finetune", "", ["--layer", 3, "--start", 1], "layer must lie in 0…2, got 3"),
-        ("probe", "test", [], "has no labeled test part"),
-        ("finetune", "test", ["--start", 1], "has no test part"),
+        ("probe", "test", [], "has no labeled test split"),
+        ("finetune", "test", ["--start", 1], "has no test split"),
     ],
 )
 def test_what_does_not_fit_leaves_the_folder_for_what_does(

@@ -9,23 +9,23 @@ from igpt_keras.data.data_set import open_data
 from tests.data.properties import records
 
 
-def labels_of(part):
-    return [record.label for record in records(part, part.in_order())]
+def labels_of(split):
+    return [record.label for record in records(split, split.in_order())]
 
 
-def names_of(part):
-    return {record.name for record in records(part, part.in_order())}
+def names_of(split):
+    return {record.name for record in records(split, split.in_order())}
 
 
 @pytest.fixture
 def folder(tmp_path):
     """20 images of each of two classes to train on, and 3 of each to test."""
-    for part, count in (("train", 20), ("test", 3)):
+    for split, count in (("train", 20), ("test", 3)):
         for label, name in enumerate(("cat", "dog")):
-            (tmp_path / part / name).mkdir(parents=True)
+            (tmp_path / split / name).mkdir(parents=True)
             for index in range(count):
                 pixels = np.full((2, 2, 3), 100 * label + index, np.uint8)
-                Image.fromarray(pixels).save(tmp_path / part / name / f"{index}.png")
+                Image.fromarray(pixels).save(tmp_path / split / name / f"{index}.png")
     return tmp_path
 
 
@@ -46,8 +46,8 @@ def test_digits():
 def test_a_tenth_of_a_folder_is_held_out(folder):
     data_set = open_data(f"folder:{folder}")
     assert data_set.class_names == ["cat", "dog"]
-    parts = data_set.train, data_set.validation, data_set.test
-    assert [part.num_examples for part in parts] == [36, 4, 6]
+    splits = data_set.train, data_set.validation, data_set.test
+    assert [split.num_examples for split in splits] == [36, 4, 6]
     assert not names_of(data_set.train) & names_of(data_set.validation)
     assert labels_of(data_set.test) == [0, 0, 0, 1, 1, 1]
     again, other = (open_data(f"folder:{folder}", seed=seed).validation for seed in (0, 1))
@@ -77,10 +77,10 @@ def test_a_mixture_validates_on_its_first_source(folder):
     flat = folder / "train" / "cat"
     specs = [f"folder:{folder}@augmentation=cifar", f"folder:{flat}@weight=2.5,augmentation=none"]
     data_set = open_data([*specs, "digits"])
-    first, second, third = data_set.ingredients
+    first, second, third = data_set.sources
     assert (first.weight, second.weight, third.weight) == (36, 2.5, 1257)
     assert (first.augmentation, second.augmentation, third.augmentation) == ("cifar", "none", None)
-    assert second.part.num_examples == 20
+    assert second.split.num_examples == 20
     assert (data_set.validation.num_examples, data_set.test.num_examples) == (4, 6)
     assert data_set.describe()["train"] == 36 + 20 + 1257
     assert data_set.describe()["name"] == " + ".join([*specs, "digits"])
@@ -106,7 +106,7 @@ def test_another_split(folder):
 def test_an_at_sign_may_be_part_of_a_path(folder):
     folder.rename(folder.parent / "me@home")
     data_set = open_data(f"folder:{folder.parent / 'me@home'}@weight=2")
-    assert data_set.ingredients[0].weight == 2
+    assert data_set.sources[0].weight == 2
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 from igpt_keras import InputError
-from igpt_keras.data.image_decoding import Decoder, decode
+from igpt_keras.data.image_decoding import ImageDecoder, decode
 
 GENERATOR = np.random.default_rng(21)
 PHOTO = GENERATOR.integers(0, 256, (6, 9, 3)).astype(np.uint8)
@@ -199,26 +199,26 @@ def test_damage_anywhere_gives_an_image_or_an_input_error():
     assert 100 < bad < 600
 
 
-class TestDecoder:
+class TestImageDecoder:
     def test_good_images_leave_no_trace(self):
-        decoder = Decoder()
+        decoder = ImageDecoder()
         np.testing.assert_array_equal(decoder.decode(encoded(PHOTO, "PNG"), "photo"), PHOTO)
         assert decoder.bad == {}
 
     def test_a_bad_image_is_named(self):
-        decoder = Decoder()
+        decoder = ImageDecoder()
         with pytest.raises(InputError, match=r"notes.jpg cannot be read as an image \(no image\)"):
             decoder.decode(b"text", "notes.jpg")
         assert decoder.bad == {"notes.jpg": "no image"}
 
     def test_or_skipped_and_counted(self):
-        decoder = Decoder(skip_bad_images=True)
+        decoder = ImageDecoder(skip_bad_images=True)
         assert decoder.decode(b"text", "notes.jpg") is None
         assert decoder.decode(b"", "nothing.jpg") is None
         assert decoder.bad == {"notes.jpg": "no image", "nothing.jpg": "empty"}
 
     def test_errors_come_out_of_a_pipeline_as_they_were(self):
-        decoder = Decoder()
+        decoder = ImageDecoder()
 
         def read(index):
             with decoder.noting_errors():
@@ -231,5 +231,5 @@ class TestDecoder:
 
     def test_other_errors_stay(self):
         with pytest.raises(tf.errors.InvalidArgumentError):
-            with Decoder().naming_errors():
+            with ImageDecoder().naming_errors():
                 tf.reshape([1, 2, 3], [2])

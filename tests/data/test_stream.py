@@ -11,9 +11,9 @@ from PIL import Image
 from igpt_keras import ColorPalette, InputError
 from igpt_keras.data.augmentation import AUGMENTATIONS, area
 from igpt_keras.data.data_set import WeightedSource
-from igpt_keras.data.image_decoding import Decoder
+from igpt_keras.data.image_decoding import ImageDecoder
 from igpt_keras.data.splits import ArraySplit, FileSplit
-from igpt_keras.data.stream import TrainingStream, encode, read_images
+from igpt_keras.data.stream import TrainingStream, read_images, tokenize
 
 # Each gray has its own token.
 GREYS = ColorPalette(np.repeat(np.arange(256)[:, None] / 127.5 - 1, 3, axis=1))
@@ -32,10 +32,10 @@ def textured(count, seed=0):
     return ArraySplit("textured", images, 100 * seed + np.arange(count))
 
 
-def stream(*parts, image_size=1, batch_size=4, weights=None, palette=GREYS, **settings):
-    weights = weights or [part.num_examples for part in parts]
-    ingredients = [WeightedSource(p, w, None) for p, w in zip(parts, weights, strict=True)]
-    return TrainingStream(ingredients, palette, image_size, batch_size, **settings)
+def stream(*splits, image_size=1, batch_size=4, weights=None, palette=GREYS, **settings):
+    weights = weights or [split.num_examples for split in splits]
+    sources = [WeightedSource(p, w, None) for p, w in zip(splits, weights, strict=True)]
+    return TrainingStream(sources, palette, image_size, batch_size, **settings)
 
 
 def batches(dataset, count):
@@ -87,10 +87,10 @@ class TestTrainingStream:
         for tokens, labels in batches(stream(numbered(45), labels=True).dataset(), 20):
             np.testing.assert_array_equal(labels, 2 * tokens[:, 0])
 
-    @pytest.mark.parametrize("parts", [1, 2])
+    @pytest.mark.parametrize("splits", [1, 2])
     @pytest.mark.parametrize("start_step", [1, 30])
-    def test_a_later_start_goes_on_as_if_from_the_beginning(self, parts, start_step):
-        mixed = [textured(45), textured(30, seed=1)][:parts]
+    def test_a_later_start_goes_on_as_if_from_the_beginning(self, splits, start_step):
+        mixed = [textured(45), textured(30, seed=1)][:splits]
         several = stream(*mixed, augmentation="cifar", labels=True, image_size=8)
         expected = batches(several.dataset(), start_step + 4)[start_step:]
         started = batches(several.dataset(start_step), 4)
@@ -98,10 +98,10 @@ class TestTrainingStream:
             np.testing.assert_array_equal(labels, other_labels)
             np.testing.assert_array_equal(tokens, other_tokens)
 
-    @pytest.mark.parametrize("parts", [1, 2])
+    @pytest.mark.parametrize("splits", [1, 2])
     @pytest.mark.parametrize("num_workers", [2, 4])
-    def test_workers_share_the_batches(self, parts, num_workers):
-        mixed = [textured(45), textured(30, seed=1)][:parts]
+    def test_workers_share_the_batches(self, splits, num_workers):
+        mixed = [textured(45), textured(30, seed=1)][:splits]
         whole = stream(*mixed, batch_size=8, augmentation="cifar", image_size=8)
         shares = [
             batches(whole.dataset(start_step=3, worker=worker, num_workers=num_workers), 12)
@@ -111,10 +111,10 @@ class TestTrainingStream:
         np.testing.assert_array_equal(np.stack(shares, axis=2).reshape(12, 8, 64), expected)
 
     def test_masks_come_with_the_tokens(self):
-        part = textured(45)
+        split = textured(45)
         settings = {"batch_size": 8, "image_size": 8, "labels": True, "seed": 4}
-        plain = batches(stream(part, **settings).dataset(2), 30)
-        masked = stream(part, mask_probability=0.15, **settings)
+        plain = batches(stream(split, **settings).dataset(2), 30)
+        masked = stream(split, mask_probability=0.15, **settings)
         drawn = [
             (np.asarray(inputs["tokens"]), np.asarray(inputs["masked"]), np.asarray(labels))
             for inputs, labels in itertools.islice(masked.dataset(2), 30)
@@ -167,8 +167,8 @@ class TestTrainingStream:
 
 class TestMixture:
     def test_weights_are_kept(self):
-        parts = numbered(100), numbered(20, first=100), numbered(50, first=200)
-        seen = numbers(stream(*parts, weights=[1, 3, 6]), 3000)
+        splits = numbered(100), numbered(20, first=100), numbered(50, first=200)
+        seen = numbers(stream(*splits, weights=[1, 3, 6]), 3000)
         shares = np.bincount(seen // 100) / 3000
         expected = np.array([0.1, 0.3, 0.6])
         # Five standard deviations.
@@ -191,8 +191,8 @@ class TestMixture:
     def test_each_source_has_its_own_augmentation(self, palette, tmp_path):
         plain, images = photos(tmp_path / "plain", 3, 32, 32)
         augmented, _ = photos(tmp_path / "augmented", 3, 32, 32, seed=1)
-        ingredients = [WeightedSource(plain, 1, "none"), WeightedSource(augmented, 1, None)]
-        mixed = TrainingStream(ingredients, palette, 32, 8, augmentation="cifar")
+        sources = [WeightedSource(plain, 1, "none"), WeightedSource(augmented, 1, None)]
+        mixed = TrainingStream(sources, palette, 32, 8, augmentation="cifar")
         seen = {row.tobytes() for batch in batches(mixed.dataset(), 6) for row in batch}
         unaugmented = {row.tobytes() for row in palette.quantize(images)}
         assert unaugmented < seen
@@ -202,9 +202,9 @@ class TestMixture:
 
 class TestAugmentation:
     def test_it_differs_by_image_and_epoch_and_follows_the_seed(self, palette, tmp_path):
-        part, images = photos(tmp_path, 2, 32, 32)
+        split, images = photos(tmp_path, 2, 32, 32)
         settings = {"augmentation": "cifar", "palette": palette, "image_size": 32}
-        one = FileSplit("one", part.paths[:1])
+        one = FileSplit("one", split.paths[:1])
         seen = np.concatenate(batches(stream(one, **settings).dataset(), 5))
         assert len({row.tobytes() for row in seen}) > 15
         again = np.concatenate(batches(stream(one, **settings).dataset(), 5))
@@ -220,57 +220,57 @@ class TestAugmentation:
         assert {row.tobytes() for row in seen} <= possible
 
     def test_evaluation_crops_to_match(self, palette, tmp_path):
-        part, images = photos(tmp_path, 2, 60, 80)
-        tokens = encode(part, palette, 16, augmentation_name="imagenet").tokens
+        split, images = photos(tmp_path, 2, 60, 80)
+        tokens = tokenize(split, palette, 16, augmentation_name="imagenet").tokens
         squares = np.stack([AUGMENTATIONS["imagenet"].evaluate(image) for image in images])
         expected = palette.quantize(area(squares, 16, 16)).reshape(2, 256)
         np.testing.assert_array_equal(tokens, expected)
-        assert (encode(part, palette, 16).tokens != expected).any()
+        assert (tokenize(split, palette, 16).tokens != expected).any()
 
 
-class TestEncode:
+class TestTokenize:
     def test_tokens_are_those_of_the_shrunk_pixels_in_order(self, palette, tmp_path):
-        part, images = photos(tmp_path, 70, 8, 12)
-        encoded = encode(part, palette, 4)
+        split, images = photos(tmp_path, 70, 8, 12)
+        tokenized = tokenize(split, palette, 4)
         means = images[:, :, 2:10].reshape(70, 4, 2, 4, 2, 3).mean(axis=(2, 4))
         expected = palette.quantize(np.rint(means).astype(np.uint8)).reshape(70, 16)
-        assert encoded.tokens.dtype == np.int32
-        np.testing.assert_array_equal(encoded.tokens, expected)
-        np.testing.assert_array_equal(encoded.labels, np.arange(70) % 3)
+        assert tokenized.tokens.dtype == np.int32
+        np.testing.assert_array_equal(tokenized.tokens, expected)
+        np.testing.assert_array_equal(tokenized.labels, np.arange(70) % 3)
 
     def test_images_of_any_sizes(self, palette, tmp_path):
         small, images = photos(tmp_path / "small", 2, 4, 4)
         large, _ = photos(tmp_path / "large", 2, 9, 7)
         mixed = FileSplit("mixed", [*small.paths, *large.paths])
-        tokens = encode(mixed, palette, 4).tokens
+        tokens = tokenize(mixed, palette, 4).tokens
         np.testing.assert_array_equal(tokens[:2], palette.quantize(images).reshape(2, 16))
-        np.testing.assert_array_equal(tokens[2:], encode(large, palette, 4).tokens)
+        np.testing.assert_array_equal(tokens[2:], tokenize(large, palette, 4).tokens)
 
     def test_read_images_gives_pixels(self, tmp_path):
-        part, images = photos(tmp_path, 40)
-        read = read_images(part, 8)
+        split, images = photos(tmp_path, 40)
+        read = read_images(split, 8)
         np.testing.assert_array_equal(read.images, images)
         np.testing.assert_array_equal(read.labels, np.arange(40) % 3)
-        np.testing.assert_array_equal(read_images(part, 8, limit=35).images, images[:35])
-        drawn = read_images(part, 8, limit=5, seed=3)
+        np.testing.assert_array_equal(read_images(split, 8, limit=35).images, images[:35])
+        drawn = read_images(split, 8, limit=5, seed=3)
         assert len(drawn) == 5
         chosen = [np.flatnonzero((images == image).all(axis=(1, 2, 3))) for image in drawn.images]
         assert len(np.unique(np.concatenate(chosen))) == 5
-        assert (read_images(part, 8, limit=5, seed=4).images != drawn.images).any()
+        assert (read_images(split, 8, limit=5, seed=4).images != drawn.images).any()
 
 
 class TestCache:
     def test_cached_tokens_are_the_same(self, palette, tmp_path):
-        part, _ = photos(tmp_path / "photos", 40)
-        plain = encode(part, palette, 4)
+        split, _ = photos(tmp_path / "photos", 40)
+        plain = tokenize(split, palette, 4)
         for _ in range(2):
-            cached = encode(part, palette, 4, cache=tmp_path / "cache")
+            cached = tokenize(split, palette, 4, cache=tmp_path / "cache")
             assert isinstance(cached.tokens, np.memmap) and cached.tokens.dtype == np.uint16
             np.testing.assert_array_equal(cached.tokens, plain.tokens)
             np.testing.assert_array_equal(cached.labels, plain.labels)
         settings = {"palette": palette, "image_size": 4, "labels": True}
-        streamed = batches(stream(part, **settings).dataset(), 12)
-        from_cache = batches(stream(part, cache=tmp_path / "cache", **settings).dataset(), 12)
+        streamed = batches(stream(split, **settings).dataset(), 12)
+        from_cache = batches(stream(split, cache=tmp_path / "cache", **settings).dataset(), 12)
         for (tokens, labels), (other_tokens, other_labels) in zip(
             streamed, from_cache, strict=True
         ):
@@ -279,105 +279,105 @@ class TestCache:
         assert len(list((tmp_path / "cache").iterdir())) == 1
 
     def test_it_is_read_again_until_something_changes(self, palette, tmp_path):
-        part, images = photos(tmp_path / "photos", 5)
+        split, images = photos(tmp_path / "photos", 5)
         cache = tmp_path / "cache"
-        before = np.array(encode(part, palette, 8, cache=cache).tokens)
+        before = np.array(tokenize(split, palette, 8, cache=cache).tokens)
         # Overwritten behind the back of the file's time: nobody looks.
-        path = pathlib.Path(part.paths[1])
+        path = pathlib.Path(split.paths[1])
         status = path.stat()
         content = path.read_bytes()
         path.write_bytes(bytes(len(content)))
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-        np.testing.assert_array_equal(encode(part, palette, 8, cache=cache).tokens, before)
+        np.testing.assert_array_equal(tokenize(split, palette, 8, cache=cache).tokens, before)
 
         Image.fromarray(images[0]).save(path)
         os.utime(path, ns=(0, 1))
-        changed = encode(part, palette, 8, cache=cache).tokens
+        changed = tokenize(split, palette, 8, cache=cache).tokens
         np.testing.assert_array_equal(changed[1], before[0])
         other = ColorPalette(palette.colors[::-1])
         np.testing.assert_array_equal(
-            encode(part, other, 8, cache=cache).tokens, encode(part, other, 8).tokens
+            tokenize(split, other, 8, cache=cache).tokens, tokenize(split, other, 8).tokens
         )
         np.testing.assert_array_equal(
-            encode(part, palette, 4, cache=cache).tokens, encode(part, palette, 4).tokens
+            tokenize(split, palette, 4, cache=cache).tokens, tokenize(split, palette, 4).tokens
         )
 
     def test_it_remembers_bad_images(self, palette, tmp_path):
-        part, _ = photos(tmp_path / "photos", 5)
-        pathlib.Path(part.paths[3]).write_bytes(b"text")
+        split, _ = photos(tmp_path / "photos", 5)
+        pathlib.Path(split.paths[3]).write_bytes(b"text")
         for _ in range(2):
-            decoder = Decoder(skip_bad_images=True)
-            cached = encode(part, palette, 4, decoder=decoder, cache=tmp_path / "cache")
+            decoder = ImageDecoder(skip_bad_images=True)
+            cached = tokenize(split, palette, 4, decoder=decoder, cache=tmp_path / "cache")
             assert cached.tokens.shape == (4, 16)
-            assert decoder.bad == {part.paths[3]: "no image"}
+            assert decoder.bad == {split.paths[3]: "no image"}
         (folder,) = (tmp_path / "cache").iterdir()
         assert json.loads((folder / "about.json").read_text())["bad"] == decoder.bad
 
     def test_a_failure_leaves_nothing(self, palette, tmp_path):
-        part, _ = photos(tmp_path / "photos", 3)
-        pathlib.Path(part.paths[1]).write_bytes(b"text")
+        split, _ = photos(tmp_path / "photos", 3)
+        pathlib.Path(split.paths[1]).write_bytes(b"text")
         with pytest.raises(InputError, match="01.png cannot be read as an image"):
-            encode(part, palette, 4, cache=tmp_path / "cache")
+            tokenize(split, palette, 4, cache=tmp_path / "cache")
         assert list((tmp_path / "cache").iterdir()) == []
 
 
 class TestBadImages:
     @pytest.fixture
-    def part(self, tmp_path):
-        part, _ = photos(tmp_path, 10)
-        pathlib.Path(part.paths[4]).write_bytes(b"text")
-        pathlib.Path(part.paths[7]).write_bytes(b"")
-        return part
+    def split(self, tmp_path):
+        split, _ = photos(tmp_path, 10)
+        pathlib.Path(split.paths[4]).write_bytes(b"text")
+        pathlib.Path(split.paths[7]).write_bytes(b"")
+        return split
 
-    def test_they_end_the_run_by_name(self, part):
+    def test_they_end_the_run_by_name(self, split):
         with pytest.raises(InputError, match="04.png cannot be read as an image .no image"):
-            encode(part, GREYS, 4)
-        several = stream(part, image_size=4)
+            tokenize(split, GREYS, 4)
+        several = stream(split, image_size=4)
         with pytest.raises(InputError, match="0[47].png cannot be read as an image"):
             with several.decoder.naming_errors():
                 batches(several.dataset(), 5)
 
-    def test_or_they_are_skipped_and_counted(self, part):
-        decoder = Decoder(skip_bad_images=True)
-        encoded = encode(part, GREYS, 4, decoder=decoder)
+    def test_or_they_are_skipped_and_counted(self, split):
+        decoder = ImageDecoder(skip_bad_images=True)
+        tokenized = tokenize(split, GREYS, 4, decoder=decoder)
         assert {pathlib.Path(name).name: why for name, why in decoder.bad.items()} == {
             "04.png": "no image",
             "07.png": "empty",
         }
-        np.testing.assert_array_equal(encoded.labels, np.delete(np.arange(10) % 3, [4, 7]))
-        good = FileSplit("good", [part.paths[index] for index in (0, 1, 2, 3, 5, 6, 8, 9)])
-        np.testing.assert_array_equal(encoded.tokens, encode(good, GREYS, 4).tokens)
+        np.testing.assert_array_equal(tokenized.labels, np.delete(np.arange(10) % 3, [4, 7]))
+        good = FileSplit("good", [split.paths[index] for index in (0, 1, 2, 3, 5, 6, 8, 9)])
+        np.testing.assert_array_equal(tokenized.tokens, tokenize(good, GREYS, 4).tokens)
 
-        several = stream(part, image_size=4, decoder=Decoder(skip_bad_images=True))
+        several = stream(split, image_size=4, decoder=ImageDecoder(skip_bad_images=True))
         epoch = np.concatenate(batches(several.dataset(), 4))
-        assert {row.tobytes() for row in epoch[:8]} == {row.tobytes() for row in encoded.tokens}
+        assert {row.tobytes() for row in epoch[:8]} == {row.tobytes() for row in tokenized.tokens}
         assert several.decoder.bad == decoder.bad
 
-    def test_bad_images_alone_end_the_stream(self, part):
-        bad = FileSplit("all bad", [part.paths[4], part.paths[7]])
-        decoder = Decoder(skip_bad_images=True)
+    def test_bad_images_alone_end_the_stream(self, split):
+        bad = FileSplit("all bad", [split.paths[4], split.paths[7]])
+        decoder = ImageDecoder(skip_bad_images=True)
         with pytest.raises(InputError, match="all bad holds no image that can be read"):
-            encode(bad, GREYS, 4, decoder=decoder)
-        for parts in ([bad], [part, bad]):
-            several = stream(*parts, image_size=4, decoder=decoder, weights=[1] * len(parts))
+            tokenize(bad, GREYS, 4, decoder=decoder)
+        for splits in ([bad], [split, bad]):
+            several = stream(*splits, image_size=4, decoder=decoder, weights=[1] * len(splits))
             with pytest.raises(InputError, match="all bad holds no image that can be read"):
                 with decoder.naming_errors():
                     batches(several.dataset(), 50)
 
-    def test_chunks_of_bad_images_alone_are_passed_over(self, part, tmp_path):
+    def test_chunks_of_bad_images_alone_are_passed_over(self, split, tmp_path):
         good, images = photos(tmp_path / "good", 2)
         bad = [tmp_path / f"{index}.jpg" for index in range(70)]
         for path in bad:
             path.write_bytes(b"text")
-        decoder = Decoder(skip_bad_images=True)
+        decoder = ImageDecoder(skip_bad_images=True)
         mixed = FileSplit("mixed", [*bad, *good.paths])
         np.testing.assert_array_equal(read_images(mixed, 8, decoder=decoder).images, images)
-        assert len(encode(mixed, GREYS, 4, decoder=decoder)) == 2
+        assert len(tokenize(mixed, GREYS, 4, decoder=decoder)) == 2
         assert len(decoder.bad) == 70
         with pytest.raises(InputError, match="mixed holds no image that can be read"):
             read_images(mixed, 8, decoder=decoder, limit=40)
 
-    def test_missing_files_are_no_bad_images(self, part):
-        pathlib.Path(part.paths[2]).unlink()
+    def test_missing_files_are_no_bad_images(self, split):
+        pathlib.Path(split.paths[2]).unlink()
         with pytest.raises(FileNotFoundError, match="02.png"):
-            encode(part, GREYS, 4, decoder=Decoder(skip_bad_images=True))
+            tokenize(split, GREYS, 4, decoder=ImageDecoder(skip_bad_images=True))

@@ -35,16 +35,16 @@ def blobs(generator, count, centers, noise):
     return points[order].astype(np.float32), labels[order].astype(np.int32)
 
 
-def make_parts(seed=0, count=40, classes=3, width=6, noise=1.5):
+def make_splits(seed=0, count=40, classes=3, width=6, noise=1.5):
     """One layer of overlapping blobs, off center and of uneven scale."""
     generator = np.random.default_rng(seed)
     centers = generator.normal(0, 1, (classes, width))
-    parts = []
+    splits = []
     for size in (count, count, 2 * count):
         points, labels = blobs(generator, size, centers, noise)
-        parts.append(LayerFeatures([points * np.linspace(0.1, 0.3, width) + 2], labels))
+        splits.append(LayerFeatures([points * np.linspace(0.1, 0.3, width) + 2], labels))
     return ProbeSplits(
-        *(LayerFeatures([p.layers[0].astype("f4")], p.labels) for p in parts), classes
+        *(LayerFeatures([p.layers[0].astype("f4")], p.labels) for p in splits), classes
     )
 
 
@@ -61,28 +61,28 @@ def centerd(weights):
 
 
 def test_lbfgs_is_scikit_learns_on_unscaled_features_at_the_same_strength():
-    parts = make_parts()
+    splits = make_splits()
     strengths = [0.1, 1.0, 30.0]
-    probes = list(LBFGS(strengths).fits(parts.train, 3))
+    probes = list(LBFGS(strengths).fits(splits.train, 3))
     for probe, strength in zip(probes, strengths, strict=True):
-        reference = by_sklearn(parts.train, strength)
+        reference = by_sklearn(splits.train, strength)
         assert probe.setting == {"C": strength, "converged": True}
         expected = centerd(reference.coef_.T)
         np.testing.assert_allclose(
             centerd(probe.weights), expected, atol=0.02 * np.abs(expected).max()
         )
-        agree = probe.predict(parts.test) == reference.predict(parts.test.layers[0])
+        agree = probe.predict(splits.test) == reference.predict(splits.test.layers[0])
         assert agree.mean() > 0.99
 
 
 @pytest.mark.parametrize("present", [[1, 3], [0, 2, 3]])
 def test_classes_without_training_images_are_never_predicted(present):
-    parts = make_parts(classes=len(present))
+    splits = make_splits(classes=len(present))
     labels = np.array(present)
-    renamed = LayerFeatures(parts.train.layers, labels[parts.train.labels])
+    renamed = LayerFeatures(splits.train.layers, labels[splits.train.labels])
     (probe,) = LBFGS([1.0]).fits(renamed, num_classes=5)
-    expected = by_sklearn(renamed, 1.0).predict(parts.test.layers[0])
-    predicted = probe.predict(parts.test)
+    expected = by_sklearn(renamed, 1.0).predict(splits.test.layers[0])
+    predicted = probe.predict(splits.test)
     assert set(predicted) == set(present)
     assert (predicted == expected).mean() > 0.99
 
@@ -90,24 +90,24 @@ def test_classes_without_training_images_are_never_predicted(present):
 def test_one_that_does_not_converge_says_so_and_does_not_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        (probe,) = LBFGS([100.0], max_iterations=2).fits(make_parts().train, 3)
+        (probe,) = LBFGS([100.0], max_iterations=2).fits(make_splits().train, 3)
     assert probe.setting["converged"] is False
 
 
 def test_strength_is_the_best_on_validation():
     # Few images, many dimensions: too much and too little regularization are worse.
-    parts = make_parts(seed=27, count=20, width=40, noise=3)
+    splits = make_splits(seed=27, count=20, width=40, noise=3)
     strengths = [0.001, 0.1, 10.0, 1000.0]
-    validation, test = parts.validation, parts.test
-    references = [by_sklearn(parts.train, strength) for strength in strengths]
+    validation, test = splits.validation, splits.test
+    references = [by_sklearn(splits.train, strength) for strength in strengths]
     accuracies = [r.score(validation.layers[0], validation.labels) for r in references]
     on_test = [r.score(test.layers[0], test.labels) for r in references]
     best = int(np.argmax(accuracies))
     assert 0 < best < 3 and best != np.argmax(on_test)
-    probe = fit_probe(LBFGS(strengths), parts)
+    probe = fit_probe(LBFGS(strengths), splits)
     assert probe.setting["C"] == strengths[best]
     assert probe.validation_accuracy == pytest.approx(accuracies[best])
-    assert probe.accuracy(parts.test) == pytest.approx(on_test[best])
+    assert probe.accuracy(splits.test) == pytest.approx(on_test[best])
 
 
 class Given:
@@ -148,34 +148,34 @@ def test_layers_are_chosen_on_validation_though_another_is_best_on_test():
     labels = np.tile(np.arange(2), 100).astype(np.int32)
     informative = (labels[:, None] + generator.normal(0, 0.1, (200, 3))).astype(np.float32)
     noise = generator.normal(0, 1, (200, 3)).astype(np.float32)
-    parts = ProbeSplits(
+    splits = ProbeSplits(
         LayerFeatures([noise, informative, informative], labels),
         LayerFeatures([noise, noise, informative], labels),
         LayerFeatures([noise, informative, noise], labels),
         num_classes=2,
     )
-    curve = {layer: fit_probe(LBFGS(), parts.select([layer])) for layer in range(3)}
-    test = {layer: probe.accuracy(parts.test.select([layer])) for layer, probe in curve.items()}
+    curve = {layer: fit_probe(LBFGS(), splits.select([layer])) for layer in range(3)}
+    test = {layer: probe.accuracy(splits.test.select([layer])) for layer, probe in curve.items()}
     assert max(test, key=test.get) == 1
     assert best_layer(curve) == 2
 
 
 def test_of_equally_good_layers_the_first_is_best():
-    probe = fit_probe(LBFGS([1.0]), make_parts())
+    probe = fit_probe(LBFGS([1.0]), make_splits())
     better = dataclasses.replace(probe, validation_accuracy=probe.validation_accuracy + 0.1)
     assert best_layer({4: better, 2: better, 0: probe}) == 2
 
 
 @pytest.mark.parametrize("method", [LBFGS([0.1, 1.0, 10.0]), SGD([3.0, 0.1], epochs=2)])
 def test_folding_trains_the_chosen_setting_on_both_parts(method):
-    parts = make_parts()
-    chosen = fit_probe(method, parts)
-    folded = fit_probe(method, parts, fold=True)
+    splits = make_splits()
+    chosen = fit_probe(method, splits)
+    folded = fit_probe(method, splits, fold=True)
     assert folded.setting == chosen.setting
     assert folded.validation_accuracy == chosen.validation_accuracy
     both = LayerFeatures(
-        [np.concatenate([parts.train.layers[0], parts.validation.layers[0]])],
-        np.concatenate([parts.train.labels, parts.validation.labels]),
+        [np.concatenate([splits.train.layers[0], splits.validation.layers[0]])],
+        np.concatenate([splits.train.labels, splits.validation.labels]),
     )
     (expected,) = method.with_setting(chosen).fits(both, 3)
     np.testing.assert_allclose(folded.weights, expected.weights, rtol=1e-3)
@@ -183,19 +183,19 @@ def test_folding_trains_the_chosen_setting_on_both_parts(method):
 
 
 def test_sgd_takes_steps_with_momentum_along_a_cosine():
-    parts = make_parts()
-    x = Scaling.of(parts.train).apply(parts.train.layers[0]).astype(np.float64)
-    right = np.eye(3)[parts.train.labels]
+    splits = make_splits()
+    x = Scaling.of(splits.train).apply(splits.train.layers[0]).astype(np.float64)
+    right = np.eye(3)[splits.train.labels]
     # A batch of all images: the order does not matter, an epoch is a step.
-    (probe,) = SGD([2.0], epochs=3, batch_size=len(x)).fits(parts.train, 3)
+    (probe,) = SGD([2.0], epochs=3, batch_size=len(x)).fits(splits.train, 3)
     weights, velocity = np.zeros((6, 3)), np.zeros((6, 3))
     for step in range(3):
         scores = np.exp(x @ weights)
         gradient = x.T @ (scores / scores.sum(axis=1, keepdims=True) - right) / len(x)
         velocity = 0.9 * velocity - 2 * (1 + np.cos(np.pi * step / 3)) / 2 * gradient
         weights += velocity
-    scores = parts.test.layers[0] @ probe.weights + probe.bias
-    expected = Scaling.of(parts.train).apply(parts.test.layers[0]) @ weights
+    scores = splits.test.layers[0] @ probe.weights + probe.bias
+    expected = Scaling.of(splits.train).apply(splits.test.layers[0]) @ weights
     np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
@@ -223,29 +223,29 @@ class CountedStates(CheckpointManager):
 
 
 def test_sgd_that_was_stopped_ends_like_one_that_was_not(tmp_path):
-    parts = make_parts(count=50)
+    splits = make_splits(count=50)
     method = SGD([3.0, 1.0, 0.1], epochs=3, batch_size=8, seed=4)
-    whole = list(method.fits(parts.train, 3))
-    per_epoch = len(parts.train) // 8
+    whole = list(method.fits(splits.train, 3))
+    per_epoch = len(splits.train) // 8
     # Within an epoch of the first fit, at the end of one of the second, at that of the last.
     stops = [per_epoch + 5, 4 * per_epoch, 9 * per_epoch]
     done = 0
     for stop in stops:
         states = Counting(tmp_path, stop - done)
         with pytest.raises(Interrupted):
-            list(dataclasses.replace(method, states=states).fits(parts.train, 3))
+            list(dataclasses.replace(method, states=states).fits(splits.train, 3))
         # No step is made twice.
         assert states.done == stop - done
         done = stop
     states = Counting(tmp_path)
-    resumed = list(dataclasses.replace(method, states=states).fits(parts.train, 3))
+    resumed = list(dataclasses.replace(method, states=states).fits(splits.train, 3))
     assert states.done == 0
     for ours, theirs in zip(resumed, whole, strict=True):
         np.testing.assert_array_equal(ours.weights, theirs.weights)
 
 
 def test_batches_go_on_at_any_step():
-    train = make_parts().train
+    train = make_splits().train
     scaling = Scaling.of(train)
     batches = Batches(train, scaling, 7, seed=3)
     later = Batches(train, scaling, 7, seed=3, start=5)
@@ -262,15 +262,15 @@ def test_batches_go_on_at_any_step():
 
 
 def test_a_probe_is_read_as_it_was_written(tmp_path):
-    parts = make_parts()
-    probe = fit_probe(SGD([3.0], epochs=2), parts)
+    splits = make_splits()
+    probe = fit_probe(SGD([3.0], epochs=2), splits)
     file = tmp_path / "probe.npz"
     probe.save(file)
     read = load_probe(file)
     np.testing.assert_array_equal(read.weights, probe.weights)
     np.testing.assert_array_equal(read.bias, probe.bias)
-    logits = read.as_model().predict(parts.test.layers[0], verbose=0)
-    np.testing.assert_array_equal(logits.argmax(axis=1), probe.predict(parts.test))
+    logits = read.as_model().predict(splits.test.layers[0], verbose=0)
+    np.testing.assert_array_equal(logits.argmax(axis=1), probe.predict(splits.test))
     content = file.read_bytes()
     for damaged in (b"", content[:-30], content[:40]):
         file.write_bytes(damaged)
@@ -281,11 +281,11 @@ def test_a_probe_is_read_as_it_was_written(tmp_path):
 
 
 def test_sgd_comes_near_lbfgs():
-    parts = make_parts(count=200)
-    by_sgd = fit_probe(SGD([10.0, 3.0], epochs=5, batch_size=32), parts)
-    by_lbfgs = fit_probe(LBFGS(), parts)
-    assert by_lbfgs.accuracy(parts.test) > 0.6
-    assert by_sgd.accuracy(parts.test) > by_lbfgs.accuracy(parts.test) - 0.03
+    splits = make_splits(count=200)
+    by_sgd = fit_probe(SGD([10.0, 3.0], epochs=5, batch_size=32), splits)
+    by_lbfgs = fit_probe(LBFGS(), splits)
+    assert by_lbfgs.accuracy(splits.test) > 0.6
+    assert by_sgd.accuracy(splits.test) > by_lbfgs.accuracy(splits.test) - 0.03
 
 
 def peak_memory(folder, count):
@@ -296,9 +296,9 @@ def peak_memory(folder, count):
     layer.flush()
     layer = np.load(file, mmap_mode="r")
     labels = (np.arange(count) % 2).astype(np.int32)
-    parts = ProbeSplits(*[LayerFeatures([layer], labels)] * 3, num_classes=2)
+    splits = ProbeSplits(*[LayerFeatures([layer], labels)] * 3, num_classes=2)
     tracemalloc.start()
-    fit_probe(SGD([1.0], epochs=1, batch_size=1024), parts)
+    fit_probe(SGD([1.0], epochs=1, batch_size=1024), splits)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     return peak
@@ -359,32 +359,32 @@ def test_more_layers_than_there_are_cannot_be_concatenated():
 
 
 def test_low_data_figures_are_those_of_the_subsets():
-    parts = make_parts()
+    splits = make_splits()
     method = LBFGS([0.1, 1.0])
-    runs = low_data_runs(method, parts, [2, 10], subsets=3, seed=5)
+    runs = low_data_runs(method, splits, [2, 10], subsets=3, seed=5)
     assert [run["labels_per_class"] for run in runs] == [2, 10]
     for run in runs:
         accuracies = []
         for seed in (5, 6, 7):
-            few = parts.train.take(per_class(parts.train.labels, run["labels_per_class"], seed))
+            few = splits.train.take(per_class(splits.train.labels, run["labels_per_class"], seed))
             assert list(np.bincount(few.labels)) == [run["labels_per_class"]] * 3
-            probe = fit_probe(method, ProbeSplits(few, parts.validation, parts.test, 3))
+            probe = fit_probe(method, ProbeSplits(few, splits.validation, splits.test, 3))
             reference = by_sklearn(few, probe.setting["C"])
-            accuracies.append(reference.score(parts.test.layers[0], parts.test.labels))
+            accuracies.append(reference.score(splits.test.layers[0], splits.test.labels))
         assert run["accuracies"] == pytest.approx(accuracies, abs=0.02)
         assert run["mean"] == pytest.approx(statistics.mean(run["accuracies"]))
         assert run["std"] == pytest.approx(statistics.stdev(run["accuracies"]))
     with pytest.raises(InputError, match="has 40 images, 41 were asked for"):
-        low_data_runs(method, parts, [41])
+        low_data_runs(method, splits, [41])
 
 
 def test_unusable_labels_are_named():
-    parts = make_parts()
-    unlabeled = LayerFeatures(parts.test.layers, np.full(len(parts.test), -1))
+    splits = make_splits()
+    unlabeled = LayerFeatures(splits.test.layers, np.full(len(splits.test), -1))
     with pytest.raises(InputError, match="labels of test must lie in 0…2"):
-        dataclasses.replace(parts, test=unlabeled)
+        dataclasses.replace(splits, test=unlabeled)
     with pytest.raises(InputError, match="labels of validation must lie in 0…1"):
-        dataclasses.replace(parts, num_classes=2, train=parts.train.take(np.array([0])))
-    one_class = parts.train.take(np.flatnonzero(parts.train.labels == 1))
+        dataclasses.replace(splits, num_classes=2, train=splits.train.take(np.array([0])))
+    one_class = splits.train.take(np.flatnonzero(splits.train.labels == 1))
     with pytest.raises(InputError, match="two classes"):
-        dataclasses.replace(parts, train=one_class)
+        dataclasses.replace(splits, train=one_class)

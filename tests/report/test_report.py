@@ -177,9 +177,9 @@ def test_figure_2_shows_the_last_step_of_each_run_and_the_baselines(tmp_path):
     for step, accuracies in ((300, (0.1, 0.5, 0.4, 0.2)), (100, (0.1, 0.2, 0.9, 0.3))):
         runs.probe(tmp_path / f"ar-{step}", runs.model(step=step), accuracies)
     bert = runs.model("bert", "bert", runs.BIG)
-    # Layer 1 is the best on the test part, layer 3 on validation.
+    # Layer 1 is the best on the test split, layer 3 on validation.
     runs.probe(tmp_path / "bert", bert, (0.1, 0.8, 0.6, 0.7), validation=[0.1, 0.5, 0.6, 0.65])
-    # Once more with other settings: better on the test part, worse on validation.
+    # Once more with other settings: better on the test split, worse on validation.
     runs.probe(tmp_path / "other", bert, (0.1, 0.9, 0.9, 0.9), validation=[0.1, 0.2, 0.3, 0.4])
     # One layer alone, better everywhere, is no curve.
     runs.probe(
@@ -563,7 +563,7 @@ def test_folded_validation_is_said(tmp_path):
     runs.fine_tuning(tmp_path / "runs" / "final", validation=None, on=runs.data(validation=0))
     runs.fine_tuning(tmp_path / "runs" / "searched")
     page = report(tmp_path / "runs", tmp_path / "out")
-    assert "of the test part: final." in page.text
+    assert "of the test split: final." in page.text
     rows = {row["run"]: row for row in page.table("L_GEN weight")}
     assert rows["final"]["validation, %"] == "–"
 

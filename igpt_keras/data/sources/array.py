@@ -8,7 +8,7 @@ from igpt_keras.data.sources.base import Source
 from igpt_keras.data.splits import ArraySplit
 from igpt_keras.errors import InputError
 
-# What images and labels of a part are called: here, and in the files of `keras.datasets`.
+# What images and labels of a split are called: here, and in the files of `keras.datasets`.
 KEYS = {
     "train": (("images", "labels"), ("train_images", "train_labels"), ("x_train", "y_train")),
     "validation": (("validation_images", "validation_labels"), ("x_val", "y_val")),
@@ -41,21 +41,21 @@ def open_arrays(location: str) -> Source:
                 arrays = dict(file)
     except (ValueError, EOFError, OSError) as error:
         raise InputError(f"array:{location} is not a file of plain arrays: {error}") from None
-    parts = {key: _part(location, key, arrays) for key in KEYS}
-    train = parts["train"]
+    splits = {key: _split(location, key, arrays) for key in KEYS}
+    train = splits["train"]
     if train is None:
         raise InputError(
             f"array:{location} must hold images under one of "
             f"{', '.join(images for images, _ in KEYS['train'])}; it holds {', '.join(arrays)}"
         )
-    labeled = [part for part in parts.values() if part is not None and part.labeled]
+    labeled = [split for split in splits.values() if split is not None and split.labeled]
     classes = 0
     if train.labeled:
-        classes = 1 + max(int(part.labels.max()) for part in labeled)
-    return Source(**parts, class_names=[str(label) for label in range(classes)])
+        classes = 1 + max(int(split.labels.max()) for split in labeled)
+    return Source(**splits, class_names=[str(label) for label in range(classes)])
 
 
-def _part(location: str, key: str, arrays) -> ArraySplit | None:
+def _split(location: str, key: str, arrays) -> ArraySplit | None:
     for images_key, labels_key in KEYS[key]:
         if images_key in arrays:
             images = _checked(arrays[images_key], f"array:{location}, {images_key}")

@@ -15,8 +15,8 @@ class Source:
 
     Attributes:
         train: all that may be trained on.
-        validation: the source's own validation part, or None: some of `train` is held out.
-        test: the official test part, or None.
+        validation: the source's own validation split, or None: some of `train` is held out.
+        test: the official test split, or None.
         class_names: one for each label; empty without labels.
         validation_fraction: the share of `train` that is held out.
     """

@@ -30,6 +30,6 @@ def load_digits(seed: int = 0) -> Splits:
         rest, test_size=180, stratify=labels[rest], random_state=seed
     )
     return Splits(
-        *(LabeledImages(images[part], labels[part]) for part in (train, validation, test)),
+        *(LabeledImages(images[split], labels[split]) for split in (train, validation, test)),
         class_names=[str(name) for name in digits.target_names],
     )

@@ -22,12 +22,12 @@ class Layout(NamedTuple):
     """How images are divided.
 
     Attributes:
-        parts: of "train" and where they exist "validation" and "test", the indices
+        splits: of "train" and where they exist "validation" and "test", the indices
             int64 [M] of its images, and their labels int32 [M] or None.
         class_names: one for each label; empty without labels.
     """
 
-    parts: dict[str, tuple[np.ndarray, np.ndarray | None]]
+    splits: dict[str, tuple[np.ndarray, np.ndarray | None]]
     class_names: list[str]
 
 
@@ -46,16 +46,16 @@ def open_folder(location: str, split: str | None) -> Source:
         raise FileNotFoundError(f"{location} is not a folder; expected one of images")
     names = _images(location)
     found = layout(names, split, location)
-    parts = {
+    splits = {
         key: FileSplit(
             f"folder:{location}, {key}",
             [os.path.join(location, names[index]) for index in indices],
             labels,
         )
-        for key, (indices, labels) in found.parts.items()
+        for key, (indices, labels) in found.splits.items()
     }
     return Source(
-        parts[TRAIN], parts.get(VALIDATION), parts.get(TEST), class_names=found.class_names
+        splits[TRAIN], splits.get(VALIDATION), splits.get(TEST), class_names=found.class_names
     )
 
 
@@ -72,7 +72,7 @@ def layout(names: Sequence[str], split: str | None, location: str) -> Layout:
         location: for messages.
 
     Raises:
-        InputError: no images, no folder to train on, or parts whose classes differ.
+        InputError: no images, no folder to train on, or splits whose classes differ.
     """
     if not names:
         raise InputError(f"{location} holds no images (files ending in {_listed(SUFFIXES)})")
@@ -98,7 +98,7 @@ def layout(names: Sequence[str], split: str | None, location: str) -> Layout:
     }
     class_names = _class_names(rests[TRAIN].values())
     number = {name: label for label, name in enumerate(class_names)}
-    parts = {}
+    splits = {}
     for key, rest in rests.items():
         labels = None
         if class_names:
@@ -109,8 +109,8 @@ def layout(names: Sequence[str], split: str | None, location: str) -> Layout:
                     "the training images"
                 )
             labels = np.array([number[name] for name in classes], np.int32)
-        parts[key] = np.array(list(rest), np.int64), labels
-    return Layout(parts, class_names)
+        splits[key] = np.array(list(rest), np.int64), labels
+    return Layout(splits, class_names)
 
 
 def _class_names(names) -> list[str]:

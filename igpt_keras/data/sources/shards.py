@@ -67,7 +67,7 @@ def open_tar(pattern: str, split: str | None) -> Source:
         chosen = [members[index] for index in indices]
         if packed:
             keys = [(which, name) for which, name, *_ in chosen]
-            return PackedPart(f"tar:{pattern}, {key}", files, keys, labels)
+            return CompressedTarSplit(f"tar:{pattern}, {key}", files, keys, labels)
         ranges = np.array([(which, *at) for which, _, *at, _ in chosen], np.int64)
         names = [f"{files[which]}:{name}" for which, name, *_ in chosen]
         return FileRangeSplit(f"tar:{pattern}, {key}", files, ranges, names, labels)
@@ -92,11 +92,11 @@ def open_tfrecord(pattern: str) -> Source:
     ranges = [(which, *at) for which, file in enumerate(files) for at in _records(file)]
     if not ranges:
         raise InputError(f"tfrecord:{pattern} holds no records")
-    part = RecordPart(f"tfrecord:{pattern}, {TRAIN}", files, np.array(ranges, np.int64))
+    part = TFRecordSplit(f"tfrecord:{pattern}, {TRAIN}", files, np.array(ranges, np.int64))
     return Source(part, None, None, class_names=part.class_names)
 
 
-class RecordPart(FileRangeSplit):
+class TFRecordSplit(FileRangeSplit):
     """Images in `tf.train.Example`s; see `open_tfrecord`."""
 
     def __init__(self, name: str, files: list[str], ranges: np.ndarray):
@@ -129,7 +129,7 @@ class RecordPart(FileRangeSplit):
         return Record(features[image[0]].bytes_list.value[0], label, name)
 
 
-class PackedPart(StreamedSplit):
+class CompressedTarSplit(StreamedSplit):
     """Images in compressed tar files.
 
     Args:
@@ -175,26 +175,28 @@ class PackedPart(StreamedSplit):
                             "name": f"{file}:{member.name}",
                         }
 
-    def hold_out(self, fraction: float, seed: int) -> "tuple[PackedPart, PackedPart]":
+    def hold_out(
+        self, fraction: float, seed: int
+    ) -> "tuple[CompressedTarSplit, CompressedTarSplit]":
         count = held_out_count(self, fraction)
         order = np.random.default_rng(seed).permutation(self.num_examples)
 
         def part(name, indices):
             members = [self._members[index] for index in indices]
             labels = None if self._labels is None else self._labels[indices]
-            return PackedPart(name, self._files, members, labels)
+            return CompressedTarSplit(name, self._files, members, labels)
 
         return (
             part(self.name, np.sort(order[count:])),
             part(f"{self.name} (held out)", np.sort(order[:count])),
         )
 
-    def joined(self, other: "PackedPart") -> "PackedPart":
+    def joined(self, other: "CompressedTarSplit") -> "CompressedTarSplit":
         labels = None
         if self.labeled and other.labeled:
             labels = np.concatenate([self._labels, other._labels])
         name = f"{self.name} + {other.name}"
-        return PackedPart(name, self._files, [*self._members, *other._members], labels)
+        return CompressedTarSplit(name, self._files, [*self._members, *other._members], labels)
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(repr(self._members).encode())

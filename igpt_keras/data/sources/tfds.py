@@ -23,7 +23,7 @@ IMAGENET = ("imagenet2012", "imagenet_resized", "downsampled_imagenet")
 def open_tfds(name: str, split: str | None, data_dir: str | None) -> Source:
     """Opens a set of TensorFlow Datasets; downloads and prepares it if need be.
 
-    The part to test on is `test`, or where there is none with labels, as for ImageNet,
+    The split to test on is `test`, or where there is none with labels, as for ImageNet,
     `validation`. A set that has both is validated on `validation`.
 
     Args:
@@ -44,18 +44,18 @@ def open_tfds(name: str, split: str | None, data_dir: str | None) -> Source:
     trainable = sorted(splits.keys() - {VALIDATION, TEST})
     if wanted not in trainable:
         raise InputError(
-            f"tfds:{name} has no part {wanted!r} to train on; it has {', '.join(trainable)}"
+            f"tfds:{name} has no split {wanted!r} to train on; it has {', '.join(trainable)}"
         )
 
     def part(key):
-        part = TfdsPart(f"tfds:{name}, {key}", tfds, builder, key, image, label)
+        part = TfdsSplit(f"tfds:{name}, {key}", tfds, builder, key, image, label)
         (first,) = part.items(None).take(1).as_numpy_iterator()
         # STL-10's unlabeled images have a class all the same: -1.
         return dataclasses.replace(part, label=None) if first["label"] == UNLABELED else part
 
     train = part(wanted)
     others = [part(key) for key in (TEST, VALIDATION) if key in splits]
-    # The test part of ImageNet has no labels.
+    # The test split of ImageNet has no labels.
     others = [other for other in others if other.labeled or not train.labeled]
     imagenet = builder.name.startswith(IMAGENET)
     return Source(
@@ -68,7 +68,7 @@ def open_tfds(name: str, split: str | None, data_dir: str | None) -> Source:
 
 
 @dataclasses.dataclass(frozen=True)
-class TfdsPart(StreamedSplit):
+class TfdsSplit(StreamedSplit):
     """A split of a TFDS set.
 
     Attributes:
@@ -124,11 +124,11 @@ class TfdsPart(StreamedSplit):
             "name": example["tfds_id"],
         }
 
-    def hold_out(self, fraction: float, seed: int) -> "tuple[TfdsPart, TfdsPart]":
+    def hold_out(self, fraction: float, seed: int) -> "tuple[TfdsSplit, TfdsSplit]":
         """See `Split.hold_out`: the last images are held out, as TFDS stores sets shuffled."""
         if self.builder.info.disable_shuffling:
             raise InputError(
-                f"{self.name} is stored in order (disable_shuffling), so that no random part can "
+                f"{self.name} is stored in order (disable_shuffling), so that no random split can "
                 "be held out; prepare it shuffled, or train on all of it (--train-on-validation)"
             )
         first = self.num_examples - held_out_count(self, fraction)
@@ -139,7 +139,7 @@ class TfdsPart(StreamedSplit):
             ),
         )
 
-    def joined(self, other: "TfdsPart") -> "TfdsPart":
+    def joined(self, other: "TfdsSplit") -> "TfdsSplit":
         return dataclasses.replace(
             self, name=f"{self.name}+{other.split}", split=f"{self.split}+{other.split}"
         )

@@ -8,8 +8,8 @@ IMAGES = np.random.default_rng(41).integers(0, 256, (6, 2, 3, 3)).astype(np.uint
 LABELS = np.array([0, 1, 2, 0, 1, 2])
 
 
-def images_of(part):
-    return np.stack([part[index].image for index in range(part.num_examples)])
+def images_of(split):
+    return np.stack([split[index].image for index in range(split.num_examples)])
 
 
 def test_npy_is_mapped_and_unlabeled(tmp_path):
@@ -25,8 +25,8 @@ def test_npy_is_mapped_and_unlabeled(tmp_path):
 def test_gray_images(tmp_path, shape):
     gray = IMAGES[..., :1]
     np.save(tmp_path / "a.npy", gray.reshape(shape))
-    part = open_arrays(str(tmp_path / "a.npy")).train
-    np.testing.assert_array_equal(images_of(part), np.repeat(gray, 3, axis=-1))
+    split = open_arrays(str(tmp_path / "a.npy")).train
+    np.testing.assert_array_equal(images_of(split), np.repeat(gray, 3, axis=-1))
 
 
 def test_npz_with_three_parts(tmp_path):
@@ -41,13 +41,13 @@ def test_npz_with_three_parts(tmp_path):
     )
     source = open_arrays(str(tmp_path / "a.npz"))
     assert source.class_names == ["0", "1", "2", "3"]
-    for part, images, labels in (
+    for split, images, labels in (
         (source.train, IMAGES, LABELS),
         (source.validation, IMAGES[:2], LABELS[:2]),
         (source.test, IMAGES[2:], LABELS[2:] + 1),
     ):
-        np.testing.assert_array_equal(images_of(part), images)
-        np.testing.assert_array_equal(part.labels, labels)
+        np.testing.assert_array_equal(images_of(split), images)
+        np.testing.assert_array_equal(split.labels, labels)
 
 
 def test_the_names_of_keras(tmp_path):

@@ -12,9 +12,9 @@ def rows(images):
 
 def test_splits_are_a_partition_with_equal_shares_of_every_digit():
     digits = load_digits()
-    parts = digits.train, digits.validation, digits.test
-    assert [len(part) for part in parts] == [1257, 180, 360]
-    images = np.concatenate([part.images for part in parts])
+    splits = digits.train, digits.validation, digits.test
+    assert [len(split) for split in splits] == [1257, 180, 360]
+    images = np.concatenate([split.images for split in splits])
     assert images.dtype == np.uint8
     assert images.shape == (1797, 8, 8, 3)
     source = sklearn_digits()
@@ -22,9 +22,9 @@ def test_splits_are_a_partition_with_equal_shares_of_every_digit():
     assert rows(images[..., 0]) == rows(expected)
     np.testing.assert_array_equal(images[..., 0], images[..., 2])
     share = np.bincount(source.target) / 1797
-    for part in parts:
-        assert part.labels.dtype == np.int32
-        np.testing.assert_allclose(np.bincount(part.labels) / len(part), share, atol=0.01)
+    for split in splits:
+        assert split.labels.dtype == np.int32
+        np.testing.assert_allclose(np.bincount(split.labels) / len(split), share, atol=0.01)
 
 
 def test_labels_stay_with_their_images():
@@ -56,7 +56,7 @@ def test_per_class_draws_so_many_of_each():
 
 
 def test_tokens_are_the_quantized_pixels_in_raster_order(palette):
-    part = load_digits().validation
-    tokens = part.tokens(palette)
+    split = load_digits().validation
+    tokens = split.tokens(palette)
     assert tokens.shape == (180, 64)
-    np.testing.assert_array_equal(tokens[7].reshape(8, 8), palette.quantize(part.images[7]))
+    np.testing.assert_array_equal(tokens[7].reshape(8, 8), palette.quantize(split.images[7]))

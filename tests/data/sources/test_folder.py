@@ -13,11 +13,11 @@ def tree(root, *names):
     return str(root)
 
 
-def contents(part, root):
+def contents(split, root):
     """Labels by path below the folder."""
     return {
         path.removeprefix(f"{root}/"): int(label)
-        for path, label in zip(part.paths, part.labels, strict=True)
+        for path, label in zip(split.paths, split.labels, strict=True)
     }
 
 
@@ -76,9 +76,9 @@ def test_links_are_followed(tmp_path):
 def test_the_order_is_that_of_the_names(tmp_path):
     names = [f"{name}.jpg" for name in np.random.default_rng(0).permutation(30)]
     root = tree(tmp_path, *names)
-    part = open_folder(root, None).train
-    assert part.paths == sorted(part.paths)
-    assert part.num_examples == 30
+    split = open_folder(root, None).train
+    assert split.paths == sorted(split.paths)
+    assert split.num_examples == 30
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from igpt_keras.data import streamed as streams
 from igpt_keras.data.data_set import open_data
 from igpt_keras.data.image_decoding import decode
 from igpt_keras.data.sources.shards import open_tar, open_tfrecord
-from tests.data.properties import check_hold_out, check_part, records
+from tests.data.properties import check_hold_out, check_split, records
 
 SUFFIXES = ["tar", "tgz"]
 
@@ -45,9 +45,9 @@ def write_records(path, examples):
             writer.write(example.SerializeToString())
 
 
-def values(part):
+def values(split):
     """The gray of every image by its order, and its label."""
-    read = records(part, part.in_order())
+    read = records(split, split.in_order())
     return [(int(decode(record.image)[0, 0, 0]), record.label) for record in read]
 
 
@@ -97,17 +97,17 @@ class TestTar:
         for shard in range(3):
             members = [(f"{folder}{shard}-{index}.png", png(index)) for index in range(9)]
             write_tar(tmp_path / f"{shard}.{suffix}", members)
-        part = open_tar(str(tmp_path / f"*.{suffix}"), None).train
-        assert part.labeled == bool(folder)
-        check_part(part)
-        check_hold_out(part, 0.1, 3)
+        split = open_tar(str(tmp_path / f"*.{suffix}"), None).train
+        assert split.labeled == bool(folder)
+        check_split(split)
+        check_hold_out(split, 0.1, 3)
 
     def test_a_stream_is_shuffled_within_its_buffer(self, tmp_path, monkeypatch):
         monkeypatch.setattr(streams, "SHUFFLE_BUFFER", 5)
         write_tar(tmp_path / "a.tgz", [(f"{index}.png", png(index)) for index in range(40)])
-        part = open_tar(str(tmp_path / "a.tgz"), None).train
-        check_part(part)
-        (first,) = list(records(part, part.shuffled(0).take(1)))[:1]
+        split = open_tar(str(tmp_path / "a.tgz"), None).train
+        check_split(split)
+        (first,) = list(records(split, split.shuffled(0).take(1)))[:1]
         assert int(decode(first.image)[0, 0, 0]) < 5
 
     def test_the_order_of_packed_files_changes(self, tmp_path, monkeypatch):
@@ -115,8 +115,8 @@ class TestTar:
         for shard in range(4):
             members = [(f"{shard}-{index}.png", png(index)) for index in range(8)]
             write_tar(tmp_path / f"{shard}.tgz", members)
-        part = open_tar(str(tmp_path / "*.tgz"), None).train
-        names = [record.name for record in records(part, part.shuffled(0).take(4))]
+        split = open_tar(str(tmp_path / "*.tgz"), None).train
+        names = [record.name for record in records(split, split.shuffled(0).take(4))]
         shards = [name.rpartition(":")[2].partition("-")[0] for name in names]
         orders = {tuple(shards[start : start + 32 : 8]) for start in range(0, 128, 32)}
         assert len(orders) > 1
@@ -127,8 +127,8 @@ class TestTar:
         path = tmp_path / f"a.{suffix}"
         members = [(f"{index}.png", png(index)) for index in range(10)]
         write_tar(path, members)
-        part = open_tar(str(path), None).train
-        prints = [part.fingerprint(), *(half.fingerprint() for half in part.hold_out(0.5, 0))]
+        split = open_tar(str(path), None).train
+        prints = [split.fingerprint(), *(half.fingerprint() for half in split.hold_out(0.5, 0))]
         assert len(set(prints)) == 3
         assert open_tar(str(path), None).train.fingerprint() == prints[0]
         write_tar(path, [*members[:9], ("9.png", png(77))])
@@ -189,10 +189,10 @@ class TestRecords:
             {"jpg": png(index), **({"label": index % 2} if labels else {})} for index in range(45)
         ]
         write_records(tmp_path / "a.tfrecord", examples)
-        part = open_tfrecord(str(tmp_path / "a.tfrecord")).train
-        assert part.labeled == labels
-        check_part(part)
-        check_hold_out(part, 0.1, 4)
+        split = open_tfrecord(str(tmp_path / "a.tfrecord")).train
+        assert split.labeled == labels
+        check_split(split)
+        check_hold_out(split, 0.1, 4)
 
     def test_unusable_contents(self, tmp_path):
         path = tmp_path / "a.tfrecord"
@@ -227,7 +227,7 @@ def test_mixed_with_weights_and_shared_by_workers(tmp_path):
     write_records(tmp_path / "b.tfrecord", [{"image": png(100 + index)} for index in range(30)])
     grays = ColorPalette(np.repeat(np.arange(256)[:, None] / 127.5 - 1, 3, axis=1))
     specs = [f"tar:{tmp_path}/a.tgz@weight=3", f"tfrecord:{tmp_path}/b.tfrecord@weight=1"]
-    stream = TrainingStream(open_data(specs).ingredients, grays, 1, 8, seed=3)
+    stream = TrainingStream(open_data(specs).sources, grays, 1, 8, seed=3)
 
     def numbers(count, **where):
         batches = stream.dataset(**where).take(count)

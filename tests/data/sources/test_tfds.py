@@ -9,7 +9,7 @@ from igpt_keras import ColorPalette, InputError
 from igpt_keras.data.data_set import open_data
 from igpt_keras.data.image_decoding import decode
 from igpt_keras.data.stream import TrainingStream
-from tests.data.properties import check_hold_out, check_part, records
+from tests.data.properties import check_hold_out, check_split, records
 
 tfds = pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("importlib_resources")
@@ -33,18 +33,18 @@ def store(folder, name, splits, version="1.0.0", features=None, **settings):
         split_datasets={
             split: [
                 (index, {image: pixels, label: int(number)})
-                for index, (pixels, number) in enumerate(zip(*part, strict=True))
+                for index, (pixels, number) in enumerate(zip(*values, strict=True))
             ]
-            for split, part in splits.items()
+            for split, values in splits.items()
         },
         data_dir=folder,
         **settings,
     )
 
 
-def values(part):
+def values(split):
     """The grays of all images and their labels, in order of the grays."""
-    read = records(part, part.in_order())
+    read = records(split, split.in_order())
     return sorted((int(decode(record.image)[0, 0, 0]), record.label) for record in read)
 
 
@@ -131,7 +131,7 @@ def test_a_validation_part_of_its_own(data_dir):
     folded = open_data("tfds:own:1.0.0", data_dir=data_dir, train_on_validation=True)
     assert folded.validation is None
     assert values(folded.train) == expected(0, 12) + expected(100, 3)
-    check_part(folded.train)
+    check_split(folded.train)
 
 
 def test_epochs_and_held_out_images(data_dir):
@@ -140,8 +140,8 @@ def test_epochs_and_held_out_images(data_dir):
 
 
 def test_images_come_as_they_are_stored(data_dir):
-    part = open_data("tfds:own", data_dir=data_dir).train
-    record = next(records(part, part.in_order()))
+    split = open_data("tfds:own", data_dir=data_dir).train
+    record = next(records(split, split.in_order()))
     assert record.image.startswith(b"\x89PNG")
     assert "own-train.tfrecord" in record.name
 
@@ -167,7 +167,7 @@ def test_a_folder_becomes_a_set(tmp_path):
     assert sorted(both) == [(100 * label + i, label) for label in range(2) for i in range(10)]
     assert values(data_set.test) == [(0, 0), (1, 0), (100, 1), (101, 1)]
     grays = ColorPalette(np.repeat(np.arange(256)[:, None] / 127.5 - 1, 3, axis=1))
-    stream = TrainingStream(data_set.ingredients, grays, 1, 6, labels=True)
+    stream = TrainingStream(data_set.sources, grays, 1, 6, labels=True)
     tokens, labels = next(iter(stream.dataset()))
     np.testing.assert_array_equal(tokens.numpy()[:, 0] // 100, labels)
 
@@ -191,8 +191,8 @@ def test_the_default_folder_of_tfds(data_dir, monkeypatch):
 
 def test_the_fingerprint_tells_sets_and_parts(data_dir):
     data_set = open_data("tfds:cifar10", data_dir=data_dir)
-    parts = data_set.train, data_set.validation, data_set.test
-    assert len({part.fingerprint() for part in parts}) == 3
+    splits = data_set.train, data_set.validation, data_set.test
+    assert len({split.fingerprint() for split in splits}) == 3
     again = open_data("tfds:cifar10", data_dir=data_dir)
     assert again.train.fingerprint() == data_set.train.fingerprint()
 
@@ -202,7 +202,7 @@ def test_sets_that_are_stored_in_order_are_not_divided(tmp_path):
     with pytest.raises(InputError, match="ordered, train is stored in order.*train-on-validation"):
         open_data("tfds:ordered", data_dir=str(tmp_path))
     data_set = open_data("tfds:ordered", data_dir=str(tmp_path), train_on_validation=True)
-    check_part(data_set.train)
+    check_split(data_set.train)
 
 
 class Unreachable(tfds.core.GeneratorBasedBuilder):
@@ -238,8 +238,8 @@ def test_sets_that_cannot_be_read_say_what_to_do(tmp_path, spec, message):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("tfds:cifar10@split=unlabelled", "has no part 'unlabelled' to train on; it has train"),
-        ("tfds:own@split=test", "has no part 'test' to train on; it has train"),
+        ("tfds:cifar10@split=unlabelled", "has no split 'unlabelled' to train on; it has train"),
+        ("tfds:own@split=test", "has no split 'test' to train on; it has train"),
     ],
 )
 def test_unusable_splits(data_dir, spec, message):
