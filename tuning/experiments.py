@@ -12,6 +12,7 @@ import keras_tuner
 import tensorflow as tf
 
 import igpt_keras
+from igpt_keras import paper
 from igpt_keras.data.data_set import DataSet
 from igpt_keras.errors import InputError
 from igpt_keras.evaluation.probes import load_probe
@@ -176,7 +177,7 @@ class PretrainExperiment(Experiment[pretraining.Settings]):
 
     def rates(self) -> Rates:
         """0.01, 0.003, 0.001, …, as in the paper."""
-        return Rates(0.01)
+        return Rates(paper.SEARCH_LEARNING_RATES[0])
 
     def run(self, settings, output, callbacks=()):
         if (output / RESULT_FILE).exists():
@@ -293,7 +294,7 @@ class ProbeExperiment(ModelExperiment[probing.Settings]):
 
     def rates(self) -> Rates:
         """30, 10, 3, …, as in the paper."""
-        return Rates(30.0)
+        return Rates(paper.PROBE_LEARNING_RATES[0])
 
     def run(self, settings, output, callbacks=()):
         states = output.parent / CHECKPOINTS

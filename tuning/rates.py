@@ -9,6 +9,7 @@ import decimal
 import math
 from collections.abc import Iterator, Sequence
 
+from igpt_keras import paper
 from igpt_keras.errors import InputError
 
 RATE = "learning_rate"
@@ -34,7 +35,7 @@ class Rates:
         InputError: a sequence that does not fall.
     """
 
-    start: float = 0.01
+    start: float = paper.SEARCH_LEARNING_RATES[0]
     floor: float | None = None
     factor: float | None = None
 

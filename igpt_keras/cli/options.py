@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from igpt_keras import paper
 from igpt_keras.data.image_decoding import ImageDecoder
 from igpt_keras.runs.options import DataOptions, TrainingOptions
 from igpt_keras.runs.recording import RecordingSettings
@@ -174,7 +175,9 @@ def seed_option(of: str = "Of every random choice.") -> Callable:
 def batch_size_option(of: str = "Images in a step.") -> Callable:
     """--batch-size, at least 1."""
     size = click.IntRange(min=1)
-    return click.option("--batch-size", type=size, default=128, show_default=True, help=of)
+    return click.option(
+        "--batch-size", type=size, default=paper.BATCH_SIZE, show_default=True, help=of
+    )
 
 
 def command_line() -> str:

@@ -6,6 +6,7 @@ import pathlib
 import click
 import numpy as np
 
+from igpt_keras import paper
 from igpt_keras.atomic import check_replaceable
 from igpt_keras.cli.options import (
     data_options,
@@ -47,7 +48,7 @@ def palette():
 @click.option(
     "--num-colors",
     type=click.IntRange(min=1),
-    default=512,
+    default=paper.PALETTE_SIZE,
     show_default=True,
     help="The model's vocabulary.",
 )

@@ -16,6 +16,7 @@ import safetensors
 import safetensors.numpy
 from keras import ops
 
+from igpt_keras import paper
 from igpt_keras.atomic import atomic_path
 from igpt_keras.convert.checks import check_tensors, naming, square_side
 from igpt_keras.errors import InputError
@@ -23,7 +24,6 @@ from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.network.config import ImageGPTConfig
-from igpt_keras.network.layers import NORM_EPSILON
 from igpt_keras.tokenizers.color_palette import ColorPalette, check_images
 
 CONFIG_FILE = "config.json"
@@ -42,7 +42,7 @@ DEFAULT_NUM_CLASSES = 2
 # The settings that change what the network computes; `n_inner` is checked by itself.
 SUPPORTED_SETTINGS = {
     "activation_function": "quick_gelu",
-    "layer_norm_epsilon": NORM_EPSILON,
+    "layer_norm_epsilon": paper.NORM_EPSILON,
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,

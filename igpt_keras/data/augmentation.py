@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from igpt_keras import paper
 from igpt_keras.errors import InputError
 
 Generator = np.random.Generator
@@ -94,20 +95,22 @@ class Augmentation:
 
 
 def _imagenet(image, generator):
-    return random_crop(random_shorter_side(image, 256, 384, generator), 224, generator)
+    low, high = paper.IMAGENET_SHORTER_SIDE
+    resized = random_shorter_side(image, low, high, generator)
+    return random_crop(resized, paper.IMAGENET_CROP, generator)
 
 
 def _imagenet_evaluation(image):
-    return center_crop(shorter_side(image, 224), 224)
+    return center_crop(shorter_side(image, paper.IMAGENET_CROP), paper.IMAGENET_CROP)
 
 
 def _cifar(image, generator):
-    padded = reflect_pad(_cifar_evaluation(image), 4)
-    return random_flip(random_crop(padded, 32, generator), generator)
+    padded = reflect_pad(_cifar_evaluation(image), paper.CIFAR_PADDING)
+    return random_flip(random_crop(padded, paper.CIFAR_SIZE, generator), generator)
 
 
 def _cifar_evaluation(image):
-    return area(center_square(image)[None], 32, 32)[0]
+    return area(center_square(image)[None], paper.CIFAR_SIZE, paper.CIFAR_SIZE)[0]
 
 
 AUGMENTATIONS = {

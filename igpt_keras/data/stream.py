@@ -17,6 +17,7 @@ from igpt_keras.data.image_decoding import ImageDecoder
 from igpt_keras.data.labeled import LabeledImages, LabeledTokens
 from igpt_keras.data.splits import BLOCK_SIZE, ENDLESS, ArraySplit, Split
 from igpt_keras.errors import InputError
+from igpt_keras.models.masking import draw_mask_of_step
 from igpt_keras.tokenizers.color_palette import ColorPalette
 
 # Choices of a mixture are drawn so many at a time.
@@ -118,8 +119,8 @@ class TrainingStream:
         shape = (self.batch_size, self.image_size**2)
 
         def mask(step):
-            chance = tf.random.stateless_uniform(shape, tf.stack([seed, step]))
-            return chance[worker::num_workers] < self.mask_probability
+            masked = draw_mask_of_step(shape, self.mask_probability, seed, step)
+            return masked[worker::num_workers]
 
         return tf.data.Dataset.range(start_step, ENDLESS).map(mask)
 

@@ -11,10 +11,11 @@ import filelock
 import keras
 import numpy as np
 
+from igpt_keras import paper
 from igpt_keras.atomic import atomic_path
 from igpt_keras.errors import InputError
-from igpt_keras.evaluation.voting import draw_mask
 from igpt_keras.models.generative_model import GenerativeModel
+from igpt_keras.models.masking import draw_mask
 
 CHUNK = 4096
 SECONDS_BETWEEN_NOTES = 10.0
@@ -40,7 +41,7 @@ class FeatureExtractor:
         model: GenerativeModel,
         folder: str | os.PathLike,
         *,
-        batch_size: int = 128,
+        batch_size: int = paper.BATCH_SIZE,
         seed: int = 0,
         on_batch: Callable[[int], object] | None = None,
     ):

@@ -5,10 +5,12 @@ import dataclasses
 import keras
 import numpy as np
 
+from igpt_keras import paper
 from igpt_keras.errors import InputError
-from igpt_keras.evaluation.voting import VOTES, draw_mask, modal_vote
+from igpt_keras.evaluation.voting import VOTES, modal_vote
 from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.generative_model import GenerativeModel
+from igpt_keras.models.masking import masked_inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,7 @@ def classifier_metrics(
     tokens: np.ndarray,
     labels: np.ndarray,
     *,
-    batch_size: int = 128,
+    batch_size: int = paper.BATCH_SIZE,
     seed: int = 0,
 ) -> ClassifierMetrics:
     """Accuracy and losses of `classifier`.
@@ -68,7 +70,7 @@ def classifier_metrics(
 
 
 def generative_loss(
-    model: GenerativeModel, tokens: np.ndarray, *, batch_size: int = 128, seed: int = 0
+    model: GenerativeModel, tokens: np.ndarray, *, batch_size: int = paper.BATCH_SIZE, seed: int = 0
 ) -> float:
     """L_GEN of `model` in nats per pixel; for BERT the mean over `VOTES` masks.
 
@@ -81,15 +83,6 @@ def generative_loss(
     if "nll" not in outputs:
         raise InputError("generative_weight must be above 0 for a generative loss, got 0")
     return float(outputs["nll"].mean())
-
-
-def masked_inputs(model: GenerativeModel, tokens: np.ndarray, seed: int, vote: int = 0):
-    """`tokens` as inputs of `model` that do not change: for BERT with the masks of `vote`."""
-    tokens = np.asarray(tokens, np.int32)
-    if model.objective == "ar":
-        return tokens
-    masked = draw_mask(tokens.shape, model.mask_probability, seed, vote)
-    return {"tokens": tokens, "masked": masked}
 
 
 class PerImage(keras.Model):

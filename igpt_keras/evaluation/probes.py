@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from igpt_keras import paper
 from igpt_keras.atomic import atomic_path
 from igpt_keras.data.labeled import per_class
 from igpt_keras.errors import InputError
@@ -21,8 +22,6 @@ from igpt_keras.training.callbacks.divergence_detector import Diverged
 from igpt_keras.training.resumable_fit import resumable_fit
 
 CS = tuple(10.0**power for power in range(-3, 5))
-LEARNING_RATES = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1)
-SUBSETS = 5
 PATIENCE = 2
 # On the gradient of the mean loss. scikit-learn's 1e-4 stops weak regularization short: 0.7
 # points of accuracy on CIFAR-10.
@@ -260,7 +259,7 @@ class SGD:
         states: that fits go on from and write; None to begin anew.
     """
 
-    learning_rates: Sequence[float] = LEARNING_RATES
+    learning_rates: Sequence[float] = paper.PROBE_LEARNING_RATES
     epochs: int = 20
     batch_size: int = 256
     seed: int = 0
@@ -295,7 +294,7 @@ class SGD:
         projection = keras.layers.Dense(num_classes, use_bias=False, kernel_initializer="zeros")
         model = keras.Sequential([keras.Input((train.width,)), projection])
         model.compile(
-            keras.optimizers.SGD(schedule, momentum=0.9),
+            keras.optimizers.SGD(schedule, momentum=paper.PROBE_MOMENTUM),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         )
         states = self.states and self.states.of_next_fit()
@@ -461,7 +460,7 @@ def low_data_runs(
     splits: ProbeSplits,
     labels_per_class: Iterable[int],
     *,
-    subsets: int = SUBSETS,
+    subsets: int = paper.LOW_DATA_SUBSETS,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Probes trained on few labels, over random subsets (paper, section 4.7).

@@ -2,27 +2,9 @@
 
 import numpy as np
 
-VOTES = 5
+from igpt_keras import paper
 
-
-def draw_mask(
-    shape: tuple[int, int], probability: float, seed: int, vote: int, start: int = 0
-) -> np.ndarray:
-    """The mask M of a set of images: each position is in it independently.
-
-    Args:
-        shape: images and positions, (N, n).
-        probability: of each position to be in M (0.15 in the paper).
-        seed: of all votes, >= 0.
-        vote: which of the independent masks of these images, >= 0.
-        start: rows `start`, `start` + 1, … of the mask of a larger set, so that a
-            set drawn batch by batch gets the masks it would get in one piece.
-
-    Returns: bool [N, n].
-    """
-    bits = np.random.PCG64([seed, vote])
-    bits.advance(start * shape[1])
-    return np.random.Generator(bits).random(shape) < probability
+VOTES = paper.NUM_VOTES
 
 
 def modal_vote(predictions: np.ndarray, num_classes: int, seed: int = 0) -> np.ndarray:

@@ -14,7 +14,9 @@ import numpy as np
 from keras import ops
 
 import igpt_keras
+from igpt_keras import paper
 from igpt_keras.errors import InputError
+from igpt_keras.models.masking import draw_fresh_mask
 from igpt_keras.network.backbone import ImageGPTBackbone
 from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.network.losses import autoregressive_nll, masked_nll
@@ -48,8 +50,8 @@ class GenerativeModel(Trainer, keras.Model):
         config: ImageGPTConfig,
         objective: str = "ar",
         *,
-        generative_weight: float = 1.0,
-        mask_probability: float = 0.15,
+        generative_weight: float = paper.GENERATIVE_WEIGHT,
+        mask_probability: float = paper.MASK_PROBABILITY,
         palette: ColorPalette | None = None,
         **kwargs,
     ):
@@ -164,8 +166,8 @@ class GenerativeModel(Trainer, keras.Model):
         if "masked" in inputs:
             return {**inputs, "masked": ops.cast(inputs["masked"], "bool")}
         shape = ops.shape(inputs["tokens"])
-        drawn = keras.random.uniform(shape, dtype="float32", seed=self.mask_seed)
-        return {**inputs, "masked": drawn < self.mask_probability}
+        masked = draw_fresh_mask(shape, self.mask_probability, self.mask_seed)
+        return {**inputs, "masked": masked}
 
     def _nll(self, inputs, logits):
         """The generative loss of each image, float32 [B]."""

@@ -2,6 +2,7 @@
 
 import keras
 
+from igpt_keras import paper
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.network.losses import mean_over_images
@@ -28,7 +29,7 @@ class ImageGPT(GenerativeModel):
         config: ImageGPTConfig,
         objective: str = "ar",
         *,
-        mask_probability: float = 0.15,
+        mask_probability: float = paper.MASK_PROBABILITY,
         palette: ColorPalette | None = None,
         **kwargs,
     ):

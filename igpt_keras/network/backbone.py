@@ -1,10 +1,10 @@
 """The backbone: embedding, blocks and final norm."""
 
-import math
 from functools import partial
 
 import keras
 
+from igpt_keras import paper
 from igpt_keras.network.config import ImageGPTConfig, check_objective
 from igpt_keras.network.layers import Block, TokenEmbedding, rms_norm
 
@@ -46,7 +46,7 @@ class ImageGPTBackbone(keras.Model):
                 config.num_heads,
                 causal,
                 config.use_bias,
-                output_stddev=1 / math.sqrt(config.hidden_dim * config.num_layers),
+                output_stddev=paper.attention_output_stddev(config.hidden_dim, config.num_layers),
                 name=f"block_{index}",
                 dtype=self.dtype_policy,
             )

@@ -2,15 +2,9 @@
 
 import dataclasses
 
+from igpt_keras import paper
 from igpt_keras.errors import InputError
-
-PRESETS = {
-    "image_gpt_small": {"num_layers": 24, "hidden_dim": 512, "num_heads": 8, "image_size": 32},
-    "image_gpt_medium": {"num_layers": 36, "hidden_dim": 1024, "num_heads": 8, "image_size": 32},
-    "image_gpt_large": {"num_layers": 48, "hidden_dim": 1536, "num_heads": 16, "image_size": 32},
-    # The paper gives no number of heads for XL; 24 makes them 128 wide, as in M.
-    "image_gpt_xlarge": {"num_layers": 60, "hidden_dim": 3072, "num_heads": 24, "image_size": 64},
-}
+from igpt_keras.paper import PRESETS
 
 OBJECTIVES = ("ar", "bert")
 
@@ -72,7 +66,7 @@ class ImageGPTConfig:
         """
         if name not in PRESETS:
             raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
-        return cls(**{"vocabulary_size": 512, **PRESETS[name], **overrides})
+        return cls(**{"vocabulary_size": paper.PALETTE_SIZE, **PRESETS[name], **overrides})
 
     @property
     def sequence_length(self) -> int:

@@ -4,19 +4,16 @@ Shapes: B images, n positions, d `hidden_dim`, H heads of width D = d / H,
 V `vocabulary_size`. Layers use `keras.ops` only, so they run on any backend.
 """
 
-import math
-
 import keras
 from keras import initializers, ops
 
+from igpt_keras import paper
 from igpt_keras.network.attention import dot_product_attention
-
-NORM_EPSILON = 1e-5
 
 
 def rms_norm(name: str, dtype) -> keras.layers.RMSNormalization:
     """The published code's norm: x · rsqrt(mean(x²) + 1e-5) · g, in float32 inside."""
-    return keras.layers.RMSNormalization(epsilon=NORM_EPSILON, name=name, dtype=dtype)
+    return keras.layers.RMSNormalization(epsilon=paper.NORM_EPSILON, name=name, dtype=dtype)
 
 
 @keras.saving.register_keras_serializable("igpt_keras")
@@ -45,17 +42,19 @@ class TokenEmbedding(keras.layers.Layer):
         d = self.hidden_dim
         self.tokens = self.add_weight(
             shape=(self.vocabulary_size, d),
-            initializer=initializers.RandomNormal(stddev=0.02),
+            initializer=initializers.RandomNormal(stddev=paper.EMBEDDING_STDDEV),
             name="tokens",
         )
         self.positions = self.add_weight(
             shape=(self.sequence_length, d),
-            initializer=initializers.RandomNormal(stddev=0.01),
+            initializer=initializers.RandomNormal(stddev=paper.POSITION_STDDEV),
             name="positions",
         )
         if self.has_start_vector:
             self.start_vector = self.add_weight(
-                shape=(d,), initializer=initializers.RandomNormal(stddev=0.02), name="start_vector"
+                shape=(d,),
+                initializer=initializers.RandomNormal(stddev=paper.EMBEDDING_STDDEV),
+                name="start_vector",
             )
 
     def call(self, tokens, masked=None):
@@ -130,7 +129,7 @@ class SelfAttention(keras.layers.Layer):
         self.qkv = keras.layers.Dense(
             3 * d,
             use_bias=self.use_bias,
-            kernel_initializer=initializers.RandomNormal(stddev=1 / math.sqrt(d)),
+            kernel_initializer=initializers.RandomNormal(stddev=paper.qkv_stddev(d)),
             name="qkv",
             dtype=self.dtype_policy,
         )
@@ -169,7 +168,7 @@ class SelfAttention(keras.layers.Layer):
 
 def quick_gelu(x):
     """The published activation, x · sigmoid(1.702 x)."""
-    return x * ops.sigmoid(1.702 * x)
+    return x * ops.sigmoid(paper.GELU_FACTOR * x)
 
 
 @keras.saving.register_keras_serializable("igpt_keras")
@@ -191,7 +190,7 @@ class MLP(keras.layers.Layer):
         return keras.layers.Dense(
             units,
             use_bias=self.use_bias,
-            kernel_initializer=initializers.RandomNormal(stddev=0.02),
+            kernel_initializer=initializers.RandomNormal(stddev=paper.MLP_STDDEV),
             name=name,
             dtype=self.dtype_policy,
         )

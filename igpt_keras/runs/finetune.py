@@ -11,16 +11,18 @@ import keras
 import tensorflow as tf
 
 import igpt_keras
+from igpt_keras import paper
 from igpt_keras.data.data_set import DataSet, WeightedSource
 from igpt_keras.data.labeled import LabeledTokens
 from igpt_keras.data.splits import ArraySplit
 from igpt_keras.data.stream import TrainingStream
 from igpt_keras.errors import InputError
 from igpt_keras.evaluation.features import digest_of_weights
-from igpt_keras.evaluation.metrics import ClassifierMetrics, classifier_metrics, masked_inputs
+from igpt_keras.evaluation.metrics import ClassifierMetrics, classifier_metrics
 from igpt_keras.evaluation.voting import VOTES
 from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.image_gpt import ImageGPT
+from igpt_keras.models.masking import masked_inputs
 from igpt_keras.runs.folder import create_run, only_writer, read_run, remove_checkpoints
 from igpt_keras.runs.options import DataOptions, TrainingOptions
 from igpt_keras.runs.recording import RecordingSettings, recording, stopping
@@ -39,12 +41,12 @@ class Settings(RecordingSettings):
     """The training; see `igpt finetune --help`."""
 
     from_scratch: bool = False
-    generative_weight: float = 1.0
+    generative_weight: float = paper.GENERATIVE_WEIGHT
     layer: int | None = None
     epochs: int = 30
     patience: int = 5
-    batch_size: int = 128
-    learning_rate: float = 0.0003
+    batch_size: int = paper.BATCH_SIZE
+    learning_rate: float = paper.FINETUNING_LEARNING_RATE
     labels_per_class: int | None = None
     seed: int = 0
 

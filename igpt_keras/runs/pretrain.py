@@ -13,12 +13,12 @@ import tensorflow as tf
 from PIL import Image
 
 import igpt_keras
-from igpt_keras import saving
+from igpt_keras import paper, saving
 from igpt_keras.data.data_set import DataSet
 from igpt_keras.data.splits import Split
 from igpt_keras.data.stream import TrainingStream, read_images
 from igpt_keras.errors import InputError
-from igpt_keras.evaluation.metrics import masked_inputs
+from igpt_keras.models.masking import masked_inputs
 from igpt_keras.network.config import PRESETS
 from igpt_keras.pictures import contact_sheet, keep_top, save_png
 from igpt_keras.runs.folder import (
@@ -58,13 +58,13 @@ class Settings(RecordingSettings):
     hidden_dim: int | None = None
     num_heads: int | None = None
     palette: str | None = None
-    num_colors: int = 512
+    num_colors: int = paper.PALETTE_SIZE
     epochs: float | None = None
     steps: int | None = None
-    batch_size: int = 128
-    learning_rate: float = 0.003
-    mask_probability: float = 0.15
-    snapshots: int = 5
+    batch_size: int = paper.BATCH_SIZE
+    learning_rate: float = paper.LEARNING_RATE
+    mask_probability: float = paper.MASK_PROBABILITY
+    snapshots: int = len(paper.SNAPSHOT_FRACTIONS)
     seed: int = 0
 
     def __post_init__(self):

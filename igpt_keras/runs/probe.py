@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from igpt_keras import paper
 from igpt_keras.atomic import atomic_path
 from igpt_keras.data.data_set import DataSet
 from igpt_keras.data.labeled import LabeledImages, LabeledTokens
@@ -57,7 +58,7 @@ class Settings:
     baseline: str | None = None
     epochs: int = 20
     learning_rate: float | None = None
-    batch_size: int = 128
+    batch_size: int = paper.BATCH_SIZE
     seed: int = 0
 
 

@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 
+from igpt_keras import paper
 from igpt_keras.atomic import atomic_path
 from igpt_keras.errors import InputError
 
@@ -53,7 +54,7 @@ class ColorPalette:
 
     @classmethod
     def fit(
-        cls, images, num_colors: int = 512, seed: int = 0, max_pixels: int = 250_000
+        cls, images, num_colors: int = paper.PALETTE_SIZE, seed: int = 0, max_pixels: int = 250_000
     ) -> "ColorPalette":
         """Fits the palette by k-means over pixels.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from igpt_keras import paper
 from igpt_keras.errors import InputError
 from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.training.callbacks.checkpoint_manager import CheckpointManager
@@ -69,9 +70,9 @@ def finetune(
     *,
     epochs: int,
     patience: int,
-    batch_size: int = 128,
+    batch_size: int = paper.BATCH_SIZE,
     steps_per_epoch: int | None = None,
-    learning_rate: float = 0.0003,
+    learning_rate: float = paper.FINETUNING_LEARNING_RATE,
     clip_norm: float | None = None,
     seed: int = 0,
     checkpoints: CheckpointManager | None = None,

@@ -2,6 +2,8 @@
 
 import keras
 
+from igpt_keras import paper
+
 
 def adam(learning_rate, clip_norm: float | None = None) -> keras.optimizers.Adam:
     """Adam with β1 = 0.9, β2 = 0.95, no weight decay.
@@ -10,7 +12,12 @@ def adam(learning_rate, clip_norm: float | None = None) -> keras.optimizers.Adam
         learning_rate: a number or a Keras schedule.
         clip_norm: the largest global norm of a gradient; None, as in the paper, for any.
     """
-    return keras.optimizers.Adam(learning_rate, beta_1=0.9, beta_2=0.95, global_clipnorm=clip_norm)
+    return keras.optimizers.Adam(
+        learning_rate,
+        beta_1=paper.ADAM_BETA_1,
+        beta_2=paper.ADAM_BETA_2,
+        global_clipnorm=clip_norm,
+    )
 
 
 def warmup_cosine(learning_rate: float, warmup_steps: int, total_steps: int):

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from igpt_keras import paper
 from igpt_keras.errors import InputError
 from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.training.callbacks.checkpoint_manager import CheckpointManager
@@ -22,8 +23,8 @@ def pretrain(
     epochs: int,
     steps_per_epoch: int | None = None,
     warmup_steps: int | None = None,
-    batch_size: int = 128,
-    learning_rate: float = 0.003,
+    batch_size: int = paper.BATCH_SIZE,
+    learning_rate: float = paper.LEARNING_RATE,
     clip_norm: float | None = None,
     seed: int = 0,
     checkpoints: CheckpointManager | None = None,

@@ -13,9 +13,10 @@ import tensorflow as tf
 
 from igpt_keras.data.images import dequantize, fit_to_size, quantize
 from igpt_keras.errors import InputError
-from igpt_keras.evaluation.voting import VOTES, draw_mask
+from igpt_keras.evaluation.voting import VOTES
 from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.generative_model import GenerativeModel
+from igpt_keras.models.masking import draw_mask
 from igpt_keras.sampling import log_probabilities_of, sample_tokens
 from serving.export.image_decoding import decode_image
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 import igpt_keras
-from igpt_keras.evaluation.voting import draw_mask
+from igpt_keras.models.masking import draw_mask
 from igpt_keras.runs import finetune as finetuning
 from igpt_keras.runs.finetune import Settings, load_start
 from igpt_keras.runs.folder import only_writer

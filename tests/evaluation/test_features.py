@@ -8,8 +8,8 @@ import igpt_keras
 from igpt_keras.errors import InputError
 from igpt_keras.evaluation import features
 from igpt_keras.evaluation.features import FeatureExtractor
-from igpt_keras.evaluation.voting import draw_mask
 from igpt_keras.models.image_gpt import ImageGPT
+from igpt_keras.models.masking import draw_mask
 
 
 @pytest.fixture

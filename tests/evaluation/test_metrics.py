@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from igpt_keras import ImageGPT, ImageGPTClassifier, InputError
-from igpt_keras.evaluation.metrics import classifier_metrics, generative_loss, masked_inputs
-from igpt_keras.evaluation.voting import VOTES, draw_mask
+from igpt_keras.evaluation.metrics import classifier_metrics, generative_loss
+from igpt_keras.evaluation.voting import VOTES
+from igpt_keras.models.masking import draw_mask
 
 LABELS = np.random.default_rng(3).integers(0, 3, 40).astype(np.int32)
 
@@ -110,13 +111,6 @@ def test_measuring_leaves_the_training_of_a_model_alone(config, images, randomiz
     assert classifier.optimizer is optimizer
     for weight, old in zip(classifier.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, old)
-
-
-def test_masked_inputs_are_tokens_for_ar_and_the_masks_of_a_vote_for_bert(config, images):
-    assert masked_inputs(ImageGPT(config), images, seed=0) is images
-    inputs = masked_inputs(ImageGPT(config, "bert", mask_probability=0.3), images, seed=2, vote=1)
-    np.testing.assert_array_equal(inputs["masked"], draw_mask((40, 16), 0.3, 2, 1))
-    assert inputs["tokens"] is images
 
 
 @pytest.mark.parametrize("labels", [np.full(40, -1), np.full(40, 3), np.zeros(0, int)])

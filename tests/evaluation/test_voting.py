@@ -1,7 +1,6 @@
 import numpy as np
-import pytest
 
-from igpt_keras.evaluation.voting import draw_mask, modal_vote
+from igpt_keras.evaluation.voting import modal_vote
 
 
 def test_the_modal_class_wins():
@@ -29,21 +28,3 @@ def test_ties_are_broken_uniformly_and_as_the_seed_says():
 def test_one_vote_is_its_own_mode():
     predictions = np.random.default_rng(0).integers(0, 3, (1, 50))
     np.testing.assert_array_equal(modal_vote(predictions, 3), predictions[0])
-
-
-def test_masks_have_their_probability_and_votes_are_independent():
-    masks = [draw_mask((400, 100), 0.3, seed=4, vote=vote) for vote in range(3)]
-    masks.append(draw_mask((400, 100), 0.3, seed=5, vote=0))
-    for index, mask in enumerate(masks):
-        assert mask.dtype == bool and mask.shape == (400, 100)
-        assert mask.mean() == pytest.approx(0.3, abs=5 * np.sqrt(0.21 / mask.size))
-        for other in masks[:index]:
-            both = np.mean(mask & other)
-            assert both == pytest.approx(0.09, abs=5 * np.sqrt(0.09 * 0.91 / mask.size))
-    np.testing.assert_array_equal(masks[1], draw_mask((400, 100), 0.3, seed=4, vote=1))
-
-
-def test_a_mask_drawn_in_pieces_is_that_drawn_at_once():
-    whole = draw_mask((10, 7), 0.5, seed=1, vote=2)
-    pieces = [draw_mask((stop - start, 7), 0.5, 1, 2, start) for start, stop in ((0, 4), (4, 10))]
-    np.testing.assert_array_equal(np.concatenate(pieces), whole)

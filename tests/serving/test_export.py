@@ -12,9 +12,10 @@ from tensorflow_serving.apis import prediction_log_pb2
 from igpt_keras import ColorPalette, InputError, complete, sample
 from igpt_keras.data.images import read_image
 from igpt_keras.evaluation.metrics import generative_loss
-from igpt_keras.evaluation.voting import VOTES, draw_mask
+from igpt_keras.evaluation.voting import VOTES
 from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.image_gpt import ImageGPT
+from igpt_keras.models.masking import draw_mask
 from igpt_keras.sampling import completion_seeds, sample_tokens, score
 from serving.export import MAX_PIXELS, export
 from serving.export.checks import check_runs, check_servable

@@ -2,11 +2,8 @@
 
 import dataclasses
 
+from igpt_keras import paper
 from igpt_keras.data.splits import Split
-
-# Share of the training images held out (paper, section 3.1); ImageNet has its own.
-VALIDATION_FRACTION = 0.10
-IMAGENET_VALIDATION_FRACTION = 0.04
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,4 +22,4 @@ class Source:
     validation: Split | None
     test: Split | None
     class_names: list[str]
-    validation_fraction: float = VALIDATION_FRACTION
+    validation_fraction: float = paper.VALIDATION_FRACTION

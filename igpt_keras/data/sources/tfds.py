@@ -7,11 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from igpt_keras.data.sources.base import (
-    IMAGENET_VALIDATION_FRACTION,
-    VALIDATION_FRACTION,
-    Source,
-)
+from igpt_keras import paper
+from igpt_keras.data.sources.base import Source
 from igpt_keras.data.splits import UNLABELED, held_out_count
 from igpt_keras.data.streamed import StreamedSplit
 from igpt_keras.errors import InputError
@@ -63,7 +60,9 @@ def open_tfds(name: str, split: str | None, data_dir: str | None) -> Source:
         validation=others[1] if len(others) > 1 else None,
         test=others[0] if others else None,
         class_names=list(builder.info.features[label].names) if train.labeled else [],
-        validation_fraction=IMAGENET_VALIDATION_FRACTION if imagenet else VALIDATION_FRACTION,
+        validation_fraction=(
+            paper.IMAGENET_VALIDATION_FRACTION if imagenet else paper.VALIDATION_FRACTION
+        ),
     )
 
 

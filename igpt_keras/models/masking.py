@@ -1,0 +1,79 @@
+"""The mask M of BERT: which tokens the model does not see, and predicts.
+
+Each position is in M independently with `paper.MASK_PROBABILITY` (paper, section 2.1), in
+training and in evaluation (section 4.6). All masks are drawn here:
+
+| for | function | the mask depends on |
+| --- | --- | --- |
+| evaluation, exported models | `draw_mask` | seed, vote, position in the data set |
+| training streams | `draw_mask_of_step` | seed, step |
+| calls without a mask | `draw_fresh_mask` | the state of the model's seed generator |
+"""
+
+import keras
+import numpy as np
+
+
+def draw_mask(
+    shape: tuple[int, int], probability: float, seed: int, vote: int, start: int = 0
+) -> np.ndarray:
+    """Draws the mask M of a set of images with NumPy.
+
+    Args:
+        shape: number of images and of positions, (N, n).
+        probability: of each position to be in M.
+        seed: of all votes, >= 0.
+        vote: which of the independent masks of these images, >= 0.
+        start: index of the first image in a larger set; a set drawn batch by batch gets the
+            masks that it would get in one piece.
+
+    Returns:
+        bool [N, n].
+
+    Example:
+        >>> draw_mask((100, 64), paper.MASK_PROBABILITY, seed=0, vote=0).shape
+        (100, 64)
+    """
+    bits = np.random.PCG64([seed, vote])
+    bits.advance(start * shape[1])
+    return np.random.Generator(bits).random(shape) < probability
+
+
+def masked_inputs(model, tokens: np.ndarray, seed: int, vote: int = 0):
+    """Returns inputs of `model` that are the same at every evaluation.
+
+    Args:
+        model: an `ImageGPT` or `ImageGPTClassifier`.
+        tokens: int [N, n].
+        seed, vote: see `draw_mask`.
+
+    Returns:
+        `tokens` as int32 [N, n] for an autoregressive model, `{"tokens", "masked"}` for BERT.
+    """
+    tokens = np.asarray(tokens, np.int32)
+    if model.objective == "ar":
+        return tokens
+    masked = draw_mask(tokens.shape, model.mask_probability, seed, vote)
+    return {"tokens": tokens, "masked": masked}
+
+
+def draw_mask_of_step(shape: tuple[int, int], probability: float, seed: int, step):
+    """Draws the mask M of a training batch in a TensorFlow graph.
+
+    Args:
+        shape: images of the global batch and positions, (B, n).
+        probability: of each position to be in M.
+        seed: of the stream.
+        step: int64 scalar tensor, the number of the batch.
+
+    Returns:
+        bool tensor [B, n].
+    """
+    import tensorflow as tf
+
+    return tf.random.stateless_uniform(shape, tf.stack([seed, step])) < probability
+
+
+def draw_fresh_mask(shape, probability: float, seed: keras.random.SeedGenerator):
+    """Draws another mask M at every call, on any backend: bool [B, n]."""
+    return keras.random.uniform(shape, dtype="float32", seed=seed) < probability
