@@ -25,7 +25,6 @@ from igpt_keras.evaluation.baselines import pixel_features, token_features
 from igpt_keras.evaluation.features import FeatureExtractor
 from igpt_keras.evaluation.probes import (
     LBFGS,
-    LEARNING_RATES,
     SGD,
     FitCheckpoints,
     LayerFeatures,
@@ -284,7 +283,7 @@ def model_metrics(
 def make_method(settings: Settings, states: pathlib.Path | None) -> LBFGS | SGD:
     if settings.method == "sgd":
         rate = settings.learning_rate
-        rates = LEARNING_RATES if rate is None else (rate,)
+        rates = paper.PROBE_LEARNING_RATES if rate is None else (rate,)
         kept = None if states is None else FitCheckpoints(states)
         return SGD(rates, epochs=settings.epochs, seed=settings.seed, states=kept)
     return LBFGS()
