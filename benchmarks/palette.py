@@ -130,12 +130,10 @@ def contestants(palette: ColorPalette) -> dict[str, Contestant]:
         "Hugging Face, fast, 1 thread": Contestant(with_threads(fast, 1), FEWER),
         f"Hugging Face, fast, {cores} threads": Contestant(with_threads(fast, cores), FEWER),
         "igpt_keras, always the first call": Contestant(
-            lambda images: ColorPalette(palette.colors).quantize(images).reshape(len(images), -1),
+            lambda images: ColorPalette(palette.colors).tokenize(images),
             FEWER,
         ),
-        "igpt_keras": Contestant(
-            lambda images: palette.quantize(images).reshape(len(images), -1), IMAGES
-        ),
+        "igpt_keras": Contestant(lambda images: palette.tokenize(images), IMAGES),
     }
 
 
@@ -178,9 +176,9 @@ def compare_tokens(all_of_them: dict[str, Contestant], images: np.ndarray, color
 
 def jpeg_shares(palette: ColorPalette) -> None:
     """Prints what reading JPEG files takes, stage by stage and as a pipeline."""
-    stages = ("read, decode", "crop, resize", "quantize")
+    stages = ("read, decode", "crop, resize", "tokenize")
     print(
-        f"| CPU ms an image | {' | '.join(stages)} | all three | quantize's share "
+        f"| CPU ms an image | {' | '.join(stages)} | all three | tokenize's share "
         "| `encode` | its images/s | Hugging Face, fast |"
     )
     print(f"| --- |{' ---: |' * 8}")
@@ -227,7 +225,7 @@ def stage_times(palette: ColorPalette, paths: list[pathlib.Path]) -> list[Time]:
             resized = [area_squares(chunk, IMAGE_SIZE) for chunk in chunks]
         with quantizing.round(len(paths)):
             for chunk in resized:
-                palette.quantize(chunk)
+                palette.tokenize(chunk)
     return [decoding, resizing, quantizing]
 
 

@@ -56,7 +56,7 @@ def build_model(options) -> igpt_keras.ImageGPT:
         num_heads=8,
     )
     colors = np.random.default_rng(0).uniform(-1, 1, (NUM_COLORS, 3))
-    model = igpt_keras.ImageGPT(config, palette=igpt_keras.ColorPalette(colors))
+    model = igpt_keras.ImageGPT(config, tokenizer=igpt_keras.ColorPalette(colors))
     generator = np.random.default_rng(1)
     model.set_weights([generator.normal(0, 0.02, w.shape) for w in model.get_weights()])
     return model
@@ -171,9 +171,7 @@ def compare_in_process(model, address: str, options) -> None:
     seconds = {"in process": [], "over gRPC": []}
     with _connect(address) as client:
         asked = {
-            "in process": lambda seed: igpt_keras.complete(
-                model, None, image, size // 2, seed=seed
-            ),
+            "in process": lambda seed: igpt_keras.complete(model, image, size // 2, seed=seed),
             "over gRPC": lambda seed: client.complete(image, size // 2, seed=seed),
         }
         for complete in asked.values():

@@ -80,7 +80,7 @@ def digits_task() -> Task:
 
 def trained(config, palette, tokens) -> igpt_keras.ImageGPT:
     keras.utils.set_random_seed(0)
-    model = igpt_keras.ImageGPT(config, palette=palette)
+    model = igpt_keras.ImageGPT(config, tokenizer=palette)
     pretrain(
         model,
         tokens,
@@ -97,10 +97,10 @@ def task_of(model_path: str, draft_path: str, source: str, cache: str | None) ->
     model, small = igpt_keras.load(model_path), igpt_keras.load(draft_path)
     data = open_data([source])
     size = model.config.image_size
-    tokens = tokenize(data.train, model.palette, size, cache=cache).tokens
-    test = tokenize(data.test, model.palette, size, cache=cache).tokens
+    tokens = tokenize(data.train, model.tokenizer, size, cache=cache).tokens
+    test = tokenize(data.test, model.tokenizer, size, cache=cache).tokens
     chosen = np.random.default_rng(0).choice(len(test), IMAGES, replace=False)
-    images = model.palette.dequantize(test[chosen].reshape(-1, size, size))
+    images = model.tokenizer.detokenize(test[chosen])
     return Task(model, drafts_of(small, tokens), images)
 
 
@@ -122,7 +122,7 @@ def padded(model: igpt_keras.ImageGPT, preset: str) -> igpt_keras.ImageGPT:
     config = igpt_keras.ImageGPTConfig.preset(
         preset, image_size=small.image_size, vocabulary_size=small.vocabulary_size
     )
-    large = igpt_keras.ImageGPT(config, palette=model.palette)
+    large = igpt_keras.ImageGPT(config, tokenizer=model.tokenizer)
     large.set_weights([np.zeros(weight.shape) for weight in large.get_weights()])
     gain = math.sqrt(small.hidden_dim / config.hidden_dim)
 
@@ -180,7 +180,7 @@ def compare(task: Task, windows: tuple[int, ...] = WINDOWS) -> None:
     nll = -score(model, task.images).mean() / size**2
     print(f"\n{model.count_params():,} parameters, {size}×{size} pixels, ", end="")
     print(f"{model.config.vocabulary_size} colors, {nll:.3f} nats a pixel\n")
-    sampled = igpt_keras.sample(model, None, 32)
+    sampled = igpt_keras.sample(model, 32)
     seeds = igpt_keras.sampling.completion_seeds(0, 32, 1)[:, 0]
     print("| draft | acceptance | window | known rows | pixels a pass | plain, steps/s |", end="")
     print(" speculative, steps/s | ratio |")

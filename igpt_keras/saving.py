@@ -4,7 +4,8 @@
 | --- | --- |
 | `igpt.json` | class and settings of the model |
 | `model.weights.h5` | the weights, as Keras saves them |
-| `palette.npy` | the palette, as published; absent if the model has none |
+| `tokenizer.json` | the tokenizer's kind and settings; absent if the model has none |
+| `palette.npy` | the colors of a `ColorPalette`, as published |
 | `training.json` | how it was trained, free-form; absent if unknown |
 
 A run (`igpt pretrain`, `igpt finetune`) has its model in a subfolder `model`; wherever a
@@ -21,11 +22,10 @@ from igpt_keras.errors import InputError
 from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.models.image_gpt import ImageGPT
-from igpt_keras.tokenizers.color_palette import ColorPalette
+from igpt_keras.tokenizers import load_tokenizer
 
 CONFIG_FILE = "igpt.json"
 WEIGHTS_FILE = "model.weights.h5"
-PALETTE_FILE = "palette.npy"
 TRAINING_FILE = "training.json"
 MODEL_FOLDER = "model"
 FORMAT_VERSION = 1
@@ -52,7 +52,7 @@ def save(
         FileExistsError: `path` exists and `overwrite` is false, or it is no model folder.
     """
     settings = model.get_config()
-    del settings["palette"]
+    del settings["tokenizer"]
     description = {
         "format_version": FORMAT_VERSION,
         "class_name": type(model).__name__,
@@ -62,8 +62,8 @@ def save(
         partial.mkdir()
         _write_json(partial / CONFIG_FILE, description)
         model.save_weights(partial / WEIGHTS_FILE)
-        if model.palette is not None:
-            model.palette.save(partial / PALETTE_FILE)
+        if model.tokenizer is not None:
+            model.tokenizer.save_to_preset(partial)
         if training is not None:
             _write_json(partial / TRAINING_FILE, training)
     return pathlib.Path(path)
@@ -107,8 +107,7 @@ def load_folder(path: str | os.PathLike) -> GenerativeModel:
         raise InputError(
             f"{weights} is damaged or holds a model of another shape: {error}"
         ) from error
-    if (path / PALETTE_FILE).is_file():
-        model.palette = ColorPalette.load(path / PALETTE_FILE)
+    model.tokenizer = load_tokenizer(path)
     return model
 
 

@@ -10,13 +10,15 @@ from igpt_keras import ImageGPT, ImageGPTClassifier, InputError
 @pytest.fixture
 def folder(config, palette, randomized, tmp_path):
     path = tmp_path / "model"
-    igpt_keras.save(randomized(ImageGPT(config, palette=palette)), path, {"epochs": 3})
+    igpt_keras.save(randomized(ImageGPT(config, tokenizer=palette)), path, {"epochs": 3})
     return path
 
 
 @pytest.mark.parametrize("objective", ["ar", "bert"])
 def test_loading_gives_the_same_model_back(config, palette, randomized, tmp_path, objective):
-    generative = ImageGPT(config, objective, mask_probability=0.2, palette=palette, dtype="float32")
+    generative = ImageGPT(
+        config, objective, mask_probability=0.2, tokenizer=palette, dtype="float32"
+    )
     classifier = ImageGPTClassifier(config, 3, objective, class_names=["a", "b", "c"])
     for name, model in (("generative", generative), ("classifier", classifier)):
         igpt_keras.save(randomized(model), tmp_path / name)
@@ -32,6 +34,7 @@ def test_a_folder_explains_itself(folder, palette):
         "igpt.json",
         "model.weights.h5",
         "palette.npy",
+        "tokenizer.json",
         "training.json",
     }
     description = json.loads((folder / "igpt.json").read_text())
@@ -47,7 +50,7 @@ def test_an_existing_folder_is_refused_unless_told_otherwise(config, folder):
         igpt_keras.save(ImageGPT(config), folder)
     assert (folder / "model.weights.h5").read_bytes() == before
     igpt_keras.save(ImageGPT(config), folder, overwrite=True)
-    assert igpt_keras.load(folder).palette is None
+    assert igpt_keras.load(folder).tokenizer is None
 
 
 def edit_settings(folder, **changes):

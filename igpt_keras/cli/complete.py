@@ -202,9 +202,7 @@ def complete_in_groups(
     rows = model.config.image_size if model.objective == "ar" else 0
     with row_bar(rows * len(groups), progress) as on_row:
         parts = [
-            igpt_keras.complete(
-                model, None, images[group], seed=seed + group, on_row=on_row, **settings
-            )
+            igpt_keras.complete(model, images[group], seed=seed + group, on_row=on_row, **settings)
             for group in groups
         ]
     return joined(parts)

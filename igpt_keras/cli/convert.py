@@ -48,7 +48,7 @@ def _describe(model: GenerativeModel) -> str:
         kind += f" classifier of {model.num_classes} classes"
     else:
         kind += " model"
-    palette = "with its palette" if model.palette is not None else "without a palette"
+    palette = "with its palette" if model.tokenizer is not None else "without a palette"
     return (
         f"{kind}, {config.image_size}×{config.image_size} pixels, "
         f"{config.vocabulary_size} colors, {model.count_params():,} parameters, {palette}"

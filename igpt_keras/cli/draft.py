@@ -32,7 +32,7 @@ def draft(model: str, data: DataOptions, output: pathlib.Path, seed: int, overwr
         raise InputError(f"--output must end in {NeighborDraft.SUFFIX}, got {output}")
     check_replaceable(output, overwrite)
     loaded = load_with_palette(model)
-    tokenized = data.tokenize(data.open().train, loaded.palette, loaded.config.image_size)
+    tokenized = data.tokenize(data.open().train, loaded.tokenizer, loaded.config.image_size)
     fitted = NeighborDraft.fit(tokenized.tokens, loaded.config.vocabulary_size, seed)
     fitted.save(output, overwrite)
     data.report_bad_images()

@@ -135,7 +135,7 @@ def show(
     shown, model_size = read_palette(palette_or_model)
     size = image_size or model_size
     pictures = [swatches(shown.rgb)]
-    message = f"wrote {output}: {shown.num_colors} colors"
+    message = f"wrote {output}: {shown.vocabulary_size} colors"
     if images:
         pixels = read_images(FileSplit("IMAGES", images), size).images
     elif data:
@@ -151,15 +151,15 @@ def show(
 
 def before_and_after(shown: ColorPalette, images: np.ndarray):
     """Images uint8 [N, R, R, 3] beside what is left of them, a row each."""
-    rows = list(zip(images, shown.dequantize(shown.quantize(images)), strict=True))
-    captions = [describe(error) for error in shown.error(images)]
+    rows = list(zip(images, shown.detokenize(shown.tokenize(images)), strict=True))
+    captions = [describe(error) for error in shown.reconstruction_error(images)]
     cell = images.shape[1] * max(1, round(128 / images.shape[1]))
     return contact_sheet(rows, ["before", "after"], cell, captions)
 
 
 def losses(shown: ColorPalette, images: np.ndarray) -> str:
     """The error of quantization over all pixels of all images."""
-    errors = np.array([shown.error(image) for image in images])
+    errors = np.array([shown.reconstruction_error(image) for image in images])
     return describe(np.sqrt(np.mean(errors**2)))
 
 

@@ -105,7 +105,7 @@ def pretraining(digits: Splits, palette: igpt_keras.ColorPalette, folder: pathli
         digits.train.images.shape[1], NUM_COLORS, HIDDEN_DIM, NUM_LAYERS, NUM_HEADS
     )
     keras.utils.set_random_seed(seed)
-    model = igpt_keras.ImageGPT(config, palette=palette)
+    model = igpt_keras.ImageGPT(config, tokenizer=palette)
     train, validation, test = (
         part.tokens(palette) for part in (digits.train, digits.validation, digits.test)
     )
@@ -139,14 +139,14 @@ def draw_pictures(
     heading("Completing and sampling")
     one_of_each = test.per_class(1, seed)
     images = one_of_each.images[np.argsort(one_of_each.labels)]
-    completions = igpt_keras.complete(model, None, images, KEEP_ROWS, SHOWN_COMPLETIONS, seed=seed)
+    completions = igpt_keras.complete(model, images, KEEP_ROWS, SHOWN_COMPLETIONS, seed=seed)
     rows = [
         [original, keep_top(original, KEEP_ROWS), *completed]
         for original, completed in zip(images, completions.images, strict=True)
     ]
     sheet = contact_sheet(rows, ["original", "known", "completions"])
     save_png(sheet, folder / "completions.png")
-    samples = igpt_keras.sample(model, None, SAMPLES, seed=seed).images[:, 0]
+    samples = igpt_keras.sample(model, SAMPLES, seed=seed).images[:, 0]
     save_png(contact_sheet(np.array_split(samples, 6)), folder / "samples.png")
 
 
@@ -160,7 +160,7 @@ def finetuning(model: igpt_keras.ImageGPT, digits: Splits, folder: pathlib.Path,
     ):
         heading(f"Fine-tuning with {name}")
         keras.utils.set_random_seed(seed)
-        scratch = igpt_keras.ImageGPT(model.config, palette=model.palette)
+        scratch = igpt_keras.ImageGPT(model.config, tokenizer=model.tokenizer)
         settings = {**settings, "learning_rate": FINETUNING_RATE, "seed": seed}
         _, scratch_accuracy = classify(scratch, train, digits, "from scratch", settings)
         classifier, accuracy = classify(model, train, digits, "pre-trained", settings)
@@ -186,13 +186,13 @@ def classify(
     with ProgressBar(description, ("loss", "val_accuracy")) as bar:
         finetune(
             classifier,
-            (train.tokens(model.palette), train.labels),
-            (digits.validation.tokens(model.palette), digits.validation.labels),
+            (train.tokens(model.tokenizer), train.labels),
+            (digits.validation.tokens(model.tokenizer), digits.validation.labels),
             callbacks=[bar],
             verbose=0,
             **settings,
         )
-    logits = classifier.predict(digits.test.tokens(model.palette), verbose=0)
+    logits = classifier.predict(digits.test.tokens(model.tokenizer), verbose=0)
     return classifier, float((logits.argmax(axis=1) == digits.test.labels).mean())
 
 
@@ -212,8 +212,8 @@ def serve_and_ask(
         console.print(f"server at {server.address}")
         remote = client.complete(images, KEEP_ROWS, SHOWN_COMPLETIONS, seed=seed)
         remote_classes = client.classify(images)
-    local = igpt_keras.complete(model, None, images, KEEP_ROWS, SHOWN_COMPLETIONS, seed=seed)
-    local_logits = classifier.predict(test.tokens(model.palette)[:SERVED_IMAGES], verbose=0)
+    local = igpt_keras.complete(model, images, KEEP_ROWS, SHOWN_COMPLETIONS, seed=seed)
+    local_logits = classifier.predict(test.tokens(model.tokenizer)[:SERVED_IMAGES], verbose=0)
     check_equal(remote, local, remote_classes, local_logits)
     count = len(images) * SHOWN_COMPLETIONS
     right = sum(

@@ -24,7 +24,8 @@ from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.network.config import ImageGPTConfig
-from igpt_keras.tokenizers.color_palette import ColorPalette, check_images
+from igpt_keras.tokenizers.base import check_images
+from igpt_keras.tokenizers.color_palette import ColorPalette
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -89,12 +90,12 @@ def load_huggingface(folder: str | os.PathLike) -> ImageGPT | ImageGPTClassifier
                 len(class_names),
                 generative_weight=0,
                 class_names=class_names,
-                palette=palette,
+                tokenizer=palette,
             )
     else:
         tensors.pop(CLASS_HEAD, None)
         with naming(folder):
-            model = ImageGPT(config, palette=palette)
+            model = ImageGPT(config, tokenizer=palette)
     _assign(model, tensors, weights_file)
     return model
 
@@ -142,7 +143,7 @@ def save_huggingface(
             )
         except safetensors.SafetensorError as error:
             raise OSError(f"{folder}: {WEIGHTS_FILE} cannot be written: {error}") from error
-        if model.palette is not None:
+        if model.tokenizer is not None:
             _write_json(partial / PREPROCESSOR_FILE, _preprocessor(model))
     return pathlib.Path(folder)
 
@@ -173,7 +174,7 @@ def image_processor_tokens(images, palette: ColorPalette, image_size: int) -> np
     resized = np.empty((len(images), *size, 3), np.uint8)
     for index, image in enumerate(images):
         resized[index] = PIL.Image.fromarray(image).resize(size, PIL.Image.Resampling.BILINEAR)
-    return palette.quantize(resized).reshape(len(images), image_size**2)
+    return palette.tokenize(resized)
 
 
 def _model_config(settings: dict, file: pathlib.Path) -> ImageGPTConfig:
@@ -404,7 +405,7 @@ def _preprocessor(model: GenerativeModel) -> dict:
     side = model.config.image_size
     return {
         "image_processor_type": "ImageGPTImageProcessor",
-        "clusters": model.palette.colors.tolist(),
+        "clusters": model.tokenizer.colors.tolist(),
         "do_color_quantize": True,
         "do_normalize": True,
         "do_rescale": True,

@@ -149,16 +149,16 @@ def _empty_model(config: ImageGPTConfig, shapes: Shapes, prefix: str) -> Generat
     objective = "ar" if START_VECTOR in shapes else "bert"
     palette = _read_palette(pathlib.Path(prefix).parent / PALETTE_FILE, config.vocabulary_size)
     if CLASS_HEAD not in shapes:
-        return ImageGPT(config, objective, palette=palette)
+        return ImageGPT(config, objective, tokenizer=palette)
     with naming(prefix):
-        return ImageGPTClassifier(config, shapes[CLASS_HEAD][0], objective, palette=palette)
+        return ImageGPTClassifier(config, shapes[CLASS_HEAD][0], objective, tokenizer=palette)
 
 
 def _read_palette(file: pathlib.Path, num_colors: int) -> ColorPalette | None:
     if not file.is_file():
         return None
     palette = ColorPalette.load(file)
-    return palette if palette.num_colors == num_colors else None
+    return palette if palette.vocabulary_size == num_colors else None
 
 
 def _assign(model: GenerativeModel, read: Callable[[str], np.ndarray]) -> None:

@@ -1,4 +1,4 @@
-"""Encoded images to tokens and back, as TensorFlow ops.
+"""Image files to the square images of a model.
 
 One implementation for Python and for exported graphs: eager, the functions return
 tensors; traced, they become part of a SavedModel.
@@ -12,7 +12,6 @@ import tensorflow as tf
 
 from igpt_keras.data.image_decoding import decode
 from igpt_keras.errors import InputError
-from igpt_keras.tokenizers.color_palette import ColorPalette
 
 
 def read_image(path: str | os.PathLike, size: int) -> np.ndarray:
@@ -42,19 +41,3 @@ def fit_to_size(image, size: int):
     square = image[top : top + side, left : left + side]
     resized = tf.image.resize(square[None], (size, size), method="area")[0]
     return tf.cast(tf.round(resized), tf.uint8)
-
-
-def quantize(images, palette: ColorPalette):
-    """`ColorPalette.quantize` in a graph: uint8 [B, R, R, 3] to tokens int32 [B, R²]."""
-    shape = tf.shape(images)
-    values = tf.cast(images, tf.float64) / 127.5 - 1
-    colors = tf.constant(palette.colors, tf.float64)
-    # Summed in the order of `ColorPalette.quantize`, so that ties fall alike.
-    red, green, blue = tf.unstack((values[..., None, :] - colors) ** 2, axis=-1)
-    tokens = tf.argmin(red + green + blue, axis=-1, output_type=tf.int32)
-    return tf.reshape(tokens, [shape[0], shape[1] * shape[2]])
-
-
-def dequantize(tokens, palette: ColorPalette, size: int):
-    """`ColorPalette.dequantize` in a graph: int32 [B, R²] to uint8 [B, R, R, 3]."""
-    return tf.reshape(tf.gather(tf.constant(palette.rgb), tokens), [-1, size, size, 3])

@@ -20,7 +20,7 @@ class LabeledImages:
 
     def tokens(self, palette: ColorPalette) -> np.ndarray:
         """The images as tokens int32 [N, H · W], in raster order."""
-        return palette.quantize(self.images).reshape(len(self), -1)
+        return palette.tokenize(self.images)
 
     def per_class(self, count: int, seed: int) -> "LabeledImages":
         """`count` random images of every class, as `per_class`."""

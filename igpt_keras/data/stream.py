@@ -255,7 +255,7 @@ class Loader:
         squares = area_squares(images, self.image_size)
         if self.palette is None:
             return squares
-        return self.palette.quantize(squares).reshape(len(images), self.image_size**2)
+        return self.palette.tokenize(squares)
 
 
 def tokenize(
@@ -294,7 +294,7 @@ def tokenize(
     folder = pathlib.Path(cache, _cache_key(split, palette, image_size, augmentation_name, decoder))
     if not folder.is_dir():
         own = ImageDecoder(decoder.skip_bad_images)
-        dtype = np.uint16 if palette.num_colors <= 1 << 16 else np.int32
+        dtype = np.uint16 if palette.vocabulary_size <= 1 << 16 else np.int32
         with atomic_path(folder, overwrite=True, marker=CACHE_FILE) as partial:
             partial.mkdir()
             tokens = np.lib.format.open_memmap(partial / "tokens.npy", "w+", dtype, shape)
@@ -384,7 +384,7 @@ def _derived(seed: int, index: int) -> int:
 
 
 def _cache_key(split, palette, image_size, augmentation_name, decoder) -> str:
-    digest = hashlib.sha256(palette.colors.tobytes())
+    digest = hashlib.sha256(palette.fingerprint().encode())
     settings = (split.fingerprint(), image_size, augmentation_name, decoder.skip_bad_images)
     digest.update(repr(settings).encode())
     return digest.hexdigest()[:32]

@@ -55,7 +55,7 @@ def token_features(tokens: LabeledTokens, palette: ColorPalette) -> LayerFeature
 
     What the model is shown of an image. (One-hot tokens would be n · V wide.)
     """
-    colors = palette.dequantize(tokens.tokens)
+    colors = palette.detokenize(tokens.tokens)
     return LayerFeatures([colors.reshape(len(tokens), -1)], tokens.labels)
 
 

@@ -72,7 +72,7 @@ class ImageGPTClassifier(GenerativeModel):
             num_classes,
             model.objective,
             mask_probability=model.mask_probability,
-            palette=model.palette,
+            tokenizer=model.tokenizer,
             **{"dtype": model.dtype_policy, **kwargs},
         )
         classifier.backbone.set_weights(model.backbone.get_weights())

@@ -20,7 +20,7 @@ from igpt_keras.models.masking import draw_fresh_mask
 from igpt_keras.network.backbone import ImageGPTBackbone
 from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.network.losses import autoregressive_nll, masked_nll
-from igpt_keras.tokenizers.color_palette import ColorPalette
+from igpt_keras.tokenizers.base import ImageTokenizer, bind, deserialize, serialize
 
 if keras.backend.backend() == "tensorflow":
     from igpt_keras.models.distributed import DistributedTrainer as Trainer
@@ -42,7 +42,8 @@ class GenerativeModel(Trainer, keras.Model):
         objective: "ar" or "bert".
         generative_weight: factor of the generative term in the loss.
         mask_probability: chance of each position to be in M (BERT; 0.15 in the paper).
-        palette: the `ColorPalette` whose indices the tokens are; travels with the model.
+        tokenizer: Maps images to tokens and back; saved with the model. None if the model
+            is only given tokens.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class GenerativeModel(Trainer, keras.Model):
         *,
         generative_weight: float = paper.GENERATIVE_WEIGHT,
         mask_probability: float = paper.MASK_PROBABILITY,
-        palette: ColorPalette | None = None,
+        tokenizer: ImageTokenizer | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -65,7 +66,7 @@ class GenerativeModel(Trainer, keras.Model):
         self.config = config
         self.generative_weight = generative_weight
         self.mask_probability = mask_probability
-        self.palette = palette
+        self.tokenizer = tokenizer
         self.backbone = ImageGPTBackbone(
             config, objective, name="backbone", dtype=self.dtype_policy
         )
@@ -86,17 +87,19 @@ class GenerativeModel(Trainer, keras.Model):
         return self.backbone.objective
 
     @property
-    def palette(self) -> ColorPalette | None:
-        return self._palette
+    def tokenizer(self) -> ImageTokenizer | None:
+        """The tokenizer, bound to the model's image size; None if it has none."""
+        return self._tokenizer
 
-    @palette.setter
-    def palette(self, palette):
-        if palette is not None and palette.num_colors != self.config.vocabulary_size:
-            raise InputError(
-                f"palette must have vocabulary_size={self.config.vocabulary_size} colors, "
-                f"got {palette.num_colors}"
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: ImageTokenizer | None):
+        if tokenizer is not None:
+            config = self.config
+            tokenizer = bind(
+                tokenizer, config.image_size, config.vocabulary_size, config.sequence_length
             )
-        self._palette = palette
+        # Set past Keras, which would count a tokenizer's weights among the model's.
+        object.__setattr__(self, "_tokenizer", tokenizer)
 
     def build(self, tokens_shape):
         self.backbone.build(tokens_shape)
@@ -209,7 +212,7 @@ class GenerativeModel(Trainer, keras.Model):
         return ops.stack([pool(n) for n in states], axis=1)
 
     def generate(self, images, **settings):
-        """Completes images: `igpt_keras.complete` with this model and its palette.
+        """Completes images: `igpt_keras.complete` with this model.
 
         >>> model.generate(images, keep_rows=16, num_completions=8).images
 
@@ -219,7 +222,7 @@ class GenerativeModel(Trainer, keras.Model):
 
         Returns: the `Completions`.
         """
-        return igpt_keras.complete(self, None, images, **settings)
+        return igpt_keras.complete(self, images, **settings)
 
     def check_layer(self, layer: int) -> None:
         """Raises `InputError` for a layer that features cannot be taken from."""
@@ -233,17 +236,16 @@ class GenerativeModel(Trainer, keras.Model):
             "objective": self.objective,
             "generative_weight": self.generative_weight,
             "mask_probability": self.mask_probability,
-            "palette": None if self.palette is None else self.palette.colors.tolist(),
+            "tokenizer": serialize(self.tokenizer),
         }
 
     @classmethod
     def from_config(cls, config):
-        palette = config.get("palette")
         return cls(
             **{
                 **config,
                 "config": ImageGPTConfig(**config["config"]),
-                "palette": None if palette is None else ColorPalette(palette),
+                "tokenizer": deserialize(config.get("tokenizer")),
             }
         )
 

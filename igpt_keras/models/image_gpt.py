@@ -6,7 +6,7 @@ from igpt_keras import paper
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.network.losses import mean_over_images
-from igpt_keras.tokenizers.color_palette import ColorPalette
+from igpt_keras.tokenizers.base import ImageTokenizer
 
 
 @keras.saving.register_keras_serializable("igpt_keras")
@@ -30,11 +30,11 @@ class ImageGPT(GenerativeModel):
         objective: str = "ar",
         *,
         mask_probability: float = paper.MASK_PROBABILITY,
-        palette: ColorPalette | None = None,
+        tokenizer: ImageTokenizer | None = None,
         **kwargs,
     ):
         super().__init__(
-            config, objective, mask_probability=mask_probability, palette=palette, **kwargs
+            config, objective, mask_probability=mask_probability, tokenizer=tokenizer, **kwargs
         )
         self.build((None, config.sequence_length))
 

@@ -161,7 +161,7 @@ class Run:
             **dataclasses.asdict(self.settings),
         }
         about = {"command": self.command, "options": options, **self.material.fingerprints()}
-        create_run(self.output, KIND, about, self.material.start.palette, overwrite)
+        create_run(self.output, KIND, about, self.material.start.tokenizer, overwrite)
 
     def finish(
         self,
@@ -253,7 +253,7 @@ def load_start(path: str, settings: Settings) -> ImageGPT:
         pretrained.config,
         pretrained.objective,
         mask_probability=pretrained.mask_probability,
-        palette=pretrained.palette,
+        tokenizer=pretrained.tokenizer,
         dtype=pretrained.dtype_policy,
     )
 
@@ -279,7 +279,7 @@ def tokenize_splits(
     """The "test" split, and "validation" unless it is folded into the training images."""
     splits = {"validation": data_set.validation, "test": data_set.test}
     return {
-        name: data.tokenize(split, start.palette, start.config.image_size)
+        name: data.tokenize(split, start.tokenizer, start.config.image_size)
         for name, split in splits.items()
         if split is not None
     }
@@ -316,7 +316,7 @@ def training_stream(
     batch_size: int,
 ) -> TrainingStream:
     """Batches of all training images, or of some of every class."""
-    tokenization = (start.palette, start.config.image_size)
+    tokenization = (start.tokenizer, start.config.image_size)
     stream = data.stream(
         data_set,
         *tokenization,

@@ -265,13 +265,13 @@ def find_palette(images: Images, settings: Settings) -> igpt_keras.ColorPalette:
 def _new_model(
     palette: igpt_keras.ColorPalette, settings: Settings, precision: str
 ) -> igpt_keras.ImageGPT:
-    config = igpt_keras.ImageGPTConfig(vocabulary_size=palette.num_colors, **settings.sizes())
+    config = igpt_keras.ImageGPTConfig(vocabulary_size=palette.vocabulary_size, **settings.sizes())
     keras.utils.set_random_seed(settings.seed)
     return igpt_keras.ImageGPT(
         config,
         settings.objective,
         mask_probability=settings.mask_probability,
-        palette=palette,
+        tokenizer=palette,
         dtype=precision,
     )
 
@@ -308,7 +308,9 @@ def _train(
     training.say(
         f"{model.count_params():,} parameters, {total_steps} steps of {settings.batch_size} images"
     )
-    tokens = images.options.tokenize(images.held_out, model.palette, model.config.image_size).tokens
+    tokens = images.options.tokenize(
+        images.held_out, model.tokenizer, model.config.image_size
+    ).tokens
     with (
         bar,
         images.options.decoder.naming_errors(),
@@ -368,7 +370,7 @@ def _test_loss(model: igpt_keras.ImageGPT, run: Run) -> float | None:
     test = run.images.data_set.test
     if test is None:
         return None
-    tokens = run.images.options.tokenize(test, model.palette, model.config.image_size).tokens
+    tokens = run.images.options.tokenize(test, model.tokenizer, model.config.image_size).tokens
     size = run.settings.batch_size
     return model.evaluate(tokens, batch_size=size, verbose=0, return_dict=True)["loss"]
 
@@ -381,7 +383,7 @@ def _pictures(model: igpt_keras.ImageGPT, run: Run) -> dict[str, Image.Image]:
     size, keep_rows = model.config.image_size, model.config.image_size // 2
     reading = images.options.reading()
     pixels = read_images(images.held_out, size, limit=PICTURED, seed=seed, **reading).images
-    completions = igpt_keras.complete(model, None, pixels, keep_rows, COMPLETIONS_EACH, seed=seed)
+    completions = igpt_keras.complete(model, pixels, keep_rows, COMPLETIONS_EACH, seed=seed)
     rows = [
         [original, keep_top(original, keep_rows), *completed]
         for original, completed in zip(pixels, completions.images, strict=True)
@@ -398,7 +400,7 @@ def _write(model: igpt_keras.ImageGPT, run: Run, metrics: dict[str, Any]) -> Non
     for name, picture in _pictures(model, run).items():
         save_png(picture, run.output / f"{name}.png")
     if model.objective == "ar":
-        samples = igpt_keras.sample(model, None, SAMPLES, seed=run.settings.seed).images[:, 0]
+        samples = igpt_keras.sample(model, SAMPLES, seed=run.settings.seed).images[:, 0]
         save_png(contact_sheet(np.array_split(samples, 5)), run.output / "samples.png")
     result = Result(
         kind=KIND,

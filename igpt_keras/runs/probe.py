@@ -133,9 +133,9 @@ class Run:
             splits = ProbeSplits(*map(pixel_features, images), num_classes)
             return baseline_metrics(splits, method, data, settings)
         size = model.config.image_size
-        tokens = [data.tokenize(split, model.palette, size) for split in sources]
+        tokens = [data.tokenize(split, model.tokenizer, size) for split in sources]
         if settings.baseline == "tokens":
-            features = [token_features(split, model.palette) for split in tokens]
+            features = [token_features(split, model.tokenizer) for split in tokens]
             return baseline_metrics(ProbeSplits(*features, num_classes), method, data, settings)
         train, validation, *votes = extract(model, tokens, settings, folder, self.quiet)
         splits = ProbeSplits(train, validation, votes[0], num_classes)

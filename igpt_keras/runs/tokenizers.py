@@ -24,7 +24,7 @@ def load_with_palette(path: str) -> GenerativeModel:
         InputError: it has no palette, so that images have no tokens.
     """
     model = igpt_keras.load(path)
-    if model.palette is None:
+    if model.tokenizer is None:
         raise InputError(
             f"{path} has no palette, which images are encoded with; the palette of its "
             "pre-training belongs into its folder as palette.npy"
@@ -56,4 +56,4 @@ def read_palette(path: str) -> tuple[ColorPalette, int]:
     if path.endswith(SUFFIX):
         return ColorPalette.load(path), IMAGE_SIZE
     model = load_with_palette(path)
-    return model.palette, model.config.image_size
+    return model.tokenizer, model.config.image_size

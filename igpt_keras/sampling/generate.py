@@ -24,10 +24,9 @@ from igpt_keras.sampling.settings import (
     completion_seeds,
     is_integer,
     known_pixels,
-    palette_of,
 )
 from igpt_keras.sampling.speculative import Guesses, begin_guesses, speculate_rows
-from igpt_keras.tokenizers.color_palette import ColorPalette
+from igpt_keras.tokenizers.base import tokenizer_of
 
 # The caches grow by about so many positions at a time: attention goes over what exists, and
 # the copies on growing stay rare.
@@ -89,7 +88,6 @@ class State(NamedTuple):
 
 def complete(
     model: GenerativeModel,
-    palette: ColorPalette | None,
     images: np.ndarray,
     keep_rows: int | None = None,
     num_completions: int = 1,
@@ -111,9 +109,8 @@ def complete(
 
     Args:
         model: an `ImageGPT`, or a classifier with its token logits.
-        palette: its palette; None for `model.palette`.
         images: uint8 [B, R, R, 3] (or 1 channel, gray), R = `image_size`. Known
-            pixels come back as their nearest colors of the palette.
+            pixels come back as the tokenizer restores them.
         keep_rows: number of rows known, 0…R; or else `known`.
         num_completions: N, at least 1. They share one pass over the pixels before the first
             unknown one.
@@ -140,7 +137,7 @@ def complete(
     """
     check_can_complete(model)
     check_fits_objective(model, rounds, draft=draft, on_row=on_row, jit_compile=jit_compile)
-    palette = palette_of(model, palette)
+    tokenizer = tokenizer_of(model)
     images = check_model_images(model, images)
     size = model.config.image_size
     check_settings(
@@ -155,7 +152,7 @@ def complete(
         tf.fill([seeds.size], np.int32(top_k)),
         tf.fill([seeds.size], np.float32(top_p)),
     )
-    tokens = palette.quantize(images).reshape(len(images), -1).astype(np.int32)
+    tokens = tokenizer.tokenize(images)
     if model.objective == "bert":
         filled, passes = _fill(model, tokens, known, settings, num_completions, rounds)
     else:
@@ -163,14 +160,14 @@ def complete(
         if on_row is not None:
 
             def report(row, tokens):
-                on_row(row, palette.dequantize(tokens.reshape(*seeds.shape, size)))
+                on_row(row, tokenizer.rgb[tokens.reshape(*seeds.shape, size)])
 
         filled, passes = _decode(
             model, draft, tokens, known, settings, num_completions, report, jit_compile
         )
     tokens, log_probabilities, entropies = (x.numpy().reshape(*seeds.shape, -1) for x in filled)
     return Completions(
-        images=palette.dequantize(tokens).reshape(*seeds.shape, size, size, 3),
+        images=tokenizer.detokenize(tokens),
         tokens=tokens,
         log_likelihood=np.where(known[:, None], 0, log_probabilities).sum(axis=-1),
         total_log_likelihood=(
@@ -183,7 +180,6 @@ def complete(
 
 def sample(
     model: GenerativeModel,
-    palette: ColorPalette | None,
     num_samples: int,
     temperature: float = 1.0,
     top_k: int = 0,
@@ -198,7 +194,6 @@ def sample(
     blank = np.zeros((num_samples, size, size, 3), np.uint8)
     return complete(
         model,
-        palette,
         blank,
         keep_rows=0,
         temperature=temperature,

@@ -10,15 +10,13 @@ from igpt_keras.sampling.settings import (
     check_can_sample,
     check_model_images,
     is_integer,
-    palette_of,
 )
-from igpt_keras.tokenizers.color_palette import ColorPalette
+from igpt_keras.tokenizers.base import tokenizer_of
 
 
 def score(
     model: GenerativeModel,
     images: np.ndarray,
-    palette: ColorPalette | None = None,
     *,
     per_pixel: bool = False,
     batch_size: int = 32,
@@ -29,7 +27,6 @@ def score(
         model: an autoregressive `ImageGPT`, or a classifier with its token logits. A BERT model
             gives a distribution of some pixels given the others, and none of a whole image.
         images: uint8 [B, R, R, 3] (or 1 channel, gray), R = `image_size`.
-        palette: the model's palette; None for `model.palette`.
         per_pixel: whether to give the log-probability of every pixel given those before it.
         batch_size: images in one pass.
 
@@ -39,11 +36,10 @@ def score(
         InputError: an argument that cannot be used.
     """
     check_can_sample(model)
-    palette = palette_of(model, palette)
     images = check_model_images(model, images)
     if not is_integer(batch_size) or batch_size < 1:
         raise InputError(f"batch_size must be an integer >= 1, got {batch_size}")
-    tokens = palette.quantize(images).reshape(len(images), -1)
+    tokens = tokenizer_of(model).tokenize(images)
     log_probabilities = np.concatenate(
         [
             _compiled_scorer(model)(tokens[start : start + batch_size]).numpy()

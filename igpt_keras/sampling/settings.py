@@ -8,7 +8,7 @@ import numpy as np
 
 from igpt_keras.errors import InputError
 from igpt_keras.models.generative_model import GenerativeModel
-from igpt_keras.tokenizers.color_palette import ColorPalette, check_images
+from igpt_keras.tokenizers.base import check_images
 
 
 def check_settings(
@@ -119,19 +119,6 @@ def known_pixels(keep_rows: int | None, known, num_images: int, image_size: int)
             f"got {known.dtype} of shape {list(known.shape)}"
         )
     return np.broadcast_to(known, shape).reshape(num_images, -1)
-
-
-def palette_of(model: GenerativeModel, palette: ColorPalette | None) -> ColorPalette:
-    """The palette given or else the model's; raises `InputError` for none or another size."""
-    palette = model.palette if palette is None else palette
-    if palette is None:
-        raise InputError("palette is needed: the model has none of its own")
-    if palette.num_colors != model.config.vocabulary_size:
-        raise InputError(
-            f"palette must have vocabulary_size={model.config.vocabulary_size} colors, "
-            f"got {palette.num_colors}"
-        )
-    return palette
 
 
 def completion_seeds(

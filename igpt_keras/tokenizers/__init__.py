@@ -1,0 +1,29 @@
+"""Tokenizers: images to discrete tokens and back."""
+
+import os
+import pathlib
+
+from igpt_keras.tokenizers.base import (
+    TOKENIZER_FILE,
+    ImageTokenizer,
+    register_tokenizer,
+    tokenizers,
+)
+from igpt_keras.tokenizers.color_palette import PALETTE_FILE, ColorPalette
+
+__all__ = ["ColorPalette", "ImageTokenizer", "load_tokenizer", "register_tokenizer", "tokenizers"]
+
+
+def load_tokenizer(folder: str | os.PathLike) -> ImageTokenizer | None:
+    """Reads the tokenizer of a preset folder: `tokenizer.json`, or a lone `palette.npy`.
+
+    Returns:
+        The tokenizer, or None if the folder holds neither file.
+
+    Raises:
+        InputError: The files are damaged.
+    """
+    if pathlib.Path(folder, TOKENIZER_FILE).is_file():
+        return ImageTokenizer.from_preset(folder)
+    palette = pathlib.Path(folder, PALETTE_FILE)
+    return ColorPalette.load(palette) if palette.is_file() else None

@@ -1,79 +1,124 @@
 """The color palette: RGB pixels to tokens and back (paper, section 3.2)."""
 
+import copy
+import hashlib
+import math
 import os
 import pathlib
+from typing import Any, ClassVar
 
 import numpy as np
 
 from igpt_keras import paper
 from igpt_keras.atomic import atomic_path
 from igpt_keras.errors import InputError
+from igpt_keras.tokenizers.base import ImageTokenizer, check_images, register_tokenizer
+
+PALETTE_FILE = "palette.npy"
 
 # A mean of float32 white pixels may lie this far outside [-1, 1].
-ROUNDING = 1e-5
-# What a channel's values 0…255 stand for.
+ROUNDING_TOLERANCE = 1e-5
+# The colors of the channel values 0…255.
 LEVELS = np.arange(256) / 127.5 - 1
-# Pixels looked up at once: their indices stay in the processor's cache.
-CHUNK = 16384
-# The table is filled in blocks of SIDE³ colors, whose candidates are chosen BLOCKS at a time.
-SIDE = 8
-BLOCKS = 16
+# Pixels per lookup: their table indices fit into the processor's cache.
+PIXELS_PER_LOOKUP = 16384
+# The table is filled in cubes of CUBE_SIDE³ colors; candidates are chosen for CUBES_AT_ONCE.
+CUBE_SIDE = 8
+CUBES_AT_ONCE = 16
 
 
-class ColorPalette:
-    """The k colors whose indices are the tokens.
+@register_tokenizer("color_palette")
+class ColorPalette(ImageTokenizer):
+    """A tokenizer whose tokens are indices into k colors, one token per pixel.
 
     Args:
-        colors: float [k, 3], RGB in [-1, 1]; a uint8 channel v stands for
-            v / 127.5 - 1 (published `kmeans_centers.npy`).
+        colors: float [k, 3], RGB in [-1, 1]: a uint8 channel v is the color v / 127.5 - 1,
+            as in the published `kmeans_centers.npy`.
+        image_size: Side of the images in pixels; None for square images of any size.
 
     Attributes:
         colors: float32 [k, 3].
+        image_size: As given.
 
     Raises:
-        InputError: colors of another shape, not finite, or outside [-1, 1].
+        InputError: The colors have another shape, are not finite, or lie outside [-1, 1].
+
+    Example:
+        ```python
+        import numpy as np
+        from igpt_keras import ColorPalette
+
+        images = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3)).astype(np.uint8)
+        palette = ColorPalette.fit(images, num_colors=16)
+        tokens = palette.tokenize(images)  # int32 [10, 64]
+        restored = palette.detokenize(tokens)  # uint8 [10, 8, 8, 3]
+        ```
     """
 
-    def __init__(self, colors):
+    pixelwise: ClassVar[bool] = True
+
+    def __init__(self, colors: Any, image_size: int | None = None):
         colors = np.asarray(colors, dtype=np.float32)
         if colors.ndim != 2 or colors.shape[1] != 3 or not len(colors):
             raise InputError(f"palette colors must have shape [k, 3], got {list(colors.shape)}")
-        if not np.isfinite(colors).all() or np.abs(colors).max() > 1 + ROUNDING:
+        if not np.isfinite(colors).all() or np.abs(colors).max() > 1 + ROUNDING_TOLERANCE:
             raise InputError(
                 "palette colors must be finite and lie in [-1, 1], "
                 f"got {colors.min()}…{colors.max()}"
             )
         self.colors = colors
-        # Token + 1 of all 2²⁴ colors, 0 where it is not known yet. Zeros take no memory until
-        # they are written; threads that fill the same entries write the same values.
+        self.image_size = image_size
+        # Token + 1 of each of the 2²⁴ colors, or 0 where it is not known yet. Zeros take no
+        # memory until they are overwritten. Threads that fill the same entries write the same
+        # values.
         self._table = np.zeros(1 << 24, np.min_scalar_type(len(colors)))
 
     @property
-    def num_colors(self) -> int:
+    def vocabulary_size(self) -> int:
+        """Number of colors, k."""
         return len(self.colors)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of an image: (R, R).
+
+        Raises:
+            InputError: The palette is for images of any size.
+        """
+        if self.image_size is None:
+            raise InputError("image_size of the palette is not set; bind it to one")
+        return (self.image_size, self.image_size)
 
     @classmethod
     def fit(
-        cls, images, num_colors: int = paper.PALETTE_SIZE, seed: int = 0, max_pixels: int = 250_000
+        cls,
+        images: np.ndarray,
+        num_colors: int = paper.PALETTE_SIZE,
+        seed: int = 0,
+        max_pixels: int = 250_000,
     ) -> "ColorPalette":
-        """Fits the palette by k-means over pixels.
+        """Fits a palette to the pixels of images by k-means.
 
         Args:
-            images: uint8 [..., H, W, 3] (or 1 channel, gray).
-            num_colors: k; 512 is the paper's 9 bits.
-            seed: of the sample of pixels and of k-means.
-            max_pixels: k-means sees at most this many pixels, drawn at random.
+            images: uint8 [..., R, R, 3], or with one gray channel.
+            num_colors: Number of colors, k.
+            seed: Seed of the pixel sample and of k-means.
+            max_pixels: Maximum number of pixels, drawn at random, that k-means is given.
 
-        Returns: a palette whose colors are sorted from dark to light.
+        Returns:
+            A palette for images of this size, its colors sorted from dark to light.
 
         Raises:
-            InputError: unusable images, or fewer distinct colors than `num_colors`.
+            InputError: The images cannot be used or have fewer than `num_colors` distinct
+                colors.
         """
         from sklearn.cluster import KMeans
 
         if num_colors < 1:
             raise InputError(f"num_colors must be at least 1, got {num_colors}")
-        pixels = check_images(images).reshape(-1, 3)
+        images = check_images(images)
+        height, width = images.shape[-3:-1]
+        pixels = images.reshape(-1, 3)
         if len(pixels) > max_pixels:
             chosen = np.random.default_rng(seed).choice(len(pixels), max_pixels, replace=False)
             pixels = pixels[chosen]
@@ -86,32 +131,124 @@ class ColorPalette:
         kmeans = KMeans(num_colors, n_init=1, random_state=seed)
         kmeans.fit(distinct / 127.5 - 1, sample_weight=counts)
         colors = np.clip(kmeans.cluster_centers_, -1, 1)
-        return cls(colors[np.argsort(colors.sum(axis=1), kind="stable")])
+        colors = colors[np.argsort(colors.sum(axis=1), kind="stable")]
+        return cls(colors, height if height == width else None)
 
-    def quantize(self, images) -> np.ndarray:
-        """Pixels to the tokens of their nearest colors.
+    def bind(self, image_size: int) -> "ColorPalette":
+        """Returns the palette for images of a given size; colors do not depend on it."""
+        bound = copy.copy(self)
+        bound.image_size = image_size
+        return bound
 
-        Nearest by squared Euclidean distance in float64; of equally near colors,
-        the one of lowest index.
+    def fingerprint(self) -> str:
+        """Returns a SHA-256 digest of the colors, the same for every image size."""
+        return hashlib.sha256(self.kind.encode() + self.colors.tobytes()).hexdigest()
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, JSON-serializable."""
+        return {"colors": self.colors.tolist(), "image_size": self.image_size}
+
+    def nearest(self, pixels: np.ndarray) -> np.ndarray:
+        """Returns the indices of the colors nearest to pixels.
+
+        The distance is squared Euclidean, in float64; of equally near colors, the one with
+        the lowest index counts.
 
         Args:
-            images: uint8 [..., H, W, 3] (or 1 channel, gray).
+            pixels: uint8 [..., 3].
 
-        Returns: int32 [..., H, W].
+        Returns:
+            int32 [...].
+        """
+        flat = pixels.reshape(-1, 3)
+        tokens = np.empty(len(flat), np.int32)
+        for start in range(0, len(flat), PIXELS_PER_LOOKUP):
+            chunk = slice(start, start + PIXELS_PER_LOOKUP)
+            tokens[chunk] = self._look_up(flat[chunk])
+        return tokens.reshape(pixels.shape[:-1])
+
+    def _tokenize(self, images: np.ndarray) -> np.ndarray:
+        return self.nearest(images).reshape(len(images), math.prod(images.shape[1:3]))
+
+    def _detokenize(self, tokens: np.ndarray) -> np.ndarray:
+        side = math.isqrt(tokens.shape[-1])
+        return self.rgb[tokens].reshape(len(tokens), side, side, 3)
+
+    def _check_length(self, tokens: np.ndarray) -> None:
+        if self.image_size is not None:
+            super()._check_length(tokens)
+        elif tokens.ndim < 1 or math.isqrt(tokens.shape[-1]) ** 2 != tokens.shape[-1]:
+            raise InputError(
+                f"tokens must have shape [..., n], n a square, got {list(tokens.shape)}"
+            )
+
+    @property
+    def rgb(self) -> np.ndarray:
+        """The colors as uint8 [k, 3]: rint(127.5 · (c + 1)), as in the published code."""
+        return np.rint(127.5 * (self.colors.astype(np.float64) + 1)).astype(np.uint8)
+
+    def tokenize_in_graph(self, images):
+        """Returns the tokens of a TensorFlow tensor: uint8 [B, R, R, 3] to int32 [B, n]."""
+        import tensorflow as tf
+
+        shape = tf.shape(images)
+        values = tf.cast(images, tf.float64) / 127.5 - 1
+        # Summed in the order of `_fill`, so that ties fall alike.
+        red, green, blue = tf.unstack(
+            (values[..., None, :] - tf.constant(self.colors, tf.float64)) ** 2, axis=-1
+        )
+        tokens = tf.argmin(red + green + blue, axis=-1, output_type=tf.int32)
+        return tf.reshape(tokens, [shape[0], shape[1] * shape[2]])
+
+    def detokenize_in_graph(self, tokens):
+        """Returns the images of a TensorFlow tensor: int32 [B, n] to uint8 [B, R, R, 3]."""
+        import tensorflow as tf
+
+        return tf.reshape(tf.gather(tf.constant(self.rgb), tokens), [-1, *self.grid, 3])
+
+    def save(self, path: str | os.PathLike, overwrite: bool = True) -> None:
+        """Writes the colors in the published format: a `.npy` file, float32 [k, 3].
 
         Raises:
-            InputError: images of another rank, dtype or number of channels.
+            FileExistsError: `path` exists and `overwrite` is false.
         """
-        images = check_images(images)
-        pixels = images.reshape(-1, 3)
-        tokens = np.empty(len(pixels), np.int32)
-        for start in range(0, len(pixels), CHUNK):
-            chunk = slice(start, start + CHUNK)
-            tokens[chunk] = self._look_up(pixels[chunk])
-        return tokens.reshape(images.shape[:-1])
+        with atomic_path(path, overwrite) as partial, open(partial, "wb") as file:
+            np.save(file, self.colors)
 
-    def _look_up(self, pixels) -> np.ndarray:
-        """Tokens int32 [m] of pixels uint8 [m, 3]."""
+    @classmethod
+    def load(cls, path: str | os.PathLike, image_size: int | None = None) -> "ColorPalette":
+        """Reads a palette in the published format.
+
+        Args:
+            path: A `.npy` file, float [k, 3].
+            image_size: As in the constructor.
+
+        Raises:
+            FileNotFoundError: `path` does not exist.
+            InputError: The file does not hold a palette.
+        """
+        path = pathlib.Path(path)
+        try:
+            colors = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise InputError(f"palette {path} is not a .npy file: {error}") from None
+        try:
+            return cls(colors, image_size)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"palette {path} is unusable: {error}") from None
+
+    def write_assets(self, folder: pathlib.Path) -> dict[str, Any]:
+        """Writes `palette.npy` into `folder`; returns the other settings."""
+        self.save(folder / PALETTE_FILE)
+        return {"image_size": self.image_size}
+
+    @classmethod
+    def read_assets(cls, folder: pathlib.Path, config: dict[str, Any]) -> "ColorPalette":
+        """Reads `palette.npy` from `folder`."""
+        return cls.load(folder / PALETTE_FILE, **config)
+
+    def _look_up(self, pixels: np.ndarray) -> np.ndarray:
+        """Returns the tokens int32 [m] of pixels uint8 [m, 3]."""
         rgb = pixels[:, 0].astype(np.intp)
         for channel in (1, 2):
             rgb <<= 8
@@ -122,112 +259,36 @@ class ColorPalette:
             entries = self._table.take(rgb)
         return np.subtract(entries, 1, dtype=np.int32)
 
-    def _fill(self, pixels) -> None:
-        """Fills the table's blocks of SIDE³ colors that pixels uint8 [m, 3] lie in."""
+    def _fill(self, pixels: np.ndarray) -> None:
+        """Fills the table's cubes of CUBE_SIDE³ colors that pixels uint8 [m, 3] lie in."""
         table = self._table.reshape(256, 256, 256)
         colors = self.colors.astype(np.float64).T
-        blocks = np.unique(pixels // SIDE, axis=0).astype(np.intp) * SIDE
-        for start in range(0, len(blocks), BLOCKS):
-            corners = blocks[start : start + BLOCKS]
+        cubes = np.unique(pixels // CUBE_SIDE, axis=0).astype(np.intp) * CUBE_SIDE
+        for start in range(0, len(cubes), CUBES_AT_ONCE):
+            corners = cubes[start : start + CUBES_AT_ONCE]
             for corner, possible in zip(corners, _possible(corners, colors), strict=True):
                 candidates = np.flatnonzero(possible)
-                levels = LEVELS[corner[:, None] + np.arange(SIDE)]
+                levels = LEVELS[corner[:, None] + np.arange(CUBE_SIDE)]
                 red, green, blue = (levels[:, :, None] - colors[:, None, candidates]) ** 2
                 nearest = (red[:, None, None] + green[:, None] + blue).argmin(axis=-1)
-                r, g, b = (slice(value, value + SIDE) for value in corner)
+                r, g, b = (slice(value, value + CUBE_SIDE) for value in corner)
                 table[r, g, b] = candidates[nearest] + 1
 
-    @property
-    def rgb(self) -> np.ndarray:
-        """The colors as uint8 [k, 3]: rint(127.5 · (c + 1)), as in the published code."""
-        return np.rint(127.5 * (self.colors.astype(np.float64) + 1)).astype(np.uint8)
 
-    def dequantize(self, tokens) -> np.ndarray:
-        """Tokens int [...] to pixels uint8 [..., 3].
+def _possible(corners: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """Returns which colors may be the nearest one somewhere in each cube: bool [m, k].
 
-        Raises:
-            InputError: tokens that are not integers in 0…k - 1.
-        """
-        tokens = np.asarray(tokens)
-        if tokens.dtype.kind not in "iu":
-            raise InputError(f"tokens must be integers, got {tokens.dtype}")
-        if tokens.size and (tokens.min() < 0 or tokens.max() >= self.num_colors):
-            raise InputError(
-                f"tokens must lie in 0…{self.num_colors - 1}, got {tokens.min()}…{tokens.max()}"
-            )
-        return self.rgb[tokens]
-
-    def error(self, images) -> np.ndarray:
-        """What quantization loses: the root mean square error of each image.
-
-        Args:
-            images: as for `quantize`.
-
-        Returns: float64 [...], in levels 0…255 of a channel.
-        """
-        images = check_images(images)
-        difference = images - self.dequantize(self.quantize(images)).astype(np.float64)
-        return np.sqrt(np.mean(difference**2, axis=(-3, -2, -1)))
-
-    def save(self, path: str | os.PathLike, overwrite: bool = True) -> None:
-        """Writes the colors as the published `.npy`, float32 [k, 3], whole or not at all.
-
-        Raises:
-            FileExistsError: `path` exists and `overwrite` is false.
-        """
-        with atomic_path(path, overwrite) as partial, open(partial, "wb") as file:
-            np.save(file, self.colors)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> "ColorPalette":
-        """Reads a `.npy` palette.
-
-        Raises:
-            FileNotFoundError: no such file.
-            InputError: a file that is not a palette.
-        """
-        path = pathlib.Path(path)
-        try:
-            colors = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise InputError(f"palette {path} is not a .npy file: {error}") from None
-        try:
-            return cls(colors)
-        except (ValueError, TypeError) as error:
-            raise InputError(f"palette {path} is unusable: {error}") from None
-
-
-def _possible(corners, colors) -> np.ndarray:
-    """Which colors may be the nearest one somewhere in a block: bool [m, k].
-
-    The others' smallest distance to the block exceeds the largest one of some color. The
-    bounds are summed as the distances are; rounding keeps the order of what it rounds, so
-    they hold for the computed distances exactly.
+    A color is ruled out if its smallest distance to the cube exceeds the largest distance of
+    another color. The bounds are summed in the order of the distances; rounding is monotonic,
+    so they hold exactly for the computed distances.
 
     Args:
-        corners: int [m, 3], the lowest channel values of each block.
+        corners: int [m, 3], the lowest channel values of each cube.
         colors: float64 [3, k].
     """
-    low, high = (LEVELS[values][:, :, None] for values in (corners, corners + SIDE - 1))
+    low, high = (LEVELS[values][:, :, None] for values in (corners, corners + CUBE_SIDE - 1))
     red, green, blue = np.moveaxis((np.clip(colors, low, high) - colors) ** 2, 1, 0)
     smallest = red + green + blue
     red, green, blue = np.moveaxis(np.maximum((low - colors) ** 2, (high - colors) ** 2), 1, 0)
     largest = red + green + blue
     return smallest <= largest.min(axis=1, keepdims=True)
-
-
-def check_images(images) -> np.ndarray:
-    """Images as uint8 [..., H, W, 3]; gray ones get three equal channels.
-
-    Raises:
-        InputError: another rank, dtype or number of channels.
-    """
-    images = np.asarray(images)
-    if images.dtype != np.uint8:
-        raise InputError(f"images must be uint8 with values 0…255, got {images.dtype}")
-    if images.ndim < 3 or images.shape[-1] not in (1, 3):
-        raise InputError(
-            f"images must have shape [..., height, width, 3] (or 1 channel), "
-            f"got {list(images.shape)}"
-        )
-    return np.broadcast_to(images, (*images.shape[:-1], 3))

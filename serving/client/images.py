@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from igpt_keras.errors import InputError
-from igpt_keras.tokenizers.color_palette import check_images
+from igpt_keras.tokenizers.base import check_images
 
 AnyImage = str | os.PathLike | bytes | np.ndarray | Image.Image
 Images = Sequence[AnyImage] | np.ndarray

@@ -27,6 +27,7 @@ from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.sampling import check_backend
+from igpt_keras.tokenizers.base import tokenizer_of
 from serving.export.assets import write_assets
 from serving.export.checks import check_runs, check_servable, read_graph
 from serving.export.signatures import (
@@ -135,8 +136,7 @@ def _check_models(models: list[GenerativeModel]) -> None:
     for model in models:
         if not isinstance(model, (ImageGPT, ImageGPTClassifier)):
             raise InputError(f"models must be ImageGPT or ImageGPTClassifier, got {model!r}")
-        if model.palette is None:
-            raise InputError(f"palette is needed: the {type(model).__name__} has none")
+        tokenizer_of(model)
 
 
 def _is_classifier(model: GenerativeModel) -> bool:

@@ -13,8 +13,6 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.generative_model import GenerativeModel
 
@@ -55,9 +53,9 @@ def write_assets(
 
     Returns: the files.
     """
-    models[0].palette.save(folder / PALETTE_FILE)
-    other = models[-1].palette
-    if not np.array_equal(other.colors, models[0].palette.colors):
+    models[0].tokenizer.save(folder / PALETTE_FILE)
+    other = models[-1].tokenizer
+    if other.fingerprint() != models[0].tokenizer.fingerprint():
         other.save(folder / CLASSIFIER_PALETTE_FILE)
     for model in models:
         if isinstance(model, ImageGPTClassifier):

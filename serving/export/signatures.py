@@ -11,7 +11,7 @@ from functools import partial
 
 import tensorflow as tf
 
-from igpt_keras.data.images import dequantize, fit_to_size, quantize
+from igpt_keras.data.images import fit_to_size
 from igpt_keras.errors import InputError
 from igpt_keras.evaluation.voting import VOTES
 from igpt_keras.models.classifier import ImageGPTClassifier
@@ -123,7 +123,7 @@ class Preprocessing:
     """Image files to a model's tokens, and its tokens to pixels.
 
     Args:
-        model: whose image size and palette count.
+        model: whose image size and tokenizer count.
         max_pixels: an image that declares more is refused before it is decoded.
 
     Attributes:
@@ -133,7 +133,7 @@ class Preprocessing:
     def __init__(self, model: GenerativeModel, max_pixels: int):
         self.size = model.config.image_size
         self.length = model.config.sequence_length
-        self.palette = model.palette
+        self.tokenizer = model.tokenizer
         self.max_pixels = max_pixels
         # Traced once, for all signatures.
         self.tokens = tf.function(self._tokens, input_signature=[IMAGE_BYTES], autograph=False)
@@ -148,11 +148,11 @@ class Preprocessing:
 
     def _tokens_of_one(self, content):
         image = fit_to_size(decode_image(content, self.max_pixels), self.size)
-        return quantize(image[None], self.palette)[0]
+        return self.tokenizer.tokenize_in_graph(image[None])[0]
 
     def pixels(self, tokens):
         """Tokens int32 [B, n] to pixels uint8 [B, R, R, 3]."""
-        return dequantize(tokens, self.palette, self.size)
+        return self.tokenizer.detokenize_in_graph(tokens)
 
 
 def _functions(

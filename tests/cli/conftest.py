@@ -81,7 +81,7 @@ def pretrained(tmp_path, config, randomized):
         colors = igpt_keras.ColorPalette(generator.uniform(-1, 1, (8, 3))) if palette else None
         keras.utils.set_random_seed(0)
         model = randomized(
-            model_class(config, objective=objective, palette=colors, **settings), seed
+            model_class(config, objective=objective, tokenizer=colors, **settings), seed
         )
         path = tmp_path / f"{model_class.__name__}-{objective}"
         about = {"name": "before", "data": "folder:x", "step": 7}

@@ -16,7 +16,7 @@ from igpt_keras.data.images import read_image
 
 @pytest.fixture
 def model_folder(config, palette, randomized, tmp_path):
-    return igpt_keras.save(randomized(ImageGPT(config, palette=palette)), tmp_path / "model")
+    return igpt_keras.save(randomized(ImageGPT(config, tokenizer=palette)), tmp_path / "model")
 
 
 @pytest.fixture
@@ -61,10 +61,10 @@ def test_complete_writes_every_completion_and_a_contact_sheet(
     }
     model = igpt_keras.load(model_folder)
     images = np.stack([read_image(path, 4) for path in photos])
-    expected = igpt_keras.complete(model, None, images, 2, 3, seed=5).images
+    expected = igpt_keras.complete(model, images, 2, 3, seed=5).images
     written = np.asarray(Image.open(output / "001-other-02.png"))
     np.testing.assert_array_equal(written, expected[1, 2])
-    kept = palette.dequantize(palette.quantize(images[1]))[:2]
+    kept = palette.detokenize(palette.tokenize(images[1]))[:2]
     np.testing.assert_array_equal(written[:2], kept)
 
 
@@ -87,10 +87,10 @@ def test_a_mask_is_white_where_pixels_are_filled(
     known[1:3, 2:] = False
     images = read_image(photos[0], 4)[None]
     model = igpt_keras.load(model_folder)
-    expected = igpt_keras.complete(model, None, images, known=known, num_completions=2)
+    expected = igpt_keras.complete(model, images, known=known, num_completions=2)
     written = np.asarray(Image.open(output / "000-photo-01.png"))
     np.testing.assert_array_equal(written, expected.images[0, 1])
-    original = palette.dequantize(palette.quantize(images[0]))
+    original = palette.detokenize(palette.tokenize(images[0]))
     np.testing.assert_array_equal(written[known], original[known])
     assert Image.open(output / "entropy.png").width > Image.open(output / "000-photo-01.png").width
 
@@ -106,7 +106,7 @@ def test_likelihoods_are_printed_and_written(model_folder, photos, tmp_path, mon
     assert run(monkeypatch, "complete", *photos, *flat(options)) == 0
     printed = capsys.readouterr().out
     images = np.stack([read_image(path, 4) for path in photos])
-    expected = igpt_keras.complete(igpt_keras.load(model_folder), None, images, 1, 2)
+    expected = igpt_keras.complete(igpt_keras.load(model_folder), images, 1, 2)
     records = json.loads((output / "log-likelihoods.json").read_text())
     assert len(records) == 4
     for record, sampled, total in zip(
@@ -152,7 +152,7 @@ def test_photographs_of_any_kind_are_read_as_a_person_sees_them(
     }
     assert run(monkeypatch, "complete", path, *flat(options)) == 0
     written = np.asarray(Image.open(output / "000-photo-00.png"))
-    np.testing.assert_array_equal(written, palette.dequantize(palette.quantize(pixels)))
+    np.testing.assert_array_equal(written, palette.detokenize(palette.tokenize(pixels)))
 
 
 def test_many_images_are_completed_as_one_would_be(model_folder, tmp_path, monkeypatch):
@@ -164,7 +164,7 @@ def test_many_images_are_completed_as_one_would_be(model_folder, tmp_path, monke
     options = {"--model": model_folder, "--output": tmp_path / "out", "--keep-rows": 1}
     assert run(monkeypatch, "complete", *paths, "--num-completions", 20, *flat(options)) == 0
     images = np.stack([read_image(path, 4) for path in paths])
-    expected = igpt_keras.complete(igpt_keras.load(model_folder), None, images, 1, 20)
+    expected = igpt_keras.complete(igpt_keras.load(model_folder), images, 1, 20)
     for index in range(3):
         written = np.asarray(Image.open(tmp_path / "out" / f"00{index}-{index}-19.png"))
         np.testing.assert_array_equal(written, expected.images[index, 19])

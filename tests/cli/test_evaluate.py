@@ -22,12 +22,12 @@ def test_evaluate_a_generative_model_beside_the_baselines(igpt, photos, pretrain
     files = sorted(photos.glob("test/*/*.png"))
     images = np.stack([read_image(file, 4) for file in files])
     model.compile()
-    tokens = model.palette.quantize(images).reshape(len(files), -1)
+    tokens = model.tokenizer.tokenize(images)
     nll = model.evaluate(tokens, verbose=0, return_dict=True)["loss"]
     assert metrics["test_loss"] == pytest.approx(nll, abs=1e-5)
     assert metrics["test_bits_per_pixel"] == pytest.approx(nll / math.log(2), abs=1e-5)
     assert metrics["validation_loss"] != metrics["test_loss"]
-    train = tokenize(open_data(f"folder:{photos}").train, model.palette, 4).tokens
+    train = tokenize(open_data(f"folder:{photos}").train, model.tokenizer, 4).tokens
     counts = 1 + np.bincount(train.ravel(), minlength=8)
     unigram = -np.log(counts / counts.sum())[tokens].mean()
     assert metrics["baselines"]["test"]["unigram"] == pytest.approx(unigram)

@@ -19,7 +19,7 @@ def test_split(photos, palette):
     files = sorted(photos.glob("test/*/*.png"))
     images = np.stack([np.asarray(Image.open(file)) for file in files])
     labels = np.array([file.parent.name == "light" for file in files], int)
-    return palette.quantize(images).reshape(len(files), -1), labels
+    return palette.tokenize(images), labels
 
 
 test_split.__test__ = False
@@ -49,7 +49,7 @@ def test_finetune_keeps_the_best_epoch_and_measures_it(igpt, photos, pretrained,
 
     classifier = igpt_keras.load(run / "model")
     assert classifier.class_names == ["dark", "light"]
-    tokens, labels = test_split(photos, classifier.palette)
+    tokens, labels = test_split(photos, classifier.tokenizer)
     logits = classifier.predict(tokens, verbose=0).astype(float)
     assert metrics["test_accuracy"] == np.mean(logits.argmax(axis=1) == labels)
     classifier.compile()
@@ -84,7 +84,7 @@ def test_finetune_bert_from_a_middle_layer_on_all_training_images(
 
     classifier = igpt_keras.load(run / "model")
     assert (classifier.layer, classifier.generative_weight) == (1, 0)
-    tokens, labels = test_split(photos, classifier.palette)
+    tokens, labels = test_split(photos, classifier.tokenizer)
     votes = []
     for vote in range(5):
         masked = draw_mask(tokens.shape, 0.15, 3, vote)

@@ -100,7 +100,7 @@ def test_show_draws_images_before_and_after(run, palette, palette_file, files, t
     output = tmp_path / "shown.png"
     status, out, _ = run("show", palette_file, *paths, "--image-size", 8, "--output", output)
     assert status == 0
-    differences = images - palette.dequantize(palette.quantize(images)).astype(float)
+    differences = images - palette.detokenize(palette.tokenize(images)).astype(float)
     error = np.sqrt(np.mean(differences**2))
     decibels = 10 * np.log10(255**2 / error**2)
     assert out == [
@@ -108,7 +108,7 @@ def test_show_draws_images_before_and_after(run, palette, palette_file, files, t
     ]
     picture = np.asarray(Image.open(output))
     height = swatches(palette.rgb).height
-    rows = list(zip(images, palette.dequantize(palette.quantize(images)), strict=True))
+    rows = list(zip(images, palette.detokenize(palette.tokenize(images)), strict=True))
     sheet = np.asarray(contact_sheet(rows, ["before", "after"], 128))
     np.testing.assert_array_equal(picture[height:, : sheet.shape[1]], sheet)
     beside = picture[height:, sheet.shape[1] :]
@@ -116,12 +116,12 @@ def test_show_draws_images_before_and_after(run, palette, palette_file, files, t
 
 
 def test_show_takes_the_palette_and_the_size_of_a_model(run, config, palette, files, tmp_path):
-    folder = igpt_keras.save(ImageGPT(config, palette=palette), tmp_path / "model")
+    folder = igpt_keras.save(ImageGPT(config, tokenizer=palette), tmp_path / "model")
     paths, images = files
     status, out, _ = run("show", folder, paths[0], "--output", tmp_path / "shown.png")
     assert status == 0
     small = images[0].reshape(4, 2, 4, 2, 3).mean(axis=(1, 3)).round().astype(np.uint8)
-    assert f"RMSE {palette.error(small):.2f} " in out[0]
+    assert f"RMSE {palette.reconstruction_error(small):.2f} " in out[0]
 
 
 def test_show_draws_images_of_a_source(run, palette, palette_file, tmp_path):

@@ -43,7 +43,7 @@ def test_the_best_checkpoint_has_the_lowest_loss(trained):
     assert best["validation_loss"] == min(history["val_loss"])
     assert best["step"] == history["step"][int(np.argmin(history["val_loss"]))]
     model = igpt_keras.load(trained / best["path"])
-    tokens = load_digits().validation.tokens(model.palette)
+    tokens = load_digits().validation.tokens(model.tokenizer)
     assert model.per_image(tokens)["nll"].numpy().mean() == pytest.approx(
         best["validation_loss"], rel=1e-5
     )
@@ -54,7 +54,7 @@ def test_losses_are_those_of_the_saved_models(trained):
     digits = load_digits()
     for saved in result.metrics["snapshots"]:
         model = igpt_keras.load(trained / saved["path"])
-        tokens = digits.validation.tokens(model.palette)
+        tokens = digits.validation.tokens(model.tokenizer)
         logits = np.asarray(model(tokens), np.float64)
         log_probabilities = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
         nll = -np.take_along_axis(log_probabilities, tokens[..., None], axis=-1).mean()
@@ -67,7 +67,7 @@ def test_the_run_is_read_as_its_model(trained):
     model, last = igpt_keras.load(trained), igpt_keras.load(trained / "snapshots/step-00000024")
     for ours, saved in zip(model.get_weights(), last.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, saved)
-    assert model.palette.num_colors == 8
+    assert model.tokenizer.vocabulary_size == 8
 
 
 def test_learns(trained):
@@ -87,7 +87,7 @@ def test_another_run_from_its_palette(trained, tmp_path):
     assert result.exit_code == 0, result.output
     model = igpt_keras.load(tmp_path / "b")
     assert model.objective == "bert"
-    np.testing.assert_array_equal(model.palette.colors, igpt_keras.load(trained).palette.colors)
+    np.testing.assert_array_equal(model.tokenizer.colors, igpt_keras.load(trained).tokenizer.colors)
 
 
 @pytest.mark.parametrize(

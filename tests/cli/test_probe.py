@@ -22,7 +22,7 @@ ONE_OF_12 = 1 / 12 + 1e-9
 def tokenized(photos, model):
     data_set = open_data(f"folder:{photos}")
     splits = (data_set.train, data_set.validation, data_set.test)
-    return [tokenize(split, model.palette, 4) for split in splits]
+    return [tokenize(split, model.tokenizer, 4) for split in splits]
 
 
 def by_sklearn(train, labels, strength, test):
@@ -162,7 +162,7 @@ def test_baselines_probe_what_the_model_is_shown(igpt, photos, pretrained, tmp_p
 
     model = igpt_keras.load(path)
     features = [
-        model.palette.rgb[split.tokens].reshape(len(split), -1)
+        model.tokenizer.rgb[split.tokens].reshape(len(split), -1)
         for split in tokenized(photos, model)
     ]
     labels = [split.labels for split in tokenized(photos, model)]
@@ -181,7 +181,7 @@ def test_baselines_probe_what_the_model_is_shown(igpt, photos, pretrained, tmp_p
 
 
 def tokens_of(model, pixels):
-    return model.palette.quantize(pixels.reshape(-1, 4, 4, 3)).reshape(len(pixels), -1)
+    return model.tokenizer.tokenize(pixels.reshape(-1, 4, 4, 3))
 
 
 def test_a_mistake_is_one_line_and_writes_nothing(igpt, photos, pretrained, tmp_path):

@@ -56,7 +56,7 @@ def test_quickstart_runs_every_stage_and_refuses_to_overwrite(short, tmp_path, m
     names = [row["name"] for row in json.loads((output / "measurements.json").read_text())]
     assert "held-out loss, nats per pixel" in names
     assert "completions over gRPC" in names
-    assert igpt_keras.load(output / "pretrained").palette.num_colors == 16
+    assert igpt_keras.load(output / "pretrained").tokenizer.vocabulary_size == 16
     assert igpt_keras.load(output / "classifier").num_classes == 10
     assert set(tf.saved_model.load(output / "saved_model" / "1").signatures) == {
         "serving_default",

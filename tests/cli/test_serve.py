@@ -20,9 +20,9 @@ IGPT = pathlib.Path(sys.executable).with_name("igpt")
 
 
 def test_export_serve_and_client(config, palette, randomized, tmp_path, monkeypatch, capsys):
-    model = randomized(ImageGPT(config, palette=palette))
+    model = randomized(ImageGPT(config, tokenizer=palette))
     classifier = randomized(
-        ImageGPTClassifier(config, 3, class_names=["cat", "dog", "owl"], palette=palette)
+        ImageGPTClassifier(config, 3, class_names=["cat", "dog", "owl"], tokenizer=palette)
     )
     igpt_keras.save(model, tmp_path / "model", {"data": "random pixels"})
     igpt_keras.save(classifier, tmp_path / "classifier")
@@ -56,13 +56,13 @@ def test_export_serve_and_client(config, palette, randomized, tmp_path, monkeypa
             "--output",
         ]
         assert run(monkeypatch, "client", "complete", "image.png", *options, "completed") == 0
-        expected = igpt_keras.complete(model, None, image[None], 1, 2, seed=3).images[0]
+        expected = igpt_keras.complete(model, image[None], 1, 2, seed=3).images[0]
         for number in range(2):
             written = np.asarray(Image.open(f"completed/000-image-{number:02d}.png"))
             np.testing.assert_array_equal(written, expected[number])
         capsys.readouterr()
         assert run(monkeypatch, "client", "classify", "image.png", "--server", address) == 0
-        logits = classifier.predict(palette.quantize(image).reshape(1, 16), verbose=0)[0]
+        logits = classifier.predict(palette.tokenize(image), verbose=0)[0]
         name = classifier.class_names[logits.argmax()]
         score = np.exp(logits.max()) / np.exp(logits).sum()
         assert capsys.readouterr().out == f"image.png\t{name}\t{score:.3f}\n"
@@ -78,7 +78,7 @@ def test_export_serve_and_client(config, palette, randomized, tmp_path, monkeypa
         assert run(monkeypatch, "client", "features", "image.png", *ask, "features.npy") == 0
         np.testing.assert_allclose(
             np.load("features.npy"),
-            model.features(palette.quantize(image).reshape(1, 16), layer=1),
+            model.features(palette.tokenize(image), layer=1),
             rtol=1e-5,
             atol=1e-6,
         )
@@ -86,7 +86,7 @@ def test_export_serve_and_client(config, palette, randomized, tmp_path, monkeypa
             run(monkeypatch, "client", "sample", *ask, "samples", "--num-samples", 2, "--seed", 5)
             == 0
         )
-        expected = igpt_keras.sample(model, None, 2, seed=5).images[:, 0]
+        expected = igpt_keras.sample(model, 2, seed=5).images[:, 0]
         for number in range(2):
             written = np.asarray(Image.open(f"samples/{number:03d}.png"))
             np.testing.assert_array_equal(written, expected[number])

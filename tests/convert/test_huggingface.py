@@ -71,7 +71,7 @@ def classifier():
 @pytest.fixture
 def model(config, palette, randomized):
     """Every weight random, so that none can go astray unseen."""
-    return randomized(ImageGPT(config, palette=palette))
+    return randomized(ImageGPT(config, tokenizer=palette))
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ class TestLoad:
         assert type(causal) is ImageGPT
         assert causal.objective == "ar"
         assert causal.config == ImageGPTConfig(8, 32, 48, 3, 4, use_bias=True)
-        assert np.array_equal(causal.palette.colors, reference["clusters"])
+        assert np.array_equal(causal.tokenizer.colors, reference["clusters"])
 
     def test_logits(self, causal, reference):
         """Its input is ours with the start token in front; its answer is ours."""
@@ -115,7 +115,7 @@ class TestLoad:
         """The start token stands first in our classifier's input too, as in the paper."""
         assert type(classifier) is ImageGPTClassifier
         assert classifier.generative_weight == 0
-        assert classifier.palette is None
+        assert classifier.tokenizer is None
         assert classifier.class_names == [f"LABEL_{i}" for i in range(10)]
         logits = classifier(reference["tokens"])
         assert largest_deviation(logits, reference["class_logits"]) < TOLERANCE
@@ -183,7 +183,7 @@ class TestLoad:
 
     def test_without_palette(self, causal_copy):
         edit_json(causal_copy / "preprocessor_config.json", clusters=None)
-        assert load_huggingface(causal_copy).palette is None
+        assert load_huggingface(causal_copy).tokenizer is None
 
     def test_torch_file(self, causal_copy, causal, reference):
         torch = pytest.importorskip("torch")
@@ -374,7 +374,7 @@ class TestSave:
         assert again.config.use_bias
         assert not numpy(again.backbone.blocks[0].mlp.up_proj.bias).any()
         assert largest_deviation(again(tokens), numpy(model(tokens))) < 1e-5
-        assert np.array_equal(again.palette.colors, model.palette.colors)
+        assert np.array_equal(again.tokenizer.colors, model.tokenizer.colors)
 
     def test_classifier_loses_its_generative_head(self, model, randomized, tokens, tmp_path):
         names = ["ship", "frog", "Maus"]
@@ -429,7 +429,7 @@ class TestSave:
 
 class TestImageProcessor:
     def test_tokens(self, causal, reference):
-        tokens = image_processor_tokens(reference["images"], causal.palette, 8)
+        tokens = image_processor_tokens(reference["images"], causal.tokenizer, 8)
         assert tokens.dtype == np.int32
         assert np.array_equal(tokens, reference["processed_ids"])
 
@@ -442,13 +442,13 @@ class TestImageProcessor:
             for image in reference["images"]
         ]
         pixels = np.stack(resized).reshape(-1, 1, 3) / 127.5 - 1
-        distances = np.sort(((pixels - causal.palette.colors.astype(float)) ** 2).sum(-1), axis=1)
+        distances = np.sort(((pixels - causal.tokenizer.colors.astype(float)) ** 2).sum(-1), axis=1)
         assert (distances[:, 1] - distances[:, 0]).min() > 1e-5
 
     def test_gray_images(self, causal):
         gray = random_images()[..., :1]
-        tokens = image_processor_tokens(gray, causal.palette, 8)
-        expected = image_processor_tokens(np.repeat(gray, 3, axis=-1), causal.palette, 8)
+        tokens = image_processor_tokens(gray, causal.tokenizer, 8)
+        expected = image_processor_tokens(np.repeat(gray, 3, axis=-1), causal.tokenizer, 8)
         assert np.array_equal(tokens, expected)
 
     @pytest.mark.parametrize(
@@ -461,7 +461,7 @@ class TestImageProcessor:
     )
     def test_unusable_images(self, causal, images, message):
         with pytest.raises(InputError, match=message):
-            image_processor_tokens(images, causal.palette, 8)
+            image_processor_tokens(images, causal.tokenizer, 8)
 
 
 class TestTransformers:

@@ -20,14 +20,14 @@ CHECKPOINT = "model.ckpt-1000000"
 
 @pytest.fixture
 def model(config, palette, randomized):
-    return randomized(ImageGPT(config, palette=palette))
+    return randomized(ImageGPT(config, tokenizer=palette))
 
 
 def assert_same(ours, other, tokens):
     expected, logits = ops.convert_to_numpy(other(tokens)), ops.convert_to_numpy(ours(tokens))
     assert np.abs(expected).max() > 0.1
     assert np.array_equal(logits, expected)
-    assert np.array_equal(ours.palette.colors, other.palette.colors)
+    assert np.array_equal(ours.tokenizer.colors, other.tokenizer.colors)
 
 
 class TestAcceptedForms:

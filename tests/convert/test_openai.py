@@ -73,7 +73,7 @@ class TestLoad:
         assert case.model.objective == case.objective
         assert case.model.num_classes == 10
         assert case.model.generative_weight == 1
-        assert case.model.palette is None
+        assert case.model.tokenizer is None
         assert case.model.config == ImageGPTConfig(8, 32, 48, 3, 4, use_bias=False)
 
     def test_token_logits(self, case):
@@ -115,11 +115,11 @@ class TestPalette:
     def test_beside_the_checkpoint(self, folder):
         colors = np.random.default_rng(0).uniform(-1, 1, (32, 3)).astype(np.float32)
         np.save(folder / "kmeans_centers.npy", colors)
-        assert np.array_equal(load_openai(folder / CHECKPOINT).palette.colors, colors)
+        assert np.array_equal(load_openai(folder / CHECKPOINT).tokenizer.colors, colors)
 
     def test_of_another_model(self, folder):
         np.save(folder / "kmeans_centers.npy", np.zeros((512, 3), np.float32))
-        assert load_openai(folder / CHECKPOINT).palette is None
+        assert load_openai(folder / CHECKPOINT).tokenizer is None
 
     def test_damaged(self, folder):
         (folder / "kmeans_centers.npy").write_bytes(b"no array")

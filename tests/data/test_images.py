@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from igpt_keras import ColorPalette, InputError
-from igpt_keras.data.images import dequantize, fit_to_size, quantize, read_image
+from igpt_keras import InputError
+from igpt_keras.data.images import fit_to_size, read_image
 
 
 @pytest.fixture
@@ -32,23 +32,6 @@ def test_fit_to_size_averages_the_areas_of_the_center_square(photo):
 def test_fit_to_size_leaves_images_of_that_size_as_they_are(photo):
     square = photo[:, :12]
     np.testing.assert_array_equal(fit_to_size(square, 12), square)
-
-
-def test_tokens_in_the_graph_are_those_of_the_palette():
-    generator = np.random.default_rng(12)
-    palette = ColorPalette(generator.uniform(-1, 1, (64, 3)))
-    images = generator.integers(0, 256, (20, 16, 16, 3)).astype(np.uint8)
-    tokens = palette.quantize(images).reshape(20, 256)
-    np.testing.assert_array_equal(quantize(images, palette), tokens)
-    np.testing.assert_array_equal(
-        dequantize(tokens, palette, 16), palette.dequantize(tokens).reshape(20, 16, 16, 3)
-    )
-
-
-def test_ties_fall_alike_in_the_graph():
-    palette = ColorPalette([[1, 1, 1], [-1, -1, -1], [-1, -1, -1]])
-    black = np.zeros((1, 2, 2, 3), np.uint8)
-    np.testing.assert_array_equal(quantize(black, palette), [[1, 1, 1, 1]])
 
 
 def test_read_image_names_what_it_cannot_read(photo, tmp_path):

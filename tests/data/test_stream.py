@@ -194,7 +194,7 @@ class TestMixture:
         sources = [WeightedSource(plain, 1, "none"), WeightedSource(augmented, 1, None)]
         mixed = TrainingStream(sources, palette, 32, 8, augmentation="cifar")
         seen = {row.tobytes() for batch in batches(mixed.dataset(), 6) for row in batch}
-        unaugmented = {row.tobytes() for row in palette.quantize(images)}
+        unaugmented = {row.tobytes() for row in palette.tokenize(images)}
         assert unaugmented < seen
         # Those of the other source are all different.
         assert len(seen) > 15
@@ -216,14 +216,14 @@ class TestAugmentation:
         for top, left in itertools.product(range(9), range(9)):
             crop = padded[top : top + 32, left : left + 32]
             for image in (crop, crop[:, ::-1]):
-                possible.add(palette.quantize(image).tobytes())
+                possible.add(palette.tokenize(image).tobytes())
         assert {row.tobytes() for row in seen} <= possible
 
     def test_evaluation_crops_to_match(self, palette, tmp_path):
         split, images = photos(tmp_path, 2, 60, 80)
         tokens = tokenize(split, palette, 16, augmentation_name="imagenet").tokens
         squares = np.stack([AUGMENTATIONS["imagenet"].evaluate(image) for image in images])
-        expected = palette.quantize(area(squares, 16, 16)).reshape(2, 256)
+        expected = palette.tokenize(area(squares, 16, 16))
         np.testing.assert_array_equal(tokens, expected)
         assert (tokenize(split, palette, 16).tokens != expected).any()
 
@@ -233,7 +233,7 @@ class TestTokenize:
         split, images = photos(tmp_path, 70, 8, 12)
         tokenized = tokenize(split, palette, 4)
         means = images[:, :, 2:10].reshape(70, 4, 2, 4, 2, 3).mean(axis=(2, 4))
-        expected = palette.quantize(np.rint(means).astype(np.uint8)).reshape(70, 16)
+        expected = palette.tokenize(np.rint(means).astype(np.uint8))
         assert tokenized.tokens.dtype == np.int32
         np.testing.assert_array_equal(tokenized.tokens, expected)
         np.testing.assert_array_equal(tokenized.labels, np.arange(70) % 3)
@@ -243,7 +243,7 @@ class TestTokenize:
         large, _ = photos(tmp_path / "large", 2, 9, 7)
         mixed = FileSplit("mixed", [*small.paths, *large.paths])
         tokens = tokenize(mixed, palette, 4).tokens
-        np.testing.assert_array_equal(tokens[:2], palette.quantize(images).reshape(2, 16))
+        np.testing.assert_array_equal(tokens[:2], palette.tokenize(images))
         np.testing.assert_array_equal(tokens[2:], tokenize(large, palette, 4).tokens)
 
     def test_read_images_gives_pixels(self, tmp_path):

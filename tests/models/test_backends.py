@@ -126,7 +126,7 @@ def test_hugging_face_folders_need_no_tensorflow(tmp_path):
         f"""
         import igpt_keras
         model = igpt_keras.load({fixture!r})
-        assert model.palette.num_colors == 32
+        assert model.tokenizer.vocabulary_size == 32
         """,
         "jax",
         tmp_path,

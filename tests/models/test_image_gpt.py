@@ -284,7 +284,7 @@ def test_keras_files_give_the_same_model_back(
 ):
     config = igpt_keras.ImageGPTConfig(**{**config.to_dict(), "use_bias": use_bias})
     if num_classes is None:
-        model = ImageGPT(config, objective, mask_probability=0.2, palette=palette)
+        model = ImageGPT(config, objective, mask_probability=0.2, tokenizer=palette)
     else:
         names = ["cat", "dog", "owl"]
         model = ImageGPTClassifier(config, 3, objective, class_names=names, generative_weight=0.3)
@@ -297,7 +297,7 @@ def test_keras_files_give_the_same_model_back(
     assert loaded.objective == objective
     assert json.dumps(loaded.get_config()) == json.dumps(model.get_config())
     if num_classes is None:
-        np.testing.assert_array_equal(loaded.palette.colors, palette.colors)
+        np.testing.assert_array_equal(loaded.tokenizer.colors, palette.colors)
 
 
 def test_training_goes_on_after_loading_as_without_saving(config, tokens, tmp_path):
@@ -387,8 +387,8 @@ def test_unusable_masks_are_named(config, inputs, message):
         (lambda c: ImageGPTClassifier(c, 3, layer=-1), "layer must lie in 0…2, got -1"),
         (lambda c: ImageGPTClassifier(c, 3, class_names=["a"]), "num_classes=3 names, got 1"),
         (
-            lambda c: ImageGPT(c, palette=igpt_keras.ColorPalette(np.zeros((7, 3)))),
-            "vocabulary_size=8 colors, got 7",
+            lambda c: ImageGPT(c, tokenizer=igpt_keras.ColorPalette(np.zeros((7, 3)))),
+            "vocabulary_size=8, got a ColorPalette with 7",
         ),
         (lambda c: ImageGPT(c).features(np.zeros((1, 16), np.int32), 3), "0…2, got 3"),
     ],

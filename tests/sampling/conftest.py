@@ -21,7 +21,7 @@ def trained(digits):
     _, tokens, palette = digits
     models = []
     for hidden_dim, num_layers in ((32, 2), (16, 1)):
-        model = ImageGPT(ImageGPTConfig(8, 4, hidden_dim, num_layers, 2), palette=palette)
+        model = ImageGPT(ImageGPTConfig(8, 4, hidden_dim, num_layers, 2), tokenizer=palette)
         pretrain(model, tokens, tokens[:32], epochs=3, batch_size=32, learning_rate=0.01, verbose=0)
         models.append(model)
     return models

@@ -14,7 +14,7 @@ from tests.conftest import FIXTURES
 @pytest.fixture(params=[False, True], ids=["no bias", "bias"])
 def model(request, palette, randomized):
     config = ImageGPTConfig(4, 8, 16, 2, 2, use_bias=request.param)
-    return randomized(ImageGPT(config, palette=palette))
+    return randomized(ImageGPT(config, tokenizer=palette))
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def images():
 
 
 def test_log_likelihood_is_that_of_the_full_forward_pass(model, images):
-    completed = igpt_keras.complete(model, None, images, keep_rows=1, num_completions=5, seed=1)
+    completed = igpt_keras.complete(model, images, keep_rows=1, num_completions=5, seed=1)
     tokens = completed.tokens.reshape(15, 16)
     nll = ops.convert_to_numpy(token_nll(tokens, model(tokens)))
     expected = -nll[:, 4:].sum(axis=1).reshape(3, 5)
@@ -31,7 +31,7 @@ def test_log_likelihood_is_that_of_the_full_forward_pass(model, images):
 
 
 def test_greedy_completions_are_the_argmax_of_the_full_forward_pass(model, images):
-    completed = igpt_keras.complete(model, None, images, keep_rows=2, temperature=0)
+    completed = igpt_keras.complete(model, images, keep_rows=2, temperature=0)
     tokens = completed.tokens[:, 0]
     best = ops.convert_to_numpy(model(tokens)).argmax(axis=-1)
     np.testing.assert_array_equal(tokens[:, 8:], best[:, 8:])
@@ -60,9 +60,9 @@ def test_greedy_continuation_is_that_of_hugging_face():
 
 @pytest.mark.parametrize("keep_rows", [0, 1, 4])
 def test_kept_rows_come_back_in_their_nearest_colors(model, palette, images, keep_rows):
-    completed = igpt_keras.complete(model, palette, images, keep_rows, num_completions=2)
+    completed = igpt_keras.complete(model, images, keep_rows, num_completions=2)
     assert completed.images.shape == (3, 2, 4, 4, 3)
-    kept = palette.dequantize(palette.quantize(images))[:, None, :keep_rows]
+    kept = palette.detokenize(palette.tokenize(images))[:, None, :keep_rows]
     np.testing.assert_array_equal(
         completed.images[:, :, :keep_rows], np.broadcast_to(kept, (3, 2, keep_rows, 4, 3))
     )
@@ -84,18 +84,18 @@ def test_tokens_known_in_any_place_are_never_changed(model, tokens):
 
 
 def test_an_image_and_its_seed_determine_its_completions(model, images):
-    together = igpt_keras.complete(model, None, images, 1, num_completions=4, seed=[5, 9, 7])
-    alone = igpt_keras.complete(model, None, images[1:2], 1, num_completions=4, seed=[9])
-    fewer = igpt_keras.complete(model, None, images[::-1], 1, num_completions=2, seed=[7, 9, 5])
+    together = igpt_keras.complete(model, images, 1, num_completions=4, seed=[5, 9, 7])
+    alone = igpt_keras.complete(model, images[1:2], 1, num_completions=4, seed=[9])
+    fewer = igpt_keras.complete(model, images[::-1], 1, num_completions=2, seed=[7, 9, 5])
     np.testing.assert_array_equal(together.tokens[1], alone.tokens[0])
     np.testing.assert_array_equal(together.tokens[:, :2], fewer.tokens[::-1])
-    other = igpt_keras.complete(model, None, images, 1, num_completions=4, seed=[5, 10, 7])
+    other = igpt_keras.complete(model, images, 1, num_completions=4, seed=[5, 10, 7])
     assert (other.tokens[1] != together.tokens[1]).any()
 
 
 def test_one_integer_seed_counts_up_over_the_images(model, images):
-    counted = igpt_keras.complete(model, None, images, 1, seed=3)
-    listed = igpt_keras.complete(model, None, images, 1, seed=[3, 4, 5])
+    counted = igpt_keras.complete(model, images, 1, seed=3)
+    listed = igpt_keras.complete(model, images, 1, seed=[3, 4, 5])
     np.testing.assert_array_equal(counted.tokens, listed.tokens)
 
 
@@ -111,7 +111,7 @@ def enumerable():
     config = ImageGPTConfig(
         image_size=2, vocabulary_size=3, hidden_dim=8, num_layers=1, num_heads=1
     )
-    model = ImageGPT(config, palette=igpt_keras.ColorPalette([[-1] * 3, [0] * 3, [1] * 3]))
+    model = ImageGPT(config, tokenizer=igpt_keras.ColorPalette([[-1] * 3, [0] * 3, [1] * 3]))
     generator = np.random.default_rng(9)
     model.set_weights([generator.normal(0, 0.5, w.shape) for w in model.get_weights()])
     every = np.stack(np.meshgrid(*[range(3)] * 4, indexing="ij"), axis=-1).reshape(-1, 4)
@@ -139,7 +139,7 @@ def test_samples_follow_the_exact_distribution(enumerable, temperature, top_k, t
     assert probabilities.sum() == pytest.approx(1, abs=1e-5)
 
     count = 20_000
-    completed = igpt_keras.sample(model, None, count, temperature, top_k, top_p)
+    completed = igpt_keras.sample(model, count, temperature, top_k, top_p)
     counts = np.bincount(completed.tokens[:, 0] @ [27, 9, 3, 1], minlength=81)
     possible = probabilities > 0
     assert not counts[~possible].any()
@@ -153,7 +153,7 @@ def test_samples_follow_the_exact_distribution(enumerable, temperature, top_k, t
 def plain_model():
     config = ImageGPTConfig(4, 8, 16, 2, 2)
     palette = igpt_keras.ColorPalette(np.random.default_rng(1).uniform(-1, 1, (8, 3)))
-    model = ImageGPT(config, palette=palette)
+    model = ImageGPT(config, tokenizer=palette)
     generator = np.random.default_rng(0)
     model.set_weights([generator.normal(0, 0.3, w.shape) for w in model.get_weights()])
     return model
@@ -171,8 +171,8 @@ def masked_completions(plain_model):
 
 def test_known_pixels_of_any_mask_stay(plain_model, masked_completions):
     known, images, completed = masked_completions
-    palette = plain_model.palette
-    kept = np.broadcast_to(palette.dequantize(palette.quantize(images))[:, None], (3, 5, 4, 4, 3))
+    palette = plain_model.tokenizer
+    kept = np.broadcast_to(palette.detokenize(palette.tokenize(images))[:, None], (3, 5, 4, 4, 3))
     chosen = np.broadcast_to(known[:, None], (3, 5, 4, 4))
     np.testing.assert_array_equal(completed.images[chosen], kept[chosen])
     assert (completed.images[~chosen] != kept[~chosen]).any()
@@ -197,7 +197,7 @@ def test_likelihoods_and_entropies_are_those_of_the_full_forward_pass(
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_models_of_mixed_precision_complete(plain_model, masked_completions, precision):
     known, images, _ = masked_completions
-    model = ImageGPT(plain_model.config, palette=plain_model.palette, dtype=precision)
+    model = ImageGPT(plain_model.config, tokenizer=plain_model.tokenizer, dtype=precision)
     model.set_weights(plain_model.get_weights())
     completed = model.generate(images, known=known, num_completions=5, seed=2)
     tokens = completed.tokens.reshape(15, 16)
@@ -245,7 +245,7 @@ def test_eager_graph_and_xla_draw_the_same(plain_model, masked_completions, how)
         np.testing.assert_array_equal(tokens, completed.tokens)
         return
     function = sample_tokens if how == "eager" else tf.function(sample_tokens, autograph=False)
-    tokens = np.repeat(plain_model.palette.quantize(images).reshape(3, 16), 5, axis=0)
+    tokens = np.repeat(plain_model.tokenizer.tokenize(images), 5, axis=0)
     filled, log_likelihood = function(
         plain_model,
         tf.constant(tokens, tf.int32),
@@ -324,23 +324,19 @@ def test_the_graph_does_not_grow_with_the_positions():
         ({"images": np.zeros((3, 4, 4, 3))}, "uint8 .* got float64"),
         ({"images": np.full((3, 4, 4, 3), np.nan, np.float32)}, "uint8 .* got float32"),
         ({"images": np.zeros((4, 4, 3), np.uint8)}, r"got \[4, 4, 3\]"),
-        (
-            {"palette": igpt_keras.ColorPalette(np.zeros((7, 3)))},
-            "vocabulary_size=8 colors, got 7",
-        ),
     ],
 )
-def test_unusable_arguments_are_named(model, palette, images, arguments, message):
-    usable = {"palette": palette, "images": images, "keep_rows": 2}
+def test_unusable_arguments_are_named(model, images, arguments, message):
+    usable = {"images": images, "keep_rows": 2}
     with pytest.raises(InputError, match=message):
         igpt_keras.complete(model, **{**usable, **arguments})
 
 
-def test_models_that_cannot_sample_say_so(config, palette, images):
+def test_models_that_cannot_sample_say_so(config, images):
     classifier = ImageGPTClassifier(config, 3, generative_weight=0)
     with pytest.raises(InputError, match="token logits"):
-        igpt_keras.complete(classifier, palette, images, 2)
-    with pytest.raises(InputError, match="palette is needed"):
-        igpt_keras.complete(ImageGPT(config), None, images, 2)
+        igpt_keras.complete(classifier, images, 2)
+    with pytest.raises(InputError, match="tokenizer is missing"):
+        igpt_keras.complete(ImageGPT(config), images, 2)
     with pytest.raises(InputError, match="num_samples must be an integer >= 1, got 0"):
-        igpt_keras.sample(ImageGPT(config), palette, 0)
+        igpt_keras.sample(ImageGPT(config), 0)

@@ -11,7 +11,7 @@ from igpt_keras.sampling.samplers import gumbel_noise
 
 @pytest.fixture
 def model(palette, randomized):
-    return randomized(ImageGPT(ImageGPTConfig(4, 8, 16, 2, 2), "bert", palette=palette))
+    return randomized(ImageGPT(ImageGPTConfig(4, 8, 16, 2, 2), "bert", tokenizer=palette))
 
 
 @pytest.fixture
@@ -32,9 +32,9 @@ def logits_of(model, tokens, masked):
 def test_one_pixel_a_round_is_a_loop_over_the_most_confident(model, palette, images, known):
     unknown = int((~known[0]).sum())
     filled = igpt_keras.complete(
-        model, None, images[:1], known=known[0], seed=11, temperature=0.8, rounds=unknown
+        model, images[:1], known=known[0], seed=11, temperature=0.8, rounds=unknown
     )
-    tokens = palette.quantize(images[0]).reshape(-1)
+    tokens = palette.tokenize(images[0])
     masked = ~known[0].reshape(-1)
     noise, log_likelihood, entropy = noise_of(11), 0.0, np.zeros(16)
     while masked.any():
@@ -54,8 +54,8 @@ def test_one_pixel_a_round_is_a_loop_over_the_most_confident(model, palette, ima
 
 
 def test_one_round_draws_every_pixel_by_itself(model, palette, images, known):
-    filled = igpt_keras.complete(model, None, images[:1], known=known[0], seed=4, rounds=1)
-    tokens = palette.quantize(images[0]).reshape(-1)
+    filled = igpt_keras.complete(model, images[:1], known=known[0], seed=4, rounds=1)
+    tokens = palette.tokenize(images[0])
     masked = ~known[0].reshape(-1)
     drawn = (logits_of(model, tokens, masked) + noise_of(4)).argmax(axis=1)
     np.testing.assert_array_equal(filled.tokens[0, 0], np.where(masked, drawn, tokens))
@@ -65,11 +65,11 @@ def test_one_round_draws_every_pixel_by_itself(model, palette, images, known):
 @pytest.mark.parametrize("rounds", [1, 2, 5, None])
 def test_known_pixels_are_kept_and_the_batch_does_not_matter(model, palette, images, known, rounds):
     arguments = {"num_completions": 3, "top_k": 5, "top_p": 0.95, "rounds": rounds}
-    together = igpt_keras.complete(model, None, images, known=known, seed=[5, 9, 7], **arguments)
-    alone = igpt_keras.complete(model, None, images[1:2], known=known[1], seed=[9], **arguments)
+    together = igpt_keras.complete(model, images, known=known, seed=[5, 9, 7], **arguments)
+    alone = igpt_keras.complete(model, images[1:2], known=known[1], seed=[9], **arguments)
     np.testing.assert_array_equal(together.tokens[1], alone.tokens[0])
     tokens = together.tokens.reshape(3, 3, 4, 4)
-    original = palette.quantize(images)
+    original = palette.nearest(images)
     for completion in range(3):
         np.testing.assert_array_equal(tokens[:, completion][known], original[known])
     assert (tokens[:, 0] != tokens[:, 1]).any()
@@ -79,14 +79,14 @@ def test_known_pixels_are_kept_and_the_batch_does_not_matter(model, palette, ima
 
 def test_greedy_filling_ignores_the_seed(model, images):
     one, other = (
-        igpt_keras.complete(model, None, images, 1, temperature=0, rounds=4, seed=seed)
+        igpt_keras.complete(model, images, 1, temperature=0, rounds=4, seed=seed)
         for seed in (0, 50)
     )
     np.testing.assert_array_equal(one.tokens, other.tokens)
 
 
 def test_sampling_from_nothing_fills_every_pixel(model):
-    sampled = igpt_keras.sample(model, None, 2, rounds=3)
+    sampled = igpt_keras.sample(model, 2, rounds=3)
     assert sampled.images.shape == (2, 1, 4, 4, 3)
     assert (sampled.entropy > 0).all()
     assert sampled.passes == 3
@@ -111,12 +111,12 @@ def test_every_round_fills_some_and_the_last_one_the_rest(rounds):
 
 
 def test_what_only_one_objective_has_is_refused_for_the_other(model, images, config, palette):
-    ar = ImageGPT(config, palette=palette)
+    ar = ImageGPT(config, tokenizer=palette)
     with pytest.raises(InputError, match="rounds=4 is for BERT models"):
-        igpt_keras.complete(ar, None, images, 2, rounds=4)
+        igpt_keras.complete(ar, images, 2, rounds=4)
     for rounds in (0, -1, 1.5):
         with pytest.raises(InputError, match=f"rounds must be an integer >= 1, got {rounds}"):
-            igpt_keras.complete(model, None, images, 2, rounds=rounds)
+            igpt_keras.complete(model, images, 2, rounds=rounds)
     for name, value in (("draft", ar), ("on_row", print), ("jit_compile", True)):
         with pytest.raises(InputError, match=f"{name} is for autoregressive models"):
-            igpt_keras.complete(model, None, images, 2, **{name: value})
+            igpt_keras.complete(model, images, 2, **{name: value})

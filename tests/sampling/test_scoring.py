@@ -7,7 +7,7 @@ from igpt_keras import ImageGPT, ImageGPTClassifier, InputError
 
 @pytest.fixture
 def model(config, palette, randomized):
-    return randomized(ImageGPT(config, palette=palette))
+    return randomized(ImageGPT(config, tokenizer=palette))
 
 
 def test_a_score_is_the_loss_times_the_number_of_pixels(model, palette, images):
@@ -15,7 +15,7 @@ def test_a_score_is_the_loss_times_the_number_of_pixels(model, palette, images):
     scores = igpt_keras.score(model, images)
     assert scores.dtype == np.float32
     for image, score in zip(images, scores, strict=True):
-        tokens = palette.quantize(image[None]).reshape(1, -1)
+        tokens = palette.tokenize(image[None])
         loss = model.evaluate(tokens, verbose=0, return_dict=True)["loss"]
         assert score == pytest.approx(-16 * loss, rel=1e-5)
 
@@ -30,7 +30,7 @@ def test_scores_of_pixels_sum_to_that_of_the_image_in_any_batch(model, images):
 
 def test_a_completion_scores_what_it_was_drawn_with(model, images):
     # Its colors are those of the palette, so that encoding them again loses nothing.
-    completed = igpt_keras.complete(model, None, images, 2, num_completions=2, seed=8)
+    completed = igpt_keras.complete(model, images, 2, num_completions=2, seed=8)
     scores = igpt_keras.score(model, completed.images.reshape(6, 4, 4, 3), per_pixel=True)
     np.testing.assert_allclose(
         scores.sum(axis=(1, 2)), completed.total_log_likelihood.reshape(6), atol=1e-4
@@ -49,8 +49,8 @@ def test_a_classifier_with_token_logits_scores_as_its_model(model, images):
 
 def test_what_cannot_be_scored_is_named(model, config, palette, images):
     with pytest.raises(InputError, match='objective="ar"'):
-        igpt_keras.score(ImageGPT(config, "bert", palette=palette), images)
-    with pytest.raises(InputError, match="palette is needed"):
+        igpt_keras.score(ImageGPT(config, "bert", tokenizer=palette), images)
+    with pytest.raises(InputError, match="tokenizer is missing"):
         igpt_keras.score(ImageGPT(config), images)
     with pytest.raises(InputError, match="batch_size must be an integer >= 1, got 0"):
         igpt_keras.score(model, images, batch_size=0)

@@ -49,8 +49,8 @@ def test_completions_are_those_of_plain_decoding(trained, drafts, digits, name):
     images = digits[0][:3]
     for seed, settings in enumerate(SETTINGS):
         arguments = {"num_completions": 2, "seed": 10 * seed, **settings}
-        plain = igpt_keras.complete(trained[0], None, images, 2, **arguments)
-        fast = igpt_keras.complete(trained[0], None, images, 2, draft=drafts[name], **arguments)
+        plain = igpt_keras.complete(trained[0], images, 2, **arguments)
+        fast = igpt_keras.complete(trained[0], images, 2, draft=drafts[name], **arguments)
         np.testing.assert_array_equal(fast.tokens, plain.tokens)
         np.testing.assert_allclose(fast.log_likelihood, plain.log_likelihood, atol=1e-3)
         np.testing.assert_allclose(fast.total_log_likelihood, plain.total_log_likelihood, atol=1e-3)
@@ -66,10 +66,10 @@ def test_known_pixels_in_any_place_are_kept(trained, drafts, digits):
     known = np.random.default_rng(3).random((6, 8, 8)) < 0.4
     images = digits[0][:6]
     for draft in (drafts["model"], drafts["neighbors"]):
-        plain = igpt_keras.complete(trained[0], None, images, known=known, seed=5)
-        fast = igpt_keras.complete(trained[0], None, images, known=known, seed=5, draft=draft)
+        plain = igpt_keras.complete(trained[0], images, known=known, seed=5)
+        fast = igpt_keras.complete(trained[0], images, known=known, seed=5, draft=draft)
         np.testing.assert_array_equal(fast.tokens, plain.tokens)
-    original = digits[2].quantize(images)
+    original = digits[2].nearest(images)
     np.testing.assert_array_equal(fast.tokens.reshape(6, 8, 8)[known], original[known])
 
 
@@ -77,8 +77,8 @@ def test_known_pixels_in_any_place_are_kept(trained, drafts, digits):
 def test_a_window_of_any_width_will_do(trained, neighbor_draft, digits, window):
     draft = NeighborDraft(neighbor_draft.places, neighbor_draft.neighbors)
     draft.window = window
-    plain = igpt_keras.complete(trained[0], None, digits[0][:2], 3, seed=6)
-    fast = igpt_keras.complete(trained[0], None, digits[0][:2], 3, seed=6, draft=draft)
+    plain = igpt_keras.complete(trained[0], digits[0][:2], 3, seed=6)
+    fast = igpt_keras.complete(trained[0], digits[0][:2], 3, seed=6, draft=draft)
     np.testing.assert_array_equal(fast.tokens, plain.tokens)
     assert window > 1 or fast.passes == plain.passes
 
@@ -102,8 +102,8 @@ def test_rows_come_in_order_and_are_final(trained, drafts, digits):
 @pytest.mark.parametrize("name", ["model", "neighbors"])
 def test_what_xla_compiles_gives_the_same(trained, drafts, digits, name):
     arguments = {"images": digits[0][:2], "keep_rows": 5, "seed": 4}
-    plain = igpt_keras.complete(trained[0], None, **arguments)
-    fast = igpt_keras.complete(trained[0], None, **arguments, draft=drafts[name], jit_compile=True)
+    plain = igpt_keras.complete(trained[0], **arguments)
+    fast = igpt_keras.complete(trained[0], **arguments, draft=drafts[name], jit_compile=True)
     np.testing.assert_array_equal(fast.tokens, plain.tokens)
 
 
@@ -112,14 +112,14 @@ def test_samples_follow_the_exact_distribution():
     config = ImageGPTConfig(
         image_size=2, vocabulary_size=3, hidden_dim=8, num_layers=1, num_heads=1
     )
-    palette = igpt_keras.ColorPalette([[-1, -1, -1], [0, 0, 0], [1, 1, 1]])
     generator = np.random.default_rng(9)
-    model, draft = ImageGPT(config), ImageGPT(config)
+    palette = igpt_keras.ColorPalette([[-1, -1, -1], [0, 0, 0], [1, 1, 1]])
+    model, draft = ImageGPT(config, tokenizer=palette), ImageGPT(config)
     for any_model in (model, draft):
         weights = [generator.normal(0, 0.5, w.shape) for w in any_model.get_weights()]
         any_model.set_weights(weights)
     count = 10_000
-    drawn = igpt_keras.sample(model, palette, count, draft=draft).tokens[:, 0]
+    drawn = igpt_keras.sample(model, count, draft=draft).tokens[:, 0]
     every = np.stack(np.meshgrid(*[range(3)] * 4, indexing="ij"), axis=-1).reshape(-1, 4)
     every = every.astype(np.int32)
     probabilities = np.exp(-ops.convert_to_numpy(token_nll(every, model(every))).sum(axis=1))
@@ -184,11 +184,11 @@ def test_a_file_that_is_no_draft_is_named(tmp_path, content):
 def test_drafts_that_do_not_fit_are_named(trained, digits, config, neighbor_draft):
     model, images = trained[0], digits[0][:1]
     with pytest.raises(InputError, match="image_size=8 and vocabulary_size=4, got 4 and 8"):
-        igpt_keras.complete(model, None, images, 2, draft=ImageGPT(config))
+        igpt_keras.complete(model, images, 2, draft=ImageGPT(config))
     with pytest.raises(InputError, match="draft must be a model or a NeighborDraft, got str"):
-        igpt_keras.complete(model, None, images, 2, draft="small")
+        igpt_keras.complete(model, images, 2, draft="small")
     with pytest.raises(InputError, match='objective="ar"'):
-        igpt_keras.complete(model, None, images, 2, draft=ImageGPT(model.config, "bert"))
+        igpt_keras.complete(model, images, 2, draft=ImageGPT(model.config, "bert"))
     with pytest.raises(InputError, match=r"tables \[n, V\] with n a square"):
         NeighborDraft(neighbor_draft.places[:7], neighbor_draft.neighbors)
     with pytest.raises(InputError, match="must be finite"):

@@ -23,7 +23,7 @@ def randomize(model, seed: int):
 
 def build_model(**kwargs) -> ImageGPT:
     config = ImageGPTConfig(4, vocabulary_size=8, hidden_dim=16, num_layers=2, num_heads=2)
-    return randomize(ImageGPT(config, **{"palette": random_palette(8, seed=1), **kwargs}), seed=2)
+    return randomize(ImageGPT(config, **{"tokenizer": random_palette(8, seed=1), **kwargs}), seed=2)
 
 
 def build_classifier(objective: str = "ar", layer: int | None = None) -> ImageGPTClassifier:
@@ -34,7 +34,7 @@ def build_classifier(objective: str = "ar", layer: int | None = None) -> ImageGP
         objective=objective,
         layer=layer,
         class_names=["chat", "chien", "écureuil"],
-        palette=random_palette(12, seed=3),
+        tokenizer=random_palette(12, seed=3),
     )
     return randomize(classifier, seed=4)
 

@@ -52,7 +52,7 @@ def png(pixels) -> bytes:
 )
 def test_completions_equal_those_in_process(client, model, settings):
     served = client.complete(IMAGES, **settings)
-    expected = complete(model, None, IMAGES, **settings)
+    expected = complete(model, IMAGES, **settings)
     np.testing.assert_array_equal(served.tokens, expected.tokens)
     np.testing.assert_array_equal(served.images, expected.images)
     np.testing.assert_allclose(served.log_likelihood, expected.log_likelihood, rtol=1e-5, atol=1e-5)
@@ -118,7 +118,7 @@ def test_pil_images_arrive_as_a_person_sees_them(client, model, tmp_path, mode):
     file_format = "TIFF" if mode in ("CMYK",) else "PNG"
     seen = image.convert("RGB") if mode == "HSV" else image
     seen.save(tmp_path / "image", file_format)
-    expected = model.palette.quantize(read_image(tmp_path / "image", 4)).reshape(-1)
+    expected = model.tokenizer.tokenize(read_image(tmp_path / "image", 4))
     np.testing.assert_array_equal(client.complete([image], keep_rows=4).tokens[0, 0], expected)
 
 
@@ -145,7 +145,7 @@ def test_files_arrive_whole(client, model, tmp_path):
     content = file.getvalue()
     assert content.endswith(b"\0" * 12)
     served = client.complete([content], keep_rows=4)
-    np.testing.assert_array_equal(served.tokens[0, 0], model.palette.quantize(pixels).reshape(-1))
+    np.testing.assert_array_equal(served.tokens[0, 0], model.tokenizer.tokenize(pixels))
 
 
 def test_gray_arrays_are_images(client):
@@ -166,7 +166,7 @@ def test_classes_equal_those_in_process(client, classifier, tmp_path):
         PIL.Image.fromarray(pixels.astype(np.uint8)).save(paths[-1])
     served = client.classify(paths)
     images = np.stack([read_image(path, 6) for path in paths])
-    logits = classifier.predict(classifier.palette.quantize(images).reshape(5, -1), verbose=0)
+    logits = classifier.predict(classifier.tokenizer.tokenize(images), verbose=0)
     np.testing.assert_allclose(served.logits, logits, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(served.scores.sum(axis=1), 1, rtol=1e-5)
     assert served.class_names == classifier.class_names
@@ -176,7 +176,7 @@ def test_classes_equal_those_in_process(client, classifier, tmp_path):
 
 def test_samples_equal_those_in_process(client, model):
     served = client.sample(5, temperature=0.8, top_k=5, top_p=0.9, seed=11)
-    expected = sample(model, None, 5, temperature=0.8, top_k=5, top_p=0.9, seed=11)
+    expected = sample(model, 5, temperature=0.8, top_k=5, top_p=0.9, seed=11)
     np.testing.assert_array_equal(served.tokens, expected.tokens)
     np.testing.assert_array_equal(served.images, expected.images)
     assert served.images.shape == (5, 1, 4, 4, 3)
@@ -187,7 +187,7 @@ def test_scores_and_features_equal_those_in_process(client, model):
     np.testing.assert_allclose(scores.log_likelihood, score(model, IMAGES), rtol=1e-5)
     bits = -scores.log_likelihood / (16 * np.log(2))
     np.testing.assert_allclose(scores.bits_per_pixel, bits, rtol=1e-6)
-    tokens = model.palette.quantize(IMAGES).reshape(3, -1)
+    tokens = model.tokenizer.tokenize(IMAGES)
     np.testing.assert_allclose(
         client.features(IMAGES), model.features(tokens, layer=1), rtol=1e-5, atol=1e-6
     )

@@ -77,7 +77,7 @@ def test_completions_equal_those_in_process(tf1_model, model):
     outputs = tf1_model.run(
         "complete", **completion_inputs(images, keep_rows=2, seed=seeds, **settings)
     )
-    expected = complete(model, None, images, keep_rows=2, seed=5, **settings)
+    expected = complete(model, images, keep_rows=2, seed=5, **settings)
     np.testing.assert_array_equal(outputs["tokens"], expected.tokens[:, 0])
     np.testing.assert_array_equal(outputs["pixels"], expected.images[:, 0])
     np.testing.assert_allclose(
@@ -94,7 +94,7 @@ def test_the_decoder_gives_the_same_bits_in_process(tf1_model, model):
     outputs = tf1_model.run("complete", **completion_inputs(images, keep_rows=2, seed=seeds))
     decode = tf.function(lambda *inputs: sample_tokens(model, *inputs), autograph=False)
     tokens, log_likelihood = decode(
-        tf.constant(model.palette.quantize(images).reshape(3, -1).astype(np.int32)),
+        tf.constant(model.tokenizer.tokenize(images).astype(np.int32)),
         tf.constant(np.tile(np.arange(SIZE * SIZE) < 2 * SIZE, (3, 1))),
         tf.constant(seeds),
         tf.ones(3),
@@ -117,7 +117,7 @@ def test_every_example_has_its_own_settings(tf1_model, model):
     outputs = tf1_model.run("complete", **completion_inputs(images, seed=seeds, **columns))
     for index, image in enumerate(images):
         settings = {name: values[index] for name, values in columns.items()}
-        expected = complete(model, None, image[None], seed=index, **settings)
+        expected = complete(model, image[None], seed=index, **settings)
         np.testing.assert_array_equal(outputs["tokens"][index], expected.tokens[0, 0])
 
 
@@ -126,7 +126,7 @@ def test_samples_equal_those_in_process(tf1_model, model):
     columns = {name: np.full(3, value) for name, value in settings.items()}
     seeds = [single_seed(image_seed) for image_seed in (2, 3, 4)]
     outputs = tf1_model.run("sample", seed=seeds, **columns)
-    expected = sample(model, None, 3, seed=2, **settings)
+    expected = sample(model, 3, seed=2, **settings)
     np.testing.assert_array_equal(outputs["tokens"], expected.tokens[:, 0])
     np.testing.assert_array_equal(outputs["pixels"], expected.images[:, 0])
     np.testing.assert_allclose(
@@ -138,7 +138,7 @@ def test_scores_equal_those_in_process(tf1_model, model):
     images = random_images(3, seed=4)
     outputs = tf1_model.run("score", image_bytes=[encode(image) for image in images])
     np.testing.assert_allclose(outputs["log_likelihood"], score(model, images), rtol=1e-5)
-    tokens = model.palette.quantize(images).reshape(3, -1)
+    tokens = model.tokenizer.tokenize(images)
     mean = generative_loss(model, tokens) / np.log(2)
     np.testing.assert_allclose(outputs["bits_per_pixel"].mean(), mean, rtol=1e-5)
 
@@ -146,7 +146,7 @@ def test_scores_equal_those_in_process(tf1_model, model):
 def test_features_are_those_of_the_middle_layer(tf1_model, model):
     images = random_images(3, seed=5)
     outputs = tf1_model.run("features", image_bytes=[encode(image) for image in images])
-    tokens = model.palette.quantize(images).reshape(3, -1)
+    tokens = model.tokenizer.tokenize(images)
     np.testing.assert_allclose(
         outputs["features"], model.features(tokens, layer=1), rtol=1e-5, atol=1e-6
     )
@@ -161,7 +161,7 @@ def test_serving_default_is_complete(tf1_model):
 def test_classes_equal_those_in_process(tf1_model, classifier):
     images = random_images(4, 6, 6)
     outputs = tf1_model.run("classify_images", image_bytes=[encode(image) for image in images])
-    tokens = classifier.palette.quantize(images).reshape(4, -1)
+    tokens = classifier.tokenizer.tokenize(images)
     expected = classifier.predict(tokens, verbose=0)
     np.testing.assert_allclose(outputs["logits"], expected, rtol=1e-5, atol=1e-6)
     odds = np.exp(outputs["logits"])
@@ -191,14 +191,12 @@ def test_only_classify_is_for_the_classify_call(tf1_model):
     assert set(methods.values()) == {"tensorflow/serving/predict"}
 
 
-def test_colors_are_quantized_as_in_python(tf1_model, model):
+def test_images_are_tokenized_as_in_python(tf1_model, model):
     images = random_images(400, seed=2)
     outputs = tf1_model.run("complete", **completion_inputs(images))
-    expected = model.palette.quantize(images).reshape(400, -1)
+    expected = model.tokenizer.tokenize(images)
     np.testing.assert_array_equal(outputs["tokens"], expected)
-    np.testing.assert_array_equal(
-        outputs["pixels"], model.palette.dequantize(expected).reshape(images.shape)
-    )
+    np.testing.assert_array_equal(outputs["pixels"], model.tokenizer.detokenize(expected))
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "GIF", "BMP"])
@@ -207,7 +205,7 @@ def test_image_files_are_read_as_in_python(tf1_model, model, tmp_path, file_form
     path.write_bytes(encode(random_images(1, 37, 23)[0], file_format))
     inputs = completion_inputs(random_images(1))
     outputs = tf1_model.run("complete", **{**inputs, "image_bytes": [path.read_bytes()]})
-    expected = model.palette.quantize(read_image(path, SIZE)).reshape(1, -1)
+    expected = model.tokenizer.tokenize(read_image(path, SIZE))
     np.testing.assert_array_equal(outputs["tokens"], expected)
 
 
@@ -287,7 +285,7 @@ def test_a_bert_classifier_has_no_completions_and_the_same_masks_at_every_call(
     alone = exported_bert.run("classify_images", image_bytes=contents[1:])["logits"]
     np.testing.assert_allclose(alone, first[1:], rtol=1e-5)
     # The mean of the logits under the masks that evaluation uses.
-    tokens = classifier.palette.quantize(images).reshape(2, -1)
+    tokens = classifier.tokenizer.tokenize(images)
     masks = draw_mask((VOTES, 36), classifier.mask_probability, seed=0, vote=0)
     votes = [classifier({"tokens": tokens, "masked": np.tile(mask, (2, 1))}) for mask in masks]
     np.testing.assert_allclose(first, np.mean(votes, axis=0), rtol=1e-4, atol=1e-5)
@@ -304,9 +302,11 @@ def test_a_bert_classifier_has_no_completions_and_the_same_masks_at_every_call(
 )
 def test_a_model_gives_the_signatures_that_it_can(config, palette, objective, weight, names):
     if weight is None:
-        model = ImageGPT(config, objective, palette=palette)
+        model = ImageGPT(config, objective, tokenizer=palette)
     else:
-        model = ImageGPTClassifier(config, 2, objective, generative_weight=weight, palette=palette)
+        model = ImageGPTClassifier(
+            config, 2, objective, generative_weight=weight, tokenizer=palette
+        )
     assert signature_names([model]) == names
 
 
@@ -321,7 +321,10 @@ def test_assets_are_part_of_the_saved_model(exported, model, classifier):
     folder = exported / "1" / "assets"
     labels = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
     assert labels == classifier.class_names
-    for name, palette in (("palette", model.palette), ("classifier_palette", classifier.palette)):
+    for name, palette in (
+        ("palette", model.tokenizer),
+        ("classifier_palette", classifier.tokenizer),
+    ):
         loaded = ColorPalette.load(folder / f"{name}.npy")
         np.testing.assert_array_equal(loaded.colors, palette.colors)
     with tf.compat.v1.Session(graph=tf.Graph()) as session:
@@ -401,9 +404,9 @@ def test_a_bomb_is_refused(tf1_model):
         tf1_model.run("score", image_bytes=[bytes(content)])
 
 
-def test_a_palette_is_needed(make_model, tmp_path):
-    with pytest.raises(InputError, match="palette"):
-        export(make_model(palette=None), tmp_path / "served")
+def test_a_tokenizer_is_needed(make_model, tmp_path):
+    with pytest.raises(InputError, match="tokenizer is missing"):
+        export(make_model(tokenizer=None), tmp_path / "served")
     assert not (tmp_path / "served").exists()
 
 

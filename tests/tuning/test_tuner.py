@@ -93,7 +93,7 @@ def test_the_best_model_of_probes_is_a_linear_classifier(searched, tmp_path):
     search.search(verbose=0)
     (linear,) = search.get_best_models()
     validation = load_digits().validation
-    tokens = validation.tokens(igpt_keras.load(model).palette)
+    tokens = validation.tokens(igpt_keras.load(model).tokenizer)
     logits = linear.predict(igpt_keras.load(model).features(tokens, 1), verbose=0)
     (best,) = search.oracle.get_best_trials()
     assert np.mean(logits.argmax(axis=1) == validation.labels) == best.score

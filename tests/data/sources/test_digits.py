@@ -55,8 +55,8 @@ def test_per_class_draws_so_many_of_each():
         train.per_class(200, seed=0)
 
 
-def test_tokens_are_the_quantized_pixels_in_raster_order(palette):
+def test_tokens_are_the_nearest_colors_in_raster_order(palette):
     split = load_digits().validation
     tokens = split.tokens(palette)
     assert tokens.shape == (180, 64)
-    np.testing.assert_array_equal(tokens[7].reshape(8, 8), palette.quantize(split.images[7]))
+    np.testing.assert_array_equal(tokens[7].reshape(8, 8), palette.nearest(split.images[7]))

@@ -166,7 +166,7 @@ def train_on(digits, objective, rate, *, batch_size=32, epochs=10, dtype="float3
     """The paper's recipe with four epochs of warm-up, under a detector."""
     _, palette, train, validation = digits
     config = ImageGPTConfig(8, 16, hidden_dim=32, num_layers=2, num_heads=2)
-    model = ImageGPT(config, objective, palette=palette, dtype=dtype)
+    model = ImageGPT(config, objective, tokenizer=palette, dtype=dtype)
     steps = math.ceil(len(train) / batch_size)
     return pretrain(
         model,
@@ -216,7 +216,7 @@ def test_fine_tuning_on_few_labels_is_left_alone(digits):
     """The loss goes from 2.3 nats towards 0, by batches of 4."""
     data, palette, train, validation = digits
     config = ImageGPTConfig(8, 16, hidden_dim=32, num_layers=2, num_heads=2)
-    classifier = ImageGPTClassifier(config, 10, generative_weight=0.0, palette=palette)
+    classifier = ImageGPTClassifier(config, 10, generative_weight=0.0, tokenizer=palette)
     few, labels = train[:100], data.train.labels[:100]
     history = finetune(
         classifier,

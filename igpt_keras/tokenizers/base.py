@@ -1,0 +1,322 @@
+"""The tokenizer interface: images to discrete tokens and back."""
+
+import abc
+import copy
+import hashlib
+import json
+import math
+import os
+import pathlib
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import numpy as np
+
+from igpt_keras.errors import InputError
+from igpt_keras.json_files import read_json, write_json
+from igpt_keras.registry import Registry
+
+TOKENIZER_FILE = "tokenizer.json"
+
+tokenizers: Registry[type["ImageTokenizer"]] = Registry("tokenizer")
+
+Self = TypeVar("Self", bound="ImageTokenizer")
+
+
+class ImageTokenizer(abc.ABC):
+    """Maps square images to sequences of discrete tokens and back.
+
+    A subclass implements `vocabulary_size`, `grid`, `_tokenize` and `_detokenize`, sets
+    `image_size`, and registers itself under the name that saved models store. It also
+    implements `tokenize_in_graph` and `detokenize_in_graph` if models with it are to be
+    exported, and `write_assets` and `read_assets` if its state does not fit into
+    `get_config`.
+
+    Attributes:
+        image_size: Side R of the images in pixels; None if images of any size will do.
+        pixelwise: Whether each token stands for one pixel, in raster order.
+        kind: Name of the class in `tokenizers`, set by `register_tokenizer`.
+
+    Example:
+        ```python
+        import numpy as np
+        from igpt_keras.tokenizers import ImageTokenizer, register_tokenizer
+
+        @register_tokenizer("mean_gray")
+        class MeanGray(ImageTokenizer):
+            \"\"\"One token for an image: its mean gray level.\"\"\"
+
+            vocabulary_size = 256
+            grid = (1, 1)
+
+            def __init__(self, image_size):
+                self.image_size = image_size
+
+            def get_config(self):
+                return {"image_size": self.image_size}
+
+            def _tokenize(self, images):
+                return np.rint(images.mean(axis=(1, 2, 3)))[:, None].astype(np.int32)
+
+            def _detokenize(self, tokens):
+                size = self.image_size
+                gray = tokens.astype(np.uint8)[:, :, None, None]
+                return np.broadcast_to(gray, (len(tokens), size, size, 3))
+        ```
+    """
+
+    image_size: int | None = None
+    pixelwise: ClassVar[bool] = False
+    kind: ClassVar[str]
+
+    @property
+    @abc.abstractmethod
+    def vocabulary_size(self) -> int:
+        """Number of different tokens, V."""
+
+    @property
+    @abc.abstractmethod
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of an image's tokens; their product is the sequence length n."""
+
+    @abc.abstractmethod
+    def _tokenize(self, images: np.ndarray) -> np.ndarray:
+        """Maps uint8 [B, R, R, 3] to int32 [B, n]."""
+
+    @abc.abstractmethod
+    def _detokenize(self, tokens: np.ndarray) -> np.ndarray:
+        """Maps integers [B, n] in 0…V - 1 to uint8 [B, R, R, 3]."""
+
+    @abc.abstractmethod
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, JSON-serializable."""
+
+    @classmethod
+    def from_config(cls: type[Self], config: dict[str, Any]) -> Self:
+        """Returns the tokenizer that `get_config` describes."""
+        return cls(**config)
+
+    def tokenize(self, images: np.ndarray) -> np.ndarray:
+        """Returns the tokens of images.
+
+        Args:
+            images: uint8 [..., R, R, 3], or with one gray channel.
+
+        Returns:
+            int32 [..., n].
+
+        Raises:
+            InputError: The images have another shape or dtype.
+        """
+        images = check_images(images)
+        *batch, height, width, _ = images.shape
+        if height != width or self.image_size not in (None, height):
+            raise InputError(
+                f"images must be {self._size_text()}, got {height}×{width} (height × width)"
+            )
+        tokens = self._tokenize(images.reshape(math.prod(batch), height, width, 3))
+        return tokens.reshape(*batch, tokens.shape[-1])
+
+    def detokenize(self, tokens: np.ndarray) -> np.ndarray:
+        """Returns the images that tokens stand for.
+
+        Args:
+            tokens: Integers [..., n] in 0…V - 1.
+
+        Returns:
+            uint8 [..., R, R, 3].
+
+        Raises:
+            InputError: The tokens are not such integers, or have another length.
+        """
+        tokens = np.asarray(tokens)
+        if tokens.dtype.kind not in "iu":
+            raise InputError(f"tokens must be integers, got {tokens.dtype}")
+        if tokens.size and (tokens.min() < 0 or tokens.max() >= self.vocabulary_size):
+            raise InputError(
+                f"tokens must lie in 0…{self.vocabulary_size - 1}, "
+                f"got {tokens.min()}…{tokens.max()}"
+            )
+        self._check_length(tokens)
+        images = self._detokenize(tokens.reshape(-1, tokens.shape[-1]))
+        return images.reshape(*tokens.shape[:-1], *images.shape[1:])
+
+    def _check_length(self, tokens: np.ndarray) -> None:
+        length = math.prod(self.grid)
+        if tokens.ndim < 1 or tokens.shape[-1] != length:
+            raise InputError(f"tokens must have shape [..., {length}], got {list(tokens.shape)}")
+
+    def _size_text(self) -> str:
+        return "square" if self.image_size is None else f"{self.image_size}×{self.image_size}"
+
+    def tokenize_in_graph(self, images):
+        """Returns the tokens of a TensorFlow tensor: uint8 [B, R, R, 3] to int32 [B, n]."""
+        raise InputError(f"a {type(self).__name__} cannot be part of a TensorFlow graph")
+
+    def detokenize_in_graph(self, tokens):
+        """Returns the images of a TensorFlow tensor: int32 [B, n] to uint8 [B, R, R, 3]."""
+        raise InputError(f"a {type(self).__name__} cannot be part of a TensorFlow graph")
+
+    def reconstruction_error(self, images: np.ndarray) -> np.ndarray:
+        """Returns how far images are from what their tokens stand for.
+
+        Args:
+            images: As for `tokenize`.
+
+        Returns:
+            float64 [...], the root mean square error of each image in levels of a channel,
+            0…255.
+        """
+        images = check_images(images)
+        difference = images - self.detokenize(self.tokenize(images)).astype(np.float64)
+        return np.sqrt(np.mean(difference**2, axis=(-3, -2, -1)))
+
+    def bind(self: Self, image_size: int) -> Self:
+        """Returns this tokenizer for images of a given size.
+
+        Raises:
+            InputError: It is made for images of another size.
+        """
+        if self.image_size is None:
+            bound = copy.copy(self)
+            bound.image_size = image_size
+            return bound
+        if image_size != self.image_size:
+            raise InputError(
+                f"tokenizer must be for image_size={image_size}, "
+                f"got a {type(self).__name__} for image_size={self.image_size}"
+            )
+        return self
+
+    def fingerprint(self) -> str:
+        """Returns a SHA-256 digest of the content: equal for tokenizers that act alike."""
+        return hashlib.sha256(json.dumps(serialize(self), sort_keys=True).encode()).hexdigest()
+
+    def save_to_preset(self, folder: str | os.PathLike) -> None:
+        """Writes `tokenizer.json` and the tokenizer's own files into an existing folder."""
+        folder = pathlib.Path(folder)
+        description = {"kind": self.kind, "config": self.write_assets(folder)}
+        write_json(folder / TOKENIZER_FILE, description)
+
+    @classmethod
+    def from_preset(cls: type[Self], folder: str | os.PathLike) -> Self:
+        """Reads the tokenizer of a preset folder.
+
+        Raises:
+            FileNotFoundError: The folder holds no `tokenizer.json`.
+            InputError: The files are damaged, or hold a tokenizer of another class.
+        """
+        file = pathlib.Path(folder, TOKENIZER_FILE)
+        found, config = _kind_and_config(read_json(file), file)
+        if not issubclass(found, cls):
+            raise InputError(f"{file} describes a {found.__name__}, not a {cls.__name__}")
+        try:
+            return found.read_assets(file.parent, config)
+        except TypeError as error:
+            raise InputError(f"{file} does not describe a tokenizer: {error}") from None
+
+    def write_assets(self, folder: pathlib.Path) -> dict[str, Any]:
+        """Writes the tokenizer's files into `folder`; returns the settings they leave out."""
+        return self.get_config()
+
+    @classmethod
+    def read_assets(cls: type[Self], folder: pathlib.Path, config: dict[str, Any]) -> Self:
+        """Returns the tokenizer that `write_assets` wrote, given what that returned."""
+        return cls.from_config(config)
+
+
+def register_tokenizer(kind: str):
+    """Returns a class decorator that registers an `ImageTokenizer` as `kind`."""
+
+    def add(cls: type[Self]) -> type[Self]:
+        cls.kind = kind
+        return tokenizers.register(kind)(cls)
+
+    return add
+
+
+def serialize(tokenizer: ImageTokenizer | None) -> dict[str, Any] | None:
+    """Returns a JSON-serializable description of a tokenizer, for a model's `get_config`."""
+    if tokenizer is None:
+        return None
+    return {"kind": tokenizer.kind, "config": tokenizer.get_config()}
+
+
+def deserialize(description: dict[str, Any] | None) -> ImageTokenizer | None:
+    """Returns the tokenizer that `serialize` described.
+
+    Raises:
+        InputError: The description is of another form or of an unknown kind.
+    """
+    if description is None:
+        return None
+    cls, config = _kind_and_config(description, "tokenizer")
+    return cls.from_config(config)
+
+
+def _kind_and_config(description: Any, source: object) -> tuple[type[ImageTokenizer], dict]:
+    try:
+        kind, config = description["kind"], dict(description["config"])
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            f'{source} must be an object with "kind" and "config", got {description!r:.200}'
+        ) from None
+    return tokenizers.get(kind), config
+
+
+def bind(tokenizer: Self, image_size: int, vocabulary_size: int, sequence_length: int) -> Self:
+    """Returns `tokenizer` for the images of a model with these sizes.
+
+    Raises:
+        InputError: The tokenizer does not fit the model.
+    """
+    bound = tokenizer.bind(image_size)
+    if bound.vocabulary_size != vocabulary_size:
+        raise InputError(
+            f"tokenizer must have vocabulary_size={vocabulary_size}, "
+            f"got a {type(bound).__name__} with {bound.vocabulary_size}"
+        )
+    if math.prod(bound.grid) != sequence_length:
+        rows, columns = bound.grid
+        raise InputError(
+            f"tokenizer must make {sequence_length} tokens of an image, "
+            f"got a {type(bound).__name__} with {rows} × {columns}"
+        )
+    return bound
+
+
+class HasTokenizer(Protocol):
+    """A model with a tokenizer, or with None for one."""
+
+    @property
+    def tokenizer(self) -> ImageTokenizer | None: ...
+
+
+def tokenizer_of(model: HasTokenizer) -> ImageTokenizer:
+    """Returns the tokenizer of a model that has to have one.
+
+    Raises:
+        InputError: The model has none.
+    """
+    if model.tokenizer is None:
+        raise InputError(
+            f"tokenizer is missing: this {type(model).__name__} has none to turn images into "
+            'tokens; set model.tokenizer, for example to ColorPalette.load("palette.npy")'
+        )
+    return model.tokenizer
+
+
+def check_images(images: np.ndarray) -> np.ndarray:
+    """Returns images as uint8 [..., H, W, 3]; gray ones get three equal channels.
+
+    Raises:
+        InputError: The rank, dtype or number of channels is another one.
+    """
+    images = np.asarray(images)
+    if images.dtype != np.uint8:
+        raise InputError(f"images must be uint8 with values 0…255, got {images.dtype}")
+    if images.ndim < 3 or images.shape[-1] not in (1, 3):
+        raise InputError(
+            f"images must have shape [..., height, width, 3] (or 1 channel), "
+            f"got {list(images.shape)}"
+        )
+    return np.broadcast_to(images, (*images.shape[:-1], 3))
