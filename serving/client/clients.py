@@ -10,7 +10,6 @@ from typing import Any
 
 import grpc
 import numpy as np
-from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
 from igpt_keras.errors import InputError
 from igpt_keras.sampling import Completions
@@ -19,12 +18,6 @@ from serving.client.errors import serving_error
 from serving.client.images import Images
 from serving.client.queries import Classifications, Query, Scores, Served, VersionStatus
 from serving.transport import MAX_MESSAGE_BYTES
-
-STUBS = {
-    "GetModelStatus": model_service_pb2_grpc.ModelServiceStub,
-    "GetModelMetadata": prediction_service_pb2_grpc.PredictionServiceStub,
-    "Predict": prediction_service_pb2_grpc.PredictionServiceStub,
-}
 
 
 class BaseClient(abc.ABC):
@@ -36,7 +29,7 @@ class BaseClient(abc.ABC):
 
         FileNotFoundError: no such image file.
         InputError: an argument that cannot be used.
-        ServingError: the server refused the request, or was not reached; see its subclasses.
+        ServingError: the server refused the request, or was not reached.
 
     Args:
         address: "host:port".
@@ -189,7 +182,7 @@ class Client(BaseClient):
         return query.read([self._send(query, request, deadline) for request in query.requests])
 
     def _send(self, query, request, deadline):
-        call = getattr(STUBS[query.method](self._channel), query.method)
+        call = query.method.connect(self._channel)
         attempts = self._attempts(deadline)
         while True:
             try:
@@ -232,7 +225,7 @@ class AsyncClient(BaseClient):
         )
 
     async def _send(self, query, request, deadline):
-        call = getattr(STUBS[query.method](self._channel), query.method)
+        call = query.method.connect(self._channel)
         attempts = self._attempts(deadline)
         while True:
             try:

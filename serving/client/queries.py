@@ -8,18 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
-from google.protobuf.message import Message
-from tensorflow_serving.apis import (
-    get_model_metadata_pb2,
-    get_model_status_pb2,
-    model_pb2,
-    predict_pb2,
-)
 
 from igpt_keras.errors import InputError
 from igpt_keras.sampling import Completions, check_settings, completion_seeds
+from serving.client import protocol
 from serving.client.images import Images, encoded_images
+from serving.client.protocol import Method, messages
 
 PICTURES = ("pixels", "tokens", "log_likelihood")
 
@@ -77,15 +71,15 @@ class Query:
     """Requests, and what their answers come to.
 
     Attributes:
-        method: name of the gRPC method that is called with each.
+        method: The gRPC method that is called with each.
         requests: in order.
         read: makes the result of the responses, in the same order.
         signature_name: that the requests ask for, or "".
     """
 
-    method: str
-    requests: Iterable[Message]
-    read: Callable[[list[Message]], Any]
+    method: Method
+    requests: Iterable[Any]
+    read: Callable[[list[Any]], Any]
     signature_name: str = ""
 
 
@@ -165,16 +159,19 @@ class Served:
                 f"{ ({name: list(values.shape) for name, values in inputs.items()}) }"
             )
 
-        def requests() -> Iterator[predict_pb2.PredictRequest]:
+        def requests() -> Iterator[Any]:
             for part in self.parts(inputs):
-                request = predict_pb2.PredictRequest(output_filter=outputs)
-                self._name(request.model_spec, signature_name)
-                for name, values in inputs.items():
-                    request.inputs[name].CopyFrom(tf.make_tensor_proto(values[part]))
-                yield request
+                yield messages.PredictRequest(
+                    model_spec=self._spec(signature_name),
+                    inputs=[
+                        messages.TensorEntry(key=name, value=protocol.tensor_proto(values[part]))
+                        for name, values in inputs.items()
+                    ],
+                    output_filter=outputs,
+                )
 
         return Query(
-            "Predict", requests(), lambda responses: read(_joined(responses)), signature_name
+            protocol.PREDICT, requests(), lambda responses: read(_joined(responses)), signature_name
         )
 
     def parts(self, inputs: dict[str, np.ndarray]) -> Iterator[slice]:
@@ -193,34 +190,32 @@ class Served:
         def read(responses):
             return [
                 VersionStatus(
-                    status.version,
-                    get_model_status_pb2.ModelVersionStatus.State.Name(status.state),
-                    status.status.error_message,
+                    status.version, protocol.STATES[status.state], status.status.error_message
                 )
                 for status in responses[0].model_version_status
             ]
 
-        request = get_model_status_pb2.GetModelStatusRequest()
-        self._name(request.model_spec)
-        return Query("GetModelStatus", [request], read)
+        request = messages.GetModelStatusRequest(model_spec=self._spec())
+        return Query(protocol.GET_MODEL_STATUS, [request], read)
 
     def signatures(self) -> Query:
         def read(responses):
-            signatures = get_model_metadata_pb2.SignatureDefMap()
-            responses[0].metadata["signature_def"].Unpack(signatures)
-            return sorted(name for name in signatures.signature_def if not name.startswith("__"))
+            (entry,) = responses[0].metadata
+            signatures = messages.SignatureDefMap.FromString(entry.value.value).signature_def
+            return sorted(entry.key for entry in signatures if not entry.key.startswith("__"))
 
-        request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
-        self._name(request.model_spec)
-        return Query("GetModelMetadata", [request], read)
+        request = messages.GetModelMetadataRequest(
+            model_spec=self._spec(), metadata_field=["signature_def"]
+        )
+        return Query(protocol.GET_MODEL_METADATA, [request], read)
 
-    def _name(self, spec: model_pb2.ModelSpec, signature_name: str = "") -> None:
-        spec.name = self.model_name
-        spec.signature_name = signature_name
+    def _spec(self, signature_name: str = "") -> Any:
+        spec = messages.ModelSpec(name=self.model_name, signature_name=signature_name)
         if self.version is not None:
             spec.version.value = self.version
         elif self.version_label is not None:
             spec.version_label = self.version_label
+        return spec
 
 
 def _settings(seeds: np.ndarray, temperature, top_k, top_p) -> dict[str, np.ndarray]:
@@ -244,12 +239,13 @@ def _completions_of(seeds: np.ndarray) -> Callable[[dict[str, np.ndarray]], Comp
     return read
 
 
-def _joined(responses: list[predict_pb2.PredictResponse]) -> dict[str, np.ndarray]:
+def _joined(responses: list[Any]) -> dict[str, np.ndarray]:
     """The outputs of all responses, one after the other."""
-    return {
-        name: np.concatenate([tf.make_ndarray(response.outputs[name]) for response in responses])
-        for name in responses[0].outputs
-    }
+    outputs = [
+        {entry.key: protocol.array(entry.value) for entry in response.outputs}
+        for response in responses
+    ]
+    return {name: np.concatenate([each[name] for each in outputs]) for name in outputs[0]}
 
 
 def _array(values) -> np.ndarray:

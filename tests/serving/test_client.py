@@ -11,16 +11,7 @@ import pytest
 from igpt_keras import InputError, complete, sample
 from igpt_keras.data.images import read_image
 from igpt_keras.sampling import score
-from serving.client import (
-    AsyncClient,
-    Client,
-    InvalidArgument,
-    MissingSignature,
-    NotFound,
-    RetryPolicy,
-    ServingError,
-    Unavailable,
-)
+from serving.client import AsyncClient, Client, MissingSignature, RetryPolicy, ServingError
 from serving.client.images import encoded_images
 from serving.client.queries import Served
 from serving.server import Server
@@ -253,7 +244,7 @@ def test_settings_are_checked(client, settings, message):
 
 
 def test_what_the_server_refuses_is_one_line(client):
-    with pytest.raises(InvalidArgument) as caught:
+    with pytest.raises(ServingError) as caught:
         client.complete(IMAGES, keep_rows=5)
     assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
     assert "INVALID_ARGUMENT" in str(caught.value)
@@ -262,20 +253,20 @@ def test_what_the_server_refuses_is_one_line(client):
 
 
 def test_an_undecodable_image_is_refused(client):
-    with pytest.raises(InvalidArgument, match="Unknown image file format"):
+    with pytest.raises(ServingError, match="INVALID_ARGUMENT.*Unknown image file format"):
         client.classify([b"no image"])
 
 
 def test_an_unknown_model_is_not_found(client):
     with Client(client.address, model_name="gpt") as other:
-        with pytest.raises(NotFound, match=r"Latest\(gpt\)"):
+        with pytest.raises(ServingError, match=r"NOT_FOUND.*Latest\(gpt\)"):
             other.classify(IMAGES)
 
 
 def test_versions_are_asked_for_by_number(client):
     with Client(client.address, version=1) as first, Client(client.address, version=9) as ninth:
         assert first.score(IMAGES).bits_per_pixel.shape == (3,)
-        with pytest.raises(NotFound, match=r"Specific\(igpt, 9\)"):
+        with pytest.raises(ServingError, match=r"NOT_FOUND.*Specific\(igpt, 9\)"):
             ninth.score(IMAGES)
 
 
@@ -290,9 +281,9 @@ def test_no_server_is_unavailable():
     with socket.create_server(("127.0.0.1", 0)) as reserved:
         address = f"127.0.0.1:{reserved.getsockname()[1]}"
     with Client(address, retries=RetryPolicy(attempts=2, initial_pause=0.01)) as client:
-        with pytest.raises(Unavailable, match=address) as caught:
+        with pytest.raises(ServingError, match=address) as caught:
             client.complete(IMAGES, keep_rows=2)
-    assert isinstance(caught.value, ServingError)
+    assert caught.value.code == grpc.StatusCode.UNAVAILABLE
 
 
 def test_the_asynchronous_client_gives_the_same(client):
@@ -304,7 +295,7 @@ def test_the_asynchronous_client_gives_the_same(client):
                 other.score(IMAGES),
                 other.classify(IMAGES),
             )
-            with pytest.raises(InvalidArgument, match="keep_rows must lie in"):
+            with pytest.raises(ServingError, match="INVALID_ARGUMENT.*keep_rows must lie in"):
                 await other.complete(IMAGES, keep_rows=5)
             return answers
 

@@ -20,18 +20,7 @@ from tensorflow_serving.apis import (
 )
 
 from igpt_keras import InputError
-from serving import client as client_module
-from serving.client import (
-    TLS,
-    AsyncClient,
-    Client,
-    DeadlineExceeded,
-    MissingSignature,
-    ResourceExhausted,
-    RetryPolicy,
-    ServingError,
-    Unavailable,
-)
+from serving.client import TLS, AsyncClient, Client, MissingSignature, RetryPolicy, ServingError
 from serving.client.connection import Attempts, Deadline
 
 CERTIFICATES = pathlib.Path(__file__).parents[1] / "fixtures" / "tls"
@@ -142,7 +131,7 @@ def test_unavailable_is_asked_again(service, address, ask):
 @both
 def test_attempts_are_limited(service, address, ask):
     service.failures = [(UNAVAILABLE, "starting")] * 9
-    with pytest.raises(Unavailable, match="UNAVAILABLE: starting"):
+    with pytest.raises(ServingError, match="UNAVAILABLE: starting"):
         ask(address, retries=QUICKLY)
     assert len(service.requests) == 4
 
@@ -151,21 +140,19 @@ def test_attempts_are_limited(service, address, ask):
 @pytest.mark.parametrize(
     "code", [code for code in grpc.StatusCode if code not in (grpc.StatusCode.OK, UNAVAILABLE)]
 )
-def test_every_other_status_is_an_error_of_its_type_at_once(service, address, ask, code):
+def test_every_other_status_is_an_error_with_its_code_at_once(service, address, ask, code):
     service.failures = [(code, "two\nlines")]
     with pytest.raises(ServingError, match=f"{address}: {code.name}: two lines") as caught:
         ask(address, retries=QUICKLY)
     assert caught.value.code == code
-    expected = "".join(word.capitalize() for word in code.name.split("_"))
-    expected_type = getattr(client_module, expected, ServingError)
-    assert type(caught.value) is expected_type
+    assert type(caught.value) is ServingError
     assert len(service.requests) == 1
 
 
 @both
 def test_the_deadline_is_told_and_kept(service, address, ask):
     service.release = threading.Event()
-    with pytest.raises(DeadlineExceeded):
+    with pytest.raises(ServingError, match="DEADLINE_EXCEEDED"):
         ask(address, timeout=0.3)
     assert 0 < service.time_left[0] <= 0.3
     service.release.set()
@@ -175,7 +162,7 @@ def test_the_deadline_is_told_and_kept(service, address, ask):
 def test_retries_end_with_the_deadline(service, address, ask):
     service.failures = [(UNAVAILABLE, "starting")] * 1000
     patient = RetryPolicy(attempts=1000, initial_pause=0.1, factor=1.0, seed=0)
-    with pytest.raises((Unavailable, DeadlineExceeded)):
+    with pytest.raises(ServingError, match="UNAVAILABLE|DEADLINE_EXCEEDED"):
         ask(address, retries=patient, timeout=0.5)
     assert 2 <= len(service.requests) < 1000
 
@@ -255,7 +242,7 @@ def test_the_status_of_versions_is_read(address):
 
 @both
 def test_a_message_above_the_limit_is_an_error(address, ask):
-    with pytest.raises(ResourceExhausted):
+    with pytest.raises(ServingError, match="RESOURCE_EXHAUSTED"):
         ask(address, max_message_bytes=60)
 
 
@@ -327,15 +314,15 @@ def test_connections_are_encrypted(encrypted, ask):
     options = {"retries": RetryPolicy(attempts=1), "timeout": 20}
     assert ask(address, tls=TLS(**trusted, **own), **options).shape == (1, 3)
     if asks_for_certificate:
-        with pytest.raises(Unavailable):
+        with pytest.raises(ServingError, match="UNAVAILABLE"):
             ask(address, tls=TLS(**trusted), **options)
     else:
         assert ask(address, tls=TLS(**trusted), **options).shape == (1, 3)
-    with pytest.raises(Unavailable):
+    with pytest.raises(ServingError, match="UNAVAILABLE"):
         ask(address, tls=TLS(server_name="images.example"), **options)
-    with pytest.raises(Unavailable):
+    with pytest.raises(ServingError, match="UNAVAILABLE"):
         ask(address, tls=TLS(root_certificates=CERTIFICATES / "ca.pem"), **options)
-    with pytest.raises(Unavailable):
+    with pytest.raises(ServingError, match="UNAVAILABLE"):
         ask(address, **options)
 
 
