@@ -19,12 +19,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+from igpt_keras import paper
 from igpt_keras.network.config import PRESETS, ImageGPTConfig
 
-IMAGE_SIZES = (32, 48, 64)
-# Of the paper (appendix): images a step, and steps.
-SCHEDULES = {"image_gpt_xlarge": (64, 2_000_000)}
-SCHEDULE = (128, 1_000_000)
+SHORT_NAMES = dict(zip(PRESETS, ("S", "M", "L", "XL"), strict=True))
+# Images in a batch, and steps.
+SCHEDULES = {"image_gpt_xlarge": (paper.XLARGE_BATCH_SIZE, paper.XLARGE_TRAINING_STEPS)}
+SCHEDULE = (paper.BATCH_SIZE, paper.TRAINING_STEPS)
 # Of a device's memory; the rest is for what operations need while they run, and fragments.
 USABLE = 0.9
 DEVICES_OF_A_HOST = 8
@@ -227,9 +228,9 @@ def step_seconds(
 def rows() -> Iterator[tuple[str, ImageGPTConfig, int, int]]:
     """A name, the sizes, images a step and steps, for all presets at all image sizes."""
     for preset in PRESETS:
-        for image_size in IMAGE_SIZES:
+        for image_size in paper.IMAGE_SIZES:
             config = ImageGPTConfig.preset(preset, image_size=image_size)
-            name = f"{preset.removeprefix('igpt-').upper()} {image_size}²"
+            name = f"{SHORT_NAMES[preset]} {image_size}²"
             yield name, config, *SCHEDULES.get(preset, SCHEDULE)
 
 

@@ -316,7 +316,7 @@ def _block_layers(model: GenerativeModel):
 def _variables(model: GenerativeModel) -> dict:
     """The variables that stand in a file as they are, by the tensor's name."""
     backbone = model.backbone
-    variables = {f"{PREFIX}wpe.weight": backbone.embedding.positions}
+    variables = {f"{PREFIX}wpe.weight": backbone.embedding.position_embedding}
     for index, block in enumerate(backbone.blocks):
         variables[f"{PREFIX}h.{index}.ln_1.weight"] = block.attention_norm.scale
         variables[f"{PREFIX}h.{index}.ln_2.weight"] = block.mlp_norm.scale
@@ -340,7 +340,7 @@ def _assign(model: GenerativeModel, tensors: dict[str, np.ndarray], file: pathli
     variables = _variables(model)
     head_name, head = _head(model)
     embedding = model.backbone.embedding
-    vocabulary_size, d = embedding.tokens.shape
+    vocabulary_size, d = embedding.token_embedding.shape
     expected = {
         TOKEN_EMBEDDING: (vocabulary_size + 1, d),
         **{name: variable.shape for name, variable in variables.items()},
@@ -349,7 +349,7 @@ def _assign(model: GenerativeModel, tensors: dict[str, np.ndarray], file: pathli
     check_tensors(file, expected, {name: tensor.shape for name, tensor in tensors.items()})
     for name, variable in variables.items():
         variable.assign(tensors[name])
-    embedding.tokens.assign(tensors[TOKEN_EMBEDDING][:-1])
+    embedding.token_embedding.assign(tensors[TOKEN_EMBEDDING][:-1])
     embedding.start_vector.assign(tensors[TOKEN_EMBEDDING][-1])
     head.assign(tensors[head_name].T)
 
@@ -362,7 +362,7 @@ def _tensors(model: GenerativeModel) -> dict[str, np.ndarray]:
             tensors[f"{name}.bias"] = np.zeros(layer.kernel.shape[-1], np.float32)
     embedding = model.backbone.embedding
     tensors[TOKEN_EMBEDDING] = np.concatenate(
-        [_float32(embedding.tokens), _float32(embedding.start_vector)[None]]
+        [_float32(embedding.token_embedding), _float32(embedding.start_vector)[None]]
     )
     head_name, head = _head(model)
     tensors[head_name] = _float32(head).T

@@ -163,8 +163,8 @@ def _read_palette(file: pathlib.Path, num_colors: int) -> ColorPalette | None:
 
 def _assign(model: GenerativeModel, read: Callable[[str], np.ndarray]) -> None:
     backbone, d = model.backbone, model.config.hidden_dim
-    backbone.embedding.tokens.assign(read("model/wte"))
-    backbone.embedding.positions.assign(read("model/wpe"))
+    backbone.embedding.token_embedding.assign(read("model/wte"))
+    backbone.embedding.position_embedding.assign(read("model/wpe"))
     if model.objective == "ar":
         backbone.embedding.start_vector.assign(read(START_VECTOR))
     for index, block in enumerate(backbone.blocks):

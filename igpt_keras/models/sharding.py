@@ -23,7 +23,7 @@ LAYOUTS = {
     r".*/mlp/down_proj/kernel": (MODEL_AXIS, None),
     # By color: where these, or the positions, are split by hidden_dim, XLA splits the states
     # between the blocks as well, and gathers them anew in every block.
-    r".*/embedding/tokens": (MODEL_AXIS, None),
+    r".*/embedding/token_embedding": (MODEL_AXIS, None),
     r".*/token_head/kernel": (None, MODEL_AXIS),
 }
 

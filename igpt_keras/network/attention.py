@@ -1,92 +1,131 @@
-"""Dot-product attention with a block-wise kernel for TensorFlow.
+"""Dot-product attention, with a block-wise kernel for TensorFlow.
 
 Shapes: B images, n positions, H heads of width D.
 """
 
 import math
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
-# On two CPU cores 128 and 256 took equally long, within what such a measurement tells.
+# 128 and 256 are equally fast on two CPU cores, within measurement noise.
 QUERY_BLOCK_SIZE = 128
 
 
-def dot_product_attention(query, key, value, causal):
-    """Attended values [B, n, H, D] of queries, keys and values of that shape.
+def dot_product_attention(query, key, value, causal: bool):
+    """Computes softmax(q kᵀ / √D) v.
 
-    Other backends may have a fused kernel. Keras' function for TensorFlow has not: it goes over
-    all n × n scores many times, also over those that a causal mask hides.
+    TensorFlow uses the block-wise kernel below: Keras' function passes over all n × n scores
+    several times, including those that a causal mask hides. Other backends use Keras'
+    function, which may have a fused kernel.
+
+    Args:
+        query: [B, n, H, D].
+        key: [B, n, H, D].
+        value: [B, n, H, D].
+        causal: Whether a position attends only to itself and earlier ones.
+
+    Returns:
+        [B, n, H, D].
     """
     if keras.backend.backend() != "tensorflow":
         return ops.dot_product_attention(query, key, value, is_causal=causal)
     query = query * (1 / math.sqrt(query.shape[-1]))
     query, key, value = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))
-    return ops.transpose(_attention_by_blocks(query, key, value, causal), (0, 2, 1, 3))
+    return ops.transpose(_blockwise_attention(query, key, value, causal), (0, 2, 1, 3))
 
 
-def _attention_by_blocks(query, key, value, causal):
-    """Attended values [B, H, n, D] of scaled queries, keys and values of that shape.
+class QueryBlock(NamedTuple):
+    """The queries `start` … `stop` - 1, which attend to the first `num_keys` keys."""
 
-    Takes a block of queries at a time, whose scores may stay in the processor's cache; if
-    causal, only the keys up to the block's end.
+    start: Any
+    stop: Any
+    num_keys: Any
 
-    The gradient is written out, as that of `softmax` would go over all scores twice more: here
-    Σ_j weight_ij · gradient_ij over the keys is the product of row i of `attended` and of its
-    gradient, which is D numbers long.
+
+def _query_blocks(length, causal: bool) -> list[QueryBlock]:
+    if not isinstance(length, int):  # known only when the graph runs
+        return [QueryBlock(0, length, length)]
+    starts = range(0, max(length, 1), QUERY_BLOCK_SIZE)
+    blocks = [(start, min(start + QUERY_BLOCK_SIZE, length)) for start in starts]
+    return [QueryBlock(start, stop, stop if causal else length) for start, stop in blocks]
+
+
+def _blockwise_attention(query, key, value, causal):
+    """Attends block by block, with scaled queries; all [B, H, n, D].
+
+    The scores of a block fit in the processor's cache, and a causal mask hides whole columns
+    of them, which are not computed.
     """
-    length = ops.shape(query)[2]
-    if isinstance(length, int):
-        starts = range(0, max(length, 1), QUERY_BLOCK_SIZE)
-        blocks = [(start, min(start + QUERY_BLOCK_SIZE, length)) for start in starts]
-    else:  # known only when the graph runs
-        blocks = [(0, length)]
+    blocks = _query_blocks(ops.shape(query)[2], causal)
 
     @ops.custom_gradient
     def attend(query, key, value):
-        weights = []
-        for start, stop in blocks:
-            seen = stop if causal else length
-            scores = ops.matmul(query[:, :, start:stop], _transposed(key[:, :, :seen]))
-            scores = ops.cast(scores, "float32")
-            if causal:
-                hidden = ops.arange(seen)[None, :] > ops.arange(start, stop)[:, None]
-                scores = scores - 1e30 * ops.cast(hidden, "float32")
-            weights.append(ops.cast(ops.softmax(scores), value.dtype))
+        weights = [_attention_weights(query, key, block, causal) for block in blocks]
         attended = ops.concatenate(
-            [ops.matmul(w, value[:, :, : w.shape[-1]]) for w in weights], axis=2
-        )
-
-        def gradient(upstream):
-            products = ops.cast(upstream, "float32") * ops.cast(attended, "float32")
-            means = ops.sum(products, axis=-1, keepdims=True)
-            of_query, of_key, of_value = [], [], []
-            for (start, stop), w in zip(blocks, weights, strict=True):
-                seen = w.shape[-1]
-                here = upstream[:, :, start:stop]
-                of_weights = ops.matmul(here, _transposed(value[:, :, :seen]))
-                of_scores = ops.cast(of_weights, "float32") - means[:, :, start:stop]
-                of_scores = ops.cast(ops.cast(w, "float32") * of_scores, w.dtype)
-                of_query.append(ops.matmul(of_scores, key[:, :, :seen]))
-                of_key.append(ops.matmul(_transposed(of_scores), query[:, :, start:stop]))
-                of_value.append(ops.matmul(_transposed(w), here))
-            return ops.concatenate(of_query, axis=2), summed(of_key), summed(of_value)
-
-        return attended, gradient
-
-    def summed(parts):
-        """The sum over the blocks, each of which has a part for the keys that it saw."""
-        if not causal:
-            return sum(parts)
-        return ops.concatenate(
             [
-                sum(part[:, :, start:stop] for part in parts[index:])
-                for index, (start, stop) in enumerate(blocks)
+                ops.matmul(w, value[:, :, : block.num_keys])
+                for w, block in zip(weights, blocks, strict=True)
             ],
             axis=2,
         )
 
+        def gradient(upstream):
+            return _gradients(upstream, query, key, value, weights, attended, blocks, causal)
+
+        return attended, gradient
+
     return attend(query, key, value)
+
+
+def _attention_weights(query, key, block: QueryBlock, causal):
+    """The softmax over the keys of a block, computed in float32."""
+    keys = key[:, :, : block.num_keys]
+    scores = ops.matmul(query[:, :, block.start : block.stop], _transposed(keys))
+    scores = ops.cast(scores, "float32")
+    if causal:
+        hidden = ops.arange(block.num_keys)[None, :] > ops.arange(block.start, block.stop)[:, None]
+        scores = scores - 1e30 * ops.cast(hidden, "float32")
+    return ops.cast(ops.softmax(scores), query.dtype)
+
+
+def _gradients(upstream, query, key, value, weights, attended, blocks, causal):
+    """The gradients of query, key and value, given that of the attended values.
+
+    The gradient of a softmax needs Σ_j w_ij · ∂w_ij over the keys. It equals the product of
+    row i of `attended` and its gradient, which has D terms instead of n.
+    """
+    products = ops.cast(upstream, "float32") * ops.cast(attended, "float32")
+    row_sums = ops.sum(products, axis=-1, keepdims=True)
+    d_query, d_key, d_value = [], [], []
+    for block, w in zip(blocks, weights, strict=True):
+        queries = slice(block.start, block.stop)
+        d_attended = upstream[:, :, queries]
+        d_weights = ops.matmul(d_attended, _transposed(value[:, :, : block.num_keys]))
+        d_scores = ops.cast(d_weights, "float32") - row_sums[:, :, queries]
+        d_scores = ops.cast(ops.cast(w, "float32") * d_scores, w.dtype)
+        d_query.append(ops.matmul(d_scores, key[:, :, : block.num_keys]))
+        d_key.append(ops.matmul(_transposed(d_scores), query[:, :, queries]))
+        d_value.append(ops.matmul(_transposed(w), d_attended))
+    return (
+        ops.concatenate(d_query, axis=2),
+        _sum_over_blocks(d_key, blocks, causal),
+        _sum_over_blocks(d_value, blocks, causal),
+    )
+
+
+def _sum_over_blocks(gradients, blocks, causal):
+    """Adds gradients [B, H, num_keys, D], of which each block has one for the keys it saw."""
+    if not causal:
+        return sum(gradients)
+    return ops.concatenate(
+        [
+            sum(gradient[:, :, block.start : block.stop] for gradient in gradients[index:])
+            for index, block in enumerate(blocks)
+        ],
+        axis=2,
+    )
 
 
 def _transposed(matrices):

@@ -1,6 +1,7 @@
 """The backbone: embedding, blocks and final norm."""
 
 from functools import partial
+from typing import Any
 
 import keras
 
@@ -11,19 +12,28 @@ from igpt_keras.network.layers import Block, TokenEmbedding, rms_norm
 
 @keras.saving.register_keras_serializable("igpt_keras")
 class ImageGPTBackbone(keras.Model):
-    """Embedding, blocks, final norm: tokens to the normalized final states n^L.
+    """Embedding, blocks and final norm: tokens to the normalized final states n^L.
 
     Args:
-        config: the sizes.
-        objective: "ar" (causal, start vector) or "bert" (neither).
+        config: The sizes.
+        objective: "ar" (causal, with a start vector) or "bert" (neither).
 
     Attributes:
-        remat: whether training keeps of every block its input alone, and runs the block anew
-            for the gradient: less memory for a third more computation. Read when training is
-            compiled.
+        remat: Whether training keeps only the input of each block, and runs the block again
+            for the gradient: less memory for a third more computation. `compile` of a model
+            sets it.
 
-    Call arguments: `{"tokens": int32 [B, n]}`, for "bert" also `"masked"`, bool [B, n].
-    Returns: [B, n, d] in the compute dtype.
+    Call arguments:
+        inputs: `{"tokens": int32 [B, n]}`; for "bert" also `"masked"`, bool [B, n].
+
+    Returns:
+        [B, n, d] in the compute dtype.
+
+    Example:
+        >>> config = ImageGPTConfig.preset("image_gpt_small")
+        >>> backbone = ImageGPTBackbone(config, "ar")
+        >>> backbone({"tokens": np.zeros((1, 1024), "int32")}).shape
+        TensorShape([1, 1024, 512])
     """
 
     remat = False
@@ -32,27 +42,22 @@ class ImageGPTBackbone(keras.Model):
         super().__init__(**kwargs)
         self.config = config
         self.objective = check_objective(objective)
+        dtype = self.dtype_policy
         causal = objective == "ar"
         self.embedding = TokenEmbedding(
             config.vocabulary_size,
             config.sequence_length,
             config.hidden_dim,
-            start_vector=causal,
+            use_start_vector=causal,
             name="embedding",
-            dtype=self.dtype_policy,
+            dtype=dtype,
         )
+        stddev = paper.attention_output_stddev(config.hidden_dim, config.num_layers)
         self.blocks = [
-            Block(
-                config.num_heads,
-                causal,
-                config.use_bias,
-                output_stddev=paper.attention_output_stddev(config.hidden_dim, config.num_layers),
-                name=f"block_{index}",
-                dtype=self.dtype_policy,
-            )
-            for index in range(config.num_layers)
+            Block(config.num_heads, causal, config.use_bias, stddev, name=f"block_{i}", dtype=dtype)
+            for i in range(config.num_layers)
         ]
-        self.final_norm = rms_norm("final_norm", self.dtype_policy)
+        self.final_norm = rms_norm("final_norm", dtype)
 
     def build(self, tokens_shape):
         self.embedding.build(tokens_shape)
@@ -70,24 +75,26 @@ class ImageGPTBackbone(keras.Model):
     def _run(self, block, h):
         if not self.remat:
             return block(h)
-        # A function of its own for every trace: JAX keeps what it has traced by function, the
-        # weights of that trace included.
+        # A new function in every trace: JAX caches traces by function, with their weights.
         return keras.remat(partial(block))(h)
 
-    def hidden_states(self, inputs, last=None):
-        """h^0 … h^last, each [B, n, d]: the input of every block, and the last output.
+    def hidden_states(self, inputs: dict, last: int | None = None) -> list:
+        """Returns h^0 … h^last, each [B, n, d]: the input of every block, and the last output.
 
-        `last` is L unless given; blocks after it are not run.
+        Args:
+            inputs: As for the call.
+            last: The last index, 0…L; None for L. Later blocks are not run.
         """
         states = [self.embedding(inputs["tokens"], masked=inputs.get("masked"))]
         for block in self.blocks[:last]:
             states.append(self._run(block, states[-1]))
         return states
 
-    def normalized_states(self, inputs, last=None):
-        """n^0 … n^last, each [B, n, d] (paper, section 2.4): h^l through its block's first norm.
+    def normalized_states(self, inputs: dict, last: int | None = None) -> list:
+        """Returns n^0 … n^last, each [B, n, d] (paper, section 2.4).
 
-        For l = L it is the final norm. `last` is L unless given; blocks after it are not run.
+        n^l is h^l through the first norm of block l, or for l = L through the final norm.
+        Arguments as for `hidden_states`.
         """
         norms = [*(block.attention_norm for block in self.blocks), self.final_norm]
         states = self.hidden_states(inputs, last)
@@ -96,7 +103,7 @@ class ImageGPTBackbone(keras.Model):
     def compute_output_shape(self, tokens_shape):
         return (*tokens_shape, self.config.hidden_dim)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "config": self.config.to_dict(),
@@ -104,5 +111,5 @@ class ImageGPTBackbone(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "ImageGPTBackbone":
         return cls(**{**config, "config": ImageGPTConfig(**config["config"])})

@@ -1,11 +1,12 @@
-"""What an Image GPT is: its sizes, and the presets of the paper."""
+"""The sizes of an Image GPT, and the presets of the paper."""
 
 import dataclasses
+from typing import Any
 
 from igpt_keras import paper
 from igpt_keras.errors import InputError
-from igpt_keras.paper import PRESETS
 
+PRESETS = paper.PRESETS
 OBJECTIVES = ("ar", "bert")
 
 
@@ -18,21 +19,28 @@ def check_objective(objective: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class ImageGPTConfig:
-    """The sizes of an Image GPT (paper, section 3.2 and appendix).
+    """The sizes of an Image GPT (paper, sections 3.2 and 3.3).
 
     Args:
-        image_size: side of the square input image, in pixels (the paper's input
-            resolution, IR). The sequence has `image_size ** 2` tokens.
-        vocabulary_size: number of colors in the palette (512 in the paper).
-        hidden_dim: width `d` of the residual stream; a multiple of `num_heads`.
-        num_layers: number of blocks, `L`.
-        num_heads: attention heads per block.
-        use_bias: whether the linear maps of the blocks have bias vectors. The
-            published code has none; Hugging Face's port has them.
+        image_size: Side R of the square images in pixels (the paper's input resolution, IR).
+            A sequence has R² tokens.
+        vocabulary_size: Number of different tokens, V; the colors of the palette.
+        hidden_dim: Width d of the hidden states; a multiple of `num_heads`.
+        num_layers: Number of blocks, L.
+        num_heads: Attention heads of a block, H.
+        use_bias: Whether the projections of the blocks have bias vectors. The published code
+            has none; Hugging Face's port has them.
 
     Raises:
-        InputError: a size that is not a positive integer, or a `hidden_dim` that
-            `num_heads` does not divide.
+        InputError: A size is not a positive integer, or `num_heads` does not divide
+            `hidden_dim`.
+
+    Example:
+        >>> config = ImageGPTConfig(
+        ...     image_size=32, vocabulary_size=512, hidden_dim=256, num_layers=12, num_heads=8
+        ... )
+        >>> config.sequence_length
+        1024
     """
 
     image_size: int
@@ -57,12 +65,20 @@ class ImageGPTConfig:
             )
 
     @classmethod
-    def preset(cls, name: str, **overrides) -> "ImageGPTConfig":
-        """Returns a configuration of the paper, by the name of its preset.
+    def preset(cls, name: str, **overrides: Any) -> "ImageGPTConfig":
+        """Returns the sizes of a model of the paper.
 
         Args:
-            name: the preset's name.
-            **overrides: fields to set otherwise, such as `image_size=48`.
+            name: "image_gpt_small", "image_gpt_medium", "image_gpt_large" or
+                "image_gpt_xlarge".
+            **overrides: Fields that differ, such as `image_size=48`.
+
+        Raises:
+            InputError: There is no preset of that name.
+
+        Example:
+            >>> ImageGPTConfig.preset("image_gpt_large", image_size=48).sequence_length
+            2304
         """
         if name not in PRESETS:
             raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
@@ -70,23 +86,24 @@ class ImageGPTConfig:
 
     @property
     def sequence_length(self) -> int:
-        """Number of tokens of an image (the paper's model resolution, MR)."""
+        """Number of tokens of an image, n (the paper's model resolution, MR)."""
         return self.image_size**2
 
     @property
     def head_dim(self) -> int:
+        """Width of an attention head, D."""
         return self.hidden_dim // self.num_heads
 
     def parameter_count(
         self, objective: str = "ar", num_classes: int = 0, token_head: bool = True
     ) -> int:
-        """Number of trainable parameters, without allocating any.
+        """Returns the number of trainable parameters, without allocating any.
 
         Args:
             objective: "ar" has a start vector, "bert" has none.
-            num_classes: rows of the class projection; 0 for a model without one.
-            token_head: whether the output token embedding is counted; False for
-                a classifier trained without the generative loss.
+            num_classes: Classes of a classifier; 0 for a generative model.
+            token_head: Whether there is a token head; a classifier trained without the
+                generative loss has none.
         """
         check_objective(objective)
         d = self.hidden_dim
@@ -96,6 +113,6 @@ class ImageGPTConfig:
         heads = (self.vocabulary_size * token_head + num_classes) * d
         return embeddings + start_vector + self.num_layers * block + d + heads
 
-    def to_dict(self) -> dict:
-        """The fields as a JSON-serializable dictionary; `ImageGPTConfig(**d)` reads it."""
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields, JSON-serializable; `ImageGPTConfig(**fields)` reads them."""
         return dataclasses.asdict(self)

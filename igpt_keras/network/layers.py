@@ -1,87 +1,118 @@
-"""The layers of an Image GPT: embedding, attention, MLP, block.
+"""The layers of an Image GPT: embedding, attention, MLP and block.
 
-Shapes: B images, n positions, d `hidden_dim`, H heads of width D = d / H,
-V `vocabulary_size`. Layers use `keras.ops` only, so they run on any backend.
+Shapes: B images, n positions, d `hidden_dim`, H heads of width D = d / H, V
+`vocabulary_size`. The layers use `keras.ops` only, so they run on any backend. Initial
+weights are those of the published code (`igpt_keras.paper`).
 """
 
+from collections.abc import Callable
+
 import keras
-from keras import initializers, ops
+from keras import ops
+from keras.initializers import RandomNormal
 
 from igpt_keras import paper
 from igpt_keras.network.attention import dot_product_attention
 
 
 def rms_norm(name: str, dtype) -> keras.layers.RMSNormalization:
-    """The published code's norm: x · rsqrt(mean(x²) + 1e-5) · g, in float32 inside."""
+    """Returns the published code's norm, x · rsqrt(mean(x²) + 1e-5) · g, float32 inside."""
     return keras.layers.RMSNormalization(epsilon=paper.NORM_EPSILON, name=name, dtype=dtype)
+
+
+def quick_gelu(x):
+    """Returns the published activation, x · sigmoid(1.702 x)."""
+    return x * ops.sigmoid(paper.GELU_FACTOR * x)
 
 
 @keras.saving.register_keras_serializable("igpt_keras")
 class TokenEmbedding(keras.layers.Layer):
-    """Tokens to the first hidden states: content plus position.
+    """Maps tokens to the first hidden states: token embedding plus position embedding.
 
-    With a start vector (autoregressive), position i holds the content of token
-    i - 1 and position 0 the start vector. Without (BERT), position i holds the
-    content of token i, or zero where `masked` is true.
+    With a start vector (autoregressive), position i holds the embedding of token i - 1, and
+    position 0 the start vector. Without one (BERT), position i holds the embedding of token
+    i, or zero where `masked` is true.
+
+    Args:
+        vocabulary_size: V.
+        sequence_length: n, the largest number of positions.
+        hidden_dim: d.
+        use_start_vector: Whether there is a start vector.
 
     Call arguments:
         tokens: int32 [B, m], the first m ≤ n tokens.
         masked: bool [B, m] or None, true at the positions of the mask M.
 
-    Returns: [B, m, d] in the compute dtype.
+    Returns:
+        [B, m, d] in the compute dtype.
+
+    Example:
+        >>> embedding = TokenEmbedding(512, 1024, hidden_dim=64, use_start_vector=True)
+        >>> embedding(np.zeros((2, 1024), "int32")).shape
+        TensorShape([2, 1024, 64])
     """
 
-    def __init__(self, vocabulary_size, sequence_length, hidden_dim, start_vector, **kwargs):
+    def __init__(
+        self,
+        vocabulary_size: int,
+        sequence_length: int,
+        hidden_dim: int,
+        use_start_vector: bool,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.vocabulary_size = vocabulary_size
         self.sequence_length = sequence_length
         self.hidden_dim = hidden_dim
-        self.has_start_vector = start_vector
+        self.use_start_vector = use_start_vector
 
     def build(self, tokens_shape):
         d = self.hidden_dim
-        self.tokens = self.add_weight(
+        self.token_embedding = self.add_weight(
             shape=(self.vocabulary_size, d),
-            initializer=initializers.RandomNormal(stddev=paper.EMBEDDING_STDDEV),
-            name="tokens",
+            initializer=RandomNormal(stddev=paper.EMBEDDING_STDDEV),
+            name="token_embedding",
         )
-        self.positions = self.add_weight(
+        self.position_embedding = self.add_weight(
             shape=(self.sequence_length, d),
-            initializer=initializers.RandomNormal(stddev=paper.POSITION_STDDEV),
-            name="positions",
+            initializer=RandomNormal(stddev=paper.POSITION_STDDEV),
+            name="position_embedding",
         )
-        if self.has_start_vector:
+        if self.use_start_vector:
             self.start_vector = self.add_weight(
                 shape=(d,),
-                initializer=initializers.RandomNormal(stddev=paper.EMBEDDING_STDDEV),
+                initializer=RandomNormal(stddev=paper.EMBEDDING_STDDEV),
                 name="start_vector",
             )
 
     def call(self, tokens, masked=None):
-        content = ops.take(self.tokens, tokens, axis=0)
+        x = ops.take(self.token_embedding, tokens, axis=0)
         if masked is not None:
-            content = ops.where(masked[:, :, None], ops.zeros_like(content), content)
-        if self.has_start_vector:
-            start = ops.broadcast_to(self.start_vector, ops.shape(content[:, :1]))
-            content = ops.concatenate([start, content[:, :-1]], axis=1)
-        return content + self.positions[: ops.shape(tokens)[1]]
+            x = ops.where(masked[:, :, None], ops.zeros_like(x), x)
+        if self.use_start_vector:
+            start = ops.broadcast_to(self.start_vector, ops.shape(x[:, :1]))
+            x = ops.concatenate([start, x[:, :-1]], axis=1)
+        return x + self.position_embedding[: ops.shape(tokens)[1]]
 
     def step(self, previous, start):
-        """Some positions of `call` with a start vector, for a decoder that goes step by step.
+        """Embeds some positions, for a decoder that goes step by step; needs a start vector.
 
         Args:
-            previous: int32 [B, k], the tokens at positions `start` - 1 … `start` + k - 2; at
-                position -1 it does not matter which.
+            previous: int32 [B, k], the tokens at positions `start` - 1 … `start` + k - 2. The
+                value at position -1 is ignored.
             start: int32 scalar.
 
-        Returns: [B, k, d] in the compute dtype, of positions `start` … `start` + k - 1.
+        Returns:
+            [B, k, d] in the compute dtype, positions `start` … `start` + k - 1 of `call`.
         """
         positions = start + ops.arange(ops.shape(previous)[1])
-        content = ops.where(
-            (positions == 0)[:, None], self.start_vector, ops.take(self.tokens, previous, axis=0)
+        x = ops.where(
+            (positions == 0)[:, None],
+            self.start_vector,
+            ops.take(self.token_embedding, previous, axis=0),
         )
-        added = ops.cast(ops.take(self.positions, positions, axis=0), self.compute_dtype)
-        return ops.cast(content, self.compute_dtype) + added
+        position = ops.take(self.position_embedding, positions, axis=0)
+        return ops.cast(x, self.compute_dtype) + ops.cast(position, self.compute_dtype)
 
     def compute_output_shape(self, tokens_shape):
         return (*tokens_shape, self.hidden_dim)
@@ -92,7 +123,7 @@ class TokenEmbedding(keras.layers.Layer):
             "vocabulary_size": self.vocabulary_size,
             "sequence_length": self.sequence_length,
             "hidden_dim": self.hidden_dim,
-            "start_vector": self.has_start_vector,
+            "use_start_vector": self.use_start_vector,
         }
 
 
@@ -102,21 +133,27 @@ class SelfAttention(keras.layers.Layer):
 
     Args:
         num_heads: H.
-        causal: whether a position sees only itself and those before it.
-        use_bias: whether both linear maps have bias vectors.
-        output_stddev: standard deviation of the output map's initial weights
-            (1/√(d·L) in the published code).
+        causal: Whether a position attends only to itself and earlier ones.
+        use_bias: Whether both projections have bias vectors.
+        output_stddev: Standard deviation of the output projection's initial weights.
 
     Call arguments:
-        x: [B, n, d], or with `attend` also [B · n, d]: products of matrices cost TensorFlow
-            fewer operations than those of stacks.
-        attend: what maps queries, keys and values, each [..., H, D], to attended
-            values of the same shape; a decoder with a cache gives its own.
+        x: [B, n, d]; with `attend` also [B · n, d], which needs fewer TensorFlow operations.
+        attend: Maps queries, keys and values, each [..., H, D], to attended values of the
+            same shape; None for `dot_product_attention`. A decoder passes its own.
 
-    Returns: of the shape of `x`.
+    Returns:
+        The shape of `x`.
+
+    Example:
+        >>> attention = SelfAttention(4, causal=True, use_bias=False, output_stddev=0.02)
+        >>> attention(np.zeros((2, 9, 64), "float32")).shape
+        TensorShape([2, 9, 64])
     """
 
-    def __init__(self, num_heads, causal, use_bias, output_stddev, **kwargs):
+    def __init__(
+        self, num_heads: int, causal: bool, use_bias: bool, output_stddev: float, **kwargs
+    ):
         super().__init__(**kwargs)
         self.num_heads = num_heads
         self.causal = causal
@@ -126,32 +163,20 @@ class SelfAttention(keras.layers.Layer):
     def build(self, input_shape):
         d = input_shape[-1]
         self.head_dim = d // self.num_heads
-        self.qkv = keras.layers.Dense(
-            3 * d,
-            use_bias=self.use_bias,
-            kernel_initializer=initializers.RandomNormal(stddev=paper.qkv_stddev(d)),
-            name="qkv",
-            dtype=self.dtype_policy,
-        )
+        self.qkv = _projection(3 * d, paper.qkv_stddev(d), "qkv", self)
         self.qkv.build(input_shape)
-        self.output_proj = keras.layers.Dense(
-            d,
-            use_bias=self.use_bias,
-            kernel_initializer=initializers.RandomNormal(stddev=self.output_stddev),
-            name="output_proj",
-            dtype=self.dtype_policy,
-        )
+        self.output_proj = _projection(d, self.output_stddev, "output_proj", self)
         self.output_proj.build(input_shape)
 
-    def call(self, x, attend=None):
-        leading = (-1,) if len(x.shape) == 2 else ops.shape(x)[:-1]
-        heads = (*leading, 3, self.num_heads, self.head_dim)
+    def call(self, x, attend: Callable | None = None):
+        batch = (-1,) if len(x.shape) == 2 else ops.shape(x)[:-1]
+        heads = (*batch, 3, self.num_heads, self.head_dim)
         query, key, value = ops.unstack(ops.reshape(self.qkv(x), heads), 3, axis=-3)
         if attend is None:
             attended = dot_product_attention(query, key, value, self.causal)
         else:
             attended = attend(query, key, value)
-        return self.output_proj(ops.reshape(attended, (*leading, x.shape[-1])))
+        return self.output_proj(ops.reshape(attended, (*batch, x.shape[-1])))
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -166,34 +191,25 @@ class SelfAttention(keras.layers.Layer):
         }
 
 
-def quick_gelu(x):
-    """The published activation, x · sigmoid(1.702 x)."""
-    return x * ops.sigmoid(paper.GELU_FACTOR * x)
-
-
 @keras.saving.register_keras_serializable("igpt_keras")
 class MLP(keras.layers.Layer):
-    """Two linear maps, 4 d wide in between, with `quick_gelu`. [B, n, d] to [B, n, d]."""
+    """Two projections with `quick_gelu` in between, 4 d wide: [B, n, d] to [B, n, d].
 
-    def __init__(self, use_bias, **kwargs):
+    Args:
+        use_bias: Whether both projections have bias vectors.
+    """
+
+    def __init__(self, use_bias: bool, **kwargs):
         super().__init__(**kwargs)
         self.use_bias = use_bias
 
     def build(self, input_shape):
         d = input_shape[-1]
-        self.up_proj = self._linear_map(4 * d, "up_proj")
+        width = paper.MLP_RATIO * d
+        self.up_proj = _projection(width, paper.MLP_STDDEV, "up_proj", self)
         self.up_proj.build(input_shape)
-        self.down_proj = self._linear_map(d, "down_proj")
-        self.down_proj.build((*input_shape[:-1], 4 * d))
-
-    def _linear_map(self, units, name):
-        return keras.layers.Dense(
-            units,
-            use_bias=self.use_bias,
-            kernel_initializer=initializers.RandomNormal(stddev=paper.MLP_STDDEV),
-            name=name,
-            dtype=self.dtype_policy,
-        )
+        self.down_proj = _projection(d, paper.MLP_STDDEV, "down_proj", self)
+        self.down_proj.build((*input_shape[:-1], width))
 
     def call(self, x):
         return self.down_proj(quick_gelu(self.up_proj(x)))
@@ -207,27 +223,34 @@ class MLP(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("igpt_keras")
 class Block(keras.layers.Layer):
-    """One pre-norm block (paper, section 2.3).
+    """One pre-norm transformer block (paper, section 2.2).
 
     n = norm(h); a = h + attention(n); h' = a + mlp(norm(a)).
 
-    Arguments, call arguments and result are those of `SelfAttention`.
+    Its arguments, call arguments and result are those of `SelfAttention`.
     """
 
-    def __init__(self, num_heads, causal, use_bias, output_stddev, **kwargs):
+    def __init__(
+        self, num_heads: int, causal: bool, use_bias: bool, output_stddev: float, **kwargs
+    ):
         super().__init__(**kwargs)
-        self.attention_norm = rms_norm("attention_norm", self.dtype_policy)
+        self.num_heads = num_heads
+        self.causal = causal
+        self.use_bias = use_bias
+        self.output_stddev = output_stddev
+        dtype = self.dtype_policy
+        self.attention_norm = rms_norm("attention_norm", dtype)
         self.attention = SelfAttention(
-            num_heads, causal, use_bias, output_stddev, name="attention", dtype=self.dtype_policy
+            num_heads, causal, use_bias, output_stddev, name="attention", dtype=dtype
         )
-        self.mlp_norm = rms_norm("mlp_norm", self.dtype_policy)
-        self.mlp = MLP(use_bias, name="mlp", dtype=self.dtype_policy)
+        self.mlp_norm = rms_norm("mlp_norm", dtype)
+        self.mlp = MLP(use_bias, name="mlp", dtype=dtype)
 
     def build(self, input_shape):
         for layer in (self.attention_norm, self.attention, self.mlp_norm, self.mlp):
             layer.build(input_shape)
 
-    def call(self, h, attend=None):
+    def call(self, h, attend: Callable | None = None):
         a = h + self.attention(self.attention_norm(h), attend=attend)
         return a + self.mlp(self.mlp_norm(a))
 
@@ -237,8 +260,21 @@ class Block(keras.layers.Layer):
     def get_config(self):
         return {
             **super().get_config(),
-            "num_heads": self.attention.num_heads,
-            "causal": self.attention.causal,
-            "use_bias": self.attention.use_bias,
-            "output_stddev": self.attention.output_stddev,
+            "num_heads": self.num_heads,
+            "causal": self.causal,
+            "use_bias": self.use_bias,
+            "output_stddev": self.output_stddev,
         }
+
+
+def _projection(
+    units: int, stddev: float, name: str, layer: SelfAttention | MLP
+) -> keras.layers.Dense:
+    """Returns a projection of `layer`, with its bias and dtype settings."""
+    return keras.layers.Dense(
+        units,
+        use_bias=layer.use_bias,
+        kernel_initializer=RandomNormal(stddev=stddev),
+        name=name,
+        dtype=layer.dtype_policy,
+    )

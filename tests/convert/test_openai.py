@@ -107,7 +107,7 @@ class TestLoad:
             changes[f"{name}/Adam"] = changes[f"{name}/Adam_1"] = np.ones_like(value)
         model = load_openai(write_checkpoint(tmp_path, changes))
         assert model.config.num_layers == 3
-        tokens = ops.convert_to_numpy(model.backbone.embedding.tokens)
+        tokens = ops.convert_to_numpy(model.backbone.embedding.token_embedding)
         assert np.array_equal(tokens, read_variables()["model/wte"])
 
 

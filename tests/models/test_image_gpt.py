@@ -43,8 +43,8 @@ def test_initial_weights_follow_the_published_code():
     config = igpt_keras.ImageGPTConfig(16, 256, 128, 3, 2)
     model = ImageGPT(config)
     stddevs = {
-        "embedding/tokens": 0.02,
-        "embedding/positions": 0.01,
+        "embedding/token_embedding": 0.02,
+        "embedding/position_embedding": 0.01,
         "embedding/start_vector": 0.02,
         "block_1/attention/qkv/kernel": 1 / math.sqrt(128),
         "block_1/attention/output_proj/kernel": 1 / math.sqrt(128 * 3),

@@ -10,7 +10,7 @@ from igpt_keras.models.sharding import layout_map
 from tests.models.test_backends import run_python
 
 # Each device has a copy of these; all other matrices are split.
-COPIED = ("embedding/positions", "class_head/kernel")
+COPIED = ("embedding/position_embedding", "class_head/kernel")
 MODELS = {
     "ar": {"model_class": ImageGPT, "objective": "ar"},
     "bert": {"model_class": ImageGPT, "objective": "bert"},

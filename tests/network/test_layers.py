@@ -68,9 +68,10 @@ def test_block_adds_attention_and_mlp_each_after_its_norm(states):
 
 
 def test_embedding_shifts_by_the_start_vector(tokens):
-    layer = built(TokenEmbedding(8, 16, 12, start_vector=True), tokens)
+    layer = built(TokenEmbedding(8, 16, 12, use_start_vector=True), tokens)
     content, positions, start = (
-        numpy(weight) for weight in (layer.tokens, layer.positions, layer.start_vector)
+        numpy(weight)
+        for weight in (layer.token_embedding, layer.position_embedding, layer.start_vector)
     )
     expected = np.stack([np.vstack([start, content[row[:-1]]]) + positions for row in tokens])
     np.testing.assert_allclose(numpy(layer(tokens)), expected, atol=1e-6)
@@ -83,9 +84,9 @@ def test_embedding_shifts_by_the_start_vector(tokens):
 
 
 def test_embedding_zeroes_masked_contents_before_adding_positions(tokens):
-    layer = built(TokenEmbedding(8, 16, 12, start_vector=False), tokens)
+    layer = built(TokenEmbedding(8, 16, 12, use_start_vector=False), tokens)
     masked = np.random.default_rng(18).random(tokens.shape) < 0.3
-    content, positions = numpy(layer.tokens), numpy(layer.positions)
+    content, positions = numpy(layer.token_embedding), numpy(layer.position_embedding)
     expected = np.where(masked[..., None], 0, content[tokens]) + positions
     np.testing.assert_allclose(numpy(layer(tokens, masked=masked)), expected, atol=1e-6)
 
@@ -93,7 +94,7 @@ def test_embedding_zeroes_masked_contents_before_adding_positions(tokens):
 @pytest.mark.parametrize(
     "layer",
     [
-        TokenEmbedding(8, 16, 12, start_vector=True),
+        TokenEmbedding(8, 16, 12, use_start_vector=True),
         SelfAttention(3, True, True, 0.1),
         MLP(True, dtype="mixed_bfloat16"),
         Block(3, False, True, 0.1),
