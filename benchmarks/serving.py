@@ -37,8 +37,8 @@ import numpy as np
 import tensorflow as tf
 
 import igpt_keras
-from serving.client import Client, RetryPolicy, ServingError
-from serving.export import export
+from serving import Client, ServingError, export
+from serving.client import RetryPolicy
 
 NUM_COLORS = 512
 # Seconds between two versions, and between two looks at the server's memory.

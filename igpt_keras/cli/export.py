@@ -7,8 +7,8 @@ import click
 import igpt_keras
 from igpt_keras.cli.options import output_option
 from igpt_keras.saving import read_training
-from serving.export import MAX_PIXELS
-from serving.export import export as export_saved_model
+from serving.exporting import MAX_PIXELS
+from serving.exporting import export as export_saved_model
 
 
 @click.command()

@@ -23,9 +23,8 @@ from igpt_keras.saving import read_training
 from igpt_keras.training.callbacks.progress_bar import ProgressBar
 from igpt_keras.training.finetuning import finetune
 from igpt_keras.training.recipes import pretrain
-from serving.client import Classifications, Client
-from serving.export import export
-from serving.server import Server
+from serving import Client, Server, export
+from serving.client import Classifications
 
 NUM_COLORS = 16
 HIDDEN_DIM, NUM_LAYERS, NUM_HEADS = 64, 4, 4

@@ -6,7 +6,7 @@ import grpc
 
 # TensorFlow Serving's words, in Predict and in Classify.
 _NO_SIGNATURE = re.compile('ignature key ".*" not found|No signature was found')
-# What an export needs for a signature to be there; see `serving.export`.
+# What an export needs for a signature to be there; see `serving.exporting`.
 _NEEDS = {
     "complete": "an autoregressive model with token logits",
     "sample": "an autoregressive model with token logits",

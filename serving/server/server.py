@@ -42,7 +42,7 @@ SERVICES = (
 
 
 class Server:
-    """Serves models from directories that `serving.export.export` wrote.
+    """Serves models from directories that `serving.export` wrote.
 
     >>> with Server("served") as server:
     ...     print(server.address)

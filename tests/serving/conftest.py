@@ -7,7 +7,7 @@ from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.tokenizers.color_palette import ColorPalette
-from serving.export import export
+from serving import export
 
 
 def random_palette(num_colors: int, seed: int) -> ColorPalette:

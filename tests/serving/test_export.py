@@ -17,9 +17,9 @@ from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.models.masking import draw_mask
 from igpt_keras.sampling import completion_seeds, sample_tokens, score
-from serving.export import MAX_PIXELS, export
-from serving.export.checks import check_runs, check_servable
-from serving.export.signatures import default_feature_layer, signature_names
+from serving.exporting import MAX_PIXELS, export
+from serving.exporting.checks import check_runs, check_servable
+from serving.exporting.signatures import default_feature_layer, signature_names
 
 SIZE = 4
 

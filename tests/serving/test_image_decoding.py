@@ -11,7 +11,7 @@ from sklearn.datasets import load_sample_image
 
 from igpt_keras.data.image_decoding import decode
 from igpt_keras.data.images import fit_to_size, read_image
-from serving.export.image_decoding import decode_image
+from serving.exporting.image_decoding import decode_image
 
 MAX_PIXELS = 1 << 20
 ORIENTATION = 0x0112

@@ -18,7 +18,7 @@ from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.models.masking import draw_mask
 from igpt_keras.sampling import log_probabilities_of, sample_tokens
-from serving.export.image_decoding import decode_image
+from serving.exporting.image_decoding import decode_image
 
 COMPLETE = "complete"
 SAMPLE = "sample"

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from igpt_keras.errors import InputError
-from serving.export.signatures import SAMPLE
+from serving.exporting.signatures import SAMPLE
 
 # The public list holds every operation of plain TensorFlow, and none that was loaded beside it.
 PLAIN = frozenset(dir(tf.raw_ops))

@@ -15,7 +15,7 @@ from tensorflow_serving.apis import (
     prediction_log_pb2,
 )
 
-from serving.export.signatures import (
+from serving.exporting.signatures import (
     CLASSIFY,
     COMPLETE,
     IMAGE_FEATURE,

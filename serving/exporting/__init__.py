@@ -28,15 +28,15 @@ from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.sampling import check_backend
 from igpt_keras.tokenizers.base import tokenizer_of
-from serving.export.assets import write_assets
-from serving.export.checks import check_runs, check_servable, read_graph
-from serving.export.signatures import (
+from serving.exporting.assets import write_assets
+from serving.exporting.checks import check_runs, check_servable, read_graph
+from serving.exporting.signatures import (
     CLASSIFY,
     check_feature_layer,
     describe,
     make_signatures,
 )
-from serving.export.warmup import warmup_inputs, write_warmup_requests
+from serving.exporting.warmup import warmup_inputs, write_warmup_requests
 from serving.versions import check_version, publish
 
 # The area of an 8192 × 8192 image: more than a phone's camera gives, and 200 MB decoded.
