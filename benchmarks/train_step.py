@@ -92,7 +92,7 @@ def our_step(sizes: Sizes, remat: bool, jit_compile: bool) -> Callable[[], list[
     import tensorflow as tf
 
     import igpt_keras
-    from igpt_keras.training.optimizers import adam
+    from igpt_keras.training.recipes import adam
 
     config = igpt_keras.ImageGPTConfig(
         sizes.image_size, COLORS, HIDDEN_DIM, sizes.layers, HEADS, use_bias=False

@@ -1,4 +1,4 @@
-"""The error that a user's mistake raises."""
+"""Exceptions of the package."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,31 @@ class InputError(ValueError):
     The message names the argument or path, what was received and what would be
     right. The `igpt` command prints it as one line and exits with status 2.
     """
+
+
+class Diverged(Exception):
+    """Training diverged: the loss is not finite, or it spiked and did not recover.
+
+    Attributes:
+        step: The step after which this was detected.
+        reason: What was detected, in words.
+    """
+
+    def __init__(self, step: int, reason: str):
+        super().__init__(f"training diverged at step {step}: {reason}")
+        self.step = step
+        self.reason = reason
+
+
+class Interrupted(Exception):
+    """Training was told to stop; a checkpoint of `step` is on disk.
+
+    Attributes:
+        step: The last step that was trained.
+        signal_number: The signal that stopped training; None where none did.
+    """
+
+    def __init__(self, step: int, signal_number: int | None = None):
+        super().__init__(f"training was stopped after step {step}")
+        self.step = step
+        self.signal_number = signal_number

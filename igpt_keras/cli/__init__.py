@@ -5,8 +5,7 @@ import sys
 
 import click
 
-from igpt_keras.errors import InputError
-from igpt_keras.training.callbacks.divergence_detector import Diverged
+from igpt_keras.errors import Diverged, InputError
 
 COMMANDS = {
     "client": "Ask a server for completions or classes over gRPC.",

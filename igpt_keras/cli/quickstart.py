@@ -21,8 +21,7 @@ from igpt_keras.pictures import contact_sheet, keep_top, save_png
 from igpt_keras.sampling import Completions, check_backend
 from igpt_keras.saving import read_training
 from igpt_keras.training.callbacks.progress_bar import ProgressBar
-from igpt_keras.training.finetuning import finetune
-from igpt_keras.training.recipes import pretrain
+from igpt_keras.training.recipes import finetune, pretrain
 from serving import Client, Server, export
 from serving.client import Classifications
 

@@ -30,7 +30,7 @@ from igpt_keras.runs.result import Result, describe_model, write_result
 from igpt_keras.runs.tokenizers import load_with_palette
 from igpt_keras.saving import MODEL_FOLDER
 from igpt_keras.training.callbacks.progress_bar import ProgressBar
-from igpt_keras.training.finetuning import FineTuning, finetune
+from igpt_keras.training.recipes import FineTuningHistory, finetune
 from igpt_keras.training.strategies import check_batch_size, distribute, is_chief
 
 KIND = "finetune"
@@ -350,7 +350,7 @@ def _announce(run: Run) -> None:
 
 def _train(
     classifier: ImageGPTClassifier, run: Run, others: Sequence[keras.callbacks.Callback]
-) -> FineTuning:
+) -> FineTuningHistory:
     """Fine-tunes `classifier`, from the last state on if there is one, under a progress bar."""
     material, settings, training = run.material, run.settings, run.training
     strategy, stream = classifier.distribute_strategy, material.stream
@@ -428,7 +428,7 @@ def describe_settings(
 
 def metrics_of(
     classifier: ImageGPTClassifier,
-    training: FineTuning,
+    training: FineTuningHistory,
     measured: dict[str, ClassifierMetrics],
 ) -> dict[str, Any]:
     """What was measured: nats, nats per pixel, and shares of the images."""

@@ -19,8 +19,7 @@ MODELS = {
 TRAIN = """
     import pathlib, sys, jax, keras, numpy as np, igpt_keras
     from igpt_keras.models.sharding import layout_map
-    from igpt_keras.training.finetuning import finetune
-    from igpt_keras.training.recipes import pretrain
+    from igpt_keras.training.recipes import finetune, pretrain
 
     assert len(jax.devices()) == 4
     folder = pathlib.Path(sys.argv[1])

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from igpt_keras import ImageGPT, ImageGPTClassifier, ImageGPTConfig
-from igpt_keras.training.optimizers import adam
+from igpt_keras.training.recipes import adam
 
 CONFIG = ImageGPTConfig(image_size=3, vocabulary_size=8, hidden_dim=8, num_layers=1, num_heads=2)
 KINDS = {

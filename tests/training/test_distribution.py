@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from igpt_keras import ImageGPT
-from igpt_keras.training.optimizers import adam
+from igpt_keras.training.recipes import adam
 from igpt_keras.training.strategies import make_strategy
 from tests.training.replicas import CONFIG, KINDS, data, free_ports, train
 

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from igpt_keras import ImageGPTClassifier, InputError
 from igpt_keras.training.callbacks.checkpoint_manager import CheckpointManager, Interrupted
-from igpt_keras.training.finetuning import finetune
+from igpt_keras.training.recipes import finetune
 from tests.training.stopper import Stopper
 
 
@@ -150,7 +150,7 @@ def test_what_cannot_be_trained_on(config, counting, tmp_path):
     classifier = ImageGPTClassifier(config, 8)
     with pytest.raises(InputError, match="steps_per_epoch must be given"):
         finetune(classifier, lambda step: batches, None, **settings)
-    with pytest.raises(InputError, match="train must be inputs and labels, or a function"):
+    with pytest.raises(InputError, match="train must be a tuple of inputs and labels"):
         finetune(classifier, batches, None, steps_per_epoch=1, **settings)
     with pytest.raises(InputError, match="checkpoints need train as a function"):
         finetune(classifier, counting, None, checkpoints=CheckpointManager(tmp_path, 1), **settings)

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from igpt_keras import ImageGPT
-from igpt_keras.training.optimizers import adam, warmup_cosine
-from igpt_keras.training.recipes import pretrain
+from igpt_keras.training.recipes import adam, pretrain, warmup_cosine
 
 
 def test_schedule_warms_up_linearly_and_falls_as_a_cosine():

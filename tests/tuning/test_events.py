@@ -1,44 +1,44 @@
-"""HParams events, read back with the messages of google.protobuf."""
+"""HParams events, read back by TensorBoard itself."""
 
-import tensorflow as tf
-from google.protobuf import struct_pb2
+import pytest
 from keras_tuner import HyperParameters
 from keras_tuner.engine.trial import Trial
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 
 from tuning.events import write_session
 
-
-def payload(content, field):
-    """The bytes of a message that holds one field of bytes."""
-    assert content[0] == field << 3 | 2
-    length, shift, position = 0, 0, 1
-    while True:
-        byte = content[position]
-        length |= (byte & 0x7F) << shift
-        position, shift = position + 1, shift + 7
-        if byte < 0x80:
-            break
-    assert len(content) == position + length
-    return content[position:]
+VALUES = {"learning_rate": 0.003, "size": "4x64x4", "layers": 4, "name": "x" * 300}
 
 
-def test_a_session_tells_values_and_status(tmp_path):
-    values = {"learning_rate": 0.003, "size": "4x64x4", "layers": 4, "name": "x" * 300}
+@pytest.mark.parametrize("status", ["COMPLETED", "FAILED"])
+def test_a_session_tells_values_and_status(tmp_path, status):
     hp = HyperParameters()
-    hp.values = dict(values)
-    trial = Trial(hp, "0000", "COMPLETED")
-    trial.score = 1.25
+    hp.values = dict(VALUES)
+    trial = Trial(hp, "0000", status)
+    trial.score = 1.25 if status == "COMPLETED" else None
     write_session(tmp_path / "events", trial, "val_loss")
-    (file,) = (tmp_path / "events").iterdir()
-    found = {
-        value.tag: value
-        for event in tf.compat.v1.train.summary_iterator(str(file))
-        for value in event.summary.value
+    events = EventAccumulator(str(tmp_path / "events")).Reload()
+    content = {
+        tag: plugin_data_pb2.HParamsPluginData.FromString(data)
+        for tag, data in events.PluginTagToContent("hparams").items()
     }
-    start = found["_hparams_/session_start_info"].metadata.plugin_data
-    assert start.plugin_name == "hparams"
-    # The first field of SessionStartInfo and that of Struct are the same map.
-    assert dict(struct_pb2.Struct.FromString(payload(start.content, 3))) == values
-    assert tf.make_ndarray(found["val_loss"].tensor) == 1.25
-    end = payload(found["_hparams_/session_end_info"].metadata.plugin_data.content, 4)
-    assert end[:2] == bytes([1 << 3, 1])
+    start = content["_hparams_/session_start_info"].session_start_info
+    values = {
+        name: getattr(value, value.WhichOneof("kind")) for name, value in start.hparams.items()
+    }
+    assert values == VALUES
+    end = content["_hparams_/session_end_info"].session_end_info
+    if status == "COMPLETED":
+        (score,) = events.Tensors("val_loss")
+        assert score.tensor_proto.float_val[0] == 1.25
+        assert end.status == api_pb2.STATUS_SUCCESS
+    else:
+        assert "val_loss" not in events.Tags()["tensors"]
+        assert end.status == api_pb2.STATUS_FAILURE
+
+
+def test_without_tensorboard_there_are_no_events(tmp_path, monkeypatch):
+    monkeypatch.setattr("tuning.events.can_write_events", lambda: False)
+    write_session(tmp_path / "events", Trial(HyperParameters(), "0000", "COMPLETED"), "val_loss")
+    assert not list(tmp_path.iterdir())

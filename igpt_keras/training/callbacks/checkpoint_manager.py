@@ -1,4 +1,4 @@
-"""All that a training goes on from, written whole or not at all, the last few kept."""
+"""Checkpoints that training resumes from bit for bit."""
 
 import contextlib
 import json
@@ -15,53 +15,73 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from igpt_keras.atomic import atomic_path
-from igpt_keras.errors import InputError
+from igpt_keras.errors import InputError, Interrupted
+from igpt_keras.json_files import read_json
 
 ARRAYS_FILE = "arrays.safetensors"
 CHECKPOINT_FILE = "checkpoint.json"
 VARIABLES, METRICS = "variables", "metrics"
 FORMAT_VERSION = 2
-CHECKPOINT_EVERY, MAX_TO_KEEP = 1000, 2
-
-
-class Interrupted(Exception):
-    """Training was told to stop; its state at `step` is on disk.
-
-    Attributes:
-        step: after which it stopped.
-        signal_number: of the signal that told it, None where none did.
-    """
-
-    def __init__(self, step: int, signal_number: int | None = None):
-        super().__init__(f"training was stopped after step {step}")
-        self.step = step
-        self.signal_number = signal_number
+CHECKPOINT_EVERY = 1000
+MAX_TO_KEEP = 2
 
 
 class Stateful(Protocol):
-    """A callback that goes on from what it knew."""
+    """A callback whose state is part of a checkpoint."""
 
     def get_state(self) -> dict[str, Any]:
-        """JSON values, or arrays of NumPy."""
+        """Returns the state: JSON values and NumPy arrays by name."""
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Takes what `get_state` gave, before training goes on."""
+        """Restores what `get_state` returned. Is called before `fit`."""
 
 
 class CheckpointManager(keras.callbacks.Callback):
-    """Writes checkpoints, `FOLDER/step-00001000`, and goes on from the last.
+    """Writes checkpoints `FOLDER/step-00001000` and restores the last one.
 
-    A state is the variables of model, optimizer and metrics (weights, moments, step, loss
-    scale, seeds of random numbers) and what other callbacks know. One is written every `every`
-    steps, at the end of every Keras epoch, and when `stop` was called.
+    A checkpoint holds the variables of model, optimizer and metrics (weights, moments, step,
+    loss scale, seeds) and the state of registered callbacks. It is written every `every` steps,
+    at the end of every epoch, and after `stop`, and appears whole or not at all.
+
+    `pretrain`, `finetune` and `resumable_fit` take a manager as `checkpoints`; they restore and
+    register what they need.
 
     Args:
-        folder: of the checkpoints.
-        every: steps between two of them.
-        max_to_keep: how many of the last stay.
-        writes: False in workers that are not the chief.
-        callbacks: those that remember, by a name that stays the same. Must come before this
-            one in the list that `fit` gets: they have then done their part of a step.
+        folder: Folder of the checkpoints.
+        every: Steps between two checkpoints.
+        max_to_keep: How many of the latest checkpoints are kept.
+        writes: Whether this process writes; False in workers that are not the chief.
+        callbacks: Callbacks to register, by a name that stays the same between processes. They
+            must precede the manager in the list that `fit` gets, so that they have handled a
+            step when it is saved.
+
+    Raises:
+        InputError: `every` or `max_to_keep` is less than 1.
+
+    Example:
+
+    ```python
+    import numpy as np
+    import tensorflow as tf
+
+    import igpt_keras
+    from igpt_keras.training import CheckpointManager, pretrain
+
+    tokens = np.zeros([64, 16], "int32")
+
+    def batches(step):
+        batches = tf.data.Dataset.from_tensor_slices(tokens).batch(8)
+        return batches.repeat().skip(step % len(batches))
+
+    config = igpt_keras.ImageGPTConfig(
+        image_size=4, vocabulary_size=8, hidden_dim=8, num_layers=1, num_heads=1
+    )
+    checkpoints = CheckpointManager("checkpoints", every=100)  # The same call resumes.
+    pretrain(
+        igpt_keras.ImageGPT(config), batches, tokens, epochs=2, steps_per_epoch=8,
+        checkpoints=checkpoints,
+    )
+    ```
     """
 
     def __init__(
@@ -84,82 +104,92 @@ class CheckpointManager(keras.callbacks.Callback):
         self.writes = writes
         self.callbacks = dict(callbacks or {})
         self._stopping, self._signal_number = False, None
-        # Of metrics in the epoch that goes on.
+        # Values of the metrics in an epoch that is resumed.
         self._metrics: dict[str, np.ndarray] = {}
-        # Steps before the epoch that `fit` is in, or before its rest where one goes on. (The
-        # optimizer's own count leaves out steps that a loss scale has skipped.)
-        self._before = self._written = 0
+        # Steps before the current epoch, or before the rest of it where it is resumed. (The
+        # optimizer's own count omits steps that a loss scale skipped.)
+        self._steps_before = self._last_written = 0
 
     def register(self, name: str, callback: Stateful) -> None:
-        """Adds one that remembers, before `restore`."""
+        """Adds a callback to what is saved and restored. Call it before `restore`."""
         self.callbacks[name] = callback
 
     def stop(self, signal_number: int | None = None) -> None:
-        """Ends training after the current step, by `Interrupted`, which tells of the signal."""
+        """Stops training after the current step: `fit` raises `Interrupted`.
+
+        Args:
+            signal_number: The signal that is the reason, if any.
+        """
         self._stopping, self._signal_number = True, signal_number
 
     def restore(self, model: keras.Model) -> int:
-        """Puts the compiled `model` into the last state; returns its step, 0 without a state.
+        """Restores the last checkpoint.
+
+        Args:
+            model: The compiled model.
+
+        Returns:
+            The step of the checkpoint; 0 if there is none.
 
         Raises:
-            InputError: a checkpoint of another model, or a damaged one.
+            InputError: The checkpoint belongs to another model or is damaged.
         """
         paths = self.paths()
         if not paths:
             return 0
         path = paths[-1]
-        about = _read_about(path)
+        checkpoint = _read_checkpoint(path)
         arrays = _read_arrays(path / ARRAYS_FILE)
         model.optimizer.build(model.trainable_variables)
-        _assign(_variables(model), _part_of(VARIABLES, arrays), path)
-        if about["within_epoch"]:
-            self._metrics = _part_of(METRICS, arrays)
+        _assign(_variables(model), _with_prefix(VARIABLES, arrays), path)
+        if checkpoint["within_epoch"]:
+            self._metrics = _with_prefix(METRICS, arrays)
         for name, callback in self.callbacks.items():
-            # A guard, say, may be new in a run that goes on.
-            if name in about["callbacks"]:
-                callback.set_state({**about["callbacks"][name], **_part_of(name, arrays)})
-        self._before = self._written = about["step"]
-        return self._before
+            # A resumed run may register callbacks that it began without.
+            if name in checkpoint["callbacks"]:
+                state = {**checkpoint["callbacks"][name], **_with_prefix(name, arrays)}
+                callback.set_state(state)
+        self._steps_before = self._last_written = checkpoint["step"]
+        return self._steps_before
 
     def paths(self) -> list[pathlib.Path]:
-        """Of all checkpoints, the oldest first."""
-        return sorted(
-            path for path in self.folder.glob("step-*") if (path / CHECKPOINT_FILE).is_file()
-        )
+        """Returns the folders of all checkpoints, the oldest first."""
+        files = self.folder.glob(f"step-*/{CHECKPOINT_FILE}")
+        return sorted(file.parent for file in files)
 
     def on_epoch_begin(self, epoch, logs=None):
-        # Keras has reset them, also where an epoch goes on.
+        # Keras has reset the metrics, also where an epoch is resumed.
         if self._metrics:
             _assign(_metrics(self.model), self._metrics, self.paths()[-1])
         self._metrics = {}
 
     def on_train_batch_end(self, batch, logs=None):
         if batch + 1 >= self.params["steps"]:
-            # The end of the epoch comes with it: validation, and then a state.
+            # The end of the epoch follows, with validation and then a checkpoint.
             return
-        step = self._before + batch + 1
-        if self._stopping or step // self.every > self._written // self.every:
+        step = self._steps_before + batch + 1
+        if self._stopping or step // self.every > self._last_written // self.every:
             self._write(step, within_epoch=True)
         if self._stopping:
             raise Interrupted(step, self._signal_number)
 
     def on_epoch_end(self, epoch, logs=None):
-        self._before += self.params["steps"]
-        self._write(self._before, within_epoch=False)
+        self._steps_before += self.params["steps"]
+        self._write(self._steps_before, within_epoch=False)
         if self._stopping:
-            raise Interrupted(self._before, self._signal_number)
+            raise Interrupted(self._steps_before, self._signal_number)
 
-    def _write(self, step, within_epoch):
-        # In all workers: values that are summed over them must be read by all of them.
+    def _write(self, step: int, within_epoch: bool) -> None:
+        # All workers read the variables: some are sums over the workers.
         arrays = {
-            f"{part}/{name}": keras.ops.convert_to_numpy(variable)
-            for part, variables in (
+            f"{prefix}/{name}": keras.ops.convert_to_numpy(variable)
+            for prefix, variables in (
                 (VARIABLES, _variables(self.model)),
                 (METRICS, _metrics(self.model)),
             )
             for name, variable in variables.items()
         }
-        self._written = step
+        self._last_written = step
         if not self.writes:
             return
         states = {}
@@ -168,7 +198,7 @@ class CheckpointManager(keras.callbacks.Callback):
             own = {key for key, value in state.items() if isinstance(value, np.ndarray)}
             arrays |= {f"{name}/{key}": state[key] for key in own}
             states[name] = {key: value for key, value in state.items() if key not in own}
-        about = {
+        checkpoint = {
             "format_version": FORMAT_VERSION,
             "step": step,
             "within_epoch": within_epoch,
@@ -177,23 +207,26 @@ class CheckpointManager(keras.callbacks.Callback):
         path = self.folder / f"step-{step:08d}"
         with atomic_path(path, overwrite=True, marker=CHECKPOINT_FILE) as partial:
             partial.mkdir()
-            _save_arrays(arrays, partial / ARRAYS_FILE)
-            (partial / CHECKPOINT_FILE).write_text(json.dumps(about) + "\n", encoding="utf-8")
+            _write_arrays(arrays, partial / ARRAYS_FILE)
+            content = json.dumps(checkpoint) + "\n"
+            (partial / CHECKPOINT_FILE).write_text(content, encoding="utf-8")
             for file in (*partial.iterdir(), partial):
                 _sync(file)
         _sync(self.folder)
         for old in self.paths()[: -self.max_to_keep]:
-            # Without it the rest is no state, should this be interrupted.
+            # Without this file, what an interruption leaves of the folder is no checkpoint.
             (old / CHECKPOINT_FILE).unlink()
             shutil.rmtree(old)
 
 
 @contextlib.contextmanager
 def stopped_by_signals(checkpoints: CheckpointManager) -> Iterator[None]:
-    """The first SIGTERM or Ctrl-C ends training after a step, with its state on disk."""
+    """Makes the first SIGTERM or Ctrl-C stop training with a checkpoint.
+
+    A second one ends the process at once.
+    """
 
     def stop(signal_number, frame):
-        # A second one ends the process at once.
         signal.signal(signal_number, before[signal_number])
         checkpoints.stop(signal_number)
 
@@ -205,15 +238,15 @@ def stopped_by_signals(checkpoints: CheckpointManager) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _variables(model) -> dict[str, keras.Variable]:
-    """All that changes in training but metrics, by names that are the same in every process."""
+def _variables(model: keras.Model) -> dict[str, keras.Variable]:
+    """All variables but those of metrics, by names that are the same in every process."""
     metrics = {id(variable) for variable in model.metrics_variables}
     ordered = [*model.variables, *model.optimizer.variables]
     return _numbered(variable for variable in ordered if id(variable) not in metrics)
 
 
-def _metrics(model) -> dict[str, keras.Variable]:
-    """Likewise the variables of the metrics."""
+def _metrics(model: keras.Model) -> dict[str, keras.Variable]:
+    """The variables of metrics, by names that are the same in every process."""
     return _numbered(model.metrics_variables)
 
 
@@ -222,7 +255,9 @@ def _numbered(variables: Iterable[keras.Variable]) -> dict[str, keras.Variable]:
     return {f"{index:05d}": variable for index, variable in enumerate(unique)}
 
 
-def _assign(variables: dict[str, keras.Variable], values: dict[str, np.ndarray], path) -> None:
+def _assign(
+    variables: dict[str, keras.Variable], values: dict[str, np.ndarray], path: pathlib.Path
+) -> None:
     shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
     if shapes != {name: value.shape for name, value in values.items()}:
         raise InputError(f"{path} is the checkpoint of another model or of another optimizer")
@@ -230,39 +265,39 @@ def _assign(variables: dict[str, keras.Variable], values: dict[str, np.ndarray],
         variable.assign(values[name])
 
 
-def _part_of(name: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Of all `arrays` of a state those of `name`, without it."""
-    prefix = f"{name}/"
-    return {k.removeprefix(prefix): array for k, array in arrays.items() if k.startswith(prefix)}
+def _with_prefix(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays named `prefix`/NAME, by NAME."""
+    start = f"{prefix}/"
+    return {k.removeprefix(start): array for k, array in arrays.items() if k.startswith(start)}
 
 
-def _save_arrays(values, file):
+def _write_arrays(arrays: dict[str, np.ndarray], file: pathlib.Path) -> None:
     try:
-        save_file(values, file)
+        save_file(arrays, file)
     except SafetensorError as error:
-        # A full disk, say: what everything else that writes raises.
+        # For instance a full disk, which is an OSError everywhere else.
         raise OSError(f"{file} cannot be written: {error}") from error
 
 
-def _read_about(path):
-    about = json.loads((path / CHECKPOINT_FILE).read_text(encoding="utf-8"))
-    if about["format_version"] != FORMAT_VERSION:
-        raise InputError(
-            f"{path} has format_version {about['format_version']}; this version reads "
-            f"{FORMAT_VERSION}"
-        )
-    return about
-
-
-def _read_arrays(file) -> dict[str, np.ndarray]:
+def _read_arrays(file: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         return load_file(file)
     except SafetensorError as error:
         raise InputError(f"{file} is damaged: {error}") from error
 
 
-def _sync(path):
-    """Waits until a file or folder is on disk, so that a state survives a loss of power."""
+def _read_checkpoint(path: pathlib.Path) -> dict[str, Any]:
+    checkpoint = read_json(path / CHECKPOINT_FILE)
+    if checkpoint["format_version"] != FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format_version {checkpoint['format_version']}; this version reads "
+            f"{FORMAT_VERSION}"
+        )
+    return checkpoint
+
+
+def _sync(path: pathlib.Path) -> None:
+    """Waits until a file or folder is on disk, so that a checkpoint survives a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

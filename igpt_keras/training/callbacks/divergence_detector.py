@@ -1,4 +1,4 @@
-"""Training that no longer learns is stopped: the paper's sign of too high a learning rate."""
+"""Stops training that diverged: the sign of too high a learning rate (paper, section 3.4)."""
 
 import dataclasses
 import math
@@ -7,47 +7,37 @@ from typing import Any
 
 import keras
 
-from igpt_keras.errors import InputError
+from igpt_keras.errors import Diverged, InputError
 from igpt_keras.training.callbacks.running_means import RunningMeans
 
 STANDARD_ERRORS = 5.0
-# So short that the early fall of a loss does not hide a spike.
-LONGEST_WINDOW = 100
-FEWEST_WINDOWS, SHARE_OF_STEPS = 5, 0.1
-# Of so many differences, noise is known.
-DIFFERENCES = 16
-
-
-class Diverged(Exception):
-    """The loss is not finite, or spiked and did not recover.
-
-    Attributes:
-        step: after which this was seen.
-        reason: what was seen, in words.
-    """
-
-    def __init__(self, step: int, reason: str):
-        super().__init__(f"training diverged at step {step}: {reason}")
-        self.step = step
-        self.reason = reason
+# Longer windows would hide a spike behind the early fall of the loss.
+MAX_WINDOW = 100
+MIN_PATIENCE, PATIENCE_FRACTION = 5, 0.1
+# Differences of losses from which the noise can be estimated.
+MIN_DIFFERENCES = 16
+# The median of the first losses is the loss that training began with.
+FIRST_LOSSES = 5
 
 
 @dataclasses.dataclass
 class LossCurve:
-    """The loss in windows, and how many of the latest lie above the lowest.
+    """The mean loss of windows of steps, compared with the lowest mean so far.
 
     Attributes:
-        tolerance: as in `DivergenceDetector`.
-        beginning: the first losses, up to five.
-        lowest: the lowest mean of a window, to begin with the median of `beginning`.
-        lowest_losses: how many losses that is the mean of.
-        noise: the variance of a loss.
-        differences: of how many differences of consecutive losses that is the mean; old ones
-            fade.
-        above: how many of the latest windows lie above the lowest.
-        steps, losses, total, changes, squares: of the window that is not closed: steps,
-            losses, their sum over steps, differences of consecutive losses, their squares' sum.
-        previous: the last loss.
+        tolerance: As in `DivergenceDetector`.
+        beginning: The first losses, up to `FIRST_LOSSES`.
+        lowest: The lowest mean of a window; at first the median of `beginning`.
+        lowest_losses: The number of losses that `lowest` is the mean of.
+        noise: The variance of a loss, from differences of consecutive losses.
+        differences: The number of differences behind `noise`; old ones fade.
+        above: How many of the latest windows, without a gap, lie above the lowest.
+        steps: Steps in the open window.
+        losses: Losses in the open window; fewer than steps with `steps_per_execution`.
+        total: Sum of the losses over the steps of the open window.
+        changes: Differences of consecutive losses in the open window.
+        squares: Sum of the squares of these differences.
+        previous: The last loss.
     """
 
     tolerance: float
@@ -65,8 +55,8 @@ class LossCurve:
     previous: float | None = None
 
     def add(self, loss: float, steps: int) -> None:
-        """Hears of the mean loss of `steps` steps."""
-        if len(self.beginning) < 5:
+        """Adds the mean loss of `steps` steps."""
+        if len(self.beginning) < FIRST_LOSSES:
             self.beginning.append(loss)
         if self.previous is not None:
             self.changes += 1
@@ -77,7 +67,7 @@ class LossCurve:
         self.total += loss * steps
 
     def close_window(self) -> float:
-        """Compares the window with the lowest one; returns its mean."""
+        """Compares the open window with the lowest one, starts another, and returns its mean."""
         mean = self.total / self.steps
         first = statistics.median(self.beginning)
         if self.lowest is None:
@@ -85,48 +75,59 @@ class LossCurve:
         error = math.sqrt(self.noise * (1 / self.losses + 1 / self.lowest_losses))
         learned = first - self.lowest
         margin = max(self.tolerance * max(abs(self.lowest), learned), STANDARD_ERRORS * error)
-        if self.differences >= DIFFERENCES and mean > self.lowest + margin:
-            # Of ordinary noise, a spike says nothing.
+        if self.differences >= MIN_DIFFERENCES and mean > self.lowest + margin:
+            # The differences within a spike are not ordinary noise and are left out of it.
             self.above += 1
         else:
             self.above = 0
-            self._count_noise()
+            self._update_noise()
         if mean < self.lowest:
             self.lowest, self.lowest_losses = mean, self.losses
         self.steps = self.losses = self.changes = 0
         self.total = self.squares = 0.0
         return mean
 
-    def _count_noise(self):
-        # A tenth of the past fades with every window, but never so much that little is left.
-        kept = min(self.differences, max(DIFFERENCES, 9 * self.changes))
+    def _update_noise(self) -> None:
+        # A tenth of the past fades with every window, but enough stays for an estimate.
+        kept = min(self.differences, max(MIN_DIFFERENCES, 9 * self.changes))
         self.differences = kept + self.changes
         if self.differences:
             self.noise = (self.noise * kept + self.squares / 2) / self.differences
 
 
 class DivergenceDetector(keras.callbacks.Callback):
-    """Raises `Diverged` at a loss that is not finite, or that spiked and does not recover.
+    """Raises `Diverged` when the loss is not finite, or spiked and does not recover.
 
-    The mean loss of every `window` steps is compared with the lowest such mean so far, or
-    with the median of the first five losses where that is lower. It is above where it exceeds
-    that by more than
+    The mean loss of every `window` steps is compared with the lowest such mean so far (or with
+    the median of the first five losses where that is lower). A window is above it where it
+    exceeds it by more than both
 
-    - `tolerance` times the larger of it and of what was learned until then, the first losses
-      minus the lowest mean (the loss of a classifier may come near 0), and
-    - `STANDARD_ERRORS` standard errors, by the differences of consecutive losses.
+    - `tolerance` times the lowest mean or, where that is larger, times the progress so far, the
+      first losses minus the lowest mean (the loss of a classifier may come near 0), and
+    - `STANDARD_ERRORS` standard errors, estimated from differences of consecutive losses.
 
-    `patience` such windows in a row are a spike that has not recovered. The losses are those
-    that Keras reports: of one step, or the mean over `steps_per_execution`.
+    `patience` such windows in a row are a spike that did not recover. The losses are those that
+    Keras reports: of one step, or means over `steps_per_execution`.
 
     Args:
-        total_steps: of the run; the defaults come from it.
-        window: in steps; a twentieth of the run, but at most 100.
-        patience: in windows; a tenth of the run, but at least 5.
-        tolerance: a share.
+        total_steps: Steps of the whole training, from which the defaults are derived.
+        window: Steps in a window; by default a twentieth of the training, at most 100.
+        patience: Windows until training stops; by default a tenth of the training, at least 5.
+        tolerance: Fraction by which the loss may rise.
 
     Raises:
-        InputError: a number that is not positive.
+        InputError: A number is not positive.
+
+    Example:
+
+    ```python
+    from igpt_keras.training import DivergenceDetector, Diverged
+
+    try:
+        model.fit(tokens, epochs=10, callbacks=[DivergenceDetector(total_steps=1000)])
+    except Diverged as diverged:
+        print(diverged.step, diverged.reason)
+    ```
     """
 
     def __init__(
@@ -139,9 +140,11 @@ class DivergenceDetector(keras.callbacks.Callback):
     ):
         super().__init__()
         if window is None:
-            window = min(max(total_steps // 20, 1), LONGEST_WINDOW)
+            window = min(max(total_steps // 20, 1), MAX_WINDOW)
         if patience is None:
-            patience = max(FEWEST_WINDOWS, math.ceil(SHARE_OF_STEPS * total_steps / max(window, 1)))
+            patience = max(
+                MIN_PATIENCE, math.ceil(PATIENCE_FRACTION * total_steps / max(window, 1))
+            )
         for name, value in (
             ("total_steps", total_steps),
             ("window", window),
@@ -152,41 +155,40 @@ class DivergenceDetector(keras.callbacks.Callback):
                 raise InputError(f"{name} must be greater than 0, got {value}")
         self.window = window
         self.patience = patience
-        self._recent = RunningMeans()
+        self._means = RunningMeans()
         self._curve = LossCurve(tolerance)
 
     def on_train_begin(self, logs=None):
-        self._recent.begin(self.model)
+        self._means.begin(self.model)
 
     def on_train_batch_end(self, batch, logs=None):
-        steps = self._recent.update(batch, {"loss": logs["loss"]})
-        step = self._recent.step
+        steps = self._means.update(batch, {"loss": logs["loss"]})
+        step = self._means.step
         if not math.isfinite(logs["loss"]):
             raise Diverged(step, f"the training loss is {logs['loss']}")
         curve = self._curve
-        curve.add(self._recent.result()["loss"], steps)
+        curve.add(self._means.result()["loss"], steps)
         if curve.steps < self.window:
             return
         mean = curve.close_window()
         if curve.above >= self.patience:
             raise Diverged(
                 step,
-                f"the training loss spiked and did not recover: {mean:.4g}, and for "
-                f"{curve.above} windows of {self.window} steps above the lowest, "
-                f"{curve.lowest:.4g}",
+                f"the training loss spiked to {mean:.4g} and did not recover: it has been above "
+                f"the lowest, {curve.lowest:.4g}, for {curve.above} windows of {self.window} steps",
             )
 
     def on_epoch_end(self, epoch, logs=None):
-        self._recent.end_epoch()
+        self._means.end_epoch()
         loss = (logs or {}).get("val_loss", 0.0)
         if not math.isfinite(loss):
-            raise Diverged(self._recent.step, f"the validation loss is {loss}")
+            raise Diverged(self._means.step, f"the validation loss is {loss}")
 
     def get_state(self) -> dict[str, Any]:
-        """What `set_state` needs to go on in another process."""
-        return {"recent": self._recent.get_state(), "curve": dataclasses.asdict(self._curve)}
+        """Returns what `set_state` needs to resume in another process."""
+        return {"means": self._means.get_state(), "curve": dataclasses.asdict(self._curve)}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on from `get_state`."""
-        self._recent.set_state(state["recent"])
+        """Restores what `get_state` returned."""
+        self._means.set_state(state["means"])
         self._curve = LossCurve(**state["curve"])

@@ -1,4 +1,4 @@
-"""Means over the latest steps, out of Keras' running means."""
+"""Means of metrics over the latest steps, from Keras' running means."""
 
 from typing import Any
 
@@ -6,15 +6,15 @@ import keras
 
 
 class RunningMeans:
-    """Counts the steps of a training, and gives the means of its figures over the latest of them.
+    """Counts training steps and averages metrics over the latest of them.
 
-    The logs of Keras hold running means over all steps since the epoch began. The mean over
-    the steps j + 1 … k is (mean_k · k − mean_j · j) / (k − j). Keras keeps these sums in
-    float32: over an epoch of 60,000 steps the mean of a single step is right to a percent.
+    Keras' logs hold running means over all steps since the epoch began. The mean over the
+    steps j + 1 … k is (mean_k · k − mean_j · j) / (k − j). Keras keeps these sums in float32: in
+    an epoch of 60,000 steps the mean of a single step is accurate to a percent.
 
     Attributes:
-        step: steps done since the training began, None before `begin`.
-        steps: how many of them `result` would speak of.
+        step: Steps since the training began; None before `begin`.
+        steps: The steps that the next `result` averages over.
     """
 
     def __init__(self):
@@ -26,14 +26,15 @@ class RunningMeans:
         self._steps_before_fit = 0
 
     def begin(self, model: keras.Model) -> None:
-        """To be called when `fit` begins: learns where it starts, if that is not known yet."""
+        """Sets the first step to that of `model`, unless it is known. Call it as `fit` begins."""
         if self.step is None:
             self.step = updates_done(model)
 
     def update(self, batch: int, logs: dict[str, float]) -> int:
-        """Hears of the running means after `batch`, an index within `fit`'s epoch.
+        """Adds the running means after `batch`, an index within the epoch of this `fit`.
 
-        Returns: how many steps that are more than before.
+        Returns:
+            The steps since the last update.
         """
         steps_of_epoch = self._steps_before_fit + batch + 1
         new = steps_of_epoch - self._steps_of_epoch
@@ -48,18 +49,18 @@ class RunningMeans:
         return new
 
     def end_epoch(self) -> None:
-        """To be called at the end of an epoch: running means start anew."""
+        """Starts the running means of a new epoch. Call it when an epoch ends."""
         self._totals = {}
         self._steps_of_epoch = self._steps_before_fit = 0
 
     def result(self) -> dict[str, float]:
-        """The means over the steps since the last call; {} if there were none."""
+        """Returns the means over the steps since the last call, {} where there were none."""
         means = {name: total / self.steps for name, total in self._sums.items() if self.steps}
         self._sums, self.steps = {}, 0
         return means
 
     def get_state(self) -> dict[str, Any]:
-        """What `set_state` needs to go on in another process, also within an epoch."""
+        """Returns what `set_state` needs to resume in another process, also within an epoch."""
         return {
             "step": self.step,
             "steps": self.steps,
@@ -69,19 +70,19 @@ class RunningMeans:
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on from `get_state`; the next `fit` is for what was left of the epoch."""
+        """Restores what `get_state` returned; the next `fit` trains the rest of that epoch."""
         self.step, self.steps = state["step"], state["steps"]
         self._sums, self._totals = dict(state["sums"]), dict(state["totals"])
         self._steps_of_epoch = self._steps_before_fit = state["steps_of_epoch"]
 
 
 def updates_done(model: keras.Model) -> int:
-    """How often the weights of `model` were changed.
+    """Returns how often the weights of `model` were updated.
 
-    With a dynamic loss scale these are fewer than the steps: where a gradient overflows, the
-    step changes no weight.
+    With a dynamic loss scale this is less than the number of steps: a step whose gradient
+    overflows updates nothing.
     """
     if hasattr(model, "jax_state_sync"):
-        # Within an epoch, JAX's trainer keeps the variables elsewhere.
+        # JAX's trainer keeps the variables elsewhere within an epoch.
         model.jax_state_sync()
     return int(keras.ops.convert_to_numpy(model.optimizer.iterations))

@@ -1,7 +1,8 @@
-"""Model folders written while a model trains."""
+"""Models saved on the way of a training."""
 
 import os
 import pathlib
+from collections.abc import Collection
 from typing import Any
 
 import keras
@@ -12,28 +13,29 @@ BEST = "best"
 
 
 class Snapshots(keras.callbacks.Callback):
-    """Saves the model at some ends of Keras' epochs, as `DIRECTORY/step-00001000`.
+    """Saves the model after some epochs, and the best model so far.
 
-    The paper studies those after 1/16, 1/8, 1/4, 1/2 and all of the steps (section 4.2).
-    `DIRECTORY/best` is the one of the lowest validation loss so far, at whichever epoch.
+    `DIRECTORY/step-00001000` is a model folder after one of `epochs`; the paper studies those
+    after 1/16, 1/8, 1/4, 1/2 and all of the steps (section 4.2). `DIRECTORY/best` is the model
+    with the lowest validation loss after any epoch.
 
     Args:
-        directory: of the model folders.
-        epochs: after which epochs, counted from 1.
-        steps_per_epoch: batches in an epoch.
-        training: what `training.json` says besides `step` and `validation_loss`.
-        writes: False in workers that are not the chief.
+        directory: Folder of the model folders.
+        epochs: Epochs, from 1, after which the model is saved.
+        steps_per_epoch: Batches in an epoch.
+        training: Content of each `training.json`, besides `step` and `validation_loss`.
+        writes: Whether this process writes; False in workers that are not the chief.
 
     Attributes:
-        saved: for each one but the best `step`, `validation_loss` (nats per pixel, None
-            without validation) and `path`, relative to `directory`.
-        best: the same of the best; None without validation.
+        saved: For each snapshot `step`, `validation_loss` (nats per pixel, None without
+            validation) and `path`, relative to `directory`.
+        best: The same for the best model; None without validation.
     """
 
     def __init__(
         self,
         directory: str | os.PathLike,
-        epochs: set[int],
+        epochs: Collection[int],
         steps_per_epoch: int,
         training: dict[str, Any],
         writes: bool = True,
@@ -48,22 +50,24 @@ class Snapshots(keras.callbacks.Callback):
         self.best: dict[str, Any] | None = None
 
     def get_state(self) -> dict[str, Any]:
+        """Returns which models were saved."""
         return {"saved": self.saved, "best": self.best}
 
     def set_state(self, state: dict[str, Any]) -> None:
+        """Restores what `get_state` returned."""
         self.saved, self.best = state["saved"], state["best"]
 
     def on_epoch_end(self, epoch, logs=None):
         step = (epoch + 1) * self.steps_per_epoch
-        measured = {"step": step, "validation_loss": (logs or {}).get("val_loss")}
+        loss = (logs or {}).get("val_loss")
+        measured = {"step": step, "validation_loss": loss}
         if epoch + 1 in self.epochs:
             self.saved = [*self.saved, self._save(f"step-{step:08d}", measured)]
-        loss = measured["validation_loss"]
         if loss is not None and (self.best is None or loss < self.best["validation_loss"]):
             self.best = self._save(BEST, measured)
 
-    def _save(self, name, measured):
+    def _save(self, name: str, measured: dict[str, Any]) -> dict[str, Any]:
         if self.writes:
-            # An earlier process may have saved it and have been killed before its state was.
+            # A process that was killed before its checkpoint may have saved it already.
             save(self.model, self.directory / name, {**self.training, **measured}, overwrite=True)
         return {**measured, "path": name}

@@ -9,8 +9,7 @@ import pytest
 from igpt_keras import ColorPalette, ImageGPT, ImageGPTClassifier, ImageGPTConfig, InputError
 from igpt_keras.data.sources.digits import load_digits
 from igpt_keras.training.callbacks.divergence_detector import Diverged, DivergenceDetector
-from igpt_keras.training.finetuning import finetune
-from igpt_keras.training.recipes import pretrain
+from igpt_keras.training.recipes import finetune, pretrain
 
 CURVES = ("decay", "plateau", "power", "classifier", "wander", "spike", "warm-up")
 

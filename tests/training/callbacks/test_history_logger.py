@@ -20,7 +20,7 @@ from igpt_keras.training.callbacks.history_logger import (
     HistoryLogger,
     read_history,
 )
-from igpt_keras.training.optimizers import adam, warmup_cosine
+from igpt_keras.training.recipes import adam, warmup_cosine
 
 # Five steps an epoch.
 IMAGES, BATCH_SIZE, STEPS_PER_EPOCH = 20, 4, 5
@@ -62,9 +62,28 @@ def untimed(records):
 
 
 def events_of(folder):
-    """The events of all files in the order in which they were begun."""
-    for path in sorted((folder / EVENTS_FOLDER).iterdir()):
-        yield from tf.compat.v1.train.summary_iterator(str(path))
+    """The events of all files in the order in which they were written."""
+    paths = (folder / EVENTS_FOLDER).iterdir()
+    events = [e for path in paths for e in tf.compat.v1.train.summary_iterator(str(path))]
+    return sorted(events, key=lambda event: event.wall_time)
+
+
+def scalars_of(folder):
+    return [
+        (event.step, value.tag, float(tf.make_ndarray(value.tensor)))
+        for event in events_of(folder)
+        for value in event.summary.value
+        if value.metadata.plugin_data.plugin_name == "scalars"
+    ]
+
+
+def scalars_in(records):
+    return [
+        (record["step"], name, pytest.approx(value, rel=1e-6))
+        for record in records
+        for name, value in record.items()
+        if name not in ("step", "time") and value is not None
+    ]
 
 
 def test_a_record_holds_the_means_over_the_steps_since_the_last(config, images, tmp_path):
@@ -80,9 +99,9 @@ def test_a_record_holds_the_means_over_the_steps_since_the_last(config, images, 
             losses.append(nll.mean())
 
     heard = []
-    journal = HistoryLogger(tmp_path, 3, BATCH_SIZE, listeners=[heard.append])
+    logger = HistoryLogger(tmp_path, 3, BATCH_SIZE, listeners=[heard.append])
     model = new_model(config)
-    fit(model, images, [Losses(), journal], epochs=2)
+    fit(model, images, [Losses(), logger], epochs=2)
     records = read_history(tmp_path)
     assert records == heard
     # At multiples of 3, and at the ends of both epochs.
@@ -104,11 +123,11 @@ def test_a_record_holds_the_means_over_the_steps_since_the_last(config, images, 
 
 
 def test_several_steps_an_execution(config, images, tmp_path):
-    journals = {count: HistoryLogger(tmp_path / str(count), 2, BATCH_SIZE) for count in (1, 2)}
-    for count, journal in journals.items():
+    loggers = {count: HistoryLogger(tmp_path / str(count), 2, BATCH_SIZE) for count in (1, 2)}
+    for count, logger in loggers.items():
         model = new_model(config, run_eagerly=False, jit_compile=False, steps_per_execution=count)
-        fit(model, images[:16], [journal], epochs=1)
-    one, two = (untimed(read_history(tmp_path / str(count))) for count in journals)
+        fit(model, images[:16], [logger], epochs=1)
+    one, two = (untimed(read_history(tmp_path / str(count))) for count in loggers)
     assert [record["step"] for record in one] == [record["step"] for record in two] == [2, 4, 4]
     for record, other in zip(one, two, strict=True):
         assert record == pytest.approx(other, abs=1e-5)
@@ -133,8 +152,8 @@ def test_the_speed_is_that_of_training_alone(config, images, tmp_path, monkeypat
         def on_test_begin(self, logs=None):
             clock[0] += 50.0
 
-    journal = HistoryLogger(tmp_path, STEPS_PER_EPOCH, BATCH_SIZE)
-    fit(new_model(config), images, [journal, Clock()], epochs=2)
+    logger = HistoryLogger(tmp_path, STEPS_PER_EPOCH, BATCH_SIZE)
+    fit(new_model(config), images, [logger, Clock()], epochs=2)
     speeds = [r["images_per_second"] for r in read_history(tmp_path) if "loss" in r]
     assert speeds == [pytest.approx(BATCH_SIZE / 0.5)] * 2
 
@@ -152,9 +171,9 @@ class Killed(Exception):
 class Kill(keras.callbacks.Callback):
     """Holds what must be restored, as of one step, and ends the run at a later one."""
 
-    def __init__(self, journal, state_at, killed_at):
+    def __init__(self, logger, state_at, killed_at):
         super().__init__()
-        self.journal, self.state_at, self.killed_at = journal, state_at, killed_at
+        self.logger, self.state_at, self.killed_at = logger, state_at, killed_at
         self.steps = 0
 
     def on_train_batch_end(self, batch, logs=None):
@@ -170,7 +189,7 @@ class Kill(keras.callbacks.Callback):
             variables = [*self.model.variables, *self.model.optimizer.variables]
             self.variables = [(v, np.array(v)) for v in variables]
             self.metrics = [np.array(v) for v in self.model.metrics_variables]
-            self.saved_state = json.dumps(self.journal.get_state())
+            self.saved_state = json.dumps(self.logger.get_state())
         if self.steps == self.killed_at:
             raise Killed
 
@@ -191,61 +210,53 @@ def test_a_killed_run_goes_on_to_the_same_history(config, images, tmp_path, stat
 
     folder = tmp_path / "killed"
     model = new_model(config)
-    journal = HistoryLogger(folder, 3, BATCH_SIZE)
-    kill = Kill(journal, state_at, killed_at)
+    logger = HistoryLogger(folder, 3, BATCH_SIZE)
+    kill = Kill(logger, state_at, killed_at)
     with pytest.raises(Killed):
-        fit(model, images, [journal, kill], epochs=3)
+        fit(model, images, [logger, kill], epochs=3)
     # The process ended while it wrote.
     with open(folder / HISTORY_FILE, "a") as file:
         file.write('{"step": 1')
+    (events,) = (folder / EVENTS_FOLDER).iterdir()
+    events.write_bytes(events.read_bytes()[:-3])
 
-    journal = HistoryLogger(folder, 3, BATCH_SIZE)
+    logger = HistoryLogger(folder, 3, BATCH_SIZE)
     for variable, value in kill.variables:
         variable.assign(value)
-    journal.set_state(json.loads(kill.saved_state))
+    logger.set_state(json.loads(kill.saved_state))
     epoch, done = divmod(state_at, STEPS_PER_EPOCH)
     if done:
         rest = {"skip": done * BATCH_SIZE, "initial_epoch": epoch, "epochs": epoch + 1}
-        fit(model, images, [Restore(kill.metrics), journal], **rest)
+        fit(model, images, [Restore(kill.metrics), logger], **rest)
         epoch += 1
-    fit(model, images, [journal], initial_epoch=epoch, epochs=3)
+    fit(model, images, [logger], initial_epoch=epoch, epochs=3)
     assert untimed(read_history(folder)) == untimed(read_history(tmp_path / "whole"))
-    starts = [event.step for event in events_of(folder) if event.HasField("session_log")]
-    assert starts[:2] == [1, state_at + 1]
+    assert scalars_of(folder) == scalars_in(read_history(folder))
 
 
 def test_a_new_run_replaces_an_old_history(config, images, tmp_path):
-    (tmp_path / HISTORY_FILE).write_text('{"step": 99}\n')
-    fit(new_model(config), images, [HistoryLogger(tmp_path, 5, BATCH_SIZE)], epochs=1)
+    for epochs in (2, 1):
+        fit(new_model(config), images, [HistoryLogger(tmp_path, 5, BATCH_SIZE)], epochs=epochs)
     assert [record["step"] for record in read_history(tmp_path)] == [5, 5]
+    assert scalars_of(tmp_path) == scalars_in(read_history(tmp_path))
 
 
 def test_events_hold_the_records_and_pictures(config, images, tmp_path):
     array = np.random.default_rng(0).integers(0, 256, (6, 4, 3)).astype(np.uint8)
-    journal = HistoryLogger(
+    logger = HistoryLogger(
         tmp_path,
         3,
         BATCH_SIZE,
         pictures=lambda model: {"array": array, "pil": Image.fromarray(array[:2])},
     )
-    fit(new_model(config), images, [journal], epochs=2)
-    scalars, pictures = [], []
-    for event in events_of(tmp_path):
-        for value in event.summary.value:
-            plugin = value.metadata.plugin_data.plugin_name
-            tensor = tf.make_ndarray(value.tensor)
-            if plugin == "scalars":
-                scalars.append((event.step, value.tag, float(tensor)))
-            else:
-                assert plugin == "images"
-                pictures.append((event.step, value.tag, tensor))
-    expected = [
-        (record["step"], name, pytest.approx(value, rel=1e-6))
-        for record in read_history(tmp_path)
-        for name, value in record.items()
-        if name not in ("step", "time") and value is not None
+    fit(new_model(config), images, [logger], epochs=2)
+    assert scalars_of(tmp_path) == scalars_in(read_history(tmp_path))
+    pictures = [
+        (event.step, value.tag, tf.make_ndarray(value.tensor))
+        for event in events_of(tmp_path)
+        for value in event.summary.value
+        if value.metadata.plugin_data.plugin_name == "images"
     ]
-    assert scalars == expected
     assert [(step, tag) for step, tag, _ in pictures] == [
         (step, tag) for step in (5, 10) for tag in ("array", "pil")
     ]
@@ -253,6 +264,16 @@ def test_events_hold_the_records_and_pictures(config, images, tmp_path):
         decoded = tf.io.decode_png(png).numpy()
         np.testing.assert_array_equal(decoded, array if tag == "array" else array[:2])
         assert (int(height), int(width)) == decoded.shape[:2]
+
+
+def test_without_tensorboard_there_is_a_history(config, images, tmp_path, monkeypatch):
+    """Training does not need the extra that brings TensorBoard."""
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    logger = HistoryLogger(tmp_path, 5, BATCH_SIZE)
+    fit(new_model(config), images, [logger], epochs=1)
+    HistoryLogger(tmp_path, 5, BATCH_SIZE).set_state(logger.get_state())
+    assert [record["step"] for record in read_history(tmp_path)] == [5, 5]
+    assert not (tmp_path / EVENTS_FOLDER).exists()
 
 
 def test_a_loss_that_is_not_a_number_is_null(config, images, tmp_path):
@@ -272,8 +293,8 @@ def test_the_rate_beneath_a_loss_scale(config, images, tmp_path):
 
 def test_other_workers_write_nothing(config, images, tmp_path):
     heard = []
-    journal = HistoryLogger(tmp_path / "run", 1, BATCH_SIZE, listeners=[heard.append], writes=False)
-    fit(new_model(config), images, [journal], epochs=1)
+    logger = HistoryLogger(tmp_path / "run", 1, BATCH_SIZE, listeners=[heard.append], writes=False)
+    fit(new_model(config), images, [logger], epochs=1)
     assert not list(tmp_path.iterdir()) and not heard
 
 
@@ -286,16 +307,16 @@ def test_on_jax_without_tensorflow_there_is_a_history(config, images, tmp_path):
         import keras, numpy as np, igpt_keras
         from igpt_keras.training.callbacks.divergence_detector import DivergenceDetector
         from igpt_keras.training.callbacks.history_logger import HistoryLogger
-        from igpt_keras.training.optimizers import adam, warmup_cosine
+        from igpt_keras.training.recipes import adam, warmup_cosine
         from igpt_keras.training.callbacks.progress_bar import ProgressBar
         folder = pathlib.Path(sys.argv[1])
         images = np.load(folder / "images.npy")
         model = igpt_keras.ImageGPT(igpt_keras.ImageGPTConfig(4, 8, 16, 2, 2))
         model.compile(adam(warmup_cosine(0.01, 5, 20)))
         with ProgressBar("jax", ("loss",), form="json") as bar:
-            journal = HistoryLogger(folder, 2, 4, listeners=[bar.show])
+            logger = HistoryLogger(folder, 2, 4, listeners=[bar.show])
             model.fit(
-                images, batch_size=4, epochs=2, callbacks=[DivergenceDetector(10), journal, bar],
+                images, batch_size=4, epochs=2, callbacks=[DivergenceDetector(10), logger, bar],
                 verbose=0,
             )
     """
