@@ -151,8 +151,8 @@ GENERATIVE_WEIGHT = 1.0
 FINETUNING_RATE_DIVISOR = 10
 """The best rate is "often an order of magnitude smaller" than in pre-training (section 4.5)."""
 
-FINETUNING_LEARNING_RATE = LEARNING_RATE / FINETUNING_RATE_DIVISOR
-"""That of S and M, constant (section 3.4)."""
+FINETUNING_LEARNING_RATE = 0.0003
+"""A tenth of that of S and M, constant (section 3.4)."""
 
 # ---- Data (section 3.1) ---------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """HParams events, read back by TensorBoard itself."""
 
 import pytest
+import tensorflow as tf
 from keras_tuner import HyperParameters
 from keras_tuner.engine.trial import Trial
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -31,7 +32,7 @@ def test_a_session_tells_values_and_status(tmp_path, status):
     end = content["_hparams_/session_end_info"].session_end_info
     if status == "COMPLETED":
         (score,) = events.Tensors("val_loss")
-        assert score.tensor_proto.float_val[0] == 1.25
+        assert tf.make_ndarray(score.tensor_proto) == 1.25
         assert end.status == api_pb2.STATUS_SUCCESS
     else:
         assert "val_loss" not in events.Tags()["tensors"]

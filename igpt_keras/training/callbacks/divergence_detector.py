@@ -174,8 +174,9 @@ class DivergenceDetector(keras.callbacks.Callback):
         if curve.above >= self.patience:
             raise Diverged(
                 step,
-                f"the training loss spiked to {mean:.4g} and did not recover: it has been above "
-                f"the lowest, {curve.lowest:.4g}, for {curve.above} windows of {self.window} steps",
+                f"the training loss spiked and did not recover: the last {curve.above} windows "
+                f"of {self.window} steps lie above the lowest, {curve.lowest:.4g}, the last one "
+                f"at {mean:.4g}",
             )
 
     def on_epoch_end(self, epoch, logs=None):

@@ -187,7 +187,7 @@ def test_unusable_states(config, tmp_path):
         train(config, CheckpointManager(tmp_path, 100))
 
 
-@pytest.mark.parametrize("argument", ["every", "keep"])
+@pytest.mark.parametrize("argument", ["every", "max_to_keep"])
 def test_unusable_settings(tmp_path, argument):
     with pytest.raises(InputError, match=f"{argument} must be at least 1"):
         CheckpointManager(tmp_path, **{"every": 1, argument: 0})
