@@ -115,16 +115,19 @@ def torch_products(batch: int, prefix: int, steps: int, transposed: bool) -> Ite
 def our_steps(batch: int, prefix: int, steps: int) -> Iterator[float]:
     import tensorflow as tf
 
+    from igpt_keras.sampling.samplers import Categorical
+
     begin, decode_rows = our_decoder(steps)
     known = tf.zeros([LENGTH, batch], tf.bool)
-    settings = our_settings(batch)
+    seeds = tf.range(batch, dtype=tf.int64)
+    fields = {name: tf.constant(value) for name, value in Categorical().arrays(batch).items()}
     states = []
 
     def start():
         states[:] = [begin(random_tokens(batch, LENGTH), tf.constant(prefix), tf.constant(1))]
 
     def run():
-        decode_rows(states[0], known, settings).tokens.numpy()
+        decode_rows(states[0], known, seeds, fields).tokens.numpy()
 
     yield seconds(lambda: (start(), run())) / steps
     while True:
@@ -142,17 +145,9 @@ def our_model():
 
 def our_decoder(steps: int):
     from igpt_keras.sampling.generate import compiled_decoder
+    from igpt_keras.sampling.samplers import Categorical
 
-    return compiled_decoder(our_model(), steps // IMAGE_SIZE, jit_compile=False)
-
-
-def our_settings(batch: int):
-    import tensorflow as tf
-
-    from igpt_keras.sampling.generate import Settings
-
-    seeds = tf.range(batch, dtype=tf.int64)
-    return Settings(seeds, tf.ones([batch]), tf.zeros([batch], tf.int32), tf.ones([batch]))
+    return compiled_decoder(our_model(), Categorical, steps // IMAGE_SIZE)
 
 
 def our_prefix_passes(batch: int, prefix: int) -> dict[str, float]:

@@ -6,7 +6,7 @@
 `igpt serve` runs in a process of its own on loopback, with a model of random weights; the client
 is `serving.client`, without retries. Prints Markdown tables:
 
-- one client's half-image completions over gRPC beside `igpt_keras.complete` in this process, in
+- one client's half-image completions over gRPC beside `model.generate` in this process, in
   turns;
 - the images per second of one client, and of several at the same time;
 - `--soak` seconds of several clients that each ask for the last row of an image: latency,
@@ -171,7 +171,7 @@ def compare_in_process(model, address: str, options) -> None:
     seconds = {"in process": [], "over gRPC": []}
     with _connect(address) as client:
         asked = {
-            "in process": lambda seed: igpt_keras.complete(model, image, size // 2, seed=seed),
+            "in process": lambda seed: model.generate(image, keep_rows=size // 2, seed=seed),
             "over gRPC": lambda seed: client.complete(image, size // 2, seed=seed),
         }
         for complete in asked.values():

@@ -44,9 +44,10 @@ from igpt_keras.cli.quickstart import (
 from igpt_keras.data.data_set import open_data
 from igpt_keras.data.sources.digits import load_digits
 from igpt_keras.data.stream import tokenize
-from igpt_keras.sampling import Draft, ModelDraft, NeighborDraft, score
 from igpt_keras.sampling.decoder import decode_step, grow, prefill
-from igpt_keras.sampling.samplers import gumbel_noise
+from igpt_keras.sampling.drafts import Draft, ModelDraft, NeighborDraft
+from igpt_keras.sampling.gumbel import gumbel_noise
+from igpt_keras.sampling.requests import completion_seeds
 from igpt_keras.training.recipes import pretrain
 
 IMAGES = 4
@@ -177,11 +178,11 @@ def acceptance(task: Task, draft: Draft, tokens: np.ndarray, seeds: np.ndarray) 
 def compare(task: Task, windows: tuple[int, ...] = WINDOWS) -> None:
     """Prints, for each draft and window, tokens a pass and steps/s beside plain decoding."""
     model, size = task.model, task.model.config.image_size
-    nll = -score(model, task.images).mean() / size**2
+    nll = -model.score(task.images).mean() / size**2
     print(f"\n{model.count_params():,} parameters, {size}×{size} pixels, ", end="")
     print(f"{model.config.vocabulary_size} colors, {nll:.3f} nats a pixel\n")
-    sampled = igpt_keras.sample(model, 32)
-    seeds = igpt_keras.sampling.completion_seeds(0, 32, 1)[:, 0]
+    sampled = model.sample(32)
+    seeds = completion_seeds(0, 32, 1)[:, 0]
     print("| draft | acceptance | window | known rows | pixels a pass | plain, steps/s |", end="")
     print(" speculative, steps/s | ratio |")
     print("| --- " + "| ---: " * 7 + "|")
@@ -207,13 +208,8 @@ def times(task: Task, draft: Draft, keep_rows: int) -> tuple[float, float, float
             completions = {}
             for which in seconds:
                 start = time.perf_counter()
-                completions[which] = igpt_keras.complete(
-                    task.model,
-                    None,
-                    task.images[image : image + 1],
-                    keep_rows,
-                    seed=image,
-                    draft=which,
+                completions[which] = task.model.generate(
+                    task.images[image : image + 1], keep_rows=keep_rows, seed=image, draft=which
                 )
                 # The first round traces.
                 if round_number >= 0:
@@ -221,7 +217,7 @@ def times(task: Task, draft: Draft, keep_rows: int) -> tuple[float, float, float
             differ = (completions[None].tokens != completions[draft].tokens).sum()
             if differ:
                 print(f"<!-- image {image}: {differ} pixels differ: a tie within rounding -->")
-            passes.append(completions[draft].passes)
+            passes.append(completions[draft].num_forward_passes)
     return statistics.mean(passes), *(statistics.mean(values) for values in seconds.values())
 
 

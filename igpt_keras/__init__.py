@@ -6,6 +6,7 @@ from igpt_keras.errors import InputError
 from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.network.config import ImageGPTConfig
+from igpt_keras.sampling import samplers
 from igpt_keras.saving import save
 from igpt_keras.tokenizers.color_palette import ColorPalette
 
@@ -16,20 +17,15 @@ __all__ = [
     "ImageGPTClassifier",
     "ImageGPTConfig",
     "InputError",
-    "complete",
     "load",
-    "sample",
+    "samplers",
     "save",
-    "score",
 ]
 
 
-# Reading and sampling need libraries that the rest of the package runs without.
+# Reading needs libraries that the rest of the package runs without.
 _LAZY = {
-    "complete": "igpt_keras.sampling",
     "load": "igpt_keras.convert",
-    "sample": "igpt_keras.sampling",
-    "score": "igpt_keras.sampling",
 }
 
 

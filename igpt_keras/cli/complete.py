@@ -27,7 +27,9 @@ from igpt_keras.pictures import (
     save_png,
     stacked,
 )
-from igpt_keras.sampling import Completions, Draft, NeighborDraft
+from igpt_keras.sampling.drafts import Draft, NeighborDraft
+from igpt_keras.sampling.requests import Completions
+from igpt_keras.sampling.samplers import Categorical
 
 SHEET = "contact-sheet.png"
 ENTROPY = "entropy.png"
@@ -89,7 +91,6 @@ def model_options(command):
             "--entropy", is_flag=True, help=f"Draw where the model was unsure: {ENTROPY}."
         ),
         click.option(
-            "rounds",
             "--num-steps",
             type=int,
             help="Of a BERT model, to fill the pixels in.  [default: 16]",
@@ -128,7 +129,7 @@ def complete(
     top_k,
     top_p,
     seed,
-    rounds,
+    num_steps,
     entropy,
     progress,
     overwrite,
@@ -147,13 +148,11 @@ def complete(
         known = None if mask is None else read_mask(mask, size)
         settings = {
             "keep_rows": keep_rows,
-            "known": known,
+            "known_mask": known,
             "num_completions": num_completions,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
+            "sampler": Categorical(temperature, top_k, top_p),
             "draft": draft and read_draft(draft),
-            "rounds": rounds,
+            "num_steps": num_steps,
         }
         completions = complete_in_groups(loaded, originals, seed, settings, progress)
         if known is None:
@@ -187,13 +186,13 @@ def complete_in_groups(
     settings: dict,
     progress: str,
 ) -> Completions:
-    """`igpt_keras.complete`, `SEQUENCES` or so at a time, with a bar that counts rows.
+    """`ImageGPT.generate`, `SEQUENCES` or so at a time, with a bar that counts rows.
 
     Args:
         model: its palette is used.
         images: uint8 [B, R, R, 3].
         seed: of the first image; that of the next is one more.
-        settings: further arguments of `igpt_keras.complete`.
+        settings: further arguments of `ImageGPT.generate`.
         progress: "auto" or "quiet".
     """
     at_once = max(SEQUENCES // max(settings.get("num_completions", 1), 1), 1)
@@ -202,7 +201,7 @@ def complete_in_groups(
     rows = model.config.image_size if model.objective == "ar" else 0
     with row_bar(rows * len(groups), progress) as on_row:
         parts = [
-            igpt_keras.complete(model, images[group], seed=seed + group, on_row=on_row, **settings)
+            model.generate(images[group], seed=seed + group, on_row=on_row, **settings)
             for group in groups
         ]
     return joined(parts)
@@ -214,12 +213,12 @@ def joined(parts: Sequence[Completions]) -> Completions:
         field.name: [getattr(part, field.name) for part in parts]
         for field in dataclasses.fields(Completions)
     }
-    passes = sum(by_name.pop("passes"))
+    passes = sum(by_name.pop("num_forward_passes"))
     arrays = {
         name: None if values[0] is None else np.concatenate(values)
         for name, values in by_name.items()
     }
-    return Completions(**arrays, passes=passes)
+    return Completions(**arrays, num_forward_passes=passes)
 
 
 @contextlib.contextmanager

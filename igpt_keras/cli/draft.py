@@ -14,7 +14,7 @@ from igpt_keras.cli.options import (
 from igpt_keras.errors import InputError
 from igpt_keras.runs.options import DataOptions
 from igpt_keras.runs.tokenizers import load_with_palette
-from igpt_keras.sampling import NeighborDraft
+from igpt_keras.sampling.drafts import NeighborDraft
 
 
 @click.command()

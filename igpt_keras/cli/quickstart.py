@@ -18,7 +18,8 @@ from igpt_keras.data.labeled import LabeledImages, Splits
 from igpt_keras.data.sources.digits import load_digits
 from igpt_keras.evaluation.baselines import generative_baselines, raw_pixel_accuracy
 from igpt_keras.pictures import contact_sheet, keep_top, save_png
-from igpt_keras.sampling import Completions, check_backend
+from igpt_keras.sampling.checks import check_backend
+from igpt_keras.sampling.requests import Completions
 from igpt_keras.saving import read_training
 from igpt_keras.training.callbacks.progress_bar import ProgressBar
 from igpt_keras.training.recipes import finetune, pretrain
@@ -137,14 +138,16 @@ def draw_pictures(
     heading("Completing and sampling")
     one_of_each = test.per_class(1, seed)
     images = one_of_each.images[np.argsort(one_of_each.labels)]
-    completions = igpt_keras.complete(model, images, KEEP_ROWS, SHOWN_COMPLETIONS, seed=seed)
+    completions = model.generate(
+        images, keep_rows=KEEP_ROWS, num_completions=SHOWN_COMPLETIONS, seed=seed
+    )
     rows = [
         [original, keep_top(original, KEEP_ROWS), *completed]
         for original, completed in zip(images, completions.images, strict=True)
     ]
     sheet = contact_sheet(rows, ["original", "known", "completions"])
     save_png(sheet, folder / "completions.png")
-    samples = igpt_keras.sample(model, SAMPLES, seed=seed).images[:, 0]
+    samples = model.sample(SAMPLES, seed=seed).images[:, 0]
     save_png(contact_sheet(np.array_split(samples, 6)), folder / "samples.png")
 
 
@@ -210,7 +213,9 @@ def serve_and_ask(
         console.print(f"server at {server.address}")
         remote = client.complete(images, KEEP_ROWS, SHOWN_COMPLETIONS, seed=seed)
         remote_classes = client.classify(images)
-    local = igpt_keras.complete(model, images, KEEP_ROWS, SHOWN_COMPLETIONS, seed=seed)
+    local = model.generate(
+        images, keep_rows=KEEP_ROWS, num_completions=SHOWN_COMPLETIONS, seed=seed
+    )
     local_logits = classifier.predict(test.tokens(model.tokenizer)[:SERVED_IMAGES], verbose=0)
     check_equal(remote, local, remote_classes, local_logits)
     count = len(images) * SHOWN_COMPLETIONS

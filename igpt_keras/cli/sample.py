@@ -22,6 +22,7 @@ from igpt_keras.cli.complete import (
     write_likelihoods,
 )
 from igpt_keras.pictures import color_scale, contact_sheet, heat_map, save_png, stacked
+from igpt_keras.sampling.samplers import Categorical
 
 
 @click.command()
@@ -43,7 +44,7 @@ def sample(
     top_k,
     top_p,
     seed,
-    rounds,
+    num_steps,
     entropy,
     progress,
     overwrite,
@@ -57,11 +58,9 @@ def sample(
         size = loaded.config.image_size
         settings = {
             "keep_rows": 0,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
+            "sampler": Categorical(temperature, top_k, top_p),
             "draft": draft and read_draft(draft),
-            "rounds": rounds,
+            "num_steps": num_steps,
         }
         blank = np.zeros((num_samples, size, size, 3), np.uint8)
         samples = complete_in_groups(loaded, blank, seed, settings, progress)

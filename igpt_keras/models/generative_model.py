@@ -13,7 +13,6 @@ import keras
 import numpy as np
 from keras import ops
 
-import igpt_keras
 from igpt_keras import paper
 from igpt_keras.errors import InputError
 from igpt_keras.models.masking import draw_fresh_mask
@@ -212,17 +211,22 @@ class GenerativeModel(Trainer, keras.Model):
         return ops.stack([pool(n) for n in states], axis=1)
 
     def generate(self, images, **settings):
-        """Completes images: `igpt_keras.complete` with this model.
+        """Completes images: `igpt_keras.sampling.generate.generate` with this model."""
+        from igpt_keras.sampling.generate import generate
 
-        >>> model.generate(images, keep_rows=16, num_completions=8).images
+        return generate(self, images, **settings)
 
-        Args:
-            images: uint8 [B, R, R, 3].
-            **settings: the further arguments of `igpt_keras.complete`.
+    def sample(self, num_samples, **settings):
+        """Samples images from nothing: `igpt_keras.sampling.generate.sample` with this model."""
+        from igpt_keras.sampling.generate import sample
 
-        Returns: the `Completions`.
-        """
-        return igpt_keras.complete(self, images, **settings)
+        return sample(self, num_samples, **settings)
+
+    def score(self, images, **settings):
+        """Log-likelihoods of images: `igpt_keras.sampling.scoring.score` with this model."""
+        from igpt_keras.sampling.scoring import score
+
+        return score(self, images, **settings)
 
     def check_layer(self, layer: int) -> None:
         """Raises `InputError` for a layer that features cannot be taken from."""

@@ -383,7 +383,9 @@ def _pictures(model: igpt_keras.ImageGPT, run: Run) -> dict[str, Image.Image]:
     size, keep_rows = model.config.image_size, model.config.image_size // 2
     reading = images.options.reading()
     pixels = read_images(images.held_out, size, limit=PICTURED, seed=seed, **reading).images
-    completions = igpt_keras.complete(model, pixels, keep_rows, COMPLETIONS_EACH, seed=seed)
+    completions = model.generate(
+        pixels, keep_rows=keep_rows, num_completions=COMPLETIONS_EACH, seed=seed
+    )
     rows = [
         [original, keep_top(original, keep_rows), *completed]
         for original, completed in zip(pixels, completions.images, strict=True)
@@ -400,7 +402,7 @@ def _write(model: igpt_keras.ImageGPT, run: Run, metrics: dict[str, Any]) -> Non
     for name, picture in _pictures(model, run).items():
         save_png(picture, run.output / f"{name}.png")
     if model.objective == "ar":
-        samples = igpt_keras.sample(model, SAMPLES, seed=run.settings.seed).images[:, 0]
+        samples = model.sample(SAMPLES, seed=run.settings.seed).images[:, 0]
         save_png(contact_sheet(np.array_split(samples, 5)), run.output / "samples.png")
     result = Result(
         kind=KIND,

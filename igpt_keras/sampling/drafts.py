@@ -15,10 +15,12 @@ import tensorflow as tf
 
 from igpt_keras.atomic import atomic_path
 from igpt_keras.errors import InputError
-from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.network.config import ImageGPTConfig
+from igpt_keras.network.protocols import TokenModel
+from igpt_keras.sampling.checks import check_autoregressive
 from igpt_keras.sampling.decoder import cache_specs, decode_step, grow, prefill, repeat
-from igpt_keras.sampling.settings import check_can_sample, is_integer
+from igpt_keras.sampling.graphs import kept_by_model
+from igpt_keras.sampling.requests import check_positive
 
 # Rows and columns to the pixels that are looked at: left, above, above left, above right.
 NEIGHBOURS = ((0, -1), (-1, 0), (-1, -1), (-1, 1))
@@ -75,8 +77,8 @@ class Draft(abc.ABC):
 class ModelDraft(Draft):
     """An autoregressive model, much smaller than the one that checks, with its own cache."""
 
-    def __init__(self, model: GenerativeModel):
-        check_can_sample(model)
+    def __init__(self, model: TokenModel):
+        check_autoregressive(model)
         self.model = model
 
     def check(self, config: ImageGPTConfig) -> None:
@@ -222,17 +224,24 @@ class NeighborDraft(Draft):
         return of_neighbors + tf.gather(self.places, positions)[:, None], kept
 
 
-def as_draft(draft: Draft | GenerativeModel, config: ImageGPTConfig) -> Draft:
-    """The draft, a model's being a `ModelDraft`; raises `InputError` if it is none for `config`."""
-    if isinstance(draft, GenerativeModel):
-        # Kept with the model, as what is compiled for a draft is kept with the draft.
-        if not hasattr(draft, "_draft"):
-            draft._draft = ModelDraft(draft)
-        draft = draft._draft
+def as_draft(draft: "Draft | TokenModel", config: ImageGPTConfig) -> Draft:
+    """Returns a draft for models of the given sizes, from a draft or a model.
+
+    Raises:
+        InputError: It is neither, or of another size.
+    """
+    if hasattr(draft, "backbone"):
+        draft = _model_draft(draft)
     if not isinstance(draft, Draft):
         raise InputError(f"draft must be a model or a NeighborDraft, got {type(draft).__name__}")
     draft.check(config)
     return draft
+
+
+@kept_by_model
+def _model_draft(model: TokenModel) -> ModelDraft:
+    """One draft per model, so that what is compiled for it is found again."""
+    return ModelDraft(model)
 
 
 def _check_sizes(image_size, vocabulary_size, config):
@@ -247,8 +256,7 @@ def _check_tokens(tokens, vocabulary_size) -> np.ndarray:
     tokens = np.asarray(tokens)
     if tokens.ndim != 2 or not tokens.size or round(tokens.shape[1] ** 0.5) ** 2 != tokens.shape[1]:
         raise InputError(f"tokens must have shape [N, n], n a square, got {list(tokens.shape)}")
-    if not is_integer(vocabulary_size) or vocabulary_size < 1:
-        raise InputError(f"vocabulary_size must be an integer >= 1, got {vocabulary_size}")
+    check_positive("vocabulary_size", vocabulary_size)
     if tokens.dtype.kind not in "iu" or tokens.min() < 0 or tokens.max() >= vocabulary_size:
         raise InputError(
             f"tokens must be integers in 0…{vocabulary_size - 1}, "

@@ -1,15 +1,16 @@
-"""Completing with BERT models: several rounds, the most confident positions first.
+"""Completing with a BERT model: the most confident tokens first, in a number of steps.
 
-A BERT model gives every masked pixel's distribution given the pixels that are not masked, but no
-distribution of them all together. So this is sampling from an approximation: pixels that are
-filled in one round are drawn independently of each other, and the conditional distributions need
-not belong to any one joint distribution. The rounds are those of MaskGIT (Chang et al., 2022) and
-of mask-predict (Ghazvininejad et al., 2019); what was filled is not masked again.
+A BERT model predicts each masked token given the tokens that are not masked, but has no joint
+distribution of the masked ones. So this samples from an approximation: the tokens filled in one
+step are drawn independently of each other, and the conditional distributions need not belong to
+any joint distribution. The schedule is that of MaskGIT (Chang et al., 2022,
+https://arxiv.org/abs/2202.04200), the method that of mask-predict (Ghazvininejad et al., 2019,
+https://arxiv.org/abs/1904.09324); a filled token is not masked again.
 
-A position is as confident as its most probable color, whatever was drawn there: to go by the
-drawn color's probability would prefer the probable colors, and so change their frequencies.
+The confidence at a position is the probability of its most probable token, not that of the token
+drawn there: the latter would prefer probable tokens, and change their frequencies.
 
-Shapes: B sequences, n positions, R = √n, V colors.
+Shapes: B sequences, n positions, V tokens in the vocabulary.
 """
 
 import math
@@ -18,73 +19,89 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from igpt_keras.sampling.samplers import draw, gumbel_noise, measure, restrict
+from igpt_keras.network.protocols import TokenModel
+from igpt_keras.sampling.checks import token_grid
+from igpt_keras.sampling.graphs import kept_by_model
+from igpt_keras.sampling.gumbel import gumbel_noise, log_prob_and_entropy, sample_token
+from igpt_keras.sampling.samplers import Sampler
 
-DEFAULT_ROUNDS = 16
+DEFAULT_NUM_STEPS = 16
 
 
-class Filling(NamedTuple):
-    """Sequences between two rounds."""
+class MaskedState(NamedTuple):
+    """Sequences between two steps. Values at known positions are 0."""
 
     tokens: tf.Tensor  # int32 [B, n]
-    masked: tf.Tensor  # bool [B, n], true where it is not filled yet
-    log_probabilities: tf.Tensor  # float32 [B, n], nats, each in its round; 0 where known
-    entropies: tf.Tensor  # float32 [B, n], nats, each in its round; 0 where known
+    masked: tf.Tensor  # bool [B, n], where no token has been filled in yet
+    log_probs: tf.Tensor  # float32 [B, n], nats, of the step that filled the token
+    entropies: tf.Tensor  # float32 [B, n], nats, of the step that filled the token
 
 
-def fill(model, tokens, known, settings, rounds: int) -> tuple[Filling, int]:
-    """Fills the unknown positions in at most `rounds` rounds.
+def mask_predict(
+    model: TokenModel, tokens, known, seeds, sampler: Sampler, num_steps: int
+) -> tuple[MaskedState, int]:
+    """Fills the unknown positions in at most `num_steps` steps.
 
-    A round draws at all masked positions, each with the noise of the sequence's seed and its
-    position, and keeps the most confident.
+    A step draws at all masked positions, each with the noise of the sequence's seed and its
+    position, and keeps the tokens at the most confident ones.
 
     Args:
-        model: a `GenerativeModel` with objective "bert" and token logits.
-        tokens: int32 [B, n]; values at unknown positions do not matter.
+        model: A BERT model with a token head.
+        tokens: int32 [B, n]; the values at unknown positions have no effect.
         known: bool [B, n].
-        settings: `Settings` of B sequences.
-        rounds: at least 1; a sequence with fewer unknown positions takes one a round.
+        seeds: int64 [B].
+        sampler: Its fields are numbers.
+        num_steps: At least 1. A sequence with fewer unknown positions takes one step for each.
 
-    Returns: the filled sequences, and how many rounds it took.
+    Returns:
+        The filled sequences, and the number of steps taken.
     """
-    config = model.config
-    size = config.image_size
-    noise = gumbel_noise(settings.seeds, 0, size, size, config.vocabulary_size)
+    noise = gumbel_noise(seeds, 0, *token_grid(model), model.config.vocabulary_size)
     zeros = tf.zeros(known.shape, tf.float32)
-    state = Filling(tf.constant(tokens), tf.constant(~known), zeros, zeros)
-    schedule = masked_after_rounds((~known).sum(axis=1), rounds)
-    for left in schedule:
-        state = _compiled_round(model)(state, tf.constant(left), noise, settings)
+    state = MaskedState(tf.constant(tokens), tf.constant(~known), zeros, zeros)
+    fields = {name: tf.constant(value) for name, value in sampler.arrays(len(tokens)).items()}
+    compiled_step = _compiled_step(model, type(sampler))
+    schedule = mask_schedule((~known).sum(axis=1), num_steps)
+    for num_masked in schedule:
+        state = compiled_step(state, tf.constant(num_masked), noise, fields)
     return state, len(schedule)
 
 
-def masked_after_rounds(unknown: np.ndarray, rounds: int) -> np.ndarray:
-    """How many positions stay masked after each round: MaskGIT's cosine, one fewer at least.
+def mask_schedule(num_unknown: np.ndarray, num_steps: int) -> np.ndarray:
+    """Returns how many positions stay masked after each step: MaskGIT's cosine schedule.
 
-    Few are filled in the first rounds, of which the model knows least.
+    The first steps, of which the model knows least, fill the fewest; each fills at least one.
 
     Args:
-        unknown: int [B], positions to fill.
-        rounds: T.
+        num_unknown: int [B], positions to fill.
+        num_steps: T.
 
-    Returns: int32 [T', B] with T' ≤ T, the last row all 0; no row where nothing is unknown.
+    Returns:
+        int32 [T', B] with T' ≤ T. The last row is all 0; there is no row if nothing is unknown.
     """
-    left, schedule = np.asarray(unknown), []
-    for done in range(1, rounds + 1):
-        if not left.any():
+    num_masked, schedule = np.asarray(num_unknown), []
+    for step in range(1, num_steps + 1):
+        if not num_masked.any():
             break
         # cos(π / 2) is not quite 0 in floating point.
-        share = math.cos(math.pi / 2 * done / rounds) if done < rounds else 0
-        left = np.maximum(np.minimum(left - 1, np.floor(unknown * share)), 0).astype(np.int32)
-        schedule.append(left)
-    return np.array(schedule, np.int32).reshape(-1, len(left))
+        share = math.cos(math.pi / 2 * step / num_steps) if step < num_steps else 0
+        planned = np.floor(num_unknown * share)
+        num_masked = np.maximum(np.minimum(num_masked - 1, planned), 0).astype(np.int32)
+        schedule.append(num_masked)
+    return np.array(schedule, np.int32).reshape(-1, len(num_masked))
 
 
-def fill_round(model, state: Filling, left, noise, settings) -> Filling:
-    """One round of `fill`, after which `left` positions of each sequence, int32 [B], are masked.
+def mask_predict_step(
+    model: TokenModel, state: MaskedState, num_masked, noise, sampler: Sampler
+) -> MaskedState:
+    """One step of `mask_predict`.
 
     Args:
+        model: A BERT model with a token head.
+        state: The state before the step.
+        num_masked: int32 [B], how many positions stay masked after it.
         noise: float32 [n, B, V].
+        sampler: Its fields are tensors [B].
     """
     length, vocabulary_size = model.config.sequence_length, model.config.vocabulary_size
     logits = model.token_head(model.backbone({"tokens": state.tokens, "masked": state.masked}))
@@ -92,31 +109,30 @@ def fill_round(model, state: Filling, left, noise, settings) -> Filling:
     def flat(x):
         return tf.reshape(x, [-1, vocabulary_size])
 
-    each = [tf.repeat(setting, length) for setting in settings[1:]]
-    drawn = draw(flat(logits), flat(tf.transpose(noise, [1, 0, 2])), *each)
+    sampler = sampler.map(lambda field: tf.repeat(field, length))
+    drawn = sample_token(flat(logits), flat(tf.transpose(noise, [1, 0, 2])), sampler)
     drawn = tf.reshape(drawn, tf.shape(state.tokens))
-    drawn_from = tf.nn.softmax(restrict(flat(logits), *each))
+    drawn_from = tf.nn.softmax(sampler.filter_logits(flat(logits)))
     confidence = tf.reshape(tf.reduce_max(drawn_from, axis=-1), tf.shape(state.tokens))
     confidence = tf.where(state.masked, confidence, -1.0)
     by_confidence = tf.argsort(confidence, axis=-1, direction="DESCENDING", stable=True)
     rank = tf.argsort(by_confidence, axis=-1, stable=True)
-    masked = tf.reduce_sum(tf.cast(state.masked, tf.int32), axis=-1)
-    filled = state.masked & (rank < (masked - left)[:, None])
-    log_probabilities, entropies = measure(logits, drawn)
-    return Filling(
+    num_filled = tf.reduce_sum(tf.cast(state.masked, tf.int32), axis=-1) - num_masked
+    filled = state.masked & (rank < num_filled[:, None])
+    log_probs, entropies = log_prob_and_entropy(logits, drawn)
+    return MaskedState(
         tf.where(filled, drawn, state.tokens),
         state.masked & ~filled,
-        tf.where(filled, log_probabilities, state.log_probabilities),
+        tf.where(filled, log_probs, state.log_probs),
         tf.where(filled, entropies, state.entropies),
     )
 
 
-def _compiled_round(model):
-    """`fill_round` of `model` as a graph, kept with the model."""
-    if not hasattr(model, "_round"):
-        model._round = tf.function(
-            lambda *arguments: fill_round(model, *arguments),
-            reduce_retracing=True,
-            autograph=False,
-        )
-    return model._round
+@kept_by_model
+def _compiled_step(model: TokenModel, sampler_type: type[Sampler]):
+    """`mask_predict_step` as a graph, whose last argument holds the sampler's fields by name."""
+
+    def step(state, num_masked, noise, fields):
+        return mask_predict_step(model, state, num_masked, noise, sampler_type(**fields))
+
+    return tf.function(step, reduce_retracing=True, autograph=False)

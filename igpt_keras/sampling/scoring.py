@@ -1,72 +1,68 @@
-"""How probable a model finds images."""
+"""Log-likelihoods of images under an autoregressive model."""
 
 import numpy as np
 import tensorflow as tf
 
-from igpt_keras.errors import InputError
-from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.network.losses import token_nll
-from igpt_keras.sampling.settings import (
-    check_can_sample,
-    check_model_images,
-    is_integer,
-)
+from igpt_keras.network.protocols import TokenModel
+from igpt_keras.sampling.checks import check_autoregressive, check_model_images, token_grid
+from igpt_keras.sampling.graphs import kept_by_model
+from igpt_keras.sampling.requests import check_positive
 from igpt_keras.tokenizers.base import tokenizer_of
 
 
 def score(
-    model: GenerativeModel,
-    images: np.ndarray,
-    *,
-    per_pixel: bool = False,
-    batch_size: int = 32,
+    model: TokenModel, images: np.ndarray, *, per_pixel: bool = False, batch_size: int = 32
 ) -> np.ndarray:
-    """The log-likelihood of images in the palette's colors, in nats.
+    """Returns the log-likelihood of images, reduced to the model's tokens, in nats.
 
     Args:
-        model: an autoregressive `ImageGPT`, or a classifier with its token logits. A BERT model
-            gives a distribution of some pixels given the others, and none of a whole image.
-        images: uint8 [B, R, R, 3] (or 1 channel, gray), R = `image_size`.
-        per_pixel: whether to give the log-probability of every pixel given those before it.
-        batch_size: images in one pass.
+        model: An autoregressive `ImageGPT`, or a classifier with a token head. A BERT model has
+            no likelihood of an image.
+        images: uint8 [B, R, R, 3] (or 1 channel, gray), R the model's image size.
+        per_pixel: Whether to return the log-probability of each token (each pixel, with a color
+            palette) given those before it.
+        batch_size: The number of images per pass.
 
-    Returns: float32 [B], or per pixel [B, R, R].
+    Returns:
+        float32 [B], or with `per_pixel` float32 [B, rows, columns] of the token grid.
 
     Raises:
-        InputError: an argument that cannot be used.
+        InputError: An argument cannot be used.
+
+    Example:
+        ```python
+        bits_per_pixel = -model.score(images) / np.log(2) / images[0, :, :, 0].size
+        ```
     """
-    check_can_sample(model)
+    check_autoregressive(model)
+    tokenizer = tokenizer_of(model)
     images = check_model_images(model, images)
-    if not is_integer(batch_size) or batch_size < 1:
-        raise InputError(f"batch_size must be an integer >= 1, got {batch_size}")
-    tokens = tokenizer_of(model).tokenize(images)
-    log_probabilities = np.concatenate(
-        [
-            _compiled_scorer(model)(tokens[start : start + batch_size]).numpy()
-            for start in range(0, len(tokens), batch_size)
-        ]
-    )
-    return log_probabilities.reshape(images.shape[:3]) if per_pixel else log_probabilities.sum(1)
+    check_positive("batch_size", batch_size)
+    tokens = tokenizer.tokenize(images)
+    compiled = _compiled_log_probs(model)
+    batches = np.split(tokens, range(batch_size, len(tokens), batch_size))
+    log_probs = np.concatenate([compiled(batch).numpy() for batch in batches])
+    return log_probs.reshape(-1, *token_grid(model)) if per_pixel else log_probs.sum(axis=1)
 
 
-def log_probabilities_of(model: GenerativeModel, tokens):
-    """The log-probability of each token given those before it. Traces into a TensorFlow graph.
+def token_log_probs(model: TokenModel, tokens):
+    """Returns the log-probability of each token given those before it. Traces into a graph.
 
     Args:
-        model: as for `score`.
+        model: As for `score`.
         tokens: int32 [B, n].
 
-    Returns: float32 [B, n], nats.
+    Returns:
+        float32 [B, n], nats.
     """
     return -token_nll(tokens, model.token_head(model.backbone({"tokens": tokens})))
 
 
-def _compiled_scorer(model):
-    """`log_probabilities_of` as a graph kept with the model."""
-    if not hasattr(model, "_scorer"):
-        model._scorer = tf.function(
-            lambda tokens: log_probabilities_of(model, tokens),
-            input_signature=[tf.TensorSpec([None, model.config.sequence_length], tf.int32)],
-            autograph=False,
-        )
-    return model._scorer
+@kept_by_model
+def _compiled_log_probs(model: TokenModel):
+    return tf.function(
+        lambda tokens: token_log_probs(model, tokens),
+        input_signature=[tf.TensorSpec([None, model.config.sequence_length], tf.int32)],
+        autograph=False,
+    )

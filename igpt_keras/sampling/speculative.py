@@ -1,121 +1,147 @@
-"""Speculative decoding: several pixels a pass of the model, and exactly those of plain decoding.
+"""Speculative decoding: several tokens per pass of the model, the same ones as plain decoding.
 
-A token is the argmax of the model's logits plus noise that depends on seed and position only. So
-whether a guess is right can be told without chance: it must be the very token that the model
-draws there with that noise. A pass takes the last final token and guesses for the positions after
-it, and draws at all of them. Up to and including the first guess that was wrong, what is drawn is
-what plain decoding would draw, as all that came before it is right.
+A token is the argmax of the model's logits plus noise that depends only on seed and position.
+A guess is right if and only if it is the token that the model draws there with that noise, so
+no accept/reject randomness is needed. A pass takes the last final token and guesses for the
+positions after it, and draws at all of them. The draws up to and including the first position
+whose guess was wrong are those of plain decoding, since all tokens before it are right.
 
-What the model drew after a wrong guess it drew from a context that is mostly right, and is the
-guess of the next pass, for free (Wiggers and Hoogeboom, "Predictive sampling with forecasting
-autoregressive models", 2020). The draft guesses what no pass has come to yet.
+The model drew the tokens after a wrong guess from a mostly right context; they are the guesses
+of the next pass, at no cost (Wiggers and Hoogeboom, "Predictive sampling with forecasting
+autoregressive models", 2020, https://arxiv.org/abs/2002.09928). The draft guesses where no pass
+has been yet.
 
-Shapes: B sequences that go at the pace of the slowest, n positions, W positions a pass, V colors.
+Shapes: B sequences that advance together, as far as the slowest; n positions; W positions per
+pass; V tokens in the vocabulary.
 """
 
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from igpt_keras.sampling.decoder import decode_step, grow
+from igpt_keras.network.protocols import TokenModel
+from igpt_keras.sampling.autoregressive import DecodingState, RowBlock, decode_until
+from igpt_keras.sampling.decoder import decode_step
 from igpt_keras.sampling.drafts import Draft
-from igpt_keras.sampling.samplers import draw, gumbel_noise, measure
+from igpt_keras.sampling.gumbel import log_prob_and_entropy, sample_token
+from igpt_keras.sampling.samplers import Sampler
 
-# How often the draft goes over what it guesses, each time given what it guessed before. To guess
-# one position after the other takes as many times as positions, for hardly better guesses.
+# How often the draft goes over its guesses, each time given the previous ones. Guessing one
+# position after the other would take W calls, for hardly better guesses.
 SWEEPS = 2
 
 
 class Guesses(NamedTuple):
-    """What a decoder keeps with a draft, beside its tokens, which hold the guesses."""
+    """What a decoding state needs with a draft; the guessed tokens stand among its tokens."""
 
     stop: tf.Tensor  # int32 scalar, the first position without a guess
-    passes: tf.Tensor  # int32 scalar, passes of the model so far
-    kept: Any  # by the draft
+    num_passes: tf.Tensor  # int32 scalar, passes of the model so far
+    draft_state: Any
 
 
-def begin_guesses(draft: Draft, tokens, prefix, num_completions: int) -> Guesses:
-    """No guess yet, after tokens int32 [B, n] of which the first `prefix` are known."""
+def begin_guesses(draft: Draft, tokens, prefix, num_completions) -> Guesses:
+    """Returns the state without a guess, after the known first `prefix` of tokens int32 [B, n]."""
     prefix = tf.convert_to_tensor(prefix, tf.int32)
     return Guesses(prefix, tf.zeros_like(prefix), draft.begin(tokens, prefix, num_completions))
 
 
-def speculate_rows(model, draft: Draft, state, known, settings, num_rows: int):
-    """As `decode_rows`: goes on to the end of a row of the image or a little further.
+def guesses_spec(draft: Draft) -> Guesses:
+    """Returns shapes and dtypes of guesses for any number of sequences."""
+    scalar = tf.TensorSpec([], tf.int32)
+    return Guesses(scalar, scalar, draft.spec())
+
+
+def speculate_rows(
+    model: TokenModel,
+    draft: Draft,
+    state: DecodingState,
+    known,
+    seeds,
+    sampler: Sampler,
+    num_rows: int,
+) -> DecodingState:
+    """Decodes as `autoregressive.decode_rows` does, and sometimes a little further.
 
     Args:
-        model, state, known, settings, num_rows: as for `decode_rows`, the state with `guesses`.
-        draft: that of the state's guesses.
+        model: The model that checks the guesses.
+        draft: The draft that makes them.
+        state: A state with `guesses` of that draft.
+        known: bool [n, B].
+        seeds: int64 [B].
+        sampler: Its fields are tensors [B].
+        num_rows: As for `decode_rows`.
     """
-    config = model.config
-    size, length = config.image_size, config.sequence_length
-    window = min(draft.window, length)
-    first_row = state.position // size
-    stop = tf.minimum((first_row + num_rows) * size, length)
-    # Windows reach beyond the last row.
-    num_rows += -(-window // size)
-    noise = gumbel_noise(settings.seeds, first_row, num_rows, size, config.vocabulary_size)
-    caches = state.caches
-    if caches[0][0].shape[1] != length:
-        caches = grow(caches, tf.minimum((first_row + num_rows) * size, length))
+    width = min(draft.window, model.config.sequence_length)
+    block = RowBlock(model, state, seeds, num_rows, lookahead=width)
+    window = _Window(model, draft, known, sampler, block, width)
+    return decode_until(block.stop, window.step, block.grow(state))
 
-    def draw_at(positions, tokens, logits):
-        """Tokens int32 [k, B] at positions [k]: the known ones of `tokens` [k, B], else drawn."""
-        of_positions = tf.gather(noise, tf.maximum(positions - first_row * size, 0))
-        count = tf.size(positions)
-        drawn = draw(
-            *(tf.reshape(x, [-1, config.vocabulary_size]) for x in (logits, of_positions)),
-            *(tf.tile(setting, [count]) for setting in settings[1:]),
-        )
-        return tf.where(tf.gather(known, positions), tokens, tf.reshape(drawn, [count, -1]))
 
-    def guess(tokens, guesses, start):
-        """The tokens with guesses up to the window's last position, and what the draft keeps."""
-        positions = start + tf.range(window - 1)
-        is_new = (positions >= guesses.stop)[:, None]
-        last = tokens[tf.maximum(guesses.stop - 1, 0)]
-        here = tf.where(is_new & ~tf.gather(known, positions), last, tf.gather(tokens, positions))
-        kept = guesses.kept
-        for _ in range(SWEEPS):
-            tokens = tf.tensor_scatter_nd_update(tokens, positions[:, None], here)
-            logits, kept = draft.logits(kept, tokens, start, window - 1)
-            here = tf.where(is_new, draw_at(positions, here, logits), here)
-        return tf.tensor_scatter_nd_update(tokens, positions[:, None], here), kept
+class _Window:
+    """One pass over W positions: guess, draw, and accept what was guessed right."""
 
-    def step(state):
-        # The last windows reach back over what is final rather than beyond the image.
-        start = tf.minimum(state.position, length - window)
-        positions = start + tf.range(window)
-        tokens, kept = guess(state.tokens, state.guesses, start)
+    def __init__(
+        self,
+        model: TokenModel,
+        draft: Draft,
+        known,
+        sampler: Sampler,
+        block: RowBlock,
+        width: int,
+    ):
+        self.model, self.draft, self.known, self.sampler = model, draft, known, sampler
+        self.block, self.width = block, width
+
+    def step(self, state: DecodingState) -> DecodingState:
+        # The last windows reach back over final tokens rather than beyond the image.
+        start = tf.minimum(state.position, self.model.config.sequence_length - self.width)
+        positions = start + tf.range(self.width)
+        tokens, draft_state = self._guess(state.tokens, state.guesses, start)
         previous = tf.gather(tokens, tf.maximum(positions - 1, 0))
-        logits, caches = decode_step(model, tf.transpose(previous), start, state.caches)
+        logits, caches = decode_step(self.model, tf.transpose(previous), start, state.caches)
         logits = tf.transpose(logits, [1, 0, 2])
         guessed = tf.gather(tokens, positions)
         is_new = (positions >= state.position)[:, None]
-        drawn = tf.where(is_new, draw_at(positions, guessed, logits), guessed)
-        right = tf.cast(tf.reduce_all(drawn == guessed, axis=1), tf.int32)
-        accepted = tf.minimum(tf.reduce_sum(tf.math.cumprod(right)) + 1, window)
+        drawn = tf.where(is_new, self._draw(positions, guessed, logits), guessed)
+        is_right = tf.cast(tf.reduce_all(drawn == guessed, axis=1), tf.int32)
+        accepted = tf.minimum(tf.reduce_sum(tf.math.cumprod(is_right)) + 1, self.width)
+        log_probs, entropies = log_prob_and_entropy(logits, drawn)
 
-        def written(values, new):
+        def write(values, new):
             new = tf.where(is_new, new, tf.gather(values, positions))
             return tf.tensor_scatter_nd_update(values, positions[:, None], new)
 
-        log_probabilities, entropies = measure(logits, drawn)
-        return (
-            state._replace(
-                position=start + accepted,
-                tokens=tf.tensor_scatter_nd_update(tokens, positions[:, None], drawn),
-                log_probabilities=written(state.log_probabilities, log_probabilities),
-                entropies=written(state.entropies, entropies),
-                caches=caches,
-                guesses=Guesses(start + window, state.guesses.passes + 1, kept),
-            ),
+        return DecodingState(
+            position=start + accepted,
+            tokens=tf.tensor_scatter_nd_update(tokens, positions[:, None], drawn),
+            log_probs=write(state.log_probs, log_probs),
+            entropies=write(state.entropies, entropies),
+            caches=caches,
+            guesses=Guesses(start + self.width, state.guesses.num_passes + 1, draft_state),
         )
 
-    (state,) = tf.while_loop(
-        lambda state: state.position < stop,
-        step,
-        (state._replace(caches=caches),),
-        parallel_iterations=1,
-    )
-    return state
+    def _guess(self, tokens, guesses: Guesses, start):
+        """The tokens with guesses up to the last position of the window, and the draft's state."""
+        positions = start + tf.range(self.width - 1)
+        is_new = (positions >= guesses.stop)[:, None]
+        last = tokens[tf.maximum(guesses.stop - 1, 0)]
+        is_unknown = is_new & ~tf.gather(self.known, positions)
+        here = tf.where(is_unknown, last, tf.gather(tokens, positions))
+        draft_state = guesses.draft_state
+        for _ in range(SWEEPS):
+            tokens = tf.tensor_scatter_nd_update(tokens, positions[:, None], here)
+            logits, draft_state = self.draft.logits(draft_state, tokens, start, self.width - 1)
+            here = tf.where(is_new, self._draw(positions, here, logits), here)
+        return tf.tensor_scatter_nd_update(tokens, positions[:, None], here), draft_state
+
+    def _draw(self, positions, tokens, logits):
+        """Tokens int32 [k, B] at positions [k]: the known ones of `tokens` [k, B], else drawn."""
+        noise = tf.gather(self.block.noise, tf.maximum(positions - self.block.start, 0))
+        count = tf.size(positions)
+        vocabulary_size = self.model.config.vocabulary_size
+        drawn = sample_token(
+            tf.reshape(logits, [-1, vocabulary_size]),
+            tf.reshape(noise, [-1, vocabulary_size]),
+            self.sampler.map(lambda field: tf.tile(field, [count])),
+        )
+        return tf.where(tf.gather(self.known, positions), tokens, tf.reshape(drawn, [count, -1]))

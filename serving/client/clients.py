@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 
 from igpt_keras.errors import InputError
-from igpt_keras.sampling import Completions
+from igpt_keras.sampling.requests import Completions
 from serving.client.connection import TLS, Attempts, Deadline, RetryPolicy
 from serving.client.errors import serving_error
 from serving.client.images import Images
@@ -92,9 +92,9 @@ class BaseClient(abc.ABC):
         top_p: float = 1.0,
         seed: int | Sequence[int] = 0,
     ) -> Completions:
-        """`igpt_keras.complete` of the served model, for images of any size.
+        """`ImageGPT.generate` of the served model, for images of any size.
 
-        Args: as `igpt_keras.complete`, with `images` as above.
+        Args: as `ImageGPT.generate`, with `images` as above.
         """
         return self._ask(
             self._served.complete(
@@ -110,7 +110,7 @@ class BaseClient(abc.ABC):
         top_p: float = 1.0,
         seed: int = 0,
     ) -> Completions:
-        """`igpt_keras.sample` of the served model. Arguments as there."""
+        """`ImageGPT.sample` of the served model. Arguments as there."""
         return self._ask(self._served.sample(num_samples, temperature, top_k, top_p, seed))
 
     def classify(self, images: Images) -> Classifications:

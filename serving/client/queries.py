@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 
 from igpt_keras.errors import InputError
-from igpt_keras.sampling import Completions, check_settings, completion_seeds
+from igpt_keras.sampling.requests import (
+    Completions,
+    check_keep_rows,
+    check_positive,
+    completion_seeds,
+)
+from igpt_keras.sampling.samplers import Categorical
 from serving.client import protocol
 from serving.client.images import Images, encoded_images
 from serving.client.protocol import Method, messages
@@ -105,19 +111,22 @@ class Served:
         self, images: Images, keep_rows, num_completions, temperature, top_k, top_p, seed
     ) -> Query:
         contents = encoded_images(images)
-        check_settings(keep_rows, num_completions, temperature, top_k, top_p)
+        sampler = Categorical(temperature, top_k, top_p)
+        check_keep_rows(keep_rows)
+        check_positive("num_completions", num_completions)
         seeds = completion_seeds(seed, len(contents), num_completions)
         inputs = {
             "image_bytes": np.repeat(contents, num_completions),
             "keep_rows": np.full(seeds.size, keep_rows, np.int32),
-            **_settings(seeds, temperature, top_k, top_p),
+            **_drawing(sampler, seeds),
         }
         return self.predict("complete", inputs, PICTURES, _completions_of(seeds))
 
     def sample(self, num_samples, temperature, top_k, top_p, seed) -> Query:
-        check_settings(0, num_samples, temperature, top_k, top_p)
+        sampler = Categorical(temperature, top_k, top_p)
+        check_positive("num_samples", num_samples)
         seeds = completion_seeds(seed, num_samples, 1)
-        inputs = _settings(seeds, temperature, top_k, top_p)
+        inputs = _drawing(sampler, seeds)
         return self.predict("sample", inputs, PICTURES, _completions_of(seeds))
 
     def classify(self, images: Images) -> Query:
@@ -218,13 +227,8 @@ class Served:
         return spec
 
 
-def _settings(seeds: np.ndarray, temperature, top_k, top_p) -> dict[str, np.ndarray]:
-    return {
-        "temperature": np.full(seeds.size, temperature, np.float32),
-        "top_k": np.full(seeds.size, top_k, np.int32),
-        "top_p": np.full(seeds.size, top_p, np.float32),
-        "seed": seeds.reshape(-1),
-    }
+def _drawing(sampler: Categorical, seeds: np.ndarray) -> dict[str, np.ndarray]:
+    return {**sampler.arrays(seeds.size), "seed": seeds.reshape(-1)}
 
 
 def _completions_of(seeds: np.ndarray) -> Callable[[dict[str, np.ndarray]], Completions]:

@@ -26,7 +26,7 @@ from igpt_keras.errors import InputError
 from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.models.image_gpt import ImageGPT
-from igpt_keras.sampling import check_backend
+from igpt_keras.sampling.checks import check_backend
 from igpt_keras.tokenizers.base import tokenizer_of
 from serving.exporting.assets import write_assets
 from serving.exporting.checks import check_runs, check_servable, read_graph

@@ -17,7 +17,9 @@ from igpt_keras.evaluation.voting import VOTES
 from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.models.masking import draw_mask
-from igpt_keras.sampling import log_probabilities_of, sample_tokens
+from igpt_keras.sampling.autoregressive import sample_tokens
+from igpt_keras.sampling.samplers import Categorical
+from igpt_keras.sampling.scoring import token_log_probs
 from serving.exporting.image_decoding import decode_image
 
 COMPLETE = "complete"
@@ -39,10 +41,10 @@ ConcreteFunction = tf.types.experimental.ConcreteFunction
 IMAGE_BYTES = tf.TensorSpec([None], tf.string, "image_bytes")
 EXAMPLES = tf.TensorSpec([None], tf.string, "inputs")
 KEEP_ROWS = tf.TensorSpec([None], tf.int32, "keep_rows")
-SETTINGS = (
-    tf.TensorSpec([None], tf.float32, "temperature"),
-    tf.TensorSpec([None], tf.int32, "top_k"),
-    tf.TensorSpec([None], tf.float32, "top_p"),
+# The sampler whose fields a request sets.
+SAMPLER = Categorical
+DRAWING = (
+    *(tf.TensorSpec([None], field.dtype, field.name) for field in SAMPLER.parameters()),
     tf.TensorSpec([None], tf.int64, "seed"),
 )
 
@@ -173,11 +175,11 @@ def _functions(
 def _complete(model: GenerativeModel, preprocessing: Preprocessing):
     size = preprocessing.size
 
-    @tf.function(input_signature=[IMAGE_BYTES, KEEP_ROWS, *SETTINGS], autograph=False)
-    def complete(image_bytes, keep_rows, temperature, top_k, top_p, seed):
-        checks = [
-            *_checks_of_settings(temperature, top_k, top_p),
-            _require_one_batch_size(image_bytes, keep_rows, temperature, top_k, top_p, seed),
+    @tf.function(input_signature=[IMAGE_BYTES, KEEP_ROWS, *DRAWING], autograph=False)
+    def complete(image_bytes, keep_rows, *drawing):
+        sampler, seed, checks = _sampler_and_seed(drawing)
+        checks += [
+            _require_one_batch_size(image_bytes, keep_rows, *drawing),
             _require(
                 (keep_rows >= 0) & (keep_rows <= size),
                 f"keep_rows must lie in 0…{size} (the image height)",
@@ -188,23 +190,20 @@ def _complete(model: GenerativeModel, preprocessing: Preprocessing):
         with tf.control_dependencies(checks):
             tokens = preprocessing.tokens(image_bytes)
         known = tf.range(preprocessing.length)[None] < keep_rows[:, None] * size
-        sampled = sample_tokens(model, tokens, known, seed, temperature, top_k, top_p)
+        sampled = sample_tokens(model, tokens, known, seed, sampler)
         return _pictures(preprocessing, *sampled)
 
     return complete
 
 
 def _sample(model: GenerativeModel, preprocessing: Preprocessing):
-    @tf.function(input_signature=SETTINGS, autograph=False)
-    def sample(temperature, top_k, top_p, seed):
-        checks = [
-            *_checks_of_settings(temperature, top_k, top_p),
-            _require_one_batch_size(temperature, top_k, top_p, seed),
-        ]
-        with tf.control_dependencies(checks):
+    @tf.function(input_signature=DRAWING, autograph=False)
+    def sample(*drawing):
+        sampler, seed, checks = _sampler_and_seed(drawing)
+        with tf.control_dependencies([*checks, _require_one_batch_size(*drawing)]):
             blank = tf.zeros([tf.size(seed), preprocessing.length], tf.int32)
         known = tf.zeros_like(blank, tf.bool)
-        sampled = sample_tokens(model, blank, known, seed, temperature, top_k, top_p)
+        sampled = sample_tokens(model, blank, known, seed, sampler)
         return _pictures(preprocessing, *sampled)
 
     return sample
@@ -282,8 +281,8 @@ def mean_features(model: GenerativeModel, tokens, layer: int):
 def _score(model: GenerativeModel, preprocessing: Preprocessing):
     @tf.function(input_signature=[IMAGE_BYTES], autograph=False)
     def score(image_bytes):
-        log_probabilities = log_probabilities_of(model, preprocessing.tokens(image_bytes))
-        log_likelihood = tf.reduce_sum(log_probabilities, axis=1)
+        log_probs = token_log_probs(model, preprocessing.tokens(image_bytes))
+        log_likelihood = tf.reduce_sum(log_probs, axis=1)
         return {
             "log_likelihood": log_likelihood,
             "bits_per_pixel": -log_likelihood / (preprocessing.length * math.log(2)),
@@ -292,16 +291,16 @@ def _score(model: GenerativeModel, preprocessing: Preprocessing):
     return score
 
 
-def _checks_of_settings(temperature, top_k, top_p) -> list:
-    return [
-        _require(
-            (temperature >= 0) & tf.math.is_finite(temperature),
-            "temperature must be finite and at least 0",
-            temperature,
-        ),
-        _require(top_k >= 0, "top_k must be at least 0 (0 for all colors)", top_k),
-        _require((top_p > 0) & (top_p <= 1), "top_p must be above 0 and at most 1", top_p),
+def _sampler_and_seed(drawing) -> tuple:
+    """The sampler and the seeds of inputs as in `DRAWING`, and operations that check them."""
+    *values, seed = drawing
+    fields = SAMPLER.parameters()
+    checks = [
+        _require(field.allows(value), f"{field.name} must be {field.requirement}", value)
+        for field, value in zip(fields, values, strict=True)
     ]
+    names = [field.name for field in fields]
+    return SAMPLER(**dict(zip(names, values, strict=True))), seed, checks
 
 
 def _require_one_batch_size(*inputs):

@@ -20,16 +20,12 @@ from serving.exporting.signatures import (
     COMPLETE,
     IMAGE_FEATURE,
     SAMPLE,
+    SAMPLER,
     SERVING_DEFAULT,
 )
 from serving.versions import WARMUP_FILE
 
-SETTINGS = {
-    "temperature": np.ones(1, np.float32),
-    "top_k": np.zeros(1, np.int32),
-    "top_p": np.ones(1, np.float32),
-    "seed": np.zeros(1, np.int64),
-}
+DRAWING = {**SAMPLER().arrays(1), "seed": np.zeros(1, np.int64)}
 
 
 def warmup_inputs(names: Collection[str], size: int) -> dict[str, dict[str, np.ndarray]]:
@@ -41,11 +37,11 @@ def warmup_inputs(names: Collection[str], size: int) -> dict[str, dict[str, np.n
     content = tf.io.encode_png(shades).numpy()
     image = {"image_bytes": np.array([content], object)}
     rows = {"keep_rows": np.array([size - 1], np.int32)}
-    complete = {**image, **rows, **SETTINGS}
+    complete = {**image, **rows, **DRAWING}
     particular = {
         COMPLETE: complete,
         SERVING_DEFAULT: complete if COMPLETE in names else image,
-        SAMPLE: SETTINGS,
+        SAMPLE: DRAWING,
         CLASSIFY: {"inputs": np.array([_example(content).SerializeToString()], object)},
     }
     return {name: particular.get(name, image) for name in names}

@@ -61,7 +61,7 @@ def test_complete_writes_every_completion_and_a_contact_sheet(
     }
     model = igpt_keras.load(model_folder)
     images = np.stack([read_image(path, 4) for path in photos])
-    expected = igpt_keras.complete(model, images, 2, 3, seed=5).images
+    expected = model.generate(images, keep_rows=2, num_completions=3, seed=5).images
     written = np.asarray(Image.open(output / "001-other-02.png"))
     np.testing.assert_array_equal(written, expected[1, 2])
     kept = palette.detokenize(palette.tokenize(images[1]))[:2]
@@ -87,7 +87,7 @@ def test_a_mask_is_white_where_pixels_are_filled(
     known[1:3, 2:] = False
     images = read_image(photos[0], 4)[None]
     model = igpt_keras.load(model_folder)
-    expected = igpt_keras.complete(model, images, known=known, num_completions=2)
+    expected = model.generate(images, known_mask=known, num_completions=2)
     written = np.asarray(Image.open(output / "000-photo-01.png"))
     np.testing.assert_array_equal(written, expected.images[0, 1])
     original = palette.detokenize(palette.tokenize(images[0]))
@@ -106,7 +106,7 @@ def test_likelihoods_are_printed_and_written(model_folder, photos, tmp_path, mon
     assert run(monkeypatch, "complete", *photos, *flat(options)) == 0
     printed = capsys.readouterr().out
     images = np.stack([read_image(path, 4) for path in photos])
-    expected = igpt_keras.complete(igpt_keras.load(model_folder), images, 1, 2)
+    expected = igpt_keras.load(model_folder).generate(images, keep_rows=1, num_completions=2)
     records = json.loads((output / "log-likelihoods.json").read_text())
     assert len(records) == 4
     for record, sampled, total in zip(
@@ -164,7 +164,7 @@ def test_many_images_are_completed_as_one_would_be(model_folder, tmp_path, monke
     options = {"--model": model_folder, "--output": tmp_path / "out", "--keep-rows": 1}
     assert run(monkeypatch, "complete", *paths, "--num-completions", 20, *flat(options)) == 0
     images = np.stack([read_image(path, 4) for path in paths])
-    expected = igpt_keras.complete(igpt_keras.load(model_folder), images, 1, 20)
+    expected = igpt_keras.load(model_folder).generate(images, keep_rows=1, num_completions=20)
     for index in range(3):
         written = np.asarray(Image.open(tmp_path / "out" / f"00{index}-{index}-19.png"))
         np.testing.assert_array_equal(written, expected.images[index, 19])
@@ -190,7 +190,7 @@ def test_a_terminal_sees_how_many_rows_are_done(progress, monkeypatch):
         ({"image": __file__}, "cannot be read as an image"),
         ({"--mask": "photo.png"}, "give either --keep-rows or --mask"),
         ({"--draft": "draft.npz"}, "No such file or directory: 'draft.npz'"),
-        ({"--num-steps": 3}, "rounds=3 is for BERT models"),
+        ({"--num-steps": 3}, "num_steps=3 is for BERT models"),
         ({"--keep-rows": 5}, "keep_rows must lie in 0…4"),
         ({"--keep-rows": -1}, "keep_rows must be an integer >= 0, got -1"),
         ({"--num-completions": 0}, "num_completions must be an integer >= 1, got 0"),

@@ -1,6 +1,6 @@
 import pytest
 
-from igpt_keras.sampling import NeighborDraft
+from igpt_keras.sampling.drafts import NeighborDraft
 
 
 def test_a_draft_is_fitted_and_gives_the_same_pixels(igpt, pretrained, photos, tmp_path):

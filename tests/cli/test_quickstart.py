@@ -12,6 +12,7 @@ from PIL import Image
 import igpt_keras
 from igpt_keras import cli
 from igpt_keras.cli import quickstart
+from igpt_keras.sampling.requests import Completions
 
 WRITTEN = {
     "classifier",
@@ -87,7 +88,7 @@ def test_a_failing_stage_leaves_nothing(short, tmp_path, monkeypatch):
 def test_answers_that_differ_are_noticed():
     def completions(value):
         images = np.full((1, 2, 4, 4, 3), value, np.uint8)
-        return igpt_keras.sampling.Completions(images, images, images)
+        return Completions(images, images, images)
 
     classes = quickstart.Classifications(["a", "b"], np.zeros((1, 2)), np.zeros((1, 2)))
     quickstart.check_equal(completions(1), completions(1), classes, np.zeros((1, 2)))

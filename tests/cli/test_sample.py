@@ -24,7 +24,7 @@ def test_samples_and_their_likelihoods_are_written(igpt, model, tmp_path):
         "contact-sheet.png",
         "log-likelihoods.json",
     }
-    sampled = igpt_keras.sample(igpt_keras.load(model), 5, seed=3)
+    sampled = igpt_keras.load(model).sample(5, seed=3)
     records = json.loads((output / "log-likelihoods.json").read_text())
     for index, (name, record) in enumerate(zip(names, records, strict=True)):
         np.testing.assert_array_equal(Image.open(output / name), sampled.images[index, 0])
@@ -40,7 +40,7 @@ def test_a_bert_model_samples_in_rounds(igpt, pretrained, tmp_path):
     output = tmp_path / "out"
     arguments = ("--num-samples", 2, "--num-steps", 3, "--entropy", "--output", output)
     assert igpt("sample", "--model", model, *arguments)[0] == 0
-    sampled = igpt_keras.sample(igpt_keras.load(model), 2, rounds=3)
+    sampled = igpt_keras.load(model).sample(2, num_steps=3)
     np.testing.assert_array_equal(Image.open(output / "001.png"), sampled.images[1, 0])
     assert (output / "entropy.png").is_file()
     assert "total_log_likelihood" not in (output / "log-likelihoods.json").read_text()
@@ -50,7 +50,7 @@ def test_a_bert_model_samples_in_rounds(igpt, pretrained, tmp_path):
     ("arguments", "message"),
     [
         (("--num-samples", 0), "0 is not in the range x>=1"),
-        (("--num-steps", 2), "rounds=2 is for BERT models"),
+        (("--num-steps", 2), "num_steps=2 is for BERT models"),
         (("--temperature", -1), "temperature must be finite and >= 0, got -1.0"),
     ],
 )

@@ -56,7 +56,7 @@ def test_export_serve_and_client(config, palette, randomized, tmp_path, monkeypa
             "--output",
         ]
         assert run(monkeypatch, "client", "complete", "image.png", *options, "completed") == 0
-        expected = igpt_keras.complete(model, image[None], 1, 2, seed=3).images[0]
+        expected = model.generate(image[None], keep_rows=1, num_completions=2, seed=3).images[0]
         for number in range(2):
             written = np.asarray(Image.open(f"completed/000-image-{number:02d}.png"))
             np.testing.assert_array_equal(written, expected[number])
@@ -69,7 +69,7 @@ def test_export_serve_and_client(config, palette, randomized, tmp_path, monkeypa
 
         assert run(monkeypatch, "client", "score", "image.png", "--server", address) == 0
         path, *printed = capsys.readouterr().out.split("\t")
-        log_likelihood = igpt_keras.score(model, image[None])[0]
+        log_likelihood = model.score(image[None])[0]
         expected = [log_likelihood, -log_likelihood / (16 * np.log(2))]
         assert path == "image.png"
         np.testing.assert_allclose([float(value) for value in printed], expected, atol=2e-3)
@@ -86,7 +86,7 @@ def test_export_serve_and_client(config, palette, randomized, tmp_path, monkeypa
             run(monkeypatch, "client", "sample", *ask, "samples", "--num-samples", 2, "--seed", 5)
             == 0
         )
-        expected = igpt_keras.sample(model, 2, seed=5).images[:, 0]
+        expected = model.sample(2, seed=5).images[:, 0]
         for number in range(2):
             written = np.asarray(Image.open(f"samples/{number:03d}.png"))
             np.testing.assert_array_equal(written, expected[number])

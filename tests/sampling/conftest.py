@@ -27,6 +27,17 @@ def trained(digits):
     return models
 
 
+@pytest.fixture(scope="session")
+def plain_model():
+    """A model of 4 × 4 pixels of 8 colors."""
+    config = ImageGPTConfig(4, 8, 16, 2, 2)
+    palette = igpt_keras.ColorPalette(np.random.default_rng(1).uniform(-1, 1, (8, 3)))
+    model = ImageGPT(config, tokenizer=palette)
+    generator = np.random.default_rng(0)
+    model.set_weights([generator.normal(0, 0.3, w.shape) for w in model.get_weights()])
+    return model
+
+
 @pytest.fixture
 def images():
     return np.random.default_rng(7).integers(0, 256, (3, 4, 4, 3)).astype(np.uint8)

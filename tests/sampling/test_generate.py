@@ -6,8 +6,9 @@ from keras import ops
 import igpt_keras
 from igpt_keras import ImageGPT, ImageGPTClassifier, ImageGPTConfig, InputError
 from igpt_keras.network.losses import token_nll
-from igpt_keras.sampling import completion_seeds, sample_tokens
-from igpt_keras.sampling.generate import begin
+from igpt_keras.sampling.autoregressive import begin, sample_tokens
+from igpt_keras.sampling.requests import completion_seeds
+from igpt_keras.sampling.samplers import Categorical, Greedy
 from tests.conftest import FIXTURES
 
 
@@ -23,7 +24,7 @@ def images():
 
 
 def test_log_likelihood_is_that_of_the_full_forward_pass(model, images):
-    completed = igpt_keras.complete(model, images, keep_rows=1, num_completions=5, seed=1)
+    completed = model.generate(images, keep_rows=1, num_completions=5, seed=1)
     tokens = completed.tokens.reshape(15, 16)
     nll = ops.convert_to_numpy(token_nll(tokens, model(tokens)))
     expected = -nll[:, 4:].sum(axis=1).reshape(3, 5)
@@ -31,7 +32,7 @@ def test_log_likelihood_is_that_of_the_full_forward_pass(model, images):
 
 
 def test_greedy_completions_are_the_argmax_of_the_full_forward_pass(model, images):
-    completed = igpt_keras.complete(model, images, keep_rows=2, temperature=0)
+    completed = model.generate(images, keep_rows=2, sampler=Greedy())
     tokens = completed.tokens[:, 0]
     best = ops.convert_to_numpy(model(tokens)).argmax(axis=-1)
     np.testing.assert_array_equal(tokens[:, 8:], best[:, 8:])
@@ -51,16 +52,14 @@ def test_greedy_continuation_is_that_of_hugging_face():
         tf.constant(tokens),
         tf.constant(known),
         tf.zeros(batch, tf.int64),
-        tf.zeros(batch),
-        tf.zeros(batch, tf.int32),
-        tf.ones(batch),
+        Greedy(),
     )
     np.testing.assert_array_equal(filled[:, :63], continued)
 
 
 @pytest.mark.parametrize("keep_rows", [0, 1, 4])
 def test_kept_rows_come_back_in_their_nearest_colors(model, palette, images, keep_rows):
-    completed = igpt_keras.complete(model, images, keep_rows, num_completions=2)
+    completed = model.generate(images, keep_rows=keep_rows, num_completions=2)
     assert completed.images.shape == (3, 2, 4, 4, 3)
     kept = palette.detokenize(palette.tokenize(images))[:, None, :keep_rows]
     np.testing.assert_array_equal(
@@ -72,9 +71,8 @@ def test_kept_rows_come_back_in_their_nearest_colors(model, palette, images, kee
 
 def test_tokens_known_in_any_place_are_never_changed(model, tokens):
     known = np.random.default_rng(8).random((6, 16)) < 0.4
-    settings = tf.ones(6), tf.zeros(6, tf.int32), tf.ones(6)
     filled, log_likelihood = sample_tokens(
-        model, tf.constant(tokens), tf.constant(known), tf.range(6, dtype=tf.int64), *settings
+        model, tf.constant(tokens), tf.constant(known), tf.range(6, dtype=tf.int64), Categorical()
     )
     filled = filled.numpy()
     np.testing.assert_array_equal(filled[known], tokens[known])
@@ -84,18 +82,18 @@ def test_tokens_known_in_any_place_are_never_changed(model, tokens):
 
 
 def test_an_image_and_its_seed_determine_its_completions(model, images):
-    together = igpt_keras.complete(model, images, 1, num_completions=4, seed=[5, 9, 7])
-    alone = igpt_keras.complete(model, images[1:2], 1, num_completions=4, seed=[9])
-    fewer = igpt_keras.complete(model, images[::-1], 1, num_completions=2, seed=[7, 9, 5])
+    together = model.generate(images, keep_rows=1, num_completions=4, seed=[5, 9, 7])
+    alone = model.generate(images[1:2], keep_rows=1, num_completions=4, seed=[9])
+    fewer = model.generate(images[::-1], keep_rows=1, num_completions=2, seed=[7, 9, 5])
     np.testing.assert_array_equal(together.tokens[1], alone.tokens[0])
     np.testing.assert_array_equal(together.tokens[:, :2], fewer.tokens[::-1])
-    other = igpt_keras.complete(model, images, 1, num_completions=4, seed=[5, 10, 7])
+    other = model.generate(images, keep_rows=1, num_completions=4, seed=[5, 10, 7])
     assert (other.tokens[1] != together.tokens[1]).any()
 
 
 def test_one_integer_seed_counts_up_over_the_images(model, images):
-    counted = igpt_keras.complete(model, images, 1, seed=3)
-    listed = igpt_keras.complete(model, images, 1, seed=[3, 4, 5])
+    counted = model.generate(images, keep_rows=1, seed=3)
+    listed = model.generate(images, keep_rows=1, seed=[3, 4, 5])
     np.testing.assert_array_equal(counted.tokens, listed.tokens)
 
 
@@ -139,7 +137,7 @@ def test_samples_follow_the_exact_distribution(enumerable, temperature, top_k, t
     assert probabilities.sum() == pytest.approx(1, abs=1e-5)
 
     count = 20_000
-    completed = igpt_keras.sample(model, count, temperature, top_k, top_p)
+    completed = model.sample(count, sampler=Categorical(temperature, top_k, top_p))
     counts = np.bincount(completed.tokens[:, 0] @ [27, 9, 3, 1], minlength=81)
     possible = probabilities > 0
     assert not counts[~possible].any()
@@ -150,23 +148,13 @@ def test_samples_follow_the_exact_distribution(enumerable, temperature, top_k, t
 
 
 @pytest.fixture(scope="module")
-def plain_model():
-    config = ImageGPTConfig(4, 8, 16, 2, 2)
-    palette = igpt_keras.ColorPalette(np.random.default_rng(1).uniform(-1, 1, (8, 3)))
-    model = ImageGPT(config, tokenizer=palette)
-    generator = np.random.default_rng(0)
-    model.set_weights([generator.normal(0, 0.3, w.shape) for w in model.get_weights()])
-    return model
-
-
-@pytest.fixture(scope="module")
 def masked_completions(plain_model):
     """Masks of pixels, bool [3, 4, 4], the images, and their completions."""
     generator = np.random.default_rng(8)
     images = generator.integers(0, 256, (3, 4, 4, 3)).astype(np.uint8)
     known = generator.random((3, 4, 4)) < 0.5
     known[:, 0, :2] = True
-    return known, images, plain_model.generate(images, known=known, num_completions=5, seed=2)
+    return known, images, plain_model.generate(images, known_mask=known, num_completions=5, seed=2)
 
 
 def test_known_pixels_of_any_mask_stay(plain_model, masked_completions):
@@ -199,7 +187,7 @@ def test_models_of_mixed_precision_complete(plain_model, masked_completions, pre
     known, images, _ = masked_completions
     model = ImageGPT(plain_model.config, tokenizer=plain_model.tokenizer, dtype=precision)
     model.set_weights(plain_model.get_weights())
-    completed = model.generate(images, known=known, num_completions=5, seed=2)
+    completed = model.generate(images, known_mask=known, num_completions=5, seed=2)
     tokens = completed.tokens.reshape(15, 16)
     nll, exact = (
         ops.convert_to_numpy(token_nll(tokens, m(tokens))).sum(axis=1).reshape(3, 5)
@@ -213,12 +201,12 @@ def test_models_of_mixed_precision_complete(plain_model, masked_completions, pre
 
 def test_one_mask_may_serve_all_images(plain_model, masked_completions):
     known, images, _ = masked_completions
-    one = plain_model.generate(images, known=known[0], seed=2)
-    each = plain_model.generate(images, known=np.stack([known[0]] * 3), seed=2)
+    one = plain_model.generate(images, known_mask=known[0], seed=2)
+    each = plain_model.generate(images, known_mask=np.stack([known[0]] * 3), seed=2)
     np.testing.assert_array_equal(one.tokens, each.tokens)
     rows = np.arange(4)[:, None] < [1] * 4
     np.testing.assert_array_equal(
-        plain_model.generate(images, known=rows, seed=2).tokens,
+        plain_model.generate(images, known_mask=rows, seed=2).tokens,
         plain_model.generate(images, keep_rows=1, seed=2).tokens,
     )
 
@@ -227,7 +215,7 @@ def test_rows_come_in_order_and_are_those_of_the_result(plain_model, masked_comp
     known, images, completed = masked_completions
     came = []
     again = plain_model.generate(
-        images, known=known, num_completions=5, seed=2, on_row=lambda *row: came.append(row)
+        images, known_mask=known, num_completions=5, seed=2, on_row=lambda *row: came.append(row)
     )
     assert [number for number, _ in came] == [0, 1, 2, 3]
     np.testing.assert_array_equal(np.stack([row for _, row in came], axis=2), completed.images)
@@ -240,7 +228,7 @@ def test_eager_graph_and_xla_draw_the_same(plain_model, masked_completions, how)
     known, images, completed = masked_completions
     if how == "XLA":
         tokens = plain_model.generate(
-            images, known=known, num_completions=5, seed=2, jit_compile=True
+            images, known_mask=known, num_completions=5, seed=2, jit_compile=True
         ).tokens
         np.testing.assert_array_equal(tokens, completed.tokens)
         return
@@ -251,9 +239,7 @@ def test_eager_graph_and_xla_draw_the_same(plain_model, masked_completions, how)
         tf.constant(tokens, tf.int32),
         tf.constant(np.repeat(known.reshape(3, 16), 5, axis=0)),
         tf.constant(completion_seeds(2, 3, 5).reshape(-1)),
-        tf.ones(15),
-        tf.zeros(15, tf.int32),
-        tf.ones(15),
+        Categorical(),
     )
     np.testing.assert_array_equal(filled, completed.tokens.reshape(15, 16))
     np.testing.assert_allclose(log_likelihood, completed.log_likelihood.ravel(), atol=1e-4)
@@ -282,7 +268,10 @@ def test_the_graph_does_not_grow_with_the_positions():
         config = ImageGPTConfig(image_size, 8, 16, 1, 2)
         model = ImageGPT(config)
         shape = [2, config.sequence_length]
-        function = tf.function(lambda *inputs: sample_tokens(model, *inputs), autograph=False)
+        function = tf.function(
+            lambda *inputs: sample_tokens(model, *inputs[:3], Categorical(*inputs[3:])),
+            autograph=False,
+        )
         graph = function.get_concrete_function(
             tf.TensorSpec(shape, tf.int32),
             tf.TensorSpec(shape, tf.bool),
@@ -299,22 +288,21 @@ def test_the_graph_does_not_grow_with_the_positions():
         ({"keep_rows": 5}, r"keep_rows must lie in 0…4 \(the image's height\), got 5"),
         ({"keep_rows": -1}, "keep_rows .* got -1"),
         ({"keep_rows": 1.5}, "keep_rows .* got 1.5"),
-        ({"keep_rows": None}, "exactly one of keep_rows and known must be given, got neither"),
-        ({"known": np.ones((4, 4), bool)}, "exactly one of keep_rows and known .* got both"),
+        ({"keep_rows": None}, "exactly one of keep_rows and known_mask must be given, got neither"),
         (
-            {"keep_rows": None, "known": np.ones((4, 5), bool)},
-            r"known must be boolean of shape \[4, 4\] or \[3, 4, 4\], got bool of shape \[4, 5\]",
+            {"known_mask": np.ones((4, 4), bool)},
+            "exactly one of keep_rows and known_mask .* got both",
         ),
-        ({"keep_rows": None, "known": np.ones((2, 4, 4), bool)}, r"known .* \[2, 4, 4\]"),
-        ({"keep_rows": None, "known": np.ones((4, 4), int)}, "known must be boolean .* got int64"),
-        ({"temperature": -0.1}, "temperature must be finite and >= 0, got -0.1"),
-        ({"temperature": float("nan")}, "temperature .* got nan"),
-        ({"temperature": float("inf")}, "temperature .* got inf"),
-        ({"top_k": -1}, "top_k must be an integer >= 0 .* got -1"),
-        ({"top_k": 1 << 31}, "top_k .* got 2147483648"),
-        ({"top_p": 0}, "top_p must be above 0 and at most 1, got 0"),
-        ({"top_p": 1.5}, "top_p .* got 1.5"),
-        ({"top_p": float("nan")}, "top_p .* got nan"),
+        (
+            {"keep_rows": None, "known_mask": np.ones((4, 5), bool)},
+            r"known_mask must be boolean of shape \[4, 4\] or \[3, 4, 4\], got bool .* \[4, 5\]",
+        ),
+        ({"keep_rows": None, "known_mask": np.ones((2, 4, 4), bool)}, r"known_mask .* \[2, 4, 4\]"),
+        (
+            {"keep_rows": None, "known_mask": np.ones((4, 4), int)},
+            "known_mask must be boolean .* got int64",
+        ),
+        ({"sampler": "top_p"}, r"sampler must be a Sampler such as TopP\(0.9\), got 'top_p'"),
         ({"num_completions": 0}, "num_completions must be an integer >= 1, got 0"),
         ({"seed": -1}, "seed .* got -1"),
         ({"seed": [1, 2]}, r"one integer per image \(3\), got \[1, 2\]"),
@@ -329,14 +317,14 @@ def test_the_graph_does_not_grow_with_the_positions():
 def test_unusable_arguments_are_named(model, images, arguments, message):
     usable = {"images": images, "keep_rows": 2}
     with pytest.raises(InputError, match=message):
-        igpt_keras.complete(model, **{**usable, **arguments})
+        model.generate(**{**usable, **arguments})
 
 
 def test_models_that_cannot_sample_say_so(config, images):
     classifier = ImageGPTClassifier(config, 3, generative_weight=0)
     with pytest.raises(InputError, match="token logits"):
-        igpt_keras.complete(classifier, images, 2)
+        classifier.generate(images, keep_rows=2)
     with pytest.raises(InputError, match="tokenizer is missing"):
-        igpt_keras.complete(ImageGPT(config), images, 2)
+        ImageGPT(config).generate(images, keep_rows=2)
     with pytest.raises(InputError, match="num_samples must be an integer >= 1, got 0"):
-        igpt_keras.sample(ImageGPT(config), 0)
+        ImageGPT(config).sample(0)

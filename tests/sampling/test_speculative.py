@@ -6,7 +6,8 @@ from keras import ops
 import igpt_keras
 from igpt_keras import ImageGPT, ImageGPTConfig, InputError
 from igpt_keras.network.losses import token_nll
-from igpt_keras.sampling import Draft, ModelDraft, NeighborDraft
+from igpt_keras.sampling.drafts import Draft, ModelDraft, NeighborDraft
+from igpt_keras.sampling.samplers import Categorical, Greedy, TopP
 
 
 @pytest.fixture(scope="session")
@@ -41,24 +42,24 @@ def drafts(trained, neighbor_draft):
     }
 
 
-SETTINGS = [{}, {"temperature": 0}, {"temperature": 0.7, "top_k": 3}, {"top_p": 0.8}]
+SAMPLERS = [Categorical(), Greedy(), Categorical(0.7, top_k=3), TopP(0.8)]
 
 
 @pytest.mark.parametrize("name", ["model", "neighbors", "the model itself", "wrong"])
 def test_completions_are_those_of_plain_decoding(trained, drafts, digits, name):
     images = digits[0][:3]
-    for seed, settings in enumerate(SETTINGS):
-        arguments = {"num_completions": 2, "seed": 10 * seed, **settings}
-        plain = igpt_keras.complete(trained[0], images, 2, **arguments)
-        fast = igpt_keras.complete(trained[0], images, 2, draft=drafts[name], **arguments)
+    for seed, sampler in enumerate(SAMPLERS):
+        arguments = {"keep_rows": 2, "num_completions": 2, "seed": 10 * seed, "sampler": sampler}
+        plain = trained[0].generate(images, **arguments)
+        fast = trained[0].generate(images, draft=drafts[name], **arguments)
         np.testing.assert_array_equal(fast.tokens, plain.tokens)
         np.testing.assert_allclose(fast.log_likelihood, plain.log_likelihood, atol=1e-3)
         np.testing.assert_allclose(fast.total_log_likelihood, plain.total_log_likelihood, atol=1e-3)
         np.testing.assert_allclose(fast.entropy, plain.entropy, atol=1e-4)
-        assert plain.passes == 48
-        assert fast.passes < plain.passes
+        assert plain.num_forward_passes == 48
+        assert fast.num_forward_passes < plain.num_forward_passes
         if name == "the model itself":
-            assert fast.passes < 48 / 2
+            assert fast.num_forward_passes < 48 / 2
 
 
 def test_known_pixels_in_any_place_are_kept(trained, drafts, digits):
@@ -66,8 +67,8 @@ def test_known_pixels_in_any_place_are_kept(trained, drafts, digits):
     known = np.random.default_rng(3).random((6, 8, 8)) < 0.4
     images = digits[0][:6]
     for draft in (drafts["model"], drafts["neighbors"]):
-        plain = igpt_keras.complete(trained[0], images, known=known, seed=5)
-        fast = igpt_keras.complete(trained[0], images, known=known, seed=5, draft=draft)
+        plain = trained[0].generate(images, known_mask=known, seed=5)
+        fast = trained[0].generate(images, known_mask=known, seed=5, draft=draft)
         np.testing.assert_array_equal(fast.tokens, plain.tokens)
     original = digits[2].nearest(images)
     np.testing.assert_array_equal(fast.tokens.reshape(6, 8, 8)[known], original[known])
@@ -77,19 +78,17 @@ def test_known_pixels_in_any_place_are_kept(trained, drafts, digits):
 def test_a_window_of_any_width_will_do(trained, neighbor_draft, digits, window):
     draft = NeighborDraft(neighbor_draft.places, neighbor_draft.neighbors)
     draft.window = window
-    plain = igpt_keras.complete(trained[0], digits[0][:2], 3, seed=6)
-    fast = igpt_keras.complete(trained[0], digits[0][:2], 3, seed=6, draft=draft)
+    plain = trained[0].generate(digits[0][:2], keep_rows=3, seed=6)
+    fast = trained[0].generate(digits[0][:2], keep_rows=3, seed=6, draft=draft)
     np.testing.assert_array_equal(fast.tokens, plain.tokens)
-    assert window > 1 or fast.passes == plain.passes
+    assert window > 1 or fast.num_forward_passes == plain.num_forward_passes
 
 
 def test_rows_come_in_order_and_are_final(trained, drafts, digits):
     rows = []
-    completed = igpt_keras.complete(
-        trained[0],
-        None,
+    completed = trained[0].generate(
         digits[0][:6],
-        3,
+        keep_rows=3,
         draft=drafts["neighbors"],
         on_row=lambda row, pixels: rows.append((row, pixels)),
     )
@@ -102,8 +101,8 @@ def test_rows_come_in_order_and_are_final(trained, drafts, digits):
 @pytest.mark.parametrize("name", ["model", "neighbors"])
 def test_what_xla_compiles_gives_the_same(trained, drafts, digits, name):
     arguments = {"images": digits[0][:2], "keep_rows": 5, "seed": 4}
-    plain = igpt_keras.complete(trained[0], **arguments)
-    fast = igpt_keras.complete(trained[0], **arguments, draft=drafts[name], jit_compile=True)
+    plain = trained[0].generate(**arguments)
+    fast = trained[0].generate(**arguments, draft=drafts[name], jit_compile=True)
     np.testing.assert_array_equal(fast.tokens, plain.tokens)
 
 
@@ -119,7 +118,7 @@ def test_samples_follow_the_exact_distribution():
         weights = [generator.normal(0, 0.5, w.shape) for w in any_model.get_weights()]
         any_model.set_weights(weights)
     count = 10_000
-    drawn = igpt_keras.sample(model, count, draft=draft).tokens[:, 0]
+    drawn = model.sample(count, draft=draft).tokens[:, 0]
     every = np.stack(np.meshgrid(*[range(3)] * 4, indexing="ij"), axis=-1).reshape(-1, 4)
     every = every.astype(np.int32)
     probabilities = np.exp(-ops.convert_to_numpy(token_nll(every, model(every))).sum(axis=1))
@@ -184,11 +183,11 @@ def test_a_file_that_is_no_draft_is_named(tmp_path, content):
 def test_drafts_that_do_not_fit_are_named(trained, digits, config, neighbor_draft):
     model, images = trained[0], digits[0][:1]
     with pytest.raises(InputError, match="image_size=8 and vocabulary_size=4, got 4 and 8"):
-        igpt_keras.complete(model, images, 2, draft=ImageGPT(config))
+        model.generate(images, keep_rows=2, draft=ImageGPT(config))
     with pytest.raises(InputError, match="draft must be a model or a NeighborDraft, got str"):
-        igpt_keras.complete(model, images, 2, draft="small")
+        model.generate(images, keep_rows=2, draft="small")
     with pytest.raises(InputError, match='objective="ar"'):
-        igpt_keras.complete(model, images, 2, draft=ImageGPT(model.config, "bert"))
+        model.generate(images, keep_rows=2, draft=ImageGPT(model.config, "bert"))
     with pytest.raises(InputError, match=r"tables \[n, V\] with n a square"):
         NeighborDraft(neighbor_draft.places[:7], neighbor_draft.neighbors)
     with pytest.raises(InputError, match="must be finite"):

@@ -8,10 +8,16 @@ import PIL.Image
 import PIL.ImageOps
 import pytest
 
-from igpt_keras import InputError, complete, sample
+from igpt_keras import InputError
 from igpt_keras.data.images import read_image
-from igpt_keras.sampling import score
-from serving.client import AsyncClient, Client, MissingSignature, RetryPolicy, ServingError
+from igpt_keras.sampling.samplers import Categorical
+from serving.client import (
+    AsyncClient,
+    Client,
+    MissingSignature,
+    RetryPolicy,
+    ServingError,
+)
 from serving.client.images import encoded_images
 from serving.client.queries import Served
 from serving.server import Server
@@ -43,7 +49,9 @@ def png(pixels) -> bytes:
 )
 def test_completions_equal_those_in_process(client, model, settings):
     served = client.complete(IMAGES, **settings)
-    expected = complete(model, IMAGES, **settings)
+    drawing = {n: settings[n] for n in ("temperature", "top_k", "top_p") if n in settings}
+    others = {n: value for n, value in settings.items() if n not in drawing}
+    expected = model.generate(IMAGES, sampler=Categorical(**drawing), **others)
     np.testing.assert_array_equal(served.tokens, expected.tokens)
     np.testing.assert_array_equal(served.images, expected.images)
     np.testing.assert_allclose(served.log_likelihood, expected.log_likelihood, rtol=1e-5, atol=1e-5)
@@ -167,7 +175,7 @@ def test_classes_equal_those_in_process(client, classifier, tmp_path):
 
 def test_samples_equal_those_in_process(client, model):
     served = client.sample(5, temperature=0.8, top_k=5, top_p=0.9, seed=11)
-    expected = sample(model, 5, temperature=0.8, top_k=5, top_p=0.9, seed=11)
+    expected = model.sample(5, sampler=Categorical(0.8, 5, 0.9), seed=11)
     np.testing.assert_array_equal(served.tokens, expected.tokens)
     np.testing.assert_array_equal(served.images, expected.images)
     assert served.images.shape == (5, 1, 4, 4, 3)
@@ -175,7 +183,7 @@ def test_samples_equal_those_in_process(client, model):
 
 def test_scores_and_features_equal_those_in_process(client, model):
     scores = client.score(IMAGES)
-    np.testing.assert_allclose(scores.log_likelihood, score(model, IMAGES), rtol=1e-5)
+    np.testing.assert_allclose(scores.log_likelihood, model.score(IMAGES), rtol=1e-5)
     bits = -scores.log_likelihood / (16 * np.log(2))
     np.testing.assert_allclose(scores.bits_per_pixel, bits, rtol=1e-6)
     tokens = model.tokenizer.tokenize(IMAGES)

@@ -9,14 +9,16 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from igpt_keras import ColorPalette, InputError, complete, sample
+from igpt_keras import ColorPalette, InputError
 from igpt_keras.data.images import read_image
 from igpt_keras.evaluation.metrics import generative_loss
 from igpt_keras.evaluation.voting import VOTES
 from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.models.masking import draw_mask
-from igpt_keras.sampling import completion_seeds, sample_tokens, score
+from igpt_keras.sampling.autoregressive import sample_tokens
+from igpt_keras.sampling.requests import completion_seeds
+from igpt_keras.sampling.samplers import Categorical
 from serving.exporting import MAX_PIXELS, export
 from serving.exporting.checks import check_runs, check_servable
 from serving.exporting.signatures import default_feature_layer, signature_names
@@ -77,7 +79,7 @@ def test_completions_equal_those_in_process(tf1_model, model):
     outputs = tf1_model.run(
         "complete", **completion_inputs(images, keep_rows=2, seed=seeds, **settings)
     )
-    expected = complete(model, images, keep_rows=2, seed=5, **settings)
+    expected = model.generate(images, keep_rows=2, seed=5, sampler=Categorical(**settings))
     np.testing.assert_array_equal(outputs["tokens"], expected.tokens[:, 0])
     np.testing.assert_array_equal(outputs["pixels"], expected.images[:, 0])
     np.testing.assert_allclose(
@@ -92,14 +94,13 @@ def test_the_decoder_gives_the_same_bits_in_process(tf1_model, model):
     images = random_images(3, seed=6)
     seeds = np.array([8, 9, 10])
     outputs = tf1_model.run("complete", **completion_inputs(images, keep_rows=2, seed=seeds))
-    decode = tf.function(lambda *inputs: sample_tokens(model, *inputs), autograph=False)
+    decode = tf.function(
+        lambda *inputs: sample_tokens(model, *inputs, Categorical()), autograph=False
+    )
     tokens, log_likelihood = decode(
         tf.constant(model.tokenizer.tokenize(images).astype(np.int32)),
         tf.constant(np.tile(np.arange(SIZE * SIZE) < 2 * SIZE, (3, 1))),
         tf.constant(seeds),
-        tf.ones(3),
-        tf.zeros(3, tf.int32),
-        tf.ones(3),
     )
     np.testing.assert_array_equal(outputs["tokens"], tokens)
     np.testing.assert_array_equal(outputs["log_likelihood"], log_likelihood)
@@ -117,7 +118,10 @@ def test_every_example_has_its_own_settings(tf1_model, model):
     outputs = tf1_model.run("complete", **completion_inputs(images, seed=seeds, **columns))
     for index, image in enumerate(images):
         settings = {name: values[index] for name, values in columns.items()}
-        expected = complete(model, image[None], seed=index, **settings)
+        keep_rows = settings.pop("keep_rows")
+        expected = model.generate(
+            image[None], keep_rows=keep_rows, seed=index, sampler=Categorical(**settings)
+        )
         np.testing.assert_array_equal(outputs["tokens"][index], expected.tokens[0, 0])
 
 
@@ -126,7 +130,7 @@ def test_samples_equal_those_in_process(tf1_model, model):
     columns = {name: np.full(3, value) for name, value in settings.items()}
     seeds = [single_seed(image_seed) for image_seed in (2, 3, 4)]
     outputs = tf1_model.run("sample", seed=seeds, **columns)
-    expected = sample(model, 3, seed=2, **settings)
+    expected = model.sample(3, seed=2, sampler=Categorical(**settings))
     np.testing.assert_array_equal(outputs["tokens"], expected.tokens[:, 0])
     np.testing.assert_array_equal(outputs["pixels"], expected.images[:, 0])
     np.testing.assert_allclose(
@@ -137,7 +141,7 @@ def test_samples_equal_those_in_process(tf1_model, model):
 def test_scores_equal_those_in_process(tf1_model, model):
     images = random_images(3, seed=4)
     outputs = tf1_model.run("score", image_bytes=[encode(image) for image in images])
-    np.testing.assert_allclose(outputs["log_likelihood"], score(model, images), rtol=1e-5)
+    np.testing.assert_allclose(outputs["log_likelihood"], model.score(images), rtol=1e-5)
     tokens = model.tokenizer.tokenize(images)
     mean = generative_loss(model, tokens) / np.log(2)
     np.testing.assert_allclose(outputs["bits_per_pixel"].mean(), mean, rtol=1e-5)
@@ -206,7 +210,7 @@ def test_image_files_are_read_as_in_python(tf1_model, model, tmp_path, file_form
     inputs = completion_inputs(random_images(1))
     outputs = tf1_model.run("complete", **{**inputs, "image_bytes": [path.read_bytes()]})
     expected = model.tokenizer.tokenize(read_image(path, SIZE))
-    np.testing.assert_array_equal(outputs["tokens"], expected)
+    np.testing.assert_array_equal(outputs["tokens"], expected[None])
 
 
 @pytest.mark.parametrize(
@@ -506,7 +510,7 @@ def test_an_unservable_model_leaves_nothing_behind(make_classifier, tmp_path):
     def python_head(features, head=classifier.class_head):
         return tf.ensure_shape(with_python(head(features)), [None, 3])
 
-    object.__setattr__(classifier, "class_logits", python_head)
+    object.__setattr__(classifier, "class_head", python_head)
     with pytest.raises(InputError, match="EagerPyFunc"):
         export(classifier, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,200 @@
+"""Autoregressive decoding: one token after the other, in raster order.
+
+Shapes: B images, N completions of each, n positions, V tokens in the vocabulary. Tensors of a
+decoding state have the position first, so that a step writes one row.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from igpt_keras.network.protocols import TokenModel
+from igpt_keras.sampling.checks import token_grid
+from igpt_keras.sampling.decoder import Caches, cache_specs, decode_step, grow, prefill, repeat
+from igpt_keras.sampling.gumbel import gumbel_noise, log_prob_and_entropy, sample_token
+from igpt_keras.sampling.samplers import Sampler
+
+# The caches grow by about this many positions at a time: attention only reads what exists, and
+# the copies on growing stay rare.
+CACHE_GROWTH = 128
+
+
+class DecodingState(NamedTuple):
+    """B · N sequences between two positions."""
+
+    position: tf.Tensor  # int32 scalar, the next one
+    tokens: tf.Tensor  # int32 [n, B · N]
+    log_probs: tf.Tensor  # float32 [n, B · N], nats
+    entropies: tf.Tensor  # float32 [n, B · N], nats
+    caches: Caches
+    guesses: Any = ()  # `speculative.Guesses` with a draft
+
+
+def sample_tokens(model: TokenModel, tokens, known, seeds, sampler: Sampler):
+    """Fills the unknown positions in raster order. Traces into a TensorFlow graph.
+
+    Args:
+        model: An autoregressive model with a token head.
+        tokens: int32 [B, n]; the values at unknown positions have no effect.
+        known: bool [B, n]; known tokens are never changed.
+        seeds: int64 [B]. Each sequence has a random stream of its own, so the other sequences of
+            the batch have no effect.
+        sampler: Its fields are numbers, or tensors [B].
+
+    Returns:
+        Tokens int32 [B, n], and float32 [B], the log-likelihood in nats of the tokens at unknown
+        positions, each given all tokens before it.
+    """
+    config = model.config
+    # The longest prefix that all sequences know takes one pass.
+    prefix = tf.reduce_sum(tf.math.cumprod(tf.cast(tf.reduce_all(known, axis=0), tf.int32)))
+    known = tf.transpose(known)
+    state = begin(model, tokens, prefix, num_completions=1)
+    num_rows = rows_at_once(model)
+    state = decode_until(
+        config.sequence_length,
+        lambda state: decode_rows(model, state, known, seeds, sampler, num_rows),
+        state,
+        tf.nest.map_structure(lambda spec: spec.shape, state_spec(model)),
+    )
+    log_likelihood = tf.reduce_sum(tf.where(known, 0.0, state.log_probs), axis=0)
+    return tf.transpose(state.tokens), log_likelihood
+
+
+def begin(model: TokenModel, tokens, prefix, num_completions) -> DecodingState:
+    """Returns the state after one pass over the prefix that all sequences know.
+
+    Args:
+        model: An autoregressive model with a token head.
+        tokens: int32 [B, n].
+        prefix: The length of the prefix, 0…n: an integer or int32 scalar.
+        num_completions: N. The state holds each sequence N times, one after the other.
+    """
+    logits, caches = prefill(model, tokens[:, :prefix])
+    log_probs, entropies = log_prob_and_entropy(logits, tokens[:, :prefix])
+
+    def repeat_and_pad(values):
+        rest = model.config.sequence_length - prefix
+        values = tf.repeat(tf.transpose(values), num_completions, axis=1)
+        return tf.pad(values, [[0, rest], [0, 0]])
+
+    return DecodingState(
+        tf.convert_to_tensor(prefix, tf.int32),
+        tf.repeat(tf.transpose(tokens), num_completions, axis=1),
+        repeat_and_pad(log_probs),
+        repeat_and_pad(entropies),
+        repeat(caches, model.config.num_heads, num_completions),
+    )
+
+
+def decode_rows(
+    model: TokenModel, state: DecodingState, known, seeds, sampler: Sampler, num_rows: int
+) -> DecodingState:
+    """Decodes position by position up to the end of a row of tokens.
+
+    Args:
+        model: An autoregressive model with a token head.
+        state: A state whose position lies before the end.
+        known: bool [n, B · N].
+        seeds: int64 [B · N].
+        sampler: Its fields are numbers, or tensors [B · N].
+        num_rows: The number of rows, counting from that of `state.position`. There are fewer
+            where the image ends.
+    """
+    block = RowBlock(model, state, seeds, num_rows)
+
+    def step(state: DecodingState) -> DecodingState:
+        position = state.position
+        previous = state.tokens[tf.maximum(position - 1, 0)]
+        logits, caches = decode_step(model, previous[:, None], position, state.caches)
+        logits = logits[:, 0]
+        drawn = sample_token(logits, block.noise[position - block.start], sampler)
+        token = tf.where(known[position], state.tokens[position], drawn)
+        log_probs, entropies = log_prob_and_entropy(logits, token)
+
+        def write(values, new):
+            return tf.tensor_scatter_nd_update(values, [[position]], new[None])
+
+        return DecodingState(
+            position + 1,
+            write(state.tokens, token),
+            write(state.log_probs, log_probs),
+            write(state.entropies, entropies),
+            caches,
+        )
+
+    return decode_until(block.stop, step, block.grow(state))
+
+
+class RowBlock:
+    """Some rows of tokens that are decoded together: their limits and their noise.
+
+    Args:
+        model: The model that decodes them.
+        state: A state whose position lies in the first of the rows.
+        seeds: int64 [B · N].
+        num_rows: The number of rows to decode; fewer where the image ends.
+        lookahead: How many positions beyond their end may be decoded too.
+
+    Attributes:
+        start: int32 scalar, the first position of the rows.
+        stop: int32 scalar, the position after the last one to decode.
+        noise: float32 [m, B · N, V], from `start` on.
+    """
+
+    def __init__(self, model: TokenModel, state: DecodingState, seeds, num_rows: int, lookahead=0):
+        config = model.config
+        columns, self._length = token_grid(model)[1], config.sequence_length
+        first_row = state.position // columns
+        self.start = first_row * columns
+        self.stop = tf.minimum((first_row + num_rows) * columns, self._length)
+        num_rows += -(-lookahead // columns)
+        self._capacity = tf.minimum((first_row + num_rows) * columns, self._length)
+        self.noise = gumbel_noise(seeds, first_row, num_rows, columns, config.vocabulary_size)
+
+    def grow(self, state: DecodingState) -> DecodingState:
+        """Returns the state with caches that have room for the rows."""
+        if state.caches[0][0].shape[1] == self._length:
+            return state
+        return state._replace(caches=grow(state.caches, self._capacity))
+
+
+def decode_until(
+    stop, step: Callable[[DecodingState], DecodingState], state: DecodingState, shapes=None
+) -> DecodingState:
+    """Repeats a step until the position reaches `stop`.
+
+    Args:
+        stop: int32 scalar.
+        step: Returns the state at a later position.
+        state: The state to begin with.
+        shapes: A state of shapes, where a step changes them.
+    """
+    (state,) = tf.while_loop(
+        lambda state: state.position < stop,
+        lambda state: (step(state),),
+        (state,),
+        shape_invariants=None if shapes is None else (shapes,),
+        parallel_iterations=1,
+    )
+    return state
+
+
+def rows_at_once(model: TokenModel) -> int:
+    """Returns how many rows of tokens have about `CACHE_GROWTH` positions."""
+    rows, columns = token_grid(model)
+    return min(max(CACHE_GROWTH // columns, 1), rows)
+
+
+def state_spec(model: TokenModel) -> DecodingState:
+    """Returns shapes and dtypes of a state of any batch size and cache capacity."""
+    length = model.config.sequence_length
+    measures = tf.TensorSpec([length, None], tf.float32)
+    return DecodingState(
+        position=tf.TensorSpec([], tf.int32),
+        tokens=tf.TensorSpec([length, None], tf.int32),
+        log_probs=measures,
+        entropies=measures,
+        caches=cache_specs(model),
+    )

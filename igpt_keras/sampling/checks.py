@@ -1,0 +1,132 @@
+"""Checks of what is asked of a model."""
+
+import math
+
+import keras
+import numpy as np
+
+from igpt_keras.errors import InputError
+from igpt_keras.network.protocols import TokenModel
+from igpt_keras.sampling.requests import check_positive
+from igpt_keras.tokenizers.base import check_images
+
+
+def check_backend() -> None:
+    """Raises `InputError` unless Keras runs on TensorFlow, which sampling and export use."""
+    if keras.backend.backend() != "tensorflow":
+        raise InputError(
+            "sampling and export need Keras' TensorFlow backend, "
+            f"got KERAS_BACKEND={keras.backend.backend()}"
+        )
+
+
+def check_has_token_head(model: TokenModel) -> None:
+    """Raises `InputError` for a model that cannot predict tokens, or not in TensorFlow."""
+    if model.generative_weight == 0:
+        raise InputError("sampling needs token logits, which a classifier with weight 0 lacks")
+    check_backend()
+
+
+def check_autoregressive(model: TokenModel) -> None:
+    """Raises `InputError` for a model that has no distribution of the next token."""
+    if model.objective != "ar":
+        raise InputError('sampling needs a model with objective="ar", this one has "bert"')
+    check_has_token_head(model)
+
+
+def check_fits_objective(model: TokenModel, num_steps: int | None, **autoregressive) -> None:
+    """Raises `InputError` for an argument that the model's objective does not have.
+
+    Args:
+        model: The model.
+        num_steps: An argument for BERT models only, or None.
+        **autoregressive: Arguments for autoregressive models only; unset if false.
+    """
+    if model.objective == "ar":
+        if num_steps is not None:
+            raise InputError(
+                f"num_steps={num_steps} is for BERT models; an autoregressive model samples one "
+                "token after the other"
+            )
+        return
+    if num_steps is not None:
+        check_positive("num_steps", num_steps)
+    for name, value in autoregressive.items():
+        if value:
+            raise InputError(
+                f"{name} is for autoregressive models; a BERT model fills the image in num_steps "
+                "steps"
+            )
+
+
+def check_model_images(model: TokenModel, images) -> np.ndarray:
+    """Returns images of the model's size, uint8 [B, R, R, 3] with B ≥ 1.
+
+    Raises:
+        InputError: Images of another shape or dtype.
+    """
+    images = check_images(images)
+    size = model.config.image_size
+    if images.ndim != 4 or images.shape[1:3] != (size, size) or not len(images):
+        raise InputError(
+            f"images must have shape [batch, {size}, {size}, 3] with at least one image "
+            f"(image_size={size}), got {list(images.shape)}"
+        )
+    return images
+
+
+def token_grid(model: TokenModel) -> tuple[int, int]:
+    """Returns the rows and columns of an image's tokens; square for a model without tokenizer."""
+    if model.tokenizer is not None:
+        return model.tokenizer.grid
+    side = math.isqrt(model.config.sequence_length)
+    return side, side
+
+
+def known_tokens(
+    keep_rows: int | None, known_mask, num_images: int, image_size: int, grid: tuple[int, int]
+) -> np.ndarray:
+    """Returns which tokens of images are known: bool [B, n].
+
+    Args:
+        keep_rows: The number of known rows of the image, 0…R, or None.
+        known_mask: bool [R, R] for all images or [B, R, R], or None.
+        num_images: B.
+        image_size: R.
+        grid: Rows and columns of an image's tokens.
+
+    Raises:
+        InputError: Neither or both are given, there are fewer rows, the mask has another shape
+            or dtype, or a token's pixels are known only in part.
+    """
+    if (keep_rows is None) == (known_mask is None):
+        raise InputError(
+            "exactly one of keep_rows and known_mask must be given, "
+            f"got {'neither' if known_mask is None else 'both'}"
+        )
+    shape = (num_images, image_size, image_size)
+    height, width = (image_size // count for count in grid)
+    if known_mask is None:
+        if keep_rows > image_size:
+            raise InputError(
+                f"keep_rows must lie in 0…{image_size} (the image's height), got {keep_rows}"
+            )
+        if keep_rows % height:
+            raise InputError(
+                f"keep_rows must be a multiple of {height} (the height of a token), got {keep_rows}"
+            )
+        known_mask = np.broadcast_to((np.arange(image_size) < keep_rows)[:, None], shape[1:])
+    known_mask = np.asarray(known_mask)
+    if known_mask.dtype != bool or known_mask.shape not in (shape, shape[1:]):
+        raise InputError(
+            f"known_mask must be boolean of shape {list(shape[1:])} or {list(shape)}, "
+            f"got {known_mask.dtype} of shape {list(known_mask.shape)}"
+        )
+    # Rows and columns of tokens, and of pixels within each.
+    pixels = np.broadcast_to(known_mask, shape).reshape(-1, grid[0], height, grid[1], width)
+    known = pixels.all(axis=(2, 4))
+    if (known != pixels.any(axis=(2, 4))).any():
+        raise InputError(
+            f"known_mask must be the same for all {height} × {width} pixels of a token"
+        )
+    return known.reshape(num_images, -1)

@@ -1,0 +1,95 @@
+"""What a request for completions consists of, and what answers it.
+
+The module imports neither Keras nor TensorFlow, so that a client of a server can use it.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from igpt_keras.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Completions:
+    """N completions of each of B images.
+
+    Likelihoods and entropies are those of the model's own distribution, before a sampler
+    filters it: for an autoregressive model given all earlier tokens, for a BERT model given the
+    tokens that were known before the step that filled the token.
+
+    Attributes:
+        images: uint8 [B, N, R, R, 3].
+        tokens: int32 [B, N, n].
+        log_likelihood: float32 [B, N], nats, of the sampled tokens.
+        total_log_likelihood: float32 [B, N], nats, of all tokens. None from a server and from a
+            BERT model, which has no likelihood of an image.
+        entropy: float32 [B, N, rows, columns], nats, of the distribution at each token of the
+            grid (each pixel, with a color palette). A BERT model sees the known tokens, so
+            their entropy is 0. None from a server.
+        num_forward_passes: How often the model ran to fill the unknown tokens: once for each
+            position from the first unknown one on, less often with a draft, and once a step for
+            a BERT model. None from a server.
+    """
+
+    images: np.ndarray
+    tokens: np.ndarray
+    log_likelihood: np.ndarray
+    total_log_likelihood: np.ndarray | None = None
+    entropy: np.ndarray | None = None
+    num_forward_passes: int | None = None
+
+
+def is_integer(value) -> bool:
+    """Returns whether `value` is an integer of Python or NumPy, but not a boolean."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def check_positive(name: str, value) -> None:
+    """Raises `InputError` unless the argument called `name` is an integer of at least 1."""
+    if not is_integer(value) or value < 1:
+        raise InputError(f"{name} must be an integer >= 1, got {value}")
+
+
+def check_keep_rows(keep_rows) -> None:
+    """Raises `InputError` for a number of rows that no model can keep."""
+    if not is_integer(keep_rows) or not 0 <= keep_rows < 1 << 31:
+        raise InputError(f"keep_rows must be an integer >= 0, got {keep_rows}")
+
+
+def completion_seeds(
+    seed: int | Sequence[int] | np.ndarray, num_images: int, num_completions: int
+) -> np.ndarray:
+    """Returns one seed for each completion, a hash of the image's seed and its number.
+
+    Args:
+        seed: One integer per image, or one integer s for the seeds s, s + 1, …; not negative.
+        num_images: B.
+        num_completions: N, completions of each image.
+
+    Returns:
+        int64 [B, N].
+
+    Raises:
+        InputError: A seed is negative, or there is not one seed per image.
+
+    Example:
+        ```python
+        completion_seeds(0, num_images=2, num_completions=3).shape  # (2, 3)
+        ```
+    """
+    seeds = np.asarray(seed)
+    if seeds.dtype.kind not in "iu" or (seeds < 0).any():
+        raise InputError(f"seed must be an integer of at least 0, or one per image, got {seed}")
+    if seeds.ndim == 0:
+        seeds = seeds + np.arange(num_images)
+    if seeds.shape != (num_images,):
+        raise InputError(f"seed must hold one integer per image ({num_images}), got {seed}")
+
+    def mix(image_seed, number):
+        state = np.random.SeedSequence([int(image_seed), number]).generate_state(1, np.uint64)
+        return state[0] >> np.uint64(1)
+
+    mixed = [[mix(image_seed, number) for number in range(num_completions)] for image_seed in seeds]
+    return np.array(mixed, dtype=np.int64)
