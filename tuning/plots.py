@@ -1,15 +1,14 @@
-"""Final figures against learning rates, and the loss of each trial, drawn with matplotlib."""
+"""Plots of a search: final metric by learning rate, and the training loss of each trial."""
 
 import pathlib
 from collections.abc import Sequence
 
 from keras_tuner.engine.trial import TrialStatus
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from igpt_keras.atomic import atomic_path
-from igpt_keras.report.plots import line_style, png, stacked_axes, styled
+from igpt_keras.report.plots import explain, line_style, png, ring_point, stacked_axes, styled
 from tuning.oracle import Search
 from tuning.summary import rate_of
 from tuning.tuner import LearningRateSearch
@@ -20,9 +19,10 @@ MARGIN = 1.5
 
 
 def draw(tuner: LearningRateSearch, folder: pathlib.Path) -> list[str]:
-    """Draws `folder`/rates.png and, where trials kept it, the loss of those of each search.
+    """Writes `folder`/rates.png, and the training losses of each search whose trials kept them.
 
-    Returns: the names of the files.
+    Returns:
+        The names of the files.
     """
     searches = tuner.oracle.searches()
     figures = {SCORES_FILE: score_by_rate(searches, tuner.oracle.objective.name)}
@@ -38,7 +38,7 @@ def draw(tuner: LearningRateSearch, folder: pathlib.Path) -> list[str]:
 
 @styled
 def score_by_rate(searches: Sequence[Search], objective: str) -> Figure:
-    """A line for each search, its best trial ringed; trials that diverged at the upper edge."""
+    """Draws a line for each search, its best trial ringed; crosses are trials that diverged."""
     figure, (axes,) = stacked_axes([len(searches)])
     for index, search in enumerate(searches):
         style = line_style(index)
@@ -46,9 +46,9 @@ def score_by_rate(searches: Sequence[Search], objective: str) -> Figure:
         rates, scores = [rate_of(t) for t in completed], [t.score for t in completed]
         label = title_of(search) or "best"
         if search.best is not None:
-            best = (rate_of(search.best), search.best.score)
-            axes.scatter(*best, s=150, facecolors="none", edgecolors=style["color"], zorder=3)
-            label += f": {best[1]:.4g} at {best[0]:g}"
+            rate, score = rate_of(search.best), search.best.score
+            ring_point(axes, rate, score, style)
+            label += f": {score:.4g} at {rate:g}"
         axes.plot(rates, scores, label=label, **style)
         diverged = [rate_of(t) for t in search.trials if t.status == TrialStatus.FAILED]
         axes.scatter(
@@ -67,13 +67,13 @@ def score_by_rate(searches: Sequence[Search], objective: str) -> Figure:
     axes.set_xlim(tried[0] / MARGIN, tried[-1] * MARGIN)
     axes.set(xlabel="learning rate (×: diverged)", ylabel=f"final {objective}")
     axes.margins(y=0.12)
-    _explain(axes)
+    explain(axes, "Learning-rate search")
     return figure
 
 
 @styled
 def losses_by_step(tuner: LearningRateSearch, search: Search) -> Figure | None:
-    """The training loss of each trial of a search; None where no trial kept it."""
+    """Draws the training loss of each trial of a search; None where no trial kept it."""
     figure, (axes,) = stacked_axes([len(search.trials)])
     first, lowest = [], []
     for index, trial in enumerate(search.trials):
@@ -87,19 +87,14 @@ def losses_by_step(tuner: LearningRateSearch, search: Search) -> Figure | None:
         axes.plot(*zip(*curve, strict=True), label=f"{rate_of(trial):g}{diverged}", **style)
     if not first:
         return None
-    # Spikes leave the figure, the rest stays readable.
+    # Spikes may leave the axes, so that the rest stays readable.
     axes.set_ylim(0.95 * min(lowest), 1.05 * max(first))
     axes.set(xlabel="step", ylabel="training loss, nats")
-    axes.set_title(title_of(search), loc="left", fontsize=10)
-    _explain(axes)
+    explain(axes, title_of(search) or "Training loss by learning rate")
     return figure
 
 
 def title_of(search: Search) -> str:
-    """The values of the other hyperparameters."""
+    """Returns the values of the other hyperparameters as a title."""
     values = [f"{name} {value}" for name, value in search.others.items()]
     return ", ".join(values)
-
-
-def _explain(axes: Axes) -> None:
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)

@@ -5,7 +5,7 @@ import pathlib
 import click
 
 from igpt_keras.cli.options import output_option, overwrite_option
-from igpt_keras.report import HTML_FILE, MARKDOWN_FILE, TITLE, write_report
+from igpt_keras.report import HTML_FILE, TITLE, write_report
 
 
 @click.command()
@@ -17,9 +17,8 @@ def report(runs: tuple[pathlib.Path, ...], output: pathlib.Path, title: str, ove
     """Put what RUNS measured on one page: the paper's figures and tables with ours.
 
     RUNS are folders that `igpt pretrain`, `finetune`, `probe` and `evaluate` wrote, or
-    folders that hold such folders. Writes report.html, which needs no other file, and the
-    same as report.md with PNG pictures.
+    folders that hold such folders. Writes report.html, which needs no other file, and
+    its figures as PNG files.
     """
     files = write_report(runs, output, title, overwrite)
-    pictures = sum(file.endswith(".png") for file in files)
-    print(f"wrote {output / HTML_FILE}, and the same as {MARKDOWN_FILE} with {pictures} PNG")
+    print(f"wrote {output / HTML_FILE}, and its figures as {len(files) - 1} PNG files")

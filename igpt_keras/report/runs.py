@@ -1,6 +1,7 @@
-"""Runs on disk, and what their `result.json` says as typed values."""
+"""Run folders, and the content of their `result.json` as typed values."""
 
 import dataclasses
+import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable
@@ -8,7 +9,9 @@ from typing import Any
 
 from igpt_keras.errors import InputError
 from igpt_keras.network.config import ImageGPTConfig, check_objective
+from igpt_keras.runs.folder import SNAPSHOTS
 from igpt_keras.runs.result import RESULT_FILE, Result, read_result
+from igpt_keras.saving import MODEL_FOLDER
 
 BASELINES = {"pixels": "raw pixels", "tokens": "palette tokens"}
 
@@ -22,22 +25,28 @@ class Run:
 
     @property
     def name(self) -> str:
+        """The name of the folder."""
         return self.folder.absolute().name
+
+    @property
+    def settings(self) -> str:
+        """The settings as JSON."""
+        return json.dumps(self.result.settings, ensure_ascii=False)
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """What a run was about; None where unknown.
+    """The model of a run; None where a value is unknown.
 
     Attributes:
-        name: of the run that trained it.
+        name: Name of the run that trained it.
         objective: "ar" or "bert".
-        config: its sizes.
-        parameters: their number.
-        data: what it was pre-trained on.
-        step: steps it was pre-trained for.
-        validation_loss: generative, nats per pixel, on the data it was pre-trained on.
-        origin: absolute path of the run that trained it.
+        config: Its sizes.
+        parameters: Number of parameters.
+        data: The data it was pre-trained on.
+        step: Steps of its pre-training.
+        validation_loss: Generative loss in nats per pixel, on the data it was pre-trained on.
+        origin: Absolute path of the run that trained it.
     """
 
     name: str
@@ -51,11 +60,23 @@ class Model:
 
 
 @dataclasses.dataclass(frozen=True)
-class LayerAccuracy:
-    """Of a probe on the features of one layer; `layer` is None for a baseline."""
+class Entry:
+    """A run, its model, and the data set it was measured on."""
 
-    layer: int | None
-    test: float
+    run: Run
+    model: Model
+    data_set: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Losses(Entry):
+    """A pre-training run or an evaluation; losses in nats per pixel, accuracy as a fraction."""
+
+    validation_loss: float | None = None
+    test_loss: float | None = None
+    test_accuracy: float | None = None
+    images_per_second: float | None = None
+    minutes: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,19 +91,22 @@ class LowData:
 
 
 @dataclasses.dataclass(frozen=True)
-class Probe:
-    """A linear probe of a model, or a baseline (`features` "pixels" or "tokens").
+class Probe(Entry):
+    """A linear probe of a model, or a baseline; accuracies as fractions.
 
-    Accuracies are fractions; `layers` are in order. `test_accuracy` is that of the best
-    layer on validation, `vote` that of the majority over several BERT masks there,
-    `concatenated` the layers put side by side and their test accuracy.
+    Attributes:
+        features: "model", or for a baseline "pixels" or "tokens".
+        layers: Test accuracy by layer, in order; the layer is None for a baseline.
+        best_layer: The layer with the highest validation accuracy.
+        validation_accuracy: Validation accuracy of that layer.
+        test_accuracy: Test accuracy of that layer.
+        vote: Test accuracy of the majority vote over several BERT masks at that layer.
+        concatenated: Layers whose features were concatenated, and the test accuracy.
+        low_data: Accuracies with few labels.
     """
 
-    run: Run
-    model: Model
-    data_set: str
     features: str
-    layers: tuple[LayerAccuracy, ...]
+    layers: dict[int | None, float]
     best_layer: int | None
     validation_accuracy: float | None
     test_accuracy: float
@@ -92,16 +116,22 @@ class Probe:
 
 
 @dataclasses.dataclass(frozen=True)
-class FineTuning:
-    """A fine-tuned classifier.
+class FineTuning(Entry):
+    """A fine-tuned classifier; accuracies as fractions.
 
-    Accuracies are fractions: `test_accuracy` from one pass (BERT: one mask), `vote` from
-    the majority over several BERT masks. `labels_per_class` is None where all were used.
+    Attributes:
+        start: "pretrained" or "scratch".
+        generative_weight: Weight of L_GEN.
+        learning_rate: The constant rate.
+        layer: The layer that the class head reads.
+        train_images: Images it was trained on.
+        labels_per_class: Labels of each class; None where all were used.
+        validation_accuracy: Validation accuracy of the best epoch.
+        test_accuracy: Test accuracy of one pass (BERT: with one mask).
+        vote: Test accuracy of the majority vote over several BERT masks.
+        test_generative_loss: L_GEN on the test split, nats per pixel.
     """
 
-    run: Run
-    model: Model
-    data_set: str
     start: str
     generative_weight: float
     learning_rate: float
@@ -115,47 +145,26 @@ class FineTuning:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pretraining:
-    """A pre-training run; losses in nats per pixel."""
-
-    run: Run
-    model: Model
-    data_set: str
-    validation_loss: float | None
-    test_loss: float | None
-    images_per_second: float | None
-    minutes: float | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """What `igpt evaluate` found; losses in nats per pixel, the accuracy a fraction."""
-
-    run: Run
-    model: Model
-    data_set: str
-    validation_loss: float | None
-    test_loss: float | None
-    test_accuracy: float | None
-
-
-@dataclasses.dataclass(frozen=True)
 class Findings:
-    """All runs of a report, each kind in the order given."""
+    """All runs of a report, and those of each kind in the same order."""
 
     runs: tuple[Run, ...]
-    pretrainings: tuple[Pretraining, ...]
+    pretrainings: tuple[Losses, ...]
     fine_tunings: tuple[FineTuning, ...]
     probes: tuple[Probe, ...]
-    evaluations: tuple[Evaluation, ...]
+    evaluations: tuple[Losses, ...]
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Returns the runs of all kinds."""
+        return (*self.pretrainings, *self.fine_tunings, *self.probes, *self.evaluations)
 
 
 def find_runs(paths: Iterable[pathlib.Path]) -> list[Run]:
-    """The runs at `paths` or one or two folders below, each once, in that order.
+    """Returns the runs at `paths`, or one or two folders below, each once and in that order.
 
     Raises:
-        FileNotFoundError: a path with no run.
-        InputError: a damaged `result.json`.
+        FileNotFoundError: A path holds no run.
+        InputError: A `result.json` is damaged.
     """
     folders: dict[pathlib.Path, pathlib.Path] = {}
     for path in paths:
@@ -173,7 +182,7 @@ def _run_folders(path: pathlib.Path) -> Iterable[pathlib.Path]:
     if (path / RESULT_FILE).is_file():
         return [path]
     below = [*path.glob(f"*/{RESULT_FILE}"), *path.glob(f"*/*/{RESULT_FILE}")]
-    # A run that is being written lies in a hidden folder.
+    # Unfinished runs are in hidden folders.
     return sorted(
         file.parent
         for file in below
@@ -182,45 +191,68 @@ def _run_folders(path: pathlib.Path) -> Iterable[pathlib.Path]:
 
 
 def read_findings(runs: list[Run]) -> Findings:
-    """The results of `runs` as typed values.
+    """Reads the results of `runs` as typed values.
 
     Raises:
-        InputError: a result that lacks a figure or holds one of another type.
+        InputError: A result lacks a metric or holds one of another type.
     """
-    return Findings(
-        tuple(runs),
-        *(
-            tuple(_read(run, read) for run in runs if run.result.kind == kind)
-            for kind, read in (
-                ("pretrain", _read_pretraining),
-                ("finetune", _read_fine_tuning),
-                ("probe", _read_probe),
-                ("evaluate", _read_evaluation),
-            )
-        ),
+    readers = (
+        ("pretrain", _read_pretraining),
+        ("finetune", _read_fine_tuning),
+        ("probe", _read_probe),
+        ("evaluate", _read_evaluation),
     )
+    entries = (
+        tuple(_read(run, reader) for run in runs if run.result.kind == kind)
+        for kind, reader in readers
+    )
+    return Findings(tuple(runs), *entries)
 
 
-def _read(run: Run, read: Callable[[Run], Any]) -> Any:
+def _read(run: Run, reader: Callable[[Run], Any]) -> Any:
     try:
-        return read(run)
+        return reader(run)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{run.folder / RESULT_FILE} is not the result of igpt {run.result.kind}: {error!r}"
         ) from None
 
 
-def _read_pretraining(run: Run) -> Pretraining:
-    metrics = run.result.metrics
-    return Pretraining(
-        run,
-        _read_model(run),
-        _read_data_set(run),
-        _optional(float, metrics["validation_loss"]),
-        _optional(float, metrics["test_loss"]),
-        _optional(float, metrics["images_per_second"]),
-        _optional(float, metrics["minutes"]),
+def _entry(run: Run) -> tuple[Run, Model, str]:
+    model, origin = run.result.model, _origin(run.result.model["path"])
+    described = Model(
+        str(model["name"] or pathlib.Path(origin).name),
+        check_objective(model["objective"]),
+        ImageGPTConfig(**model["config"]),
+        int(model["parameters"]),
+        _optional(str, model["data"]),
+        _optional(int, model["step"]),
+        _optional(float, model["validation_loss"]),
+        origin,
     )
+    return run, described, str(run.result.data["name"])
+
+
+def _origin(path: str) -> str:
+    """The run's folder from a model in it: RUN, RUN/model or RUN/snapshots/step-…."""
+    folder = pathlib.Path(os.path.abspath(path))
+    if folder.name == MODEL_FOLDER:
+        folder = folder.parent
+    elif folder.parent.name == SNAPSHOTS:
+        folder = folder.parent.parent
+    return str(folder)
+
+
+def _read_pretraining(run: Run) -> Losses:
+    names = ("validation_loss", "test_loss", "images_per_second", "minutes")
+    metrics = {name: _optional(float, run.result.metrics[name]) for name in names}
+    return Losses(*_entry(run), **metrics)
+
+
+def _read_evaluation(run: Run) -> Losses:
+    names = ("validation_loss", "test_loss", "test_accuracy")
+    metrics = {name: _optional(float, run.result.metrics.get(name)) for name in names}
+    return Losses(*_entry(run), **metrics)
 
 
 def _read_fine_tuning(run: Run) -> FineTuning:
@@ -228,49 +260,43 @@ def _read_fine_tuning(run: Run) -> FineTuning:
     accuracy = float(metrics["test_accuracy"])
     single = _optional(float, metrics["single_mask_accuracy"])
     return FineTuning(
-        run,
-        _read_model(run),
-        _read_data_set(run),
-        str(settings["start"]),
-        float(settings["generative_weight"]),
-        float(settings["learning_rate"]),
-        _optional(int, settings["layer"]),
-        int(run.result.data["train"]),
-        _optional(int, settings.get("labels_per_class")),
-        _optional(float, metrics["validation_accuracy"]),
-        accuracy if single is None else single,
-        None if single is None else accuracy,
-        _optional(float, metrics["test_generative_loss"]),
+        *_entry(run),
+        start=str(settings["start"]),
+        generative_weight=float(settings["generative_weight"]),
+        learning_rate=float(settings["learning_rate"]),
+        layer=_optional(int, settings["layer"]),
+        train_images=int(run.result.data["train"]),
+        labels_per_class=_optional(int, settings.get("labels_per_class")),
+        validation_accuracy=_optional(float, metrics["validation_accuracy"]),
+        test_accuracy=accuracy if single is None else single,
+        vote=None if single is None else accuracy,
+        test_generative_loss=_optional(float, metrics["test_generative_loss"]),
     )
 
 
 def _read_probe(run: Run) -> Probe:
-    metrics = run.result.metrics
-    voting, concatenated = metrics["voting"], metrics["concatenated"]
-    features = str(run.result.settings["features"])
-    layers = tuple(
-        LayerAccuracy(_optional(int, entry["layer"]), float(entry["test_accuracy"]))
+    metrics, features = run.result.metrics, str(run.result.settings["features"])
+    layers = {
+        _optional(int, entry["layer"]): float(entry["test_accuracy"])
         for entry in sorted(metrics["layers"], key=lambda entry: entry["layer"])
-    )
+    }
     best = _optional(int, metrics["best_layer"])
-    if best not in [entry.layer for entry in layers]:
-        raise ValueError(f"best_layer {best} is none of its layers")
-    if (best is None) != (features in BASELINES):
-        raise ValueError(f"best_layer {best} of features {features!r}")
+    if best not in layers or (best is None) != (features in BASELINES):
+        raise ValueError(f"best_layer {best} of {features!r} with layers {[*layers]}")
+    voting, concatenated = metrics["voting"], metrics["concatenated"]
+    if concatenated is not None:
+        layers_together = tuple(map(int, concatenated["layers"]))
+        concatenated = (layers_together, float(concatenated["test_accuracy"]))
     return Probe(
-        run,
-        _read_model(run),
-        _read_data_set(run),
-        features,
-        layers,
-        best,
-        _optional(float, metrics["validation_accuracy"]),
-        float(metrics["test_accuracy"]),
-        None if voting is None else float(voting["test_accuracy"]),
-        None
-        if concatenated is None
-        else (tuple(map(int, concatenated["layers"])), float(concatenated["test_accuracy"])),
-        tuple(
+        *_entry(run),
+        features=features,
+        layers=layers,
+        best_layer=best,
+        validation_accuracy=_optional(float, metrics["validation_accuracy"]),
+        test_accuracy=float(metrics["test_accuracy"]),
+        vote=None if voting is None else float(voting["test_accuracy"]),
+        concatenated=concatenated,
+        low_data=tuple(
             LowData(
                 int(entry["labels_per_class"]),
                 str(entry["features"]),
@@ -281,41 +307,6 @@ def _read_probe(run: Run) -> Probe:
             for entry in metrics["low_data"]
         ),
     )
-
-
-def _read_evaluation(run: Run) -> Evaluation:
-    names = ("validation_loss", "test_loss", "test_accuracy")
-    metrics = (_optional(float, run.result.metrics.get(name)) for name in names)
-    return Evaluation(run, _read_model(run), _read_data_set(run), *metrics)
-
-
-def _read_model(run: Run) -> Model:
-    model = run.result.model
-    origin = _origin(model["path"])
-    return Model(
-        str(model["name"] or pathlib.Path(origin).name),
-        check_objective(model["objective"]),
-        ImageGPTConfig(**model["config"]),
-        int(model["parameters"]),
-        _optional(str, model["data"]),
-        _optional(int, model["step"]),
-        _optional(float, model["validation_loss"]),
-        origin,
-    )
-
-
-def _origin(path: str) -> str:
-    """The run's folder from that of a model in it: RUN, RUN/model or RUN/snapshots/step-…."""
-    folder = pathlib.Path(os.path.abspath(path))
-    if folder.name == "model":
-        folder = folder.parent
-    elif folder.parent.name == "snapshots":
-        folder = folder.parent.parent
-    return str(folder)
-
-
-def _read_data_set(run: Run) -> str:
-    return str(run.result.data["name"])
 
 
 def _optional(kind: Callable, value: Any) -> Any:

@@ -6,6 +6,7 @@ from igpt_keras import cli
 from tests.report import report_runs as runs
 
 pytest.importorskip("matplotlib")
+pytest.importorskip("jinja2")
 
 
 def igpt(monkeypatch, *arguments):
@@ -30,12 +31,11 @@ def contents(folder):
 def test_report_writes_a_page_and_its_pictures(folder, tmp_path, monkeypatch, capsys):
     output = tmp_path / "new" / "out"
     assert igpt(monkeypatch, "report", folder, "--output", output, "--title", "Mine") == 0
-    message = f"wrote {output}/report.html, and the same as report.md with 1 PNG\n"
+    message = f"wrote {output}/report.html, and its figures as 1 PNG files\n"
     assert capsys.readouterr().out == message
     written = contents(output)
-    assert set(written) == {"report.html", "report.md", "accuracy-by-layer-1.png"}
+    assert set(written) == {"report.html", "accuracy-by-layer-1.png"}
     assert b"<title>Mine</title>" in written["report.html"]
-    assert written["report.md"].startswith(b"# Mine\n")
     # The same runs, named one by one, make the same report.
     again = tmp_path / "again"
     arguments = (folder / "ar", folder / "probe", "--output", again, "--title", "Mine")
@@ -70,10 +70,11 @@ def test_a_mistake_is_one_line_and_status_2(folder, tmp_path, monkeypatch, capsy
     assert not output.exists()
 
 
-def test_without_matplotlib_it_says_what_to_install(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+@pytest.mark.parametrize("module", ["matplotlib", "jinja2"])
+def test_what_is_not_installed_is_named(folder, tmp_path, monkeypatch, capsys, module):
+    monkeypatch.setitem(sys.modules, module, None)
     assert igpt(monkeypatch, "report", folder, "--output", tmp_path / "out") == 2
     assert capsys.readouterr().err == (
-        "igpt: error: igpt report needs matplotlib: pip install 'igpt-keras[report]'\n"
+        f"igpt: error: {module} is not installed: pip install 'igpt-keras[report]'\n"
     )
     assert not (tmp_path / "out").exists()

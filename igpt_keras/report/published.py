@@ -1,6 +1,8 @@
-"""Rows of the paper's tables (Generative Pretraining from Pixels), accuracies in percent."""
+"""Rows of the paper's tables (see `igpt_keras.paper`); accuracies in percent."""
 
-import dataclasses
+from typing import NamedTuple
+
+from igpt_keras import paper
 
 UNSUPERVISED = "ImageNet without labels"
 SUPERVISED = "ImageNet with labels"
@@ -8,13 +10,8 @@ MIXED = "ImageNet and web images without labels"
 NONE = "none"
 
 
-@dataclasses.dataclass(frozen=True)
-class ProbeRow:
-    """Tables 1 and 2, and section 4.4: a linear probe.
-
-    `parameters` in millions; `image_size` is the side of the input in pixels, None for the
-    usual one of the data set or of the model.
-    """
+class ProbeRow(NamedTuple):
+    """A linear probe (tables 1 and 2, section 4.4): millions of parameters, side in pixels."""
 
     model: str
     pretraining: str
@@ -24,9 +21,8 @@ class ProbeRow:
     features: str | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class FineTuningRow:
-    """Table 3, and sections 4.5 and 4.6: a network trained whole."""
+class FineTuningRow(NamedTuple):
+    """A fine-tuned network (table 3, sections 4.5 and 4.6)."""
 
     model: str
     pretraining: str
@@ -34,47 +30,42 @@ class FineTuningRow:
     image_size: int | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class LowDataRow:
-    """Table 4: error in percent, mean and standard deviation, by labels per class."""
+class LowDataRow(NamedTuple):
+    """Mean and standard deviation of the error by labels per class (table 4)."""
 
     model: str
     errors: dict[int, tuple[float, float]]
 
 
-IGPT_S = {"parameters": 76, "image_size": 32, "features": "best layer"}
-IGPT_M = {**IGPT_S, "parameters": 455}
-IGPT_L = {**IGPT_S, "parameters": 1362}
-IGPT_XL = {"parameters": 6801, "image_size": 64}
-
+BEST = "best layer"
 LINEAR_PROBES = {
     "CIFAR-10": (
         ProbeRow("ResNet-152", SUPERVISED, 94.0),
         ProbeRow("SimCLR", UNSUPERVISED, 95.3),
-        ProbeRow("iGPT-L", UNSUPERVISED, 96.3, **IGPT_L),
+        ProbeRow("iGPT-L", UNSUPERVISED, 96.3, 1362, 32, BEST),
     ),
     "CIFAR-100": (
         ProbeRow("ResNet-152", SUPERVISED, 78.0),
         ProbeRow("SimCLR", UNSUPERVISED, 80.2),
-        ProbeRow("iGPT-L", UNSUPERVISED, 82.8, **IGPT_L),
+        ProbeRow("iGPT-L", UNSUPERVISED, 82.8, 1362, 32, BEST),
     ),
     "STL-10": (
         ProbeRow("AMDIM-L", UNSUPERVISED, 94.2),
-        ProbeRow("iGPT-L", UNSUPERVISED, 95.5, **IGPT_L),
+        ProbeRow("iGPT-L", UNSUPERVISED, 95.5, 1362, 32, BEST),
     ),
     "ImageNet": (
-        ProbeRow("iGPT-S", UNSUPERVISED, 41.9, **IGPT_S),
-        ProbeRow("iGPT-M", UNSUPERVISED, 54.5, **IGPT_M),
+        ProbeRow("iGPT-S", UNSUPERVISED, 41.9, 76, 32, BEST),
+        ProbeRow("iGPT-M", UNSUPERVISED, 54.5, 455, 32, BEST),
         ProbeRow("Rotation", UNSUPERVISED, 55.4, 86, features="8192"),
-        ProbeRow("iGPT-L", UNSUPERVISED, 60.3, **IGPT_L),
+        ProbeRow("iGPT-L", UNSUPERVISED, 60.3, 1362, 32, BEST),
         ProbeRow("BigBiGAN", UNSUPERVISED, 61.3, 86, features="8192"),
-        ProbeRow("iGPT-L", UNSUPERVISED, 65.2, **{**IGPT_L, "image_size": 48}),
+        ProbeRow("iGPT-L", UNSUPERVISED, 65.2, 1362, 48, BEST),
         ProbeRow("AMDIM", UNSUPERVISED, 68.1, 626, features="8192"),
         ProbeRow("MoCo", UNSUPERVISED, 68.6, 375, features="8192"),
-        ProbeRow("iGPT-XL", MIXED, 68.7, **IGPT_XL, features="best layer"),
+        ProbeRow("iGPT-XL", MIXED, 68.7, 6801, 64, BEST),
         ProbeRow("SimCLR", UNSUPERVISED, 69.3, 24, features="2048"),
         ProbeRow("CPC v2", UNSUPERVISED, 71.5, 303, features="8192"),
-        ProbeRow("iGPT-XL", MIXED, 72.0, **IGPT_XL, features="5 layers concatenated"),
+        ProbeRow("iGPT-XL", MIXED, 72.0, 6801, 64, "5 layers concatenated"),
         ProbeRow("SimCLR", UNSUPERVISED, 76.5, 375, features="8192"),
     ),
 }
@@ -102,8 +93,8 @@ FINE_TUNINGS = {
     ),
 }
 
-# Our copy of Table 4 lost the empty cell of Mean Teacher's row, which has no figure for 40
-# labels; FixMatch's paper, where the row comes from, has its two figures at 250 and 4000.
+# The paper has no value of Mean Teacher for 40 labels; which two labels its values belong to
+# is known from FixMatch's paper, their source.
 LOW_DATA = {
     "CIFAR-10": (
         LowDataRow("Mean Teacher", {25: (32.3, 2.3), 400: (9.2, 0.2)}),
@@ -115,7 +106,8 @@ LOW_DATA = {
     ),
 }
 
-# Published beside the code: 32² input, 1M steps, nats per pixel on the official test split.
+# Published with the code: nats per pixel on ImageNet's official test split, at 32×32.
+TEST_LOSS_STEPS = paper.TRAINING_STEPS
 TEST_LOSSES = {
     "ImageNet": (("iGPT-S", 76, 2.0895), ("iGPT-M", 455, 2.0614), ("iGPT-L", 1362, 2.0466))
 }
@@ -129,18 +121,18 @@ DATA_SETS = {
 
 
 def data_set_of(name: str, classes: int | None) -> str | None:
-    """The paper's name of a data set; None for one that the paper does not have.
+    """Returns the paper's name of a data set; None for one that is not in the paper.
 
     Args:
-        name: such as "tfds:cifar10" or "folder:/images/cifar10"; of a mixture the first
-            source counts, where the test split comes from.
-        classes: how many it has.
+        name: Such as "tfds:cifar10" or "folder:/images/cifar10"; the first source of a mixture
+            counts, as its test split is used.
+        classes: The number of its classes.
     """
     kind, _, location = name.split(" + ")[0].partition("@")[0].partition(":")
     parts = [part for part in location.lower().split("/") if part]
     if not parts:
         return None
-    # TFDS names a variant after the slash, a path ends in the folder's own name.
+    # TFDS has variants after the slash; a path ends in the folder's own name.
     own = parts[0] if kind == "tfds" else parts[-1]
     for known, (prefix, number) in DATA_SETS.items():
         if classes == number and own.startswith(prefix):
