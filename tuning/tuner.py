@@ -14,9 +14,8 @@ from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.engine.trial import Trial, TrialStatus
 
 from igpt_keras.atomic import atomic_path, remove_leftovers
-from igpt_keras.errors import InputError
+from igpt_keras.errors import Diverged, InputError
 from igpt_keras.runs.folder import only_writer
-from igpt_keras.training.callbacks.divergence_detector import Diverged
 from igpt_keras.training.strategies import is_chief
 from tuning.events import write_session
 from tuning.experiments import Experiment

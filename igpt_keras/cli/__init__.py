@@ -1,61 +1,93 @@
 """The `igpt` command."""
 
+import difflib
 import importlib
 import sys
+from typing import NoReturn
 
 import click
 
 from igpt_keras.errors import Diverged, InputError
 
-COMMANDS = {
-    "client": "Ask a server for completions or classes over gRPC.",
-    "complete": "Complete images of which some pixels are known.",
-    "convert": "Convert published weights to a model folder, or a model to Hugging Face's format.",
-    "draft": "Fit a draft to images, with which a model samples in fewer passes.",
-    "evaluate": "Measure losses and accuracy of a model on validation and test images.",
-    "export": "Write models as a SavedModel for TensorFlow Serving.",
-    "finetune": "Train a pre-trained model to classify, and measure it on test images.",
-    "palette": "Fit a palette of colors to images, or show what one does to them.",
-    "pretrain": "Train an Image GPT on images, without labels.",
-    "probe": "Linear classifiers on the features of every layer.",
-    "quickstart": "Train on real images, complete, classify, and serve: the whole of it, small.",
-    "report": "Put what runs measured on one page: figures, tables, pictures.",
-    "sample": "Sample images from nothing.",
-    "serve": "Serve a SavedModel over TensorFlow Serving's gRPC protocol.",
-    "tune": "Search the learning rate of pre-training, fine-tuning or probes, large to small.",
-}
+COMMANDS = (
+    "client",
+    "complete",
+    "convert",
+    "draft",
+    "evaluate",
+    "export",
+    "finetune",
+    "palette",
+    "pretrain",
+    "probe",
+    "quickstart",
+    "report",
+    "sample",
+    "serve",
+    "tune",
+)
 
 
-class Commands(click.Group):
-    """Subcommands whose modules are imported when they are called."""
+class Group(click.Group):
+    """Commands, the nearest of which is suggested for a name that is not among them."""
 
-    def list_commands(self, context):
-        return sorted(COMMANDS)
+    def resolve_command(self, ctx, args):
+        """Finds the command that `args` begin with.
 
-    def get_command(self, context, name):
-        if name not in COMMANDS:
+        Raises:
+            click.UsageError: There is no such command.
+        """
+        name = args[0]
+        if self.get_command(ctx, name) is None:
+            nearest = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
+            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            ctx.fail(f"No such command {name!r}{hint}")
+        return super().resolve_command(ctx, args)
+
+
+class LazyGroup(Group):
+    """Commands, each in the module of its name, which is imported when it is needed."""
+
+    def list_commands(self, ctx):
+        """Returns the names of all commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx, cmd_name):
+        """Returns the command, or None if there is none of that name."""
+        if cmd_name not in COMMANDS:
             return None
-        return getattr(importlib.import_module(f"igpt_keras.cli.{name}"), name)
-
-    def format_commands(self, context, formatter):
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(context)])
+        return getattr(importlib.import_module(f"igpt_keras.cli.{cmd_name}"), cmd_name)
 
 
-@click.group(cls=Commands)
+@click.group(cls=LazyGroup, context_settings={"show_default": True})
 @click.version_option(package_name="igpt-keras")
-def igpt():
-    """Image GPT: generative pre-training from pixels."""
+@click.option("--verbose", is_flag=True, help="Show TensorFlow's log messages.")
+def igpt(verbose: bool):
+    """Image GPT: generative pretraining from pixels."""
 
 
-def main() -> None:
-    """Runs the command line.
+def main() -> NoReturn:
+    """Runs the command line and exits.
 
-    A user's mistake is one line on stderr and status 2; training that diverged, status 3.
+    The status is 0, 2 for a mistake of the user, 3 for training that diverged, or what the
+    command asks for. An error is one line on stderr.
     """
     try:
-        igpt()
-    except (InputError, OSError, Diverged) as error:
-        message = " ".join(str(error).split())
-        print(f"igpt: error: {message}", file=sys.stderr)
-        sys.exit(3 if isinstance(error, Diverged) else 2)
+        status = igpt.main(prog_name="igpt", standalone_mode=False)
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "igpt"
+        _fail(f"{error.format_message().rstrip('.')} (see {path} --help)", error.exit_code)
+    except click.ClickException as error:
+        _fail(error.format_message(), error.exit_code)
+    except click.Abort:
+        _fail("interrupted", 1)
+    except Diverged as error:
+        _fail(str(error), 3)
+    except (InputError, OSError) as error:
+        _fail(str(error), 2)
+    sys.exit(status)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    click.echo(f"igpt: error: {' '.join(message.split())}", err=True)
+    sys.exit(status)

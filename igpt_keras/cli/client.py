@@ -1,162 +1,191 @@
-"""`igpt client`: what a server answers."""
+"""`igpt client`: requests to a server."""
 
-import functools
 import pathlib
 
 import click
-import numpy as np
 
-from igpt_keras.atomic import atomic_path
-from igpt_keras.cli.complete import (
-    SHEET,
-    completion_options,
-    drawing_options,
-    images_argument,
-    write_completions,
-)
-from igpt_keras.cli.options import output_option, overwrite_option
-from igpt_keras.cli.sample import write_samples
-from igpt_keras.data.images import read_image
-from serving.client import TLS, Client, ServingError
+from igpt_keras.cli import Group
+from igpt_keras.cli.command import Command, OptionGroup, command, option, plural
+from igpt_keras.cli.complete import NUM_COMPLETIONS, SAMPLING, SHEET, write_completions
+from igpt_keras.cli.options import IMAGES, PATH, POSITIVE, output, overwrite
+from igpt_keras.cli.sample import NUM_SAMPLES, write_samples
 
-path_option = functools.partial(click.option, type=click.Path(path_type=pathlib.Path))
 
-SERVER_OPTIONS = (
-    click.option("--server", required=True, metavar="HOST:PORT", help="Where it listens."),
-    click.option("--model-name", default="igpt", show_default=True),
-    click.option("--version", type=int, help="Of the model.  [default: the newest]"),
-    click.option("--version-label", help="A label that the server has for a version."),
-    click.option(
-        "--timeout",
-        type=click.FloatRange(min=0, min_open=True),
-        default=60.0,
-        show_default=True,
-        help="Seconds until there must be an answer, retries included.",
+def _connect(server, tls, root_certificates, client_certificate, client_key, **options):
+    """Returns a client, which is closed when the command ends."""
+    from serving.client import TLS, Client
+
+    files = (root_certificates, client_certificate, client_key)
+    if tls or any(files):
+        options["tls"] = TLS(*files)
+    return click.get_current_context().with_resource(Client(server, **options))
+
+
+CONNECTION = OptionGroup(
+    "connection",
+    (
+        option("--server", required=True, metavar="HOST:PORT", help="Address of the server."),
+        option("--model-name", default="igpt", help="Name of the model on the server."),
+        option(
+            "--version",
+            type=click.IntRange(min=0),
+            show_default="the newest",
+            help="Version of the model.",
+        ),
+        option("--version-label", help="Label that the server gives to a version of the model."),
+        option(
+            "--timeout",
+            type=POSITIVE,
+            default=60.0,
+            help="Time in seconds to wait for an answer, retries included.",
+        ),
+        option(
+            "--tls", is_flag=True, help="Encrypt, and trust the system's certificate authorities."
+        ),
+        option(
+            "--root-certificates",
+            type=PATH,
+            help="PEM file with the certificate authorities to trust; turns TLS on.",
+        ),
+        option(
+            "--client-certificate",
+            type=PATH,
+            help="PEM file with the client's certificate, for a server that asks for one.",
+        ),
+        option(
+            "--client-key",
+            type=PATH,
+            help="PEM file with the private key of the client's certificate.",
+        ),
     ),
-    click.option("--tls", is_flag=True, help="Encrypt, and trust the system's authorities."),
-    path_option("--root-certificates", help="PEM file of the authorities to trust instead."),
-    path_option("--client-certificate", help="PEM file, where the server asks for one."),
-    path_option("--client-key", help="PEM file of its private key."),
+    _connect,
 )
 
 
-def asks_a_server(command):
-    """Adds the options of a connection; the command gets a connected `Client` first."""
+class ClientCommand(Command):
+    """A command that ends in one line and exit status 1 if the server does not answer."""
 
-    @functools.wraps(command)
-    def connected(server, tls, root_certificates, client_certificate, client_key, **kwargs):
-        keys = ("model_name", "timeout", "version", "version_label")
-        options = {key: kwargs.pop(key) for key in keys}
-        files = (root_certificates, client_certificate, client_key)
-        if tls or any(files):
-            options["tls"] = TLS(*files)
-        with Client(server, **options) as connection:
-            return command(connection, **kwargs)
+    def __init__(self, **attributes):
+        super().__init__(needs_tensorflow=False, **attributes)
 
-    for option in reversed(SERVER_OPTIONS):
-        connected = option(connected)
-    return connected
+    def invoke(self, ctx):
+        """Calls the function."""
+        from serving.client import ServingError
 
-
-class Commands(click.Group):
-    """A request that the server does not answer ends in one line and status 1."""
-
-    def invoke(self, context):
         try:
-            return super().invoke(context)
+            return super().invoke(ctx)
         except ServingError as error:
             raise click.ClickException(str(error)) from None
 
 
-@click.group(cls=Commands)
+@click.group(cls=Group)
 def client():
-    """Ask a server, ours or TensorFlow Serving, over gRPC."""
+    """Send requests to a server: ours or TensorFlow Serving."""
 
 
-@client.command()
-@asks_a_server
-@completion_options
+def _request(*parameters):
+    """Returns a decorator that makes a function, called with a connected client, a command."""
+    return command(CONNECTION, *parameters, cls=ClientCommand, within=client)
+
+
+@_request(
+    IMAGES,
+    option(
+        "--keep-rows", type=int, required=True, help="Number of rows of the model's input to keep."
+    ),
+    NUM_COMPLETIONS,
+    *SAMPLING,
+)
 def complete(
     connection,
-    images,
-    output,
-    keep_rows,
-    num_completions,
-    temperature,
-    top_k,
-    top_p,
-    seed,
-    overwrite,
+    images: tuple[pathlib.Path, ...],
+    output: pathlib.Path,
+    keep_rows: int,
+    num_completions: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int,
+    overwrite: bool,
 ):
-    """Keep the first rows of IMAGES; the served model samples the rest."""
+    """Complete images of which the first rows are known."""
+    import numpy as np
+
+    from igpt_keras.atomic import atomic_path
+    from igpt_keras.data.images import read_image
+
     with atomic_path(output, overwrite, marker=SHEET) as partial:
         completed = connection.complete(
             images, keep_rows, num_completions, temperature, top_k, top_p, seed
         ).images
-        originals = np.stack([read_image(path, completed.shape[2]) for path in images])
         size = completed.shape[2]
+        originals = np.stack([read_image(path, size) for path in images])
         known = np.broadcast_to(np.arange(size)[:, None] < keep_rows, (size, size))
         write_completions(partial, images, originals, completed, known)
-    print(f"wrote {len(images) * num_completions} completions and {SHEET} to {output}")
+    click.echo(
+        f"Wrote {plural(len(images) * num_completions, 'completion')} and {SHEET} to {output}"
+    )
 
 
-@client.command()
-@asks_a_server
-@drawing_options
-@click.option(
-    "--num-samples",
-    type=click.IntRange(min=1),
-    default=16,
-    show_default=True,
-    help="Images to sample.",
-)
-def sample(connection, output, num_samples, temperature, top_k, top_p, seed, overwrite):
-    """Let the served model sample images from nothing."""
+@_request(NUM_SAMPLES, *SAMPLING)
+def sample(
+    connection,
+    output: pathlib.Path,
+    num_samples: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int,
+    overwrite: bool,
+):
+    """Sample new images."""
+    from igpt_keras.atomic import atomic_path
+
     with atomic_path(output, overwrite, marker=SHEET) as partial:
         images = connection.sample(num_samples, temperature, top_k, top_p, seed).images[:, 0]
         write_samples(partial, images)
-    print(f"wrote {num_samples} samples and {SHEET} to {output}")
+    click.echo(f"Wrote {plural(num_samples, 'sample')} and {SHEET} to {output}")
 
 
-@client.command()
-@asks_a_server
-@images_argument
-def classify(connection, images):
-    """Print the most probable class of each of IMAGES, and its probability."""
+@_request(IMAGES)
+def classify(connection, images: tuple[pathlib.Path, ...]):
+    """Print the most probable class of each image, and its probability."""
     classes = connection.classify(images)
     for path, name, scores in zip(images, classes.best, classes.scores, strict=True):
-        print(f"{path}\t{name}\t{scores.max():.3f}")
+        click.echo(f"{path}\t{name}\t{scores.max():.3f}")
 
 
-@client.command()
-@asks_a_server
-@output_option("The .npy file to write, float32 [images, width].")
-@overwrite_option("Replace an earlier file.")
-@images_argument
-def features(connection, images, output, overwrite):
-    """Write the features of IMAGES, of the layer chosen at export."""
+@_request(
+    IMAGES,
+    output("File to write to, a .npy array float32 [images, width]."),
+    overwrite("Replace an existing output file."),
+)
+def features(connection, images: tuple[pathlib.Path, ...], output: pathlib.Path, overwrite: bool):
+    """Write the features of images, from the layer chosen at export."""
+    import numpy as np
+
+    from igpt_keras.atomic import atomic_path
+
     with atomic_path(output, overwrite) as partial, open(partial, "wb") as file:
         values = connection.features(images)
         np.save(file, values)
-    print(f"wrote {len(values)} features of width {values.shape[1]} to {output}")
+    count, width = values.shape
+    click.echo(f"Wrote features of {plural(count, 'image')}, width {width}, to {output}")
 
 
-@client.command()
-@asks_a_server
-@images_argument
-def score(connection, images):
-    """Print the log-likelihood of each of IMAGES in nats, and its bits per pixel."""
+@_request(IMAGES)
+def score(connection, images: tuple[pathlib.Path, ...]):
+    """Print the log-likelihood of each image in nats, and its bits per pixel."""
     scores = connection.score(images)
     for path, log_likelihood, bits in zip(
         images, scores.log_likelihood, scores.bits_per_pixel, strict=True
     ):
-        print(f"{path}\t{log_likelihood:.3f}\t{bits:.4f}")
+        click.echo(f"{path}\t{log_likelihood:.3f}\t{bits:.4f}")
 
 
-@client.command()
-@asks_a_server
+@_request()
 def status(connection):
-    """Print the versions that the server has of the model, and the signatures it serves."""
+    """Print the versions of the model and the signatures that are served."""
     for version in connection.status():
-        print("\t".join(filter(None, (str(version.version), version.state, version.error))))
-    print(f"signatures: {', '.join(connection.signatures())}")
+        click.echo("\t".join(filter(None, (str(version.version), version.state, version.error))))
+    click.echo(f"signatures: {', '.join(connection.signatures())}")

@@ -15,7 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import igpt_keras
 from igpt_keras.atomic import atomic_path
-from igpt_keras.cli.options import output_option, overwrite_option, seed_option
+from igpt_keras.cli.command import command, option, plural
+from igpt_keras.cli.options import COUNT, IMAGES, PATH, output, overwrite, seed
 from igpt_keras.data.images import read_image
 from igpt_keras.errors import InputError
 from igpt_keras.models.generative_model import GenerativeModel
@@ -40,83 +41,75 @@ SEQUENCES = 32
 WHITE = 128
 
 
-def drawing_options(command):
-    """How pixels are drawn, and where they go."""
-    for option in (
-        overwrite_option(),
-        seed_option("Of what is sampled."),
-        click.option("--top-p", default=1.0, show_default=True),
-        click.option("--top-k", default=0, show_default=True, help="0 for all colors."),
-        click.option("--temperature", default=1.0, show_default=True, help="0 is greedy."),
-        output_option(),
-    ):
-        command = option(command)
-    return command
-
-
-def num_option():
-    return click.option(
-        "--num-completions", default=4, show_default=True, help="Completions of each image."
-    )
-
-
-images_argument = click.argument(
-    "images", nargs=-1, required=True, type=click.Path(path_type=pathlib.Path)
+SAMPLING = (
+    output(),
+    option(
+        "--temperature",
+        type=float,
+        default=1.0,
+        help="Sampling temperature: divides the logits; 0 takes the most probable color.",
+    ),
+    option(
+        "--top-k",
+        type=int,
+        default=0,
+        help="Top-k sampling: keep the K most probable colors; 0 keeps all.",
+    ),
+    option(
+        "--top-p",
+        type=float,
+        default=1.0,
+        help="Nucleus sampling: keep the smallest set of colors whose probabilities sum to P.",
+    ),
+    seed("Random seed for sampling."),
+    overwrite(),
+)
+NUM_COMPLETIONS = option(
+    "--num-completions", type=COUNT, default=4, help="Number of completions of each image."
+)
+MODEL = (
+    option(
+        "--model",
+        required=True,
+        metavar="PATH",
+        help="Model, in any format that `igpt convert` reads.",
+    ),
+    option(
+        "--draft",
+        metavar="PATH",
+        help="Smaller model, or a file that `igpt draft` wrote, with which the same pixels are "
+        "sampled in fewer passes.",
+    ),
+    option(
+        "--num-steps",
+        type=COUNT,
+        show_default="16",
+        help="Number of steps in which a BERT model fills the pixels in.",
+    ),
+    option("--entropy", is_flag=True, help=f"Draw the entropy of each pixel as {ENTROPY}."),
+    option(
+        "--progress",
+        type=click.Choice(["auto", "quiet"]),
+        default="auto",
+        help="How to show progress: auto is a bar at a terminal.",
+    ),
 )
 
 
-def completion_options(command):
-    """What `igpt client complete` takes, of the options of `igpt complete`."""
-    for option in (
-        drawing_options,
-        num_option(),
-        click.option("--keep-rows", type=int, required=True, help="Rows of the model's input."),
-        images_argument,
-    ):
-        command = option(command)
-    return command
-
-
-def model_options(command):
-    """The model in this process, and how it goes about it."""
-    for option in (
-        click.option(
-            "--progress",
-            type=click.Choice(["auto", "quiet"]),
-            default="auto",
-            show_default=True,
-            help="auto: a bar at a terminal.",
-        ),
-        click.option(
-            "--entropy", is_flag=True, help=f"Draw where the model was unsure: {ENTROPY}."
-        ),
-        click.option(
-            "--num-steps",
-            type=int,
-            help="Of a BERT model, to fill the pixels in.  [default: 16]",
-        ),
-        click.option(
-            "--draft",
-            metavar="PATH",
-            help="A smaller model, or what `igpt draft` wrote: the same pixels in fewer passes.",
-        ),
-        click.option("--model", required=True, help="As `igpt convert` reads it."),
-    ):
-        command = option(command)
-    return command
-
-
-@click.command()
-@model_options
-@drawing_options
-@num_option()
-@click.option("--keep-rows", type=int, help="Rows of the model's input that are known.")
-@click.option(
-    "--mask",
-    type=click.Path(path_type=pathlib.Path),
-    help="Instead, an image: white where pixels are to be filled. Cropped like IMAGES.",
+@command(
+    IMAGES,
+    option("--keep-rows", type=int, help="Number of rows of the model's input to keep."),
+    option(
+        "--mask",
+        type=PATH,
+        metavar="FILE",
+        help="Image that is white where pixels are to be sampled, instead of --keep-rows. It is "
+        "cropped like IMAGES.",
+    ),
+    NUM_COMPLETIONS,
+    *SAMPLING,
+    *MODEL,
 )
-@images_argument
 def complete(
     model,
     draft,
@@ -134,10 +127,11 @@ def complete(
     progress,
     overwrite,
 ):
-    """Keep the known pixels of IMAGES and let a model sample the rest.
+    """Complete images of which some pixels are known.
 
-    IMAGES (any format, any size) are cropped to a square and averaged down to the model's input.
-    Beside the completions and one contact sheet of all, their log-likelihoods are written.
+    IMAGES, of any format and size, are cropped to a square and scaled down to the model's input.
+    The model samples the pixels that are not kept. Writes the completions, a contact sheet of all
+    of them, and their log-likelihoods.
     """
     if (keep_rows is None) == (mask is None):
         raise InputError("give either --keep-rows or --mask")
@@ -164,7 +158,9 @@ def complete(
         if entropy:
             save_png(entropy_sheet(completions, originals, known), partial / ENTROPY)
     say_likelihoods(records)
-    print(f"wrote {len(images) * num_completions} completions and {SHEET} to {output}")
+    click.echo(
+        f"Wrote {plural(len(images) * num_completions, 'completion')} and {SHEET} to {output}"
+    )
 
 
 def read_mask(path: pathlib.Path, size: int) -> np.ndarray:
@@ -318,7 +314,7 @@ def say_likelihoods(records: list[dict]) -> None:
         ):
             if record.get(per_pixel) is not None:
                 parts.append(f"{what} {record[name]:.2f} nats ({record[per_pixel]:.3f} bits/pixel)")
-        print("  ".join(parts))
+        click.echo("  ".join(parts))
 
 
 def entropy_sheet(

@@ -4,35 +4,36 @@ import pathlib
 
 import click
 
-from igpt_keras import convert as conversion
-from igpt_keras import saving
-from igpt_keras.atomic import check_replaceable
-from igpt_keras.models.classifier import ImageGPTClassifier
-from igpt_keras.models.generative_model import GenerativeModel
+from igpt_keras.cli.command import argument, command, option
+from igpt_keras.cli.options import PATH, overwrite
 
 
-@click.command()
-@click.argument("source")
-@click.argument("output", type=click.Path(path_type=pathlib.Path))
-@click.option(
-    "--to",
-    "target",
-    type=click.Choice(["folder", "huggingface"]),
-    default="folder",
-    show_default=True,
-    help="What to write: a model folder of igpt, or one for Hugging Face Transformers.",
+@command(
+    argument("source"),
+    argument("output", type=PATH),
+    option(
+        "target",
+        "--to",
+        type=click.Choice(["folder", "huggingface"]),
+        default="folder",
+        help="Format to write: a model folder of igpt, or a folder for Hugging Face Transformers.",
+    ),
+    overwrite("Replace OUTPUT if it exists."),
 )
-@click.option("--overwrite", is_flag=True, help="Replace OUTPUT where it exists.")
 def convert(source: str, output: pathlib.Path, target: str, overwrite: bool):
-    """Read the model at SOURCE, whoever wrote it, and write it to OUTPUT.
+    """Convert a model between igpt's and other formats.
 
-    SOURCE is a model folder, a .keras file, a Hugging Face folder, or the prefix of a
-    checkpoint of the original TensorFlow code.
+    SOURCE is a model folder, a .keras file, a Hugging Face folder, or the prefix of a checkpoint
+    of the original TensorFlow code. The model is written to OUTPUT.
     """
+    from igpt_keras import convert as conversion
+    from igpt_keras import saving
+    from igpt_keras.atomic import check_replaceable
+
     marker = saving.CONFIG_FILE if target == "folder" else conversion.huggingface.CONFIG_FILE
     check_replaceable(output, overwrite, marker)
     model = conversion.load(source)
-    click.echo(f"Read {source}: {_describe(model)}")
+    click.echo(f"Read {source}: {_description(model)}")
     if target == "folder":
         saving.save(model, output, overwrite=overwrite)
         click.echo(f"Wrote the model folder {output}")
@@ -41,7 +42,9 @@ def convert(source: str, output: pathlib.Path, target: str, overwrite: bool):
         click.echo(f"Wrote the Hugging Face folder {output}")
 
 
-def _describe(model: GenerativeModel) -> str:
+def _description(model) -> str:
+    from igpt_keras.models.classifier import ImageGPTClassifier
+
     config = model.config
     kind = "autoregressive" if model.objective == "ar" else "BERT"
     if isinstance(model, ImageGPTClassifier):

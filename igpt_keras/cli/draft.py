@@ -1,40 +1,38 @@
-"""`igpt draft`: what guesses pixels ahead for a model to check."""
+"""`igpt draft`: a draft, which guesses pixels ahead for a model to check."""
 
 import pathlib
 
 import click
 
-from igpt_keras.atomic import check_replaceable
-from igpt_keras.cli.options import (
-    data_options,
-    output_option,
-    overwrite_option,
-    seed_option,
-)
+from igpt_keras.cli.command import command
+from igpt_keras.cli.options import DATA, MODEL, output, overwrite, seed
 from igpt_keras.errors import InputError
-from igpt_keras.runs.options import DataOptions
-from igpt_keras.runs.tokenizers import load_with_palette
-from igpt_keras.sampling.drafts import NeighborDraft
 
 
-@click.command()
-@click.argument("model")
-@data_options
-@output_option(f"File to write to, ending in {NeighborDraft.SUFFIX}.")
-@seed_option("Of the pixels that its weights are fitted to.")
-@overwrite_option("Replace an earlier output file.")
-def draft(model: str, data: DataOptions, output: pathlib.Path, seed: int, overwrite: bool):
-    """Fit a draft to training images: a pixel by its place and its neighbors.
+@command(
+    MODEL,
+    DATA,
+    output("File to write the draft to, ending in .npz."),
+    seed("Random seed for choosing the pixels that the draft is fitted to."),
+    overwrite("Replace an existing output file."),
+)
+def draft(model: str, data, output: pathlib.Path, seed: int, overwrite: bool):
+    """Fit a draft, with which a model samples in fewer passes.
 
-    With it (`igpt complete --draft`) MODEL gives the same pixels in fewer passes.
+    The draft predicts a pixel of the training images from its position and its neighbors. With
+    `igpt complete --draft`, MODEL samples the same pixels as without it.
     """
+    from igpt_keras.atomic import check_replaceable
+    from igpt_keras.runs.tokenizers import load_with_palette
+    from igpt_keras.sampling.drafts import NeighborDraft
+
     if output.suffix != NeighborDraft.SUFFIX:
-        raise InputError(f"--output must end in {NeighborDraft.SUFFIX}, got {output}")
+        raise InputError(f"output must end in {NeighborDraft.SUFFIX}, got {output}")
     check_replaceable(output, overwrite)
     loaded = load_with_palette(model)
     tokenized = data.tokenize(data.open().train, loaded.tokenizer, loaded.config.image_size)
     fitted = NeighborDraft.fit(tokenized.tokens, loaded.config.vocabulary_size, seed)
     fitted.save(output, overwrite)
     data.report_bad_images()
-    click.echo(f"fitted a draft to {len(tokenized.tokens)} images")
-    click.echo(f"wrote {output}")
+    click.echo(f"Fitted a draft to {len(tokenized.tokens):,} images")
+    click.echo(f"Wrote {output}")

@@ -8,14 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from igpt_keras.atomic import atomic_path
-from igpt_keras.cli.options import (
-    batch_size_option,
-    command_line,
-    data_options,
-    output_option,
-    overwrite_option,
-    seed_option,
-)
+from igpt_keras.cli.command import command, command_line, option
+from igpt_keras.cli.options import DATA, MODEL, batch_size, output, overwrite, seed
 from igpt_keras.data.data_set import DataSet
 from igpt_keras.data.labeled import LabeledTokens
 from igpt_keras.errors import InputError
@@ -29,19 +23,19 @@ from igpt_keras.runs.result import RESULT_FILE, Result, describe_model, write_re
 from igpt_keras.runs.tokenizers import load_with_palette
 
 
-@click.command()
-@click.argument("model")
-@data_options
-@output_option()
-@batch_size_option()
-@click.option(
-    "--baselines/--no-baselines",
-    default=True,
-    show_default=True,
-    help="Count-based baselines beside it; they read the training images.",
+@command(
+    MODEL,
+    DATA,
+    output(),
+    batch_size("Number of images per batch."),
+    option(
+        "--baselines/--no-baselines",
+        default=True,
+        help="Compare with count-based baselines, which read the training images.",
+    ),
+    seed("Random seed for BERT's masks."),
+    overwrite(),
 )
-@seed_option("Of BERT's masks.")
-@overwrite_option()
 def evaluate(
     model: str,
     data: DataOptions,
@@ -51,10 +45,11 @@ def evaluate(
     seed: int,
     overwrite: bool,
 ):
-    """Measure MODEL on the validation and the test split of the data.
+    """Measure the losses and the accuracy of a model.
 
-    Generative loss in nats and bits per pixel, beside count-based baselines; of a
-    classifier the accuracy too. A BERT model sees five masks of every image.
+    MODEL is evaluated on the validation and the test images: the generative loss in nats and bits
+    per pixel, compared with count-based baselines, and the accuracy of a classifier. A BERT model
+    sees five masks of every image.
     """
     with atomic_path(output, overwrite, marker=RESULT_FILE) as partial:
         loaded = load_with_palette(model)
@@ -89,7 +84,7 @@ def evaluate(
         write_result(result, partial)
     data.report_bad_images()
     show(metrics, list(tokenized), f"{model} on {data_set.describe()['name']}")
-    click.echo(f"wrote {output / RESULT_FILE}")
+    click.echo(f"Wrote {output / RESULT_FILE}")
 
 
 def check_classes(model: GenerativeModel, data_set: DataSet) -> None:

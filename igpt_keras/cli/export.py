@@ -4,35 +4,45 @@ import pathlib
 
 import click
 
-import igpt_keras
-from igpt_keras.cli.options import output_option
-from igpt_keras.saving import read_training
-from serving.exporting import MAX_PIXELS
-from serving.exporting import export as export_saved_model
+from igpt_keras.cli.command import argument, command, option
+from igpt_keras.cli.options import COUNT, PATH, output
 
 
-@click.command()
-@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=pathlib.Path))
-@output_option("Folder of all versions.")
-@click.option("--version", type=int, help="Its number.  [default: the next]")
-@click.option(
-    "--feature-layer",
-    type=int,
-    help="Layer of the signature `features`.  [default: the middle one; a classifier's own]",
+@command(
+    argument("models", nargs=-1, required=True, type=PATH),
+    output("Folder of all versions of the SavedModel."),
+    option("--version", type=COUNT, show_default="the next", help="Version number to write."),
+    option(
+        "--feature-layer",
+        type=click.IntRange(min=0),
+        show_default="the middle layer, or a classifier's own",
+        help="Layer whose features the signature `features` returns.",
+    ),
+    option(
+        "--max-pixels",
+        type=COUNT,
+        default=1 << 26,
+        help="Maximum number of pixels of a request's image; larger images are rejected before "
+        "they are decoded.",
+    ),
 )
-@click.option(
-    "--max-pixels",
-    default=MAX_PIXELS,
-    show_default=True,
-    help="Images that declare more are refused before they are decoded.",
-)
-def export(models, output, version, feature_layer, max_pixels):
-    """Write MODELS as one SavedModel, OUTPUT/<version>/, for TensorFlow Serving.
+def export(
+    models: tuple[pathlib.Path, ...],
+    output: pathlib.Path,
+    version: int | None,
+    feature_layer: int | None,
+    max_pixels: int,
+):
+    """Export models as a SavedModel for TensorFlow Serving.
 
-    An autoregressive model gives it the signatures `complete`, `sample`, `score` and
-    `features`, a classifier `classify`, `classify_images` and `features`; give one of each for
-    all of them. Versions are never overwritten.
+    MODELS become OUTPUT/<version>/. A generative model provides the signatures `complete`,
+    `sample`, `score` and `features`, a classifier `classify`, `classify_images` and `features`;
+    give one of each to get all of them. An existing version is never overwritten.
     """
+    import igpt_keras
+    from igpt_keras.saving import read_training
+    from serving import export as export_saved_model
+
     path = export_saved_model(
         [igpt_keras.load(model) for model in models],
         output,
@@ -41,4 +51,4 @@ def export(models, output, version, feature_layer, max_pixels):
         max_pixels=max_pixels,
         training=[read_training(model) for model in models],
     )
-    print(f"wrote the SavedModel {path}")
+    click.echo(f"Wrote the SavedModel {path}")

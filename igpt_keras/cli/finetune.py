@@ -4,19 +4,20 @@ import pathlib
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from igpt_keras.atomic import check_replaceable
+from igpt_keras import paper
+from igpt_keras.cli.command import OptionGroup, command, command_line, option
 from igpt_keras.cli.options import (
-    batch_size_option,
-    command_line,
-    data_options,
-    output_option,
-    overwrite_option,
-    recording_options,
-    seed_option,
-    training_options,
+    COUNT,
+    DATA,
+    MODEL,
+    POSITIVE,
+    RECORDING,
+    TRAINING,
+    batch_size,
+    output,
+    overwrite,
+    seed,
 )
 from igpt_keras.cli.resume import (
     check_nothing_changes,
@@ -24,73 +25,85 @@ from igpt_keras.cli.resume import (
     resume_option,
     say_if_finished,
 )
-from igpt_keras.runs.finetune import KIND, Material, Run, Settings
-from igpt_keras.runs.folder import RUN_FILE
-from igpt_keras.runs.options import DataOptions, TrainingOptions
-from igpt_keras.runs.result import RESULT_FILE
-from igpt_keras.saving import MODEL_FOLDER
-from igpt_keras.training.callbacks.checkpoint_manager import Interrupted
-from igpt_keras.training.strategies import is_chief, make_strategy
 
 
-@click.command()
-@click.argument("model")
-@resume_option(KIND)
-@data_options
-@output_option("Folder of the run.")
-@click.option(
-    "--from-scratch", is_flag=True, help="Of MODEL take the sizes and the palette, not the weights."
+@command(
+    MODEL,
+    resume_option("finetune"),
+    DATA,
+    output("Folder of the run."),
+    OptionGroup(
+        "settings",
+        (
+            option(
+                "--from-scratch",
+                is_flag=True,
+                help="Use only the sizes and the palette of MODEL, with new weights.",
+            ),
+            option(
+                "--generative-weight",
+                type=click.FloatRange(min=0),
+                default=paper.GENERATIVE_WEIGHT,
+                help="Weight of the generative loss, which is added to the classification loss.",
+            ),
+            option(
+                "--layer",
+                type=click.IntRange(min=0),
+                show_default="the last",
+                help="Layer whose features the class head reads.",
+            ),
+            option("--epochs", type=COUNT, default=30, help="Maximum number of epochs."),
+            option(
+                "--patience",
+                type=COUNT,
+                default=5,
+                help="Number of epochs without a better validation accuracy to stop after.",
+            ),
+            batch_size(),
+            option(
+                "--learning-rate",
+                type=POSITIVE,
+                default=paper.FINETUNING_LEARNING_RATE,
+                help="Learning rate; often a tenth of the one that MODEL was pre-trained with.",
+            ),
+            option(
+                "--labels-per-class",
+                type=COUNT,
+                show_default="all",
+                help="Number of random images of each class to train on, which also limits the "
+                "batch size.",
+            ),
+            *RECORDING,
+            seed("Random seed for new weights, the subset of images, their order and masks."),
+        ),
+    ),
+    TRAINING,
+    overwrite("Replace an existing run."),
 )
-@click.option(
-    "--generative-weight",
-    type=click.FloatRange(min=0),
-    default=Settings.generative_weight,
-    show_default=True,
-    help="Factor of L_GEN beside L_CLF; 0 for L_CLF alone.",
-)
-@click.option("--layer", type=int, help="Whose features the class head reads.  [default: the last]")
-@click.option("--epochs", type=click.IntRange(min=1), default=Settings.epochs, show_default=True)
-@click.option(
-    "--patience",
-    type=click.IntRange(min=1),
-    default=Settings.patience,
-    show_default=True,
-    help="Stop after so many epochs without a better validation accuracy.",
-)
-@batch_size_option()
-@click.option(
-    "--learning-rate",
-    type=click.FloatRange(min=0, min_open=True),
-    default=Settings.learning_rate,
-    show_default=True,
-    help="Often 10 times below that of pre-training.",
-)
-@click.option(
-    "--labels-per-class",
-    type=click.IntRange(min=1),
-    help="Train on so many random images of each class; a step has no more.  [default: all]",
-)
-@recording_options
-@training_options
-@seed_option("Of new weights, subset, order, augmentation and masks.")
-@overwrite_option("Replace an earlier run.")
 @click.pass_context
 def finetune(
     context: click.Context,
     model: str,
     resume: pathlib.Path | None,
-    data: DataOptions,
-    training: TrainingOptions,
+    data,
+    training,
     output: pathlib.Path,
     overwrite: bool,
-    **settings,
+    settings: dict,
 ):
-    """Train the pre-trained MODEL to classify, and measure it on the test images.
+    """Train a pre-trained model to classify, and test it.
 
-    Training stops early at the best validation accuracy, whose weights are kept. With
-    --train-on-validation it takes exactly --epochs epochs. SIGTERM or Ctrl-C end it after a step
-    and save it; --resume goes on from there, or from before a crash.
+    Training of MODEL stops early at the best validation accuracy and keeps the weights of that
+    epoch. With --train-on-validation it takes exactly --epochs epochs. SIGTERM and Ctrl-C end it
+    after the current step and save a checkpoint; --resume continues from the last checkpoint,
+    also after a crash.
     """
+    from igpt_keras.atomic import check_replaceable
+    from igpt_keras.runs.finetune import KIND, Material, Run, Settings
+    from igpt_keras.runs.folder import RUN_FILE
+    from igpt_keras.training.callbacks.checkpoint_manager import Interrupted
+    from igpt_keras.training.strategies import is_chief, make_strategy
+
     settings = Settings(**settings)
     if resume is not None:
         check_nothing_changes(context)
@@ -113,13 +126,19 @@ def finetune(
         exit_interrupted(interrupted, KIND, output)
     if writes:
         data.report_bad_images()
-        show(metrics, output, training)
+        _show(metrics, output, training)
 
 
-def show(metrics: dict[str, Any], output: pathlib.Path, training: TrainingOptions) -> None:
+def _show(metrics: dict[str, Any], output: pathlib.Path, training) -> None:
     """Prints the metrics as a table, and where they are."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from igpt_keras.runs.result import RESULT_FILE
+    from igpt_keras.saving import MODEL_FOLDER
+
     table = Table(title="Fine-tuning", title_justify="left")
-    table.add_column("what")
+    table.add_column("metric")
     table.add_column("value")
     vote = f", vote under {metrics['votes']} masks" if metrics["votes"] else ""
     for row, name, form in (
@@ -134,4 +153,4 @@ def show(metrics: dict[str, Any], output: pathlib.Path, training: TrainingOption
     epochs = len(metrics["history"]["loss"])
     table.add_row("best epoch", f"{metrics['best_epoch']} of {epochs}")
     Console(stderr=training.progress == "json").print(table)
-    training.conclude(f"wrote {output / MODEL_FOLDER}, the classifier, and {output / RESULT_FILE}")
+    training.conclude(f"Wrote the classifier {output / MODEL_FOLDER} and {output / RESULT_FILE}")

@@ -4,72 +4,52 @@ import math
 import pathlib
 
 import click
-import numpy as np
 
 from igpt_keras import paper
-from igpt_keras.atomic import check_replaceable
-from igpt_keras.cli.options import (
-    data_options,
-    output_option,
-    overwrite_option,
-    seed_option,
-)
-from igpt_keras.data.data_set import open_data
-from igpt_keras.data.splits import FileSplit
-from igpt_keras.data.stream import read_images
+from igpt_keras.cli import Group
+from igpt_keras.cli.command import argument, command, option
+from igpt_keras.cli.options import COUNT, DATA, PATH, output, overwrite, seed
 from igpt_keras.errors import InputError
-from igpt_keras.pictures import contact_sheet, save_png, stacked, swatches
-from igpt_keras.runs.options import DataOptions
-from igpt_keras.runs.tokenizers import (
-    IMAGE_SIZE,
-    MAX_IMAGES,
-    SUFFIX,
-    read_palette,
-    training_images,
-)
-from igpt_keras.tokenizers.color_palette import ColorPalette
 
 
-@click.group()
+@click.group(cls=Group)
 def palette():
     """Fit a palette of colors to images, or show one."""
 
 
-@palette.command()
-@data_options
-@output_option("File to write to, ending in .npy.")
-@click.option(
-    "--image-size",
-    type=click.IntRange(min=1),
-    default=IMAGE_SIZE,
-    show_default=True,
-    help="Side in pixels to which images are averaged down, as for the model.",
+@command(
+    DATA,
+    output("File to write the palette to, ending in .npy."),
+    option(
+        "--image-size",
+        type=COUNT,
+        default=paper.IMAGE_SIZES[0],
+        help="Side in pixels to which images are scaled down, as for the model.",
+    ),
+    option(
+        "--num-colors",
+        type=COUNT,
+        default=paper.PALETTE_SIZE,
+        help="Number of colors, the vocabulary size of the model.",
+    ),
+    option(
+        "--max-images",
+        type=COUNT,
+        default=10_000,
+        help="Maximum number of training images to read; more are sampled at random.",
+    ),
+    option(
+        "--max-pixels",
+        type=COUNT,
+        default=250_000,
+        help="Maximum number of pixels to fit to; more are sampled at random.",
+    ),
+    seed("Random seed for choosing images and for k-means."),
+    overwrite("Replace an existing output file."),
+    within=palette,
 )
-@click.option(
-    "--num-colors",
-    type=click.IntRange(min=1),
-    default=paper.PALETTE_SIZE,
-    show_default=True,
-    help="The model's vocabulary.",
-)
-@click.option(
-    "--max-images",
-    type=click.IntRange(min=1),
-    default=MAX_IMAGES,
-    show_default=True,
-    help="Read at most so many training images, drawn at random.",
-)
-@click.option(
-    "--max-pixels",
-    type=click.IntRange(min=1),
-    default=250_000,
-    show_default=True,
-    help="Fit to at most so many of their pixels, drawn at random.",
-)
-@seed_option("Of the images and of k-means.")
-@overwrite_option("Replace an earlier output file.")
 def fit(
-    data: DataOptions,
+    data,
     output: pathlib.Path,
     image_size: int,
     num_colors: int,
@@ -80,62 +60,73 @@ def fit(
 ):
     """Fit a palette to the pixels of training images by k-means.
 
-    Sources that are mixed give images by their weights.
+    A mixture of sources contributes images in proportion to its weights.
     """
+    from igpt_keras.atomic import check_replaceable
+    from igpt_keras.runs.tokenizers import SUFFIX, training_images
+    from igpt_keras.tokenizers.color_palette import ColorPalette
+
     if output.suffix != SUFFIX:
-        raise InputError(f"--output must end in {SUFFIX}, got {output}")
+        raise InputError(f"output must end in {SUFFIX}, got {output}")
     check_replaceable(output, overwrite)
     images = training_images(data, data.open(), image_size, max_images, seed)
     fitted = ColorPalette.fit(images, num_colors, seed, max_pixels)
     fitted.save(output, overwrite)
     data.report_bad_images()
-    click.echo(f"fitted {num_colors} colors to {len(images)} images; {losses(fitted, images)}")
-    click.echo(f"wrote {output}")
+    click.echo(f"Fitted {num_colors} colors to {len(images):,} images; {_error(fitted, images)}")
+    click.echo(f"Wrote {output}")
 
 
-@palette.command()
-@click.argument("palette_or_model", metavar="PALETTE")
-@click.argument("images", nargs=-1, type=click.Path(path_type=pathlib.Path))
-@click.option("--data", metavar="SOURCE", help="Show images of this source, drawn at random.")
-@click.option("--data-dir", metavar="DIR", help="Where TFDS keeps its sets.")
-@click.option(
-    "--num-images",
-    type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
-    help="Images of the source.",
+@command(
+    argument("palette_or_model", metavar="PALETTE"),
+    argument("images", nargs=-1, type=PATH),
+    option("--data", metavar="SOURCE", help="Source to show random images of."),
+    option(
+        "--data-dir", type=PATH, metavar="DIR", help="Folder of TensorFlow Datasets' data sets."
+    ),
+    option("--num-images", type=COUNT, default=8, help="Number of images to take from the source."),
+    seed("Random seed for choosing the images."),
+    option(
+        "--image-size",
+        type=COUNT,
+        show_default=f"that of the model, or {paper.IMAGE_SIZES[0]}",
+        help="Side in pixels to which images are scaled down.",
+    ),
+    output("PNG file to write to."),
+    overwrite("Replace an existing output file."),
+    within=palette,
 )
-@seed_option("Of which images these are.")
-@click.option(
-    "--image-size",
-    type=click.IntRange(min=1),
-    help=f"Side in pixels.  [default: that of the model, or {IMAGE_SIZE}]",
-)
-@output_option("PNG file to write to.")
-@overwrite_option("Replace an earlier output file.")
 def show(
     palette_or_model: str,
     images: tuple[pathlib.Path, ...],
     data: str | None,
-    data_dir: str | None,
+    data_dir: pathlib.Path | None,
     num_images: int,
     seed: int,
     image_size: int | None,
     output: pathlib.Path,
     overwrite: bool,
 ):
-    """Draw the colors of PALETTE, a .npy file or a model with its palette.
+    """Draw the colors of a palette, and what it does to images.
 
-    IMAGES, or those of a source, stand below, before and after quantization, with
-    their root mean square error in levels 0…255 and their signal-to-noise ratio.
+    PALETTE is a .npy file or a model with its palette. IMAGES, or those of a source, are shown
+    before and after quantization, with their root mean square error in levels 0…255 and their
+    peak signal-to-noise ratio.
     """
+    from igpt_keras.atomic import check_replaceable
+    from igpt_keras.data.data_set import open_data
+    from igpt_keras.data.splits import FileSplit
+    from igpt_keras.data.stream import read_images
+    from igpt_keras.pictures import save_png, stacked, swatches
+    from igpt_keras.runs.tokenizers import read_palette
+
     if images and data:
         raise click.UsageError("give IMAGES or --data, not both")
     check_replaceable(output, overwrite)
     shown, model_size = read_palette(palette_or_model)
     size = image_size or model_size
     pictures = [swatches(shown.rgb)]
-    message = f"wrote {output}: {shown.vocabulary_size} colors"
+    message = f"Wrote {output}: {shown.vocabulary_size} colors"
     if images:
         pixels = read_images(FileSplit("IMAGES", images), size).images
     elif data:
@@ -143,28 +134,30 @@ def show(
         split = data_set.test or data_set.validation
         pixels = read_images(split, size, limit=num_images, seed=seed).images
     if images or data:
-        pictures.append(before_and_after(shown, pixels))
-        message += f", {len(pixels)} images; {losses(shown, pixels)}"
+        pictures.append(_before_and_after(shown, pixels))
+        message += f", {len(pixels)} images; {_error(shown, pixels)}"
     save_png(stacked(pictures), output, overwrite)
     click.echo(message)
 
 
-def before_and_after(shown: ColorPalette, images: np.ndarray):
-    """Images uint8 [N, R, R, 3] beside what is left of them, a row each."""
+def _before_and_after(shown, images):
+    """Returns a contact sheet: a row for each of uint8 [N, R, R, 3], before and after."""
+    from igpt_keras.pictures import contact_sheet
+
     rows = list(zip(images, shown.detokenize(shown.tokenize(images)), strict=True))
-    captions = [describe(error) for error in shown.reconstruction_error(images)]
+    captions = [_describe(error) for error in shown.reconstruction_error(images)]
     cell = images.shape[1] * max(1, round(128 / images.shape[1]))
     return contact_sheet(rows, ["before", "after"], cell, captions)
 
 
-def losses(shown: ColorPalette, images: np.ndarray) -> str:
-    """The error of quantization over all pixels of all images."""
-    errors = np.array([shown.reconstruction_error(image) for image in images])
-    return describe(np.sqrt(np.mean(errors**2)))
+def _error(shown, images) -> str:
+    """Returns a description of the quantization error over all pixels of all images."""
+    errors = shown.reconstruction_error(images)
+    return _describe(math.sqrt((errors**2).mean()))
 
 
-def describe(error: float) -> str:
-    """A root mean square error, and as peak signal-to-noise ratio."""
+def _describe(error: float) -> str:
+    """Returns a root mean square error in words, with the peak signal-to-noise ratio."""
     if error == 0:
         return "no error"
     return f"RMSE {error:.2f} of 255, PSNR {20 * math.log10(255 / error):.1f} dB"

@@ -4,16 +4,18 @@ import pathlib
 
 import click
 
-from igpt_keras.atomic import check_replaceable
+from igpt_keras import paper
+from igpt_keras.cli.command import OptionGroup, command, command_line, option
 from igpt_keras.cli.options import (
-    batch_size_option,
-    command_line,
-    data_options,
-    output_option,
-    overwrite_option,
-    recording_options,
-    seed_option,
-    training_options,
+    COUNT,
+    DATA,
+    POSITIVE,
+    RECORDING,
+    TRAINING,
+    batch_size,
+    output,
+    overwrite,
+    seed,
 )
 from igpt_keras.cli.resume import (
     check_nothing_changes,
@@ -21,78 +23,102 @@ from igpt_keras.cli.resume import (
     resume_option,
     say_if_finished,
 )
-from igpt_keras.network.config import OBJECTIVES, PRESETS
-from igpt_keras.runs.folder import RUN_FILE
-from igpt_keras.runs.options import DataOptions, TrainingOptions
-from igpt_keras.runs.pretrain import KIND, Images, Run, Settings, find_palette
-from igpt_keras.training.callbacks.checkpoint_manager import Interrupted
-from igpt_keras.training.strategies import check_batch_size, is_chief, make_strategy
+
+MODEL_OPTIONS = (
+    option(
+        "--objective",
+        type=click.Choice(["ar", "bert"]),
+        default="ar",
+        help="Training objective: autoregressive, or BERT's prediction of masked pixels.",
+    ),
+    option(
+        "--image-size",
+        type=COUNT,
+        show_default="the preset's",
+        help="Side of the model's input in pixels.",
+    ),
+    option(
+        "--preset", type=click.Choice(list(paper.PRESETS)), help="Model size, one of the paper's."
+    ),
+    option("--num-layers", type=COUNT, help="Number of layers, instead of the preset's."),
+    option("--hidden-dim", type=COUNT, help="Width of the model, instead of the preset's."),
+    option("--num-heads", type=COUNT, help="Number of attention heads, instead of the preset's."),
+    option(
+        "palette",
+        "--tokenizer",
+        metavar="PATH",
+        show_default="fit a palette",
+        help="Tokenizer to use: a .npy palette, or a model that has one.",
+    ),
+    option(
+        "--num-colors",
+        type=COUNT,
+        default=paper.PALETTE_SIZE,
+        help="Number of colors of the palette that is fitted to the images.",
+    ),
+)
 
 
-@click.command()
-@resume_option(KIND)
-@data_options
-@output_option("Folder of the run.")
-@click.option(
-    "--objective", type=click.Choice(OBJECTIVES), default=Settings.objective, show_default=True
+@command(
+    resume_option("pretrain"),
+    DATA,
+    output("Folder of the run."),
+    OptionGroup(
+        "settings",
+        (
+            *MODEL_OPTIONS,
+            option("--epochs", type=POSITIVE, help="Passes over the images, instead of --steps."),
+            option("--steps", type=COUNT, help="Number of training steps, instead of --epochs."),
+            batch_size(),
+            option(
+                "--learning-rate",
+                type=POSITIVE,
+                default=paper.LEARNING_RATE,
+                help="Peak learning rate, reached after the warm-up.",
+            ),
+            option(
+                "--mask-probability",
+                type=click.FloatRange(0, 1, min_open=True, max_open=True),
+                default=paper.MASK_PROBABILITY,
+                help="Probability of each pixel to be masked, for BERT.",
+            ),
+            option(
+                "--snapshots",
+                type=COUNT,
+                default=len(paper.SNAPSHOT_FRACTIONS),
+                help="Number of models to keep: the last one and those after 1/2, 1/4, … of the "
+                "steps. The best one is kept as well.",
+            ),
+            *RECORDING,
+            seed(),
+        ),
+    ),
+    TRAINING,
+    overwrite("Replace an existing run."),
 )
-@click.option("--image-size", type=int, help="Side of the model's input.  [default: the preset's]")
-@click.option("--preset", type=click.Choice(list(PRESETS)), help="A model of the paper.")
-@click.option("--num-layers", type=int, help="Instead of --preset.")
-@click.option("--hidden-dim", type=int, help="Instead of --preset.")
-@click.option("--num-heads", type=int, help="Instead of --preset.")
-@click.option(
-    "palette", "--tokenizer", help="A .npy palette or a model that has one.  [default: fit one]"
-)
-@click.option(
-    "--num-colors",
-    default=Settings.num_colors,
-    show_default=True,
-    help="Of a palette fitted to the images.",
-)
-@click.option("--epochs", type=float, help="Passes over the images; or --steps.")
-@click.option("--steps", type=int, help="Batches to train on; or --epochs.")
-@batch_size_option()
-@click.option(
-    "--learning-rate",
-    type=click.FloatRange(min=0, min_open=True),
-    default=Settings.learning_rate,
-    show_default=True,
-    help="After the warm-up.",
-)
-@click.option(
-    "--mask-probability",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=Settings.mask_probability,
-    show_default=True,
-    help="For BERT.",
-)
-@click.option(
-    "--snapshots",
-    default=Settings.snapshots,
-    show_default=True,
-    help="Models kept: the last, and those after 1/2, 1/4, … of the steps; besides, the best.",
-)
-@recording_options
-@training_options
-@seed_option()
-@overwrite_option("Replace an earlier run.")
 @click.pass_context
 def pretrain(
     context: click.Context,
     resume: pathlib.Path | None,
-    data: DataOptions,
-    training: TrainingOptions,
+    data,
+    training,
     output: pathlib.Path,
     overwrite: bool,
-    **settings,
+    settings: dict,
 ):
     """Train an Image GPT on images, without labels.
 
-    Writes the run's folder: the model, snapshots on the way, history.jsonl and TensorBoard's
-    events, completions and samples, and result.json with the losses. SIGTERM or Ctrl-C end the
-    training after a step and save it; --resume goes on from there, or from before a crash.
+    Writes the folder of the run: the model, snapshots on the way, history.jsonl and TensorBoard
+    events, completions and samples, and result.json with the losses. SIGTERM and Ctrl-C end the
+    training after the current step and save a checkpoint; --resume continues from the last
+    checkpoint, also after a crash.
     """
+    from igpt_keras.atomic import check_replaceable
+    from igpt_keras.runs.folder import RUN_FILE
+    from igpt_keras.runs.pretrain import KIND, Images, Run, Settings, find_palette
+    from igpt_keras.training.callbacks.checkpoint_manager import Interrupted
+    from igpt_keras.training.strategies import check_batch_size, is_chief, make_strategy
+
     settings = Settings(**settings)
     if resume is not None:
         check_nothing_changes(context)
@@ -117,4 +143,4 @@ def pretrain(
         exit_interrupted(interrupted, KIND, output)
     if is_chief(strategy):
         data.report_bad_images()
-        training.conclude(f"validation loss {loss:.4f} nats per pixel; wrote {output}")
+        training.conclude(f"Validation loss: {loss:.4f} nats per pixel. Wrote {output}")

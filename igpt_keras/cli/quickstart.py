@@ -5,7 +5,6 @@ import json
 import pathlib
 import time
 
-import click
 import keras
 import numpy as np
 from rich.console import Console
@@ -13,7 +12,8 @@ from rich.table import Table
 
 import igpt_keras
 from igpt_keras.atomic import atomic_path
-from igpt_keras.cli.options import overwrite_option, seed_option
+from igpt_keras.cli.command import command, option
+from igpt_keras.cli.options import PATH, overwrite, seed
 from igpt_keras.data.labeled import LabeledImages, Splits
 from igpt_keras.data.sources.digits import load_digits
 from igpt_keras.evaluation.baselines import generative_baselines, raw_pixel_accuracy
@@ -54,21 +54,21 @@ class Measurement:
     beside: str = ""
 
 
-@click.command()
-@click.option(
-    "--output",
-    default="igpt-quickstart",
-    show_default=True,
-    type=click.Path(path_type=pathlib.Path),
-    help="Folder for everything that is written.",
+@command(
+    option(
+        "--output",
+        type=PATH,
+        default="igpt-quickstart",
+        help="Folder to write the results to.",
+    ),
+    seed(),
+    overwrite(),
 )
-@seed_option()
-@overwrite_option("Replace an existing output folder.")
 def quickstart(output: pathlib.Path, seed: int, overwrite: bool) -> None:
-    """Train an Image GPT on handwritten digits and use it in every way.
+    """Run a small end-to-end demo on handwritten digits.
 
-    Pre-trains it, completes and samples images, fine-tunes it to classify, exports
-    it, and asks a server for completions and classes over gRPC.
+    Pre-trains a model, completes and samples images, fine-tunes the model to classify, exports it,
+    and asks a server for completions and classes over gRPC.
     """
     check_backend()
     start = time.monotonic()

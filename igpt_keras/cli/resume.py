@@ -3,38 +3,40 @@
 import pathlib
 import shlex
 import sys
-from collections.abc import Callable
 from typing import NoReturn
 
 import click
 from click.core import ParameterSource
 
-from igpt_keras.runs.folder import read_run
-from igpt_keras.runs.options import LAYOUT, TrainingOptions
-from igpt_keras.runs.result import RESULT_FILE
-from igpt_keras.training.callbacks.checkpoint_manager import Interrupted
+from igpt_keras.cli.command import load_tensorflow_for, option
+from igpt_keras.cli.options import PATH
 
 
-def resume_option(kind: str) -> Callable:
-    """--resume of `igpt KIND`: what is not given is taken from the options that RUN began with."""
+def resume_option(kind: str) -> click.Option:
+    """Returns --resume of `igpt KIND`, which takes all other options from the run's folder."""
 
     def from_run(context, parameter, run):
         if run is not None:
+            load_tensorflow_for(context)
+            from igpt_keras.runs.folder import read_run
+
             context.default_map = {**read_run(run, kind)["options"], "output": str(run)}
         return run
 
-    return click.option(
+    return option(
         "--resume",
         metavar="RUN",
-        type=click.Path(path_type=pathlib.Path),
+        type=PATH,
         is_eager=True,
         callback=from_run,
-        help="Go on with a run that was interrupted, with the options it began with.",
+        help="Resume the interrupted run in this folder, with the options it was started with.",
     )
 
 
 def check_nothing_changes(context: click.Context) -> None:
     """Raises `click.UsageError` for options beside --resume that would make it another run."""
+    from igpt_keras.runs.options import LAYOUT
+
     given = [
         parameter.opts[0] if isinstance(parameter, click.Option) else parameter.name.upper()
         for parameter in context.command.params
@@ -43,20 +45,22 @@ def check_nothing_changes(context: click.Context) -> None:
     ]
     if given:
         raise click.UsageError(
-            f"--resume goes on with the options the run began with; leave out {', '.join(given)}"
+            f"--resume uses the options that the run was started with; leave out {', '.join(given)}"
         )
 
 
-def say_if_finished(output: pathlib.Path, training: TrainingOptions) -> bool:
-    """Whether nothing is left to do in `output`."""
+def say_if_finished(output: pathlib.Path, training) -> bool:
+    """Returns whether the run in `output` is finished, and says so."""
+    from igpt_keras.runs.result import RESULT_FILE
+
     if not (output / RESULT_FILE).exists():
         return False
-    training.conclude(f"{output} is finished, nothing is left to do")
+    training.conclude(f"{output} is finished: nothing is left to do")
     return True
 
 
-def exit_interrupted(interrupted: Interrupted, kind: str, output: pathlib.Path) -> NoReturn:
-    """Says how to go on, and exits with what the signal asks for."""
+def exit_interrupted(interrupted, kind: str, output: pathlib.Path) -> NoReturn:
+    """Says how to resume, and exits with the status that the signal asks for."""
     command = shlex.join(["igpt", kind, "--resume", str(output)])
-    click.echo(f"{interrupted}; go on with {command}", err=True)
+    click.echo(f"{interrupted}; resume with: {command}", err=True)
     sys.exit(128 + interrupted.signal_number)

@@ -9,31 +9,30 @@ from PIL import Image
 
 import igpt_keras
 from igpt_keras.atomic import atomic_path
+from igpt_keras.cli.command import command, option, plural
 from igpt_keras.cli.complete import (
     ENTROPY,
+    MODEL,
+    SAMPLING,
     SHEET,
     cell_of,
     complete_in_groups,
-    drawing_options,
     likelihoods,
-    model_options,
     read_draft,
     say_likelihoods,
     write_likelihoods,
 )
+from igpt_keras.cli.options import COUNT
 from igpt_keras.pictures import color_scale, contact_sheet, heat_map, save_png, stacked
 from igpt_keras.sampling.samplers import Categorical
 
+NUM_SAMPLES = option("--num-samples", type=COUNT, default=16, help="Number of images to sample.")
 
-@click.command()
-@model_options
-@drawing_options
-@click.option(
-    "--num-samples",
-    type=click.IntRange(min=1),
-    default=16,
-    show_default=True,
-    help="Images to sample.",
+
+@command(
+    NUM_SAMPLES,
+    *SAMPLING,
+    *MODEL,
 )
 def sample(
     model,
@@ -49,9 +48,9 @@ def sample(
     progress,
     overwrite,
 ):
-    """Let a model sample images from nothing.
+    """Sample new images.
 
-    Beside the images and one contact sheet of all, their log-likelihoods are written.
+    Writes the images, a contact sheet of all of them, and their log-likelihoods.
     """
     with atomic_path(output, overwrite, marker=SHEET) as partial:
         loaded = igpt_keras.load(model)
@@ -72,7 +71,7 @@ def sample(
             sheet = square_sheet(heat_map(samples.entropy[:, 0], largest))
             save_png(stacked([sheet, color_scale(largest, "nll")]), partial / ENTROPY)
     say_likelihoods(records)
-    print(f"wrote {num_samples} samples and {SHEET} to {output}")
+    click.echo(f"Wrote {plural(num_samples, 'sample')} and {SHEET} to {output}")
 
 
 def write_samples(folder: pathlib.Path, images: np.ndarray) -> list[str]:

@@ -9,76 +9,96 @@ import threading
 
 import click
 
+from igpt_keras.cli.command import argument, command, option
+from igpt_keras.cli.options import COUNT, PATH, POSITIVE
 from igpt_keras.errors import InputError
-from serving.server import Server
-from serving.server.configuration import (
-    DEFAULT_BATCHING,
-    PROMETHEUS_PATH,
-    read_batching,
-    read_credentials,
-    read_monitoring,
-)
-from serving.server.monitoring import JsonFormatter
-from serving.transport import MAX_MESSAGE_BYTES
 
-FILE = click.Path(path_type=pathlib.Path)
+PORT = click.IntRange(0, 65535)
 
 
-@click.command()
-@click.argument("directory", required=False, type=FILE)
-@click.option("--port", default=8500, show_default=True, help="0 for a free one.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Interface to listen on.")
-@click.option("--model-name", default="igpt", show_default=True)
-@click.option(
-    "--model-config-file",
-    type=FILE,
-    help="Several models: a models.config, instead of DIRECTORY. Read again when it changes.",
-)
-@click.option("--batching-parameters-file", type=FILE, help="A batching.config.")
-@click.option("--monitoring-config-file", type=FILE, help="A monitoring.config.")
-@click.option("--metrics-port", type=int, help="Serve Prometheus' metrics here.")
-@click.option("--tls-certificate", type=FILE, help="PEM file; with --tls-key, TLS is on.")
-@click.option("--tls-key", type=FILE, help="PEM file.")
-@click.option("--tls-client-ca", type=FILE, help="PEM file; clients need a certificate of these.")
-@click.option("--max-message-bytes", default=MAX_MESSAGE_BYTES, show_default=True)
-@click.option(
-    "--max-requests",
-    default=256,
-    show_default=True,
-    help="So many are answered at the same time; more are refused.",
-)
-@click.option(
-    "--poll-seconds", default=1.0, show_default=True, help="How often to look for new versions."
-)
-@click.option(
-    "--grace-seconds",
-    default=30.0,
-    show_default=True,
-    help="What requests under way have when the server is told to stop.",
+@command(
+    argument("directory", required=False, type=PATH),
+    option("--port", type=PORT, default=8500, help="Port for gRPC requests; 0 picks a free one."),
+    option("--host", default="127.0.0.1", help="Network interface to listen on."),
+    option("--model-name", default="igpt", help="Name that requests give to the model."),
+    option(
+        "--model-config-file",
+        type=PATH,
+        help="File of TensorFlow Serving's models.config format that lists several models; "
+        "replaces DIRECTORY. It is read again when it changes.",
+    ),
+    option(
+        "--batching-parameters-file",
+        type=PATH,
+        help="File of TensorFlow Serving's batching.config format.",
+    ),
+    option(
+        "--monitoring-config-file",
+        type=PATH,
+        help="File of TensorFlow Serving's monitoring.config format; needs --metrics-port.",
+    ),
+    option("--metrics-port", type=PORT, help="Port for Prometheus metrics; 0 picks a free one."),
+    option(
+        "--tls-certificate",
+        type=PATH,
+        help="PEM file with the server's certificate; turns TLS on, together with --tls-key.",
+    ),
+    option("--tls-key", type=PATH, help="PEM file with the certificate's private key."),
+    option(
+        "--tls-client-ca",
+        type=PATH,
+        help="PEM file with the authorities that must have signed a client's certificate.",
+    ),
+    option(
+        "--max-message-bytes",
+        type=COUNT,
+        default=64 * 1024 * 1024,
+        help="Maximum size of a request and of a response.",
+    ),
+    option(
+        "--max-requests",
+        type=COUNT,
+        default=256,
+        help="Maximum number of concurrent requests; further ones are rejected.",
+    ),
+    option(
+        "--poll-seconds",
+        type=POSITIVE,
+        default=1.0,
+        help="Interval at which the server looks for new versions.",
+    ),
+    option(
+        "--grace-seconds",
+        type=click.FloatRange(min=0),
+        default=30.0,
+        help="Time that running requests have to finish when the server is told to stop.",
+    ),
 )
 def serve(
-    directory,
-    port,
-    host,
-    model_name,
-    model_config_file,
-    batching_parameters_file,
-    monitoring_config_file,
-    metrics_port,
-    tls_certificate,
-    tls_key,
-    tls_client_ca,
-    max_message_bytes,
-    max_requests,
-    poll_seconds,
-    grace_seconds,
+    directory: pathlib.Path | None,
+    model_name: str,
+    host: str,
+    port: int,
+    model_config_file: pathlib.Path | None,
+    batching_parameters_file: pathlib.Path | None,
+    monitoring_config_file: pathlib.Path | None,
+    metrics_port: int | None,
+    tls_certificate: pathlib.Path | None,
+    tls_key: pathlib.Path | None,
+    tls_client_ca: pathlib.Path | None,
+    grace_seconds: float,
+    **limits,
 ):
-    """Serve the newest version in DIRECTORY, as `igpt export` wrote it, until interrupted.
+    """Serve a SavedModel over TensorFlow Serving's gRPC protocol.
 
-    New versions are picked up while the server runs. One line of JSON a request goes to stderr.
+    The newest version in DIRECTORY, which `igpt export` wrote, is served until the process is
+    interrupted. New versions are picked up while the server runs. The log is on stderr, one line
+    of JSON per request.
     """
+    from serving.server import Server
+
     stopped = threading.Event()
-    # What a service manager or `docker stop` sends ends it like Ctrl-C.
+    # A service manager and `docker stop` send SIGTERM.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     with _log_to_stderr():
@@ -90,54 +110,62 @@ def serve(
             model_config_file=model_config_file,
             batching=_batching(batching_parameters_file),
             credentials=_credentials(tls_certificate, tls_key, tls_client_ca),
-            max_message_bytes=max_message_bytes,
-            max_requests=max_requests,
-            poll_seconds=poll_seconds,
+            **limits,
             **_metrics(monitoring_config_file, metrics_port),
         )
         server.start()
         for name, versions in server.versions.items():
             numbers = ", ".join(map(str, versions))
-            print(f"serving {name} version {numbers} at {server.address}", flush=True)
+            click.echo(f"serving {name} version {numbers} at {server.address}")
         if server.metrics_address:
-            print(f"metrics at {server.metrics_address}", flush=True)
+            click.echo(f"metrics at {server.metrics_address}")
         stopped.wait()
-        print("stopping", flush=True)
+        click.echo("stopping")
         server.stop(grace_seconds)
 
 
 def _batching(path):
-    return DEFAULT_BATCHING if path is None else read_batching(path)
+    from serving.server import configuration
+
+    return configuration.DEFAULT_BATCHING if path is None else configuration.read_batching(path)
 
 
 def _metrics(path, port):
-    """Port and path of the metrics."""
+    """Returns the arguments of `Server` for its metrics."""
+    from serving.server import configuration
+
     if path is not None and port is None:
         raise InputError("--monitoring-config-file needs --metrics-port")
-    metrics_path = PROMETHEUS_PATH if path is None else read_monitoring(path)
+    metrics_path = (
+        configuration.PROMETHEUS_PATH if path is None else configuration.read_monitoring(path)
+    )
     if metrics_path is None:
         return {"metrics_port": None}
     return {"metrics_port": port, "metrics_path": metrics_path}
 
 
 def _credentials(certificate, key, client_ca):
+    from serving.server import configuration
+
     if (certificate is None) != (key is None):
         raise InputError("--tls-certificate and --tls-key go together")
     if certificate is None:
         if client_ca is not None:
             raise InputError("--tls-client-ca needs --tls-certificate and --tls-key")
         return None
-    return read_credentials(certificate, key, client_ca)
+    return configuration.read_credentials(certificate, key, client_ca)
 
 
 @contextlib.contextmanager
 def _log_to_stderr():
+    from serving.server.monitoring import JsonFormatter
+
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logger = logging.getLogger("serving")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    # TensorFlow's libraries give the root logger a handler: every line would come twice.
+    # TensorFlow's libraries give the root logger a handler, which would repeat every line.
     logger.propagate = False
     try:
         yield

@@ -16,9 +16,8 @@ import numpy as np
 from igpt_keras import paper
 from igpt_keras.atomic import atomic_path
 from igpt_keras.data.labeled import per_class
-from igpt_keras.errors import InputError
+from igpt_keras.errors import Diverged, InputError
 from igpt_keras.training.callbacks.checkpoint_manager import CheckpointManager, stopped_by_signals
-from igpt_keras.training.callbacks.divergence_detector import Diverged
 from igpt_keras.training.resumable_fit import resumable_fit
 
 CS = tuple(10.0**power for power in range(-3, 5))

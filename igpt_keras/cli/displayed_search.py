@@ -1,0 +1,77 @@
+"""A search that shows its trials while it runs."""
+
+import contextlib
+import json
+import time
+
+import click
+from rich.console import Console
+from rich.live import Live
+
+from igpt_keras.training.callbacks.running_means import updates_done
+from tuning import LearningRateSearch
+from tuning.summary import trial_as_json, trials_table
+
+SECONDS_BETWEEN_UPDATES = 0.25
+
+
+class DisplayedSearch(LearningRateSearch):
+    """Shows trials: in a live table at a terminal, elsewhere as one line each.
+
+    Args:
+        *arguments: As for `LearningRateSearch`.
+        form: "auto", "json" for one JSON object per trial, or "quiet".
+        **keywords: As for `LearningRateSearch`.
+    """
+
+    def __init__(self, *arguments, form: str, **keywords):
+        super().__init__(*arguments, **keywords)
+        console = Console(stderr=form == "json")
+        self.form = "table" if form == "auto" and console.is_terminal else form
+        self._live = Live(console=console, auto_refresh=False)
+        self._shown = 0.0
+
+    def search(self, **keywords):
+        """Runs the search."""
+        with self._live if self.form == "table" else contextlib.nullcontext():
+            super().search(**keywords)
+            self._show()
+
+    def on_trial_begin(self, trial):
+        """Announces the trial."""
+        super().on_trial_begin(trial)
+        self._show()
+        if self.form == "auto":
+            click.echo(f"{_name(trial)}: training")
+
+    def on_batch_end(self, trial, model, batch, logs=None):
+        """Updates the table."""
+        if self.form == "table" and time.monotonic() > self._shown + SECONDS_BETWEEN_UPDATES:
+            self._show(f"step {updates_done(model)}, loss {logs['loss']:.3f}")
+
+    def on_trial_end(self, trial):
+        """Shows the result of the trial."""
+        super().on_trial_end(trial)
+        ended = trial_as_json(self.oracle.get_trial(trial.trial_id))
+        if self.form == "json":
+            click.echo(json.dumps(ended))
+        elif self.form == "auto":
+            if ended["score"] is None:
+                outcome = ended["message"].removeprefix("training ")
+            else:
+                outcome = f"{self.oracle.objective.name} {ended['score']:.4f}"
+            click.echo(f"{_name(trial)}: {outcome}")
+
+    def _show(self, running=""):
+        if self.form == "table":
+            self._shown = time.monotonic()
+            self._live.update(trials_table(self, running), refresh=True)
+
+
+def _name(trial) -> str:
+    values = trial.hyperparameters.values.items()
+    return ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in values)
+
+
+def _short(value) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
