@@ -32,16 +32,8 @@ def flat(options):
     return [part for option in options.items() for part in option]
 
 
-def run(monkeypatch, *arguments):
-    """The status with which `igpt` exits."""
-    monkeypatch.setattr("sys.argv", ["igpt", *map(str, arguments)])
-    with pytest.raises(SystemExit) as exit_info:
-        cli.main()
-    return exit_info.value.code
-
-
 def test_complete_writes_every_completion_and_a_contact_sheet(
-    model_folder, photos, tmp_path, monkeypatch, capsys, palette
+    igpt, model_folder, photos, tmp_path, palette
 ):
     output = tmp_path / "out"
     options = {
@@ -51,8 +43,9 @@ def test_complete_writes_every_completion_and_a_contact_sheet(
         "--num-completions": 3,
         "--seed": 5,
     }
-    assert run(monkeypatch, "complete", *photos, *flat(options)) == 0
-    assert str(output) in capsys.readouterr().out
+    status, printed, errors = igpt("complete", *photos, *flat(options))
+    assert status == 0, errors
+    assert str(output) in printed
     names = {path.name for path in output.iterdir()}
     assert names == {"contact-sheet.png", "log-likelihoods.json"} | {
         f"{index:03d}-{stem}-{number:02d}.png"
@@ -68,9 +61,7 @@ def test_complete_writes_every_completion_and_a_contact_sheet(
     np.testing.assert_array_equal(written[:2], kept)
 
 
-def test_a_mask_is_white_where_pixels_are_filled(
-    model_folder, photos, tmp_path, monkeypatch, palette
-):
+def test_a_mask_is_white_where_pixels_are_filled(igpt, model_folder, photos, tmp_path, palette):
     # As wide as high, and twice the model's size: a mask is averaged down as the images are.
     mask = np.zeros((8, 8), np.uint8)
     mask[2:6, 4:] = 255
@@ -82,7 +73,8 @@ def test_a_mask_is_white_where_pixels_are_filled(
         "--mask": tmp_path / "mask.png",
         "--num-completions": 2,
     }
-    assert run(monkeypatch, "complete", photos[0], "--entropy", *flat(options)) == 0
+    status, printed, errors = igpt("complete", photos[0], "--entropy", *flat(options))
+    assert status == 0, errors
     known = np.ones((4, 4), bool)
     known[1:3, 2:] = False
     images = read_image(photos[0], 4)[None]
@@ -95,7 +87,7 @@ def test_a_mask_is_white_where_pixels_are_filled(
     assert Image.open(output / "entropy.png").width > Image.open(output / "000-photo-01.png").width
 
 
-def test_likelihoods_are_printed_and_written(model_folder, photos, tmp_path, monkeypatch, capsys):
+def test_likelihoods_are_printed_and_written(igpt, model_folder, photos, tmp_path):
     output = tmp_path / "out"
     options = {
         "--model": model_folder,
@@ -103,8 +95,8 @@ def test_likelihoods_are_printed_and_written(model_folder, photos, tmp_path, mon
         "--keep-rows": 1,
         "--num-completions": 2,
     }
-    assert run(monkeypatch, "complete", *photos, *flat(options)) == 0
-    printed = capsys.readouterr().out
+    status, printed, errors = igpt("complete", *photos, *flat(options))
+    assert status == 0, errors
     images = np.stack([read_image(path, 4) for path in photos])
     expected = igpt_keras.load(model_folder).generate(images, keep_rows=1, num_completions=2)
     records = json.loads((output / "log-likelihoods.json").read_text())
@@ -124,7 +116,7 @@ def test_likelihoods_are_printed_and_written(model_folder, photos, tmp_path, mon
 
 @pytest.mark.parametrize("kind", ["CMYK", "RGBA", "rotated", "WebP"])
 def test_photographs_of_any_kind_are_read_as_a_person_sees_them(
-    model_folder, tmp_path, monkeypatch, palette, kind
+    igpt, model_folder, tmp_path, palette, kind
 ):
     pixels = np.random.default_rng(3).integers(0, 256, (4, 4, 3)).astype(np.uint8)
     image, path, saving = Image.fromarray(pixels), tmp_path / "photo.png", {}
@@ -150,19 +142,21 @@ def test_photographs_of_any_kind_are_read_as_a_person_sees_them(
         "--keep-rows": 4,
         "--num-completions": 1,
     }
-    assert run(monkeypatch, "complete", path, *flat(options)) == 0
+    status, printed, errors = igpt("complete", path, *flat(options))
+    assert status == 0, errors
     written = np.asarray(Image.open(output / "000-photo-00.png"))
     np.testing.assert_array_equal(written, palette.detokenize(palette.tokenize(pixels)))
 
 
-def test_many_images_are_completed_as_one_would_be(model_folder, tmp_path, monkeypatch):
+def test_many_images_are_completed_as_one_would_be(igpt, model_folder, tmp_path):
     """In groups, each image with its own seed."""
     generator = np.random.default_rng(4)
     paths = [tmp_path / f"{index}.png" for index in range(3)]
     for path in paths:
         Image.fromarray(generator.integers(0, 256, (4, 4, 3)).astype(np.uint8)).save(path)
     options = {"--model": model_folder, "--output": tmp_path / "out", "--keep-rows": 1}
-    assert run(monkeypatch, "complete", *paths, "--num-completions", 20, *flat(options)) == 0
+    status, printed, errors = igpt("complete", *paths, "--num-completions", 20, *flat(options))
+    assert status == 0, errors
     images = np.stack([read_image(path, 4) for path in paths])
     expected = igpt_keras.load(model_folder).generate(images, keep_rows=1, num_completions=20)
     for index in range(3):
@@ -200,29 +194,32 @@ def test_a_terminal_sees_how_many_rows_are_done(progress, monkeypatch):
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(
-    model_folder, photos, tmp_path, monkeypatch, capsys, change, message
+    igpt, model_folder, photos, tmp_path, monkeypatch, change, message
 ):
     monkeypatch.chdir(tmp_path)
     before = set(tmp_path.rglob("*"))
     image = change.get("image", photos[0])
     options = {"--model": model_folder, "--output": "out", "--keep-rows": 2, **change}
     options.pop("image", None)
-    assert run(monkeypatch, "complete", photos[1], image, *flat(options)) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.startswith("igpt: error: ")
-    assert error.count("\n") == 1
+    status, printed, errors = igpt("complete", photos[1], image, *flat(options))
+    assert status == 2, errors
+    assert message in errors
+    assert errors.startswith("igpt: error: ")
+    assert errors.count("\n") == 1
     assert set(tmp_path.rglob("*")) == before
 
 
-def test_unknown_commands_and_options_are_refused(monkeypatch, capsys):
-    assert run(monkeypatch, "compleat") == 2
-    assert "No such command 'compleat'" in capsys.readouterr().err
-    assert run(monkeypatch, "complete", "--sed", "1") == 2
-    assert "No such option" in capsys.readouterr().err
+def test_unknown_commands_and_options_are_refused(igpt):
+    status, printed, errors = igpt("compleat")
+    assert status == 2, errors
+    assert "No such command 'compleat'" in errors
+    status, printed, errors = igpt("complete", "--sed", "1")
+    assert status == 2, errors
+    assert "No such option" in errors
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
-def test_every_command_has_help(monkeypatch, capsys, command):
-    assert run(monkeypatch, command, "--help") == 0
-    assert f"igpt {command}" in capsys.readouterr().out
+def test_every_command_has_help(igpt, command):
+    status, printed, errors = igpt(command, "--help")
+    assert status == 0, errors
+    assert f"igpt {command}" in printed

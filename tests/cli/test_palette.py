@@ -54,7 +54,7 @@ def test_fit_to_all_training_images_equals_the_library(run, tmp_path):
         ColorPalette.load(tmp_path / "digits.npy").colors, expected.colors, atol=1e-6
     )
     assert out[0].startswith(f"fitted {FITTED} colors to {len(train)} images; ")
-    assert out[1] == f"wrote {tmp_path / 'digits.npy'}"
+    assert out[1] == f"Wrote {tmp_path / 'digits.npy'}"
 
 
 def test_fit_draws_images_and_pixels_by_the_seed(run, tmp_path):
@@ -91,7 +91,7 @@ def test_show_draws_the_palette(run, palette, palette_file, tmp_path):
     output = tmp_path / "palette.png"
     status, out, _ = run("show", palette_file, "--output", output)
     assert status == 0
-    assert out == [f"wrote {output}: 8 colors"]
+    assert out == [f"Wrote {output}: 8 colors"]
     np.testing.assert_array_equal(np.asarray(Image.open(output)), swatches(palette.rgb))
 
 
@@ -104,7 +104,7 @@ def test_show_draws_images_before_and_after(run, palette, palette_file, files, t
     error = np.sqrt(np.mean(differences**2))
     decibels = 10 * np.log10(255**2 / error**2)
     assert out == [
-        f"wrote {output}: 8 colors, 2 images; RMSE {error:.2f} of 255, PSNR {decibels:.1f} dB"
+        f"Wrote {output}: 8 colors, 2 images; RMSE {error:.2f} of 255, PSNR {decibels:.1f} dB"
     ]
     picture = np.asarray(Image.open(output))
     height = swatches(palette.rgb).height

@@ -215,7 +215,7 @@ def test_json_progress_is_json(igpt, tmp_path):
     lines = printed.splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 4, 4]
     assert "val_loss" in lines[-1]
-    assert "wrote" in errors
+    assert "Wrote" in errors
 
 
 def test_another_folder_is_not_replaced(tmp_path):

@@ -10,7 +10,6 @@ import tensorflow as tf
 from PIL import Image
 
 import igpt_keras
-from igpt_keras import cli
 from igpt_keras.cli import quickstart
 from igpt_keras.sampling.requests import Completions
 
@@ -22,13 +21,6 @@ WRITTEN = {
     "samples.png",
     "saved_model",
 }
-
-
-def run(monkeypatch, *arguments):
-    monkeypatch.setattr("sys.argv", ["igpt", "quickstart", *map(str, arguments)])
-    with pytest.raises(SystemExit) as exit_info:
-        cli.main()
-    return exit_info.value.code
 
 
 @pytest.fixture
@@ -47,11 +39,11 @@ def short(monkeypatch):
 
 
 @pytest.mark.slow
-def test_quickstart_runs_every_stage_and_refuses_to_overwrite(short, tmp_path, monkeypatch, capsys):
+def test_quickstart_runs_every_stage_and_refuses_to_overwrite(igpt, short, tmp_path):
     output = tmp_path / "out"
-    assert run(monkeypatch, "--output", output) == 0
+    status, printed, errors = igpt("quickstart", "--output", output)
+    assert status == 0, errors
     assert {path.name for path in output.iterdir()} == WRITTEN
-    printed = capsys.readouterr().out
     for name in WRITTEN:
         assert str(output / name) in printed.replace("\n", "")
     names = [row["name"] for row in json.loads((output / "measurements.json").read_text())]
@@ -70,18 +62,20 @@ def test_quickstart_runs_every_stage_and_refuses_to_overwrite(short, tmp_path, m
     }
 
     before = (output / "measurements.json").read_bytes()
-    assert run(monkeypatch, "--output", output) == 2
-    assert "out exists already" in capsys.readouterr().err
+    status, printed, errors = igpt("quickstart", "--output", output)
+    assert status == 2, errors
+    assert "out exists already" in errors
     assert (output / "measurements.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_failing_stage_leaves_nothing(short, tmp_path, monkeypatch):
+def test_a_failing_stage_leaves_nothing(igpt, short, tmp_path, monkeypatch):
     def fail(*arguments):
         raise OSError("no space left")
 
     monkeypatch.setattr(quickstart, "finetuning", fail)
-    assert run(monkeypatch, "--output", tmp_path / "out") == 2
+    status, printed, errors = igpt("quickstart", "--output", tmp_path / "out")
+    assert status == 2, errors
     assert not list(tmp_path.iterdir())
 
 

@@ -69,7 +69,7 @@ def kill_and_resume(tmp_path, arguments, kills, seed):
     process.send_signal(signal.SIGTERM)
     status, _, errors = finish(process)
     assert status == 128 + signal.SIGTERM, errors
-    assert f"go on with igpt {shlex.join(map(str, resume))}" in errors
+    assert f"resume with: igpt {shlex.join(map(str, resume))}" in errors
     assert 0 < last_checkpoint(run / "checkpoints") < steps
     status, output, errors = finish(start(*resume))
     assert status == 0, errors
@@ -84,7 +84,7 @@ def test_a_run_that_was_killed_ends_like_one_that_was_not(tmp_path):
     run = kill_and_resume(tmp_path, PRETRAIN, kills=1, seed=0)
     assert {"step-00000050", "best"} <= {path.name for path in (run / "snapshots").iterdir()}
     status, output, _ = finish(start("pretrain", "--resume", run))
-    assert (status, output) == (0, f"{run} is finished, nothing is left to do\n")
+    assert (status, output) == (0, f"{run} is finished: nothing is left to do\n")
 
 
 @pytest.mark.slow
@@ -112,4 +112,4 @@ def test_a_fine_tuning_that_was_killed_many_times(model, tmp_path):
     run = kill_and_resume(tmp_path, arguments, kills=3, seed=2)
     assert read_result(run).metrics["best_epoch"] > 1
     status, output, _ = finish(start("finetune", "--resume", run))
-    assert (status, output) == (0, f"{run} is finished, nothing is left to do\n")
+    assert (status, output) == (0, f"{run} is finished: nothing is left to do\n")

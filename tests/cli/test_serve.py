@@ -14,12 +14,11 @@ from PIL import Image
 
 import igpt_keras
 from igpt_keras import ImageGPT, ImageGPTClassifier
-from tests.cli.test_complete import run
 
 IGPT = pathlib.Path(sys.executable).with_name("igpt")
 
 
-def test_export_serve_and_client(config, palette, randomized, tmp_path, monkeypatch, capsys):
+def test_export_serve_and_client(igpt, config, palette, randomized, tmp_path, monkeypatch):
     model = randomized(ImageGPT(config, tokenizer=palette))
     classifier = randomized(
         ImageGPTClassifier(config, 3, class_names=["cat", "dog", "owl"], tokenizer=palette)
@@ -27,8 +26,9 @@ def test_export_serve_and_client(config, palette, randomized, tmp_path, monkeypa
     igpt_keras.save(model, tmp_path / "model", {"data": "random pixels"})
     igpt_keras.save(classifier, tmp_path / "classifier")
     monkeypatch.chdir(tmp_path)
-    assert run(monkeypatch, "export", "model", "classifier", "--output", "served") == 0
-    assert "served/1" in capsys.readouterr().out
+    status, printed, errors = igpt("export", "model", "classifier", "--output", "served")
+    assert status == 0, errors
+    assert "served/1" in printed
     card = pathlib.Path("served/1/assets/MODEL_CARD.md").read_text(encoding="utf-8")
     assert "| data | random pixels |" in card
 
@@ -55,52 +55,55 @@ def test_export_serve_and_client(config, palette, randomized, tmp_path, monkeypa
             3,
             "--output",
         ]
-        assert run(monkeypatch, "client", "complete", "image.png", *options, "completed") == 0
+        status, printed, errors = igpt("client", "complete", "image.png", *options, "completed")
+        assert status == 0, errors
         expected = model.generate(image[None], keep_rows=1, num_completions=2, seed=3).images[0]
         for number in range(2):
             written = np.asarray(Image.open(f"completed/000-image-{number:02d}.png"))
             np.testing.assert_array_equal(written, expected[number])
-        capsys.readouterr()
-        assert run(monkeypatch, "client", "classify", "image.png", "--server", address) == 0
+        status, printed, errors = igpt("client", "classify", "image.png", "--server", address)
+        assert status == 0, errors
         logits = classifier.predict(palette.tokenize(image), verbose=0)[0]
         name = classifier.class_names[logits.argmax()]
         score = np.exp(logits.max()) / np.exp(logits).sum()
-        assert capsys.readouterr().out == f"image.png\t{name}\t{score:.3f}\n"
+        assert printed == f"image.png\t{name}\t{score:.3f}\n"
 
-        assert run(monkeypatch, "client", "score", "image.png", "--server", address) == 0
-        path, *printed = capsys.readouterr().out.split("\t")
+        status, printed, errors = igpt("client", "score", "image.png", "--server", address)
+        assert status == 0, errors
+        path, *printed = printed.split("\t")
         log_likelihood = model.score(image[None])[0]
         expected = [log_likelihood, -log_likelihood / (16 * np.log(2))]
         assert path == "image.png"
         np.testing.assert_allclose([float(value) for value in printed], expected, atol=2e-3)
 
         ask = ["--server", address, "--output"]
-        assert run(monkeypatch, "client", "features", "image.png", *ask, "features.npy") == 0
+        status, printed, errors = igpt("client", "features", "image.png", *ask, "features.npy")
+        assert status == 0, errors
         np.testing.assert_allclose(
             np.load("features.npy"),
             model.features(palette.tokenize(image), layer=1),
             rtol=1e-5,
             atol=1e-6,
         )
-        assert (
-            run(monkeypatch, "client", "sample", *ask, "samples", "--num-samples", 2, "--seed", 5)
-            == 0
+        status, printed, errors = igpt(
+            "client", "sample", *ask, "samples", "--num-samples", 2, "--seed", 5
         )
+        assert status == 0, errors
         expected = model.sample(2, seed=5).images[:, 0]
         for number in range(2):
             written = np.asarray(Image.open(f"samples/{number:03d}.png"))
             np.testing.assert_array_equal(written, expected[number])
-        capsys.readouterr()
-        assert run(monkeypatch, "client", "status", "--server", address) == 0
-        first, second = capsys.readouterr().out.splitlines()
+        status, printed, errors = igpt("client", "status", "--server", address)
+        assert status == 0, errors
+        first, second = printed.splitlines()
         assert first == "1\tAVAILABLE"
         assert "classify_images, complete, features" in second
 
         options[3] = 9
-        assert run(monkeypatch, "client", "complete", "image.png", *options, "refused") == 1
-        error = capsys.readouterr().err
-        assert "INVALID_ARGUMENT" in error
-        assert "keep_rows must lie in 0…4" in error
+        status, printed, errors = igpt("client", "complete", "image.png", *options, "refused")
+        assert status == 1, errors
+        assert "INVALID_ARGUMENT" in errors
+        assert "keep_rows must lie in 0…4" in errors
         assert not pathlib.Path("refused").exists()
 
         metrics = server.stdout.readline().removeprefix("metrics at ").strip()
@@ -115,8 +118,9 @@ def test_export_serve_and_client(config, palette, randomized, tmp_path, monkeypa
     assert requests.count(("Predict", "OK")) >= 2
     assert requests.count(("Predict", "INVALID_ARGUMENT")) == 1
     assert "INFO:serving" not in pathlib.Path("log").read_text(), "logged twice"
-    assert run(monkeypatch, "client", "classify", "image.png", "--server", address) == 1
-    assert "UNAVAILABLE" in capsys.readouterr().err
+    status, printed, errors = igpt("client", "classify", "image.png", "--server", address)
+    assert status == 1, errors
+    assert "UNAVAILABLE" in errors
 
 
 @pytest.mark.parametrize(
@@ -141,10 +145,10 @@ def test_export_serve_and_client(config, palette, randomized, tmp_path, monkeypa
         ),
     ],
 )
-def test_a_mistake_is_one_line_and_status_2(monkeypatch, tmp_path, capsys, arguments, message):
+def test_a_mistake_is_one_line_and_status_2(igpt, monkeypatch, tmp_path, arguments, message):
     monkeypatch.chdir(tmp_path)
-    assert run(monkeypatch, *arguments) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    status, printed, errors = igpt(*arguments)
+    assert status == 2, errors
+    assert message in errors
+    assert errors.count("\n") == 1
     assert not list(tmp_path.iterdir())

@@ -5,7 +5,7 @@ import signal
 import pytest
 
 import igpt_keras
-from igpt_keras.cli.options import to_command_line
+from igpt_keras.cli.command import to_command_line
 from igpt_keras.cli.pretrain import pretrain
 from igpt_keras.cli.probe import probe
 from igpt_keras.runs.folder import only_writer
@@ -51,7 +51,7 @@ def test_json_is_a_line_for_each_trial(igpt, tmp_path):
     assert status == 0
     (line,) = printed.splitlines()
     assert json.loads(line) == summary(tmp_path / "tuned")["searches"][0]["best"]
-    assert "wrote summary.json" in errors
+    assert "Wrote summary.json" in errors
     # Called again, it reads what it found.
     status, printed, errors = igpt(*arguments)
     assert (status, printed) == (0, "")
@@ -159,7 +159,7 @@ def test_another_folder_is_not_written_to(igpt, tmp_path):
     (tmp_path / "precious.txt").write_text("mine")
     status, _, errors = igpt(*PRETRAIN, *ONE, "--steps", 8, "--output", tmp_path)
     assert (status, errors.count("\n")) == (2, 1)
-    assert "is a folder of other things" in errors
+    assert "exists and does not hold a search" in errors
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
@@ -247,7 +247,7 @@ def test_a_search_that_is_killed_ends_like_one_that_was_not(
     process.send_signal(signal.SIGTERM)
     status, _, errors = finish(process)
     assert status == 128 + signal.SIGTERM, errors
-    assert f"go on with igpt {shlex.join(map(str, arguments))} --output {output}" in errors
+    assert f"resume with: igpt {shlex.join(map(str, arguments))} --output {output}" in errors
     process = start(*arguments, "--output", output)
     status, _, errors = finish(process)
     assert status == 0, errors
