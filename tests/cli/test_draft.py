@@ -9,7 +9,7 @@ def test_a_draft_is_fitted_and_gives_the_same_pixels(igpt, pretrained, photos, t
     assert status == 0
     assert str(path) in printed
     # Of 40 images four are held out.
-    assert "fitted a draft to 36 images" in printed
+    assert "Fitted a draft to 36 images" in printed
     assert NeighborDraft.load(path).vocabulary_size == 8
 
     files = sorted((photos / "test").glob("*/*.png"))

@@ -8,7 +8,7 @@ import pytest
 from igpt_keras import cli
 from igpt_keras.runs import finetune, pretrain, probe
 from igpt_keras.runs.options import DataOptions, TrainingOptions
-from serving.export import MAX_PIXELS
+from serving.exporting import MAX_PIXELS
 from serving.server import Server
 from serving.transport import MAX_MESSAGE_BYTES
 
