@@ -149,7 +149,10 @@ def sample(
 
 @_request(IMAGES)
 def classify(connection, images: tuple[pathlib.Path, ...]):
-    """Print the most probable class of each image, and its probability."""
+    """Print the most probable class of each image.
+
+    The columns are the file, the class, and its probability.
+    """
     classes = connection.classify(images)
     for path, name, scores in zip(images, classes.best, classes.scores, strict=True):
         click.echo(f"{path}\t{name}\t{scores.max():.3f}")
@@ -175,7 +178,10 @@ def features(connection, images: tuple[pathlib.Path, ...], output: pathlib.Path,
 
 @_request(IMAGES)
 def score(connection, images: tuple[pathlib.Path, ...]):
-    """Print the log-likelihood of each image in nats, and its bits per pixel."""
+    """Print the log-likelihood of each image.
+
+    The columns are the file, the log-likelihood in nats, and bits per pixel.
+    """
     scores = connection.score(images)
     for path, log_likelihood, bits in zip(
         images, scores.log_likelihood, scores.bits_per_pixel, strict=True
@@ -185,7 +191,7 @@ def score(connection, images: tuple[pathlib.Path, ...]):
 
 @_request()
 def status(connection):
-    """Print the versions of the model and the signatures that are served."""
+    """Print the served versions and signatures of the model."""
     for version in connection.status():
         click.echo("\t".join(filter(None, (str(version.version), version.state, version.error))))
     click.echo(f"signatures: {', '.join(connection.signatures())}")
