@@ -8,6 +8,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 # From the top down; rooms in one line do not import each other.
 ROOMS = [
+    ["igpt_keras.__main__"],
     ["igpt_keras.cli"],
     ["serving", "tuning"],
     ["igpt_keras.report"],
