@@ -1,9 +1,14 @@
-"""A server for exported models that answers as TensorFlow Serving does.
+"""A server for exported models, for where TensorFlow Serving's own binary is not at hand.
 
-It speaks TensorFlow Serving's gRPC API: `PredictionService` (Predict, Classify,
-GetModelMetadata) and `ModelService` (GetModelStatus), with gRPC's own health checks and
-reflection. Status codes and messages are those of TensorFlow Serving, so a client need not
-know which of the two it talks to.
+It is meant for development, tests and small installations on CPUs: one process, one `pip
+install`, the models of one machine. It speaks TensorFlow Serving's gRPC protocol:
+`PredictionService` (Predict, Classify, GetModelMetadata) and `ModelService` (GetModelStatus),
+with gRPC's own health checks and reflection. Status codes and messages are TensorFlow Serving's,
+so that a client need not know which of the two answers.
+
+Its scope is frozen. It will never serve models on several machines, schedule accelerators, fetch
+models from remote storage, reload its configuration on request, or answer Regress,
+MultiInference and SessionRun. TensorFlow Serving does, from the same folders and files.
 """
 
 from serving.server.configuration import BatchingParameters

@@ -1,4 +1,4 @@
-"""Requests of one signature put together, so that the weights are read once for all of them."""
+"""Batching of requests for one signature, so that the weights are read once for all of them."""
 
 import bisect
 import contextlib
@@ -12,18 +12,18 @@ import numpy as np
 
 from serving.server.configuration import BatchingParameters
 from serving.server.errors import RequestError, cancelled
-from serving.server.saved_model import Cancellation
+from serving.server.tensorflow_internals import CancellationManager
 
 Arrays = dict[str, np.ndarray]
-# Runs inputs [b, …] until the cancellation is started.
-Run = Callable[[Arrays, Cancellation], Arrays]
+# Computes outputs [b, …] from inputs [b, …], unless the manager cancels it.
+Run = Callable[[Arrays, CancellationManager], Arrays]
 
 
 class Call:
-    """A request's client: whether it still waits for the answer.
+    """The client's side of a request.
 
     Attributes:
-        abandoned: the client has gone, or its deadline has passed.
+        abandoned: Whether the client has gone or its deadline has passed.
     """
 
     def __init__(self):
@@ -32,7 +32,7 @@ class Call:
         self._callbacks: list[Callable[[], None]] = []
 
     def abandon(self) -> None:
-        """Tells everyone who works for this call."""
+        """Notes that nobody waits for the answer, and calls the callbacks."""
         with self._lock:
             self.abandoned = True
             callbacks = list(self._callbacks)
@@ -40,7 +40,7 @@ class Call:
             callback()
 
     def when_abandoned(self, callback: Callable[[], None]) -> None:
-        """Calls `callback` when the call is abandoned; at once if it is already."""
+        """Calls `callback` when the call is abandoned, at once if it is already."""
         with self._lock:
             self._callbacks.append(callback)
             abandoned = self.abandoned
@@ -49,16 +49,16 @@ class Call:
 
 
 class Task:
-    """Some examples of a request, at most as many as a batch holds.
+    """Examples of one request, at most as many as fit into a batch.
 
     Attributes:
-        inputs: arrays [b, …].
-        size: b.
-        call: whom it is for.
-        arrived: when, on `time.monotonic`'s clock.
-        started: when its batch began; None before.
-        batch_size: the size of that batch.
-        future: gives the outputs, arrays [b, …].
+        inputs: Arrays [b, …] by name.
+        size: The number b of examples.
+        call: The request's client.
+        arrived: Time of arrival on the clock of `time.monotonic`.
+        started: Time when its batch began; None before.
+        batch_size: Size of that batch.
+        future: The outputs, arrays [b, …] by name.
     """
 
     def __init__(self, inputs: Arrays, call: Call):
@@ -72,12 +72,12 @@ class Task:
 
     @property
     def keep_rows(self) -> int:
-        """The fewest known rows of its examples; 0 where the signature has no such input."""
+        """The fewest known rows of its examples; 0 for a signature without such an input."""
         rows = self.inputs.get("keep_rows")
         return 0 if rows is None else int(rows.min())
 
     def fail(self, error: Exception) -> None:
-        # A task is done once, and both its client and its batch may end it.
+        # Both the client and the batch may end a task, which is done once.
         with contextlib.suppress(futures.InvalidStateError):
             self.future.set_exception(error)
 
@@ -87,16 +87,16 @@ class Task:
 
 
 class Batcher:
-    """Runs the tasks of one signature, several at a time.
+    """Runs the tasks of one signature in batches.
 
-    A batch begins when it is full, or when `batch_timeout_micros` have passed since its
-    oldest task came or the thread became free. Where more wait than fit, the oldest goes
-    with those nearest to it in `keep_rows`: what all of a batch know is one pass.
+    A batch begins when it is full, or when `batch_timeout_micros` have passed since its oldest
+    task arrived and since the thread became free. If more tasks wait than fit, the oldest goes
+    with those nearest to it in `keep_rows`: the rows that a whole batch knows cost one pass.
 
     Args:
-        run: runs a batch.
-        parameters: sizes and delays.
-        observe: is told the size of every batch.
+        run: Runs a batch.
+        parameters: Sizes and delays.
+        observe: Called with the size of every batch.
     """
 
     def __init__(self, run: Run, parameters: BatchingParameters, observe: Callable[[int], None]):
@@ -109,12 +109,15 @@ class Batcher:
         self._closed = False
 
     def submit(self, inputs: Arrays, call: Call) -> list[Task]:
-        """Lines up inputs [B, …], B at least 1, as tasks that hold them in order.
+        """Queues inputs [B, …], B at least 1.
+
+        Returns:
+            Tasks that hold the examples in order.
 
         Raises:
             RequestError: RESOURCE_EXHAUSTED, the queue is full.
         """
-        tasks = self._cut(inputs, call)
+        tasks = self._split(inputs, call)
         size = sum(task.size for task in tasks)
         with self._changed:
             self._drop_abandoned()
@@ -134,19 +137,19 @@ class Batcher:
 
     @property
     def queued(self) -> int:
-        """The examples that wait."""
+        """The number of examples that wait."""
         with self._changed:
             return self._queued()
 
     def close(self) -> None:
-        """Takes no more tasks, and returns when those that wait have run."""
+        """Runs the tasks that wait, and returns."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
 
-    def _cut(self, inputs: Arrays, call: Call) -> list[Task]:
+    def _split(self, inputs: Arrays, call: Call) -> list[Task]:
         size, step = len(next(iter(inputs.values()))), self._parameters.batch_size
         return [
             Task({name: values[start : start + step] for name, values in inputs.items()}, call)
@@ -170,12 +173,12 @@ class Batcher:
         free_since = time.monotonic()
         while batch := self._next_batch(free_since):
             self._run(batch)
-            # An idle thread that held on to it would keep images of the past in memory.
+            # An idle thread would keep the batch's images in memory.
             del batch
             free_since = time.monotonic()
 
     def _next_batch(self, free_since: float) -> list[Task]:
-        """The tasks that run next; none when the batcher is closed and nothing waits."""
+        """Waits for the tasks that run next; none if the batcher is closed and nothing waits."""
         timeout = self._parameters.batch_timeout_micros / 1e6
         with self._changed:
             while True:
@@ -208,7 +211,7 @@ class Batcher:
         return batch
 
     def _run(self, tasks: list[Task]) -> None:
-        """Runs tasks together; if that fails, each half apart: one bad image fails alone."""
+        """Runs tasks together; if that fails, in halves, so that one bad image fails alone."""
         tasks = [task for task in tasks if not task.call.abandoned]
         if not tasks:
             return
@@ -223,7 +226,7 @@ class Batcher:
             return
         start = 0
         for task in tasks:
-            # Copies: a view would keep the outputs of the whole batch.
+            # A view would keep the outputs of the whole batch in memory.
             part = {
                 name: values[start : start + task.size].copy() for name, values in outputs.items()
             }
@@ -242,17 +245,17 @@ class Batcher:
             )
             for name in tasks[0].inputs
         }
-        return self._run_batch(inputs, _cancelled_without(tasks))
+        return self._run_batch(inputs, _cancellation_of(tasks))
 
     def _padded(self, size: int) -> int:
-        """The smallest allowed size that holds `size` examples."""
+        """Returns the smallest allowed size that holds `size` examples."""
         allowed = self._parameters.allowed_batch_sizes
         return allowed[bisect.bisect_left(allowed, size)] if allowed else size
 
 
-def _cancelled_without(tasks: list[Task]) -> Cancellation:
-    """Starts when the last of the tasks' clients has gone."""
-    cancellation = Cancellation()
+def _cancellation_of(tasks: list[Task]) -> CancellationManager:
+    """Returns a manager that cancels when the last of the tasks' clients has gone."""
+    cancellation = CancellationManager()
 
     def check():
         if all(task.call.abandoned for task in tasks):

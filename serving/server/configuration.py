@@ -1,8 +1,8 @@
 """TensorFlow Serving's configuration files, and certificates.
 
 `models.config`, `batching.config` and `monitoring.config` are protocol buffers in text form.
-The Python package of TensorFlow Serving has the message of the first only; the others are
-declared here after tensorflow_serving/servables/tensorflow/session_bundle_config.proto and
+tensorflow-serving-api has the message of the first only. The others are declared here after
+tensorflow_serving/servables/tensorflow/session_bundle_config.proto and
 tensorflow_serving/config/monitoring_config.proto.
 """
 
@@ -10,43 +10,37 @@ import dataclasses
 import os
 import pathlib
 import ssl
-from collections.abc import Mapping
 
 import grpc
-from google.protobuf import (
-    descriptor_pb2,
-    descriptor_pool,
-    message_factory,
-    text_format,
-    wrappers_pb2,
-)
-from tensorflow_serving.config import model_server_config_pb2
+from google.protobuf import text_format
+from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 
 from igpt_keras.errors import InputError
+from serving.messages import message_classes
 
-ModelConfig = model_server_config_pb2.ModelConfig
-Field = descriptor_pb2.FieldDescriptorProto
 PROMETHEUS_PATH = "/monitoring/prometheus/metrics"
-WRAPPERS = ".google.protobuf."
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchingParameters:
-    """How requests are put together; names and meaning are TensorFlow Serving's.
+    """How requests are batched; names and meaning are TensorFlow Serving's.
 
-    Attributes:
-        max_batch_size: the most examples of a batch, and of a request.
-        batch_timeout_micros: how long a batch waits for more examples, counted from its
-            first one or from the end of the batch before, whichever is later.
-        max_enqueued_batches: the most full batches that wait, for each signature.
-        num_batch_threads: the most batches of a signature that run at the same time.
-            TensorFlow Serving has so many for all signatures together.
-        thread_pool_name: a prefix for the names of threads.
-        allowed_batch_sizes: sizes to which batches are filled up by repeating an example,
-            ascending up to the most examples of a batch; any size if empty.
-        enable_large_batch_splitting: a request may hold more examples than a batch. It is
-            cut, and `max_execution_batch_size` is the most examples of a batch.
-        max_execution_batch_size: 0 for `max_batch_size`.
+    Args:
+        max_batch_size: Most examples in a batch, and in a request.
+        batch_timeout_micros: Time in microseconds that a batch waits for more examples, from
+            its first one or from the end of the batch before, whichever is later.
+        max_enqueued_batches: Most full batches that wait, for each signature.
+        num_batch_threads: Most batches of a signature that run at the same time. TensorFlow
+            Serving shares these threads among all signatures.
+        thread_pool_name: Prefix of the threads' names.
+        allowed_batch_sizes: Sizes to which batches are padded by repeating an example, in
+            ascending order up to the most examples in a batch; empty allows any size.
+        enable_large_batch_splitting: Whether a request may hold more examples than a batch. It
+            is split, and `max_execution_batch_size` is the most examples in a batch.
+        max_execution_batch_size: See there; 0 stands for `max_batch_size`.
+
+    Raises:
+        InputError: A value is out of range, or values contradict each other.
     """
 
     max_batch_size: int = 8
@@ -80,77 +74,56 @@ class BatchingParameters:
 
     @property
     def batch_size(self) -> int:
-        """The most examples that run together."""
+        """Most examples that run together."""
         return self.max_execution_batch_size or self.max_batch_size
 
     @property
     def capacity(self) -> int:
-        """The most examples of a signature that wait."""
+        """Most examples of a signature that wait."""
         return self.max_enqueued_batches * self.batch_size
 
 
-# Without a file: client libraries put any number of completions into one request.
+# Without a file. Client libraries put any number of completions into one request.
 DEFAULT_BATCHING = BatchingParameters(
     max_batch_size=512, enable_large_batch_splitting=True, max_execution_batch_size=8
 )
 
 
-def _message(name: str, fields: Mapping[str, str | int], repeated: str | None = None):
-    """A protocol buffer class; a field's type is that of a scalar, or a message's name."""
-    declaration = descriptor_pb2.DescriptorProto(name=name)
-    for number, (field, kind) in enumerate(fields.items(), 1):
-        declared = declaration.field.add(name=field, number=number)
-        declared.label = Field.LABEL_REPEATED if field == repeated else Field.LABEL_OPTIONAL
-        if isinstance(kind, str):
-            declared.type, declared.type_name = Field.TYPE_MESSAGE, kind
-        else:
-            declared.type = kind
-    return declaration
-
-
-_POOL = descriptor_pool.DescriptorPool()
-_POOL.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
-_POOL.Add(
-    descriptor_pb2.FileDescriptorProto(
-        name="igpt_serving_configuration.proto",
-        syntax="proto3",
-        dependency=["google/protobuf/wrappers.proto"],
-        message_type=[
-            _message(
-                "BatchingParameters",
-                {
-                    "max_batch_size": WRAPPERS + "Int64Value",
-                    "batch_timeout_micros": WRAPPERS + "Int64Value",
-                    "max_enqueued_batches": WRAPPERS + "Int64Value",
-                    "num_batch_threads": WRAPPERS + "Int64Value",
-                    "thread_pool_name": WRAPPERS + "StringValue",
-                    "allowed_batch_sizes": Field.TYPE_INT64,
-                    "pad_variable_length_inputs": Field.TYPE_BOOL,
-                    "enable_large_batch_splitting": WRAPPERS + "BoolValue",
-                    "max_execution_batch_size": WRAPPERS + "Int64Value",
-                },
-                repeated="allowed_batch_sizes",
-            ),
-            _message("PrometheusConfig", {"enable": Field.TYPE_BOOL, "path": Field.TYPE_STRING}),
-            _message("MonitoringConfig", {"prometheus_config": ".PrometheusConfig"}),
+_messages = message_classes(
+    {
+        "Int64Value": ["int64 value = 1"],
+        "StringValue": ["string value = 1"],
+        "BoolValue": ["bool value = 1"],
+        "BatchingParameters": [
+            "Int64Value max_batch_size = 1",
+            "Int64Value batch_timeout_micros = 2",
+            "Int64Value max_enqueued_batches = 3",
+            "Int64Value num_batch_threads = 4",
+            "StringValue thread_pool_name = 5",
+            "repeated int64 allowed_batch_sizes = 6",
+            "bool pad_variable_length_inputs = 7",
+            "BoolValue enable_large_batch_splitting = 8",
+            "Int64Value max_execution_batch_size = 9",
         ],
-    )
+        "PrometheusConfig": ["bool enable = 1", "string path = 2"],
+        "MonitoringConfig": ["PrometheusConfig prometheus_config = 1"],
+    }
 )
 
 
 def single_model(name: str, directory: str | os.PathLike) -> ModelConfig:
-    """The configuration of one model whose newest version is served."""
+    """Returns the configuration of one model whose newest version is served."""
     return ModelConfig(name=name, base_path=os.fspath(directory), model_platform="tensorflow")
 
 
 def read_models(path: str | os.PathLike) -> list[ModelConfig]:
-    """The models of a `models.config`.
+    """Reads the models from a `models.config`.
 
     Raises:
-        OSError: the file cannot be read.
-        InputError: it is not a list of models that can be served.
+        OSError: The file cannot be read.
+        InputError: It does not hold a list of models that can be served.
     """
-    config = _read(path, model_server_config_pb2.ModelServerConfig)
+    config = _read(path, ModelServerConfig)
     models = list(config.model_config_list.config)
     if not models:
         raise InputError(f"{path} must hold a model_config_list with at least one config")
@@ -176,13 +149,13 @@ def _check_model(model: ModelConfig, path) -> None:
 
 
 def read_batching(path: str | os.PathLike) -> BatchingParameters:
-    """The parameters of a `batching.config`; those not in it have their default.
+    """Reads a `batching.config`; parameters that it leaves out keep their defaults.
 
     Raises:
-        OSError: the file cannot be read.
-        InputError: it cannot be parsed, or a value cannot be used.
+        OSError: The file cannot be read.
+        InputError: It cannot be parsed, or a value is out of range.
     """
-    message = _read(path, _message_class("BatchingParameters"))
+    message = _read(path, _messages.BatchingParameters)
     if message.pad_variable_length_inputs:
         raise InputError(f"{path}: pad_variable_length_inputs is not supported")
     values = {
@@ -198,13 +171,16 @@ def read_batching(path: str | os.PathLike) -> BatchingParameters:
 
 
 def read_monitoring(path: str | os.PathLike) -> str | None:
-    """Where Prometheus finds the metrics by a `monitoring.config`; None for nowhere.
+    """Reads the URL path of the Prometheus metrics from a `monitoring.config`.
+
+    Returns:
+        The path; None if the file does not enable metrics.
 
     Raises:
-        OSError: the file cannot be read.
-        InputError: it cannot be parsed.
+        OSError: The file cannot be read.
+        InputError: It cannot be parsed.
     """
-    prometheus = _read(path, _message_class("MonitoringConfig")).prometheus_config
+    prometheus = _read(path, _messages.MonitoringConfig).prometheus_config
     if not prometheus.enable:
         return None
     return prometheus.path or PROMETHEUS_PATH
@@ -215,16 +191,17 @@ def read_credentials(
     key: str | os.PathLike,
     client_ca: str | os.PathLike | None = None,
 ) -> grpc.ServerCredentials:
-    """TLS for a server, from PEM files.
+    """Reads a server's TLS credentials from PEM files.
 
     Args:
-        certificate: the server's, and any that it is signed by.
-        key: its private key.
-        client_ca: if given, clients must have a certificate signed by one of these.
+        certificate: File of the server's certificate and the intermediate ones it is signed by.
+        key: File of its private key.
+        client_ca: File of certificate authorities. If given, clients must present a certificate
+            signed by one of them.
 
     Raises:
-        OSError: a file cannot be read.
-        InputError: a file does not hold what it should.
+        OSError: A file cannot be read.
+        InputError: A file does not hold a certificate or the certificate's key.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate, key = pathlib.Path(certificate), pathlib.Path(key)
@@ -245,12 +222,8 @@ def read_credentials(
     return grpc.ssl_server_credentials([contents], authorities, require_client_auth=True)
 
 
-def _message_class(name: str):
-    return message_factory.GetMessageClass(_POOL.FindMessageTypeByName(name))
-
-
 def _read(path, message_class):
-    """The message that a file holds in text form."""
+    """Reads a message in text form."""
     try:
         return text_format.Parse(pathlib.Path(path).read_text(encoding="utf-8"), message_class())
     except (text_format.ParseError, UnicodeDecodeError) as error:

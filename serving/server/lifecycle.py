@@ -1,7 +1,8 @@
-"""Which versions of which models are in memory: loaded, served, and unloaded after use.
+"""The models and versions in memory: loading, serving and unloading them.
 
 States and their order are TensorFlow Serving's (tensorflow_serving/core/servable_state.h): a new
-version is loaded before an old one goes, and one goes when its last request is done.
+version is loaded before the old one is unloaded, and a version is unloaded when its last request
+is done.
 """
 
 import contextlib
@@ -31,13 +32,13 @@ class Version:
     """A version of a model.
 
     Attributes:
-        number: its number.
-        folder: of its SavedModel.
-        state: where it is between START and END.
-        servable: what answers, from AVAILABLE to END.
-        error: why it could not be loaded; empty if it could.
-        files: what the folder held that could not be loaded.
-        leases: the requests that use it.
+        number: Its number.
+        folder: The folder of its SavedModel.
+        state: Its state, from LOADING to END.
+        servable: The loaded model, from AVAILABLE to UNLOADING.
+        error: Why it could not be loaded; empty if it could.
+        files: The files, as `_files` lists them, that could not be loaded.
+        leases: The number of requests that use it.
     """
 
     number: int
@@ -50,7 +51,7 @@ class Version:
 
 
 class Model:
-    """The versions of a model, by number, and the labels that point to them."""
+    """The versions of a model by number, and the labels that point to them."""
 
     def __init__(self, config: ModelConfig):
         self.config = config
@@ -59,7 +60,7 @@ class Model:
 
     @property
     def available(self) -> dict[int, Version]:
-        """Those that answer requests, oldest first."""
+        """The versions that answer requests, oldest first."""
         return {
             number: version
             for number, version in sorted(self.versions.items())
@@ -67,17 +68,17 @@ class Model:
         }
 
     def serves(self, folder: pathlib.Path) -> bool:
-        """Whether the version in `folder` answers requests."""
+        """Returns whether the version in `folder` answers requests."""
         version = self.available.get(int(folder.name))
         return version is not None and version.folder == folder
 
     def knows_broken(self, folder: pathlib.Path) -> bool:
-        """Whether the version in `folder` could not be loaded, with the files that it has."""
+        """Returns whether the files in `folder` are known not to load."""
         version = self.versions.get(int(folder.name))
         return bool(version and version.error and version.files == _files(folder))
 
     def candidates(self, folders: dict[int, pathlib.Path]) -> tuple[list[int], int]:
-        """Versions to be served in order of preference, and how many of those that load."""
+        """Returns the versions in order of preference, and how many of them to serve."""
         policy = self.config.model_version_policy
         newest_first = sorted(folders, reverse=True)
         kind = policy.WhichOneof("policy_choice")
@@ -90,11 +91,11 @@ class Model:
 
 
 class ModelManager:
-    """Keeps the models of a configuration in memory as their folders change.
+    """Keeps the configured models in memory as the configuration and their folders change.
 
     Args:
-        read_configs: gives the models; asked again at every poll.
-        load: makes a servable of a model's name, a version's number and its folder.
+        read_configs: Returns the models' configurations; called again at every poll.
+        load: Makes a servable from a model's name, a version's number and its folder.
     """
 
     def __init__(
@@ -112,11 +113,11 @@ class ModelManager:
         self._problems: dict[str, str] = {}
 
     def load_all(self) -> None:
-        """Loads what the configuration asks for.
+        """Loads the configured models.
 
         Raises:
-            FileNotFoundError: a model's folder does not exist.
-            InputError: a model has no version, or none that loads.
+            FileNotFoundError: A model's folder does not exist.
+            InputError: A model has no version, or none that loads.
         """
         for config in self._read_configs():
             model = self._add(config)
@@ -127,7 +128,7 @@ class ModelManager:
             _log_broken(model, broken)
 
     def poll(self, seconds: float) -> None:
-        """Looks for changes from now on, every so many seconds, in a thread of its own."""
+        """Starts a thread that looks for changes at this interval."""
 
         def work():
             while not self._stopped.wait(seconds):
@@ -137,7 +138,7 @@ class ModelManager:
         self._poller.start()
 
     def update(self) -> None:
-        """Looks for changes once. What is wrong with one model is logged, and leaves it as is."""
+        """Looks for changes once. A model with a problem stays as it is; the problem is logged."""
         try:
             configs = self._read_configs()
         except (InputError, OSError) as error:
@@ -148,22 +149,23 @@ class ModelManager:
         for config in configs:
             model = self._add(config)
             try:
-                broken = self._reconcile(model, version_folders(config.base_path))
+                folders = version_folders(config.base_path)
+                _log_broken(model, self._reconcile(model, folders))
+                if not folders:
+                    raise InputError(_why_none(model, folders))
             except (InputError, OSError) as error:
                 self._report(config.name, f"model {config.name} stays as it was: {error}")
-            else:
-                _log_broken(model, broken)
         if self._unloaded:
-            # Graphs are full of cycles, and hold their weights until they are collected.
+            # Graphs are full of reference cycles, which hold the weights until collected.
             self._unloaded = False
             gc.collect()
 
     @contextlib.contextmanager
     def lease(self, spec: model_pb2.ModelSpec) -> Iterator[Servable]:
-        """The servable that a request's `model_spec` names, kept in memory meanwhile.
+        """Gives the servable that a request's `model_spec` names, and keeps it in memory meanwhile.
 
         Raises:
-            RequestError: there is none.
+            RequestError: There is none.
         """
         with self._lock:
             version = self._find(spec)
@@ -176,10 +178,10 @@ class ModelManager:
             self._finish_unloading(version)
 
     def statuses(self, spec: model_pb2.ModelSpec) -> list[get_model_status_pb2.ModelVersionStatus]:
-        """The states of a model's versions, or of the one that `spec` names.
+        """Returns the states of a model's versions, or of the one that `spec` names.
 
         Raises:
-            RequestError: no such model, version or label.
+            RequestError: No such model, version or label.
         """
         with self._lock:
             model = self._models.get(spec.name)
@@ -200,7 +202,7 @@ class ModelManager:
             return [_status(version) for version in versions.values()]
 
     def available(self) -> dict[str, dict[int, Servable]]:
-        """The servables that answer requests, by model and version, oldest first."""
+        """Returns the servables that answer requests, by model and version, oldest first."""
         with self._lock:
             return {
                 name: {number: version.servable for number, version in model.available.items()}
@@ -216,7 +218,7 @@ class ModelManager:
             self._remove(name)
 
     def _report(self, name: str, problem: str) -> None:
-        """Logs what is wrong, once and not at every poll."""
+        """Logs a problem once, not at every poll."""
         if self._problems.get(name) != problem:
             logger.error(problem)
         self._problems[name] = problem
@@ -250,7 +252,7 @@ class ModelManager:
         raise RequestError(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {asked}")
 
     def _number(self, spec: model_pb2.ModelSpec) -> int:
-        """The version that `spec` names by its number or by a label."""
+        """Returns the version that `spec` names by its number or by a label."""
         if spec.WhichOneof("version_choice") == "version":
             return spec.version.value
         model = self._models.get(spec.name)
@@ -259,9 +261,10 @@ class ModelManager:
         return model.labels[spec.version_label]
 
     def _reconcile(self, model: Model, folders: dict[int, pathlib.Path]) -> list[Version]:
-        """Loads, then unloads, until what is served is what is wanted and can be.
+        """Loads and unloads versions until those are served that are wanted and load.
 
-        Returns: the versions that were found to be broken.
+        Returns:
+            The versions that turned out to be broken.
         """
         candidates, count = model.candidates(folders)
         served, broken = set(), []
@@ -275,7 +278,7 @@ class ModelManager:
             if number in model.available:
                 served.add(number)
         self._assign_labels(model)
-        # With nothing to take its place, a version stays.
+        # Without a successor, a version stays.
         if served:
             for number, version in model.available.items():
                 if number not in served:
@@ -284,9 +287,10 @@ class ModelManager:
         return broken
 
     def _load_version(self, model: Model, folder: pathlib.Path) -> Version:
-        """The version in `folder`, available or with an error.
+        """Loads the version in `folder`, which is then available or has an error.
 
-        One with its number from another folder goes on meanwhile, and if this one is broken.
+        A version of the same number from another folder serves until then, and stays if this one
+        is broken.
         """
         name, number, files = model.config.name, int(folder.name), _files(folder)
         version = Version(number, folder)
@@ -295,7 +299,7 @@ class ModelManager:
             self._put(model, version)
         try:
             version.servable = self._load(name, number, folder)
-        # Whatever is wrong with a version's files, the others go on.
+        # A broken version, in whatever way it is broken, must not stop the others.
         except Exception as error:
             version.state = State.END
             shown = version if before is None else before
@@ -313,7 +317,7 @@ class ModelManager:
             model.versions[version.number] = version
 
     def _assign_labels(self, model: Model) -> None:
-        """A label moves when the version it is to point to is there."""
+        """Moves a label once the version that it should point to is available."""
         wanted = model.config.version_labels
         with self._lock:
             available = model.available
@@ -324,7 +328,7 @@ class ModelManager:
     def _unload(self, name: str, version: Version) -> None:
         with self._lock:
             version.state = State.UNLOADING
-        logger.info("version %d of model %s is unloaded after use", version.number, name)
+        logger.info("unloading version %d of model %s", version.number, name)
         self._finish_unloading(version)
 
     def _finish_unloading(self, version: Version) -> None:
@@ -336,7 +340,7 @@ class ModelManager:
         self._unloaded = True
 
     def _forget(self, model: Model, folders: dict[int, pathlib.Path]) -> None:
-        """What has ended is shown as long as its folder is there."""
+        """Drops the versions that have ended and whose folders are gone."""
         with self._lock:
             ended = [
                 number
@@ -356,7 +360,7 @@ def _status(version: Version) -> get_model_status_pb2.ModelVersionStatus:
 
 
 def _files(folder: pathlib.Path) -> tuple:
-    """Changes when any file in `folder` does."""
+    """Lists the files in `folder` with size and time, which change when a file does."""
     found = []
     for directory, _, names in os.walk(folder):
         for name in names:

@@ -1,4 +1,4 @@
-"""What operators see: Prometheus metrics over HTTP, and one line of JSON a request."""
+"""Prometheus metrics over HTTP, and one line of JSON per request in the log."""
 
 import contextlib
 import dataclasses
@@ -11,31 +11,32 @@ from collections.abc import Callable, Iterator
 
 import prometheus_client
 from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 logger = logging.getLogger(__name__)
 
-# Seconds: from a small model's class to 512 pixels of a large one.
+# In seconds, from classifying by a small model to sampling 512 pixels from a large one.
 LATENCY_BUCKETS = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 @dataclasses.dataclass
 class RequestLog:
-    """One request, as it is logged and counted.
+    """The log entry of one request.
 
     Attributes:
-        method: the call, such as "Predict".
-        peer: the client's address.
-        bytes: the size of the request.
-        model: its name; empty if there is no such model, so that requests for names made up
+        method: The gRPC method, such as "Predict".
+        peer: The client's address.
+        bytes: The size of the request.
+        model: The model's name; empty if there is none, so that requests for made-up names
             leave no time series behind.
-        version: the version that answered.
-        signature: its name; empty if there is no such signature.
-        examples: B of the batch it brought.
-        batch_size: the most examples that any part of it ran with.
-        queue_seconds: until its last part began.
-        status: the name of the gRPC status.
-        error: what a refusal says.
+        version: The version that answered.
+        signature: The signature's name; empty if there is none.
+        examples: The number of examples in the request.
+        batch_size: The size of the largest batch that any of them ran in.
+        queue_seconds: The time until the last of them began to run.
+        status: The name of the gRPC status.
+        error: The message of a refusal.
     """
 
     method: str
@@ -52,10 +53,10 @@ class RequestLog:
 
 
 class Monitor:
-    """Counts requests, batches and versions of one server.
+    """Counts the requests and batches of one server.
 
     Attributes:
-        registry: the metrics.
+        registry: The Prometheus metrics.
     """
 
     def __init__(self):
@@ -83,20 +84,21 @@ class Monitor:
         )
 
     def observe_batch(self, model: str, signature: str, size: int) -> None:
+        """Counts a batch."""
         self._batches.labels(model, signature).observe(size)
 
     def collect(self, gauges: Callable[[], Iterator[GaugeMetricFamily]]) -> None:
-        """Adds what is read at the time of asking."""
+        """Adds metrics whose values are read at each scrape."""
 
-        class Collector:
+        class Gauges(Collector):
             def collect(self):
                 return gauges()
 
-        self.registry.register(Collector())
+        self.registry.register(Gauges())
 
     @contextlib.contextmanager
     def request(self, log: RequestLog) -> Iterator[None]:
-        """Counts and logs a request when it has ended."""
+        """Counts and logs a request when the context ends."""
         start = time.monotonic()
         try:
             yield
@@ -109,9 +111,10 @@ class Monitor:
 
 
 class JsonFormatter(logging.Formatter):
-    """One line of JSON a record, with the fields of a request where it is one."""
+    """Formats a record as one line of JSON, with the fields of a request if it has any."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Returns the line."""
         line = {
             "time": self.formatTime(record),
             "level": record.levelname,
@@ -124,20 +127,26 @@ class JsonFormatter(logging.Formatter):
 
 
 class MetricsServer:
-    """Serves metrics over HTTP, at one path, until closed.
+    """Serves metrics over HTTP at one path, in a thread of its own.
+
+    Args:
+        registry: The metrics.
+        host: The interface to listen on.
+        port: The port; 0 for a free one.
+        path: The path of the metrics' URL.
 
     Attributes:
-        port: as bound.
+        port: The port as bound.
 
     Raises:
-        OSError: the port cannot be listened on.
+        OSError: The port cannot be listened on.
     """
 
     def __init__(
         self, registry: prometheus_client.CollectorRegistry, host: str, port: int, path: str
     ):
         class Handler(prometheus_client.MetricsHandler.factory(registry)):
-            # A client that sends nothing does not hold a thread for long.
+            # A client that sends nothing must not hold a thread for long.
             timeout = 10
 
             def do_GET(self):
@@ -153,6 +162,7 @@ class MetricsServer:
         self._thread.start()
 
     def close(self) -> None:
+        """Stops listening."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

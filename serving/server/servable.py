@@ -1,4 +1,4 @@
-"""A version of a model that answers requests."""
+"""One version of a model, which answers requests."""
 
 import os
 import pathlib
@@ -18,7 +18,8 @@ from serving.server import tensors
 from serving.server.batching import Batcher, Call, Task
 from serving.server.configuration import BatchingParameters
 from serving.server.errors import RequestError
-from serving.server.saved_model import Cancellation, SavedModel
+from serving.server.saved_model import SavedModel
+from serving.server.tensorflow_internals import CancellationManager, SignatureDef
 from serving.versions import WARMUP_FILE
 
 # TensorFlow Serving refuses more (saved_model_warmup_util.h).
@@ -26,17 +27,17 @@ MAX_WARMUP_REQUESTS = 1000
 
 
 class Servable:
-    """Loads a SavedModel, and runs the warm-up requests that are with it.
+    """A loaded SavedModel, whose warm-up requests have run.
 
     Args:
-        name: of the model.
-        version: its number.
-        folder: the SavedModel's.
-        parameters: how requests are batched.
-        observe_batch: is told signature and size of every batch.
+        name: The model's name.
+        version: The version's number.
+        folder: The SavedModel's folder.
+        parameters: How requests are batched.
+        observe_batch: Called with the signature and the size of every batch.
 
     Raises:
-        InputError: a folder that cannot be loaded, or whose warm-up fails.
+        InputError: The folder cannot be loaded, or a warm-up request fails.
     """
 
     def __init__(
@@ -67,12 +68,15 @@ class Servable:
     def predict(
         self, request: predict_pb2.PredictRequest, call: Call
     ) -> tuple[predict_pb2.PredictResponse, list[Task]]:
-        """Answers Predict, and says in which tasks it ran.
+        """Answers Predict.
+
+        Returns:
+            The response, and the tasks in which it was computed.
 
         Raises:
-            RequestError: a request that cannot be answered.
+            RequestError: The request cannot be answered.
         """
-        name = request.model_spec.signature_name or tensors.SERVING_DEFAULT
+        name = tensors.signature_name(request)
         signature = tensors.predict_signature(self.signatures, name)
         inputs = tensors.predict_inputs(signature, request.inputs, self._max_examples)
         wanted = tensors.predict_outputs(signature, request.output_filter)
@@ -85,41 +89,36 @@ class Servable:
     def classify(
         self, request: classification_pb2.ClassificationRequest, call: Call
     ) -> tuple[classification_pb2.ClassificationResponse, list[Task]]:
-        """Answers Classify, and says in which tasks it ran.
-
-        Raises:
-            RequestError: a request that cannot be answered.
-        """
-        name = request.model_spec.signature_name or tensors.SERVING_DEFAULT
+        """Answers Classify; returns and raises as `predict` does."""
+        name = tensors.signature_name(request)
         tensors.classify_signature(self.signatures, name)
         inputs = tensors.classify_inputs(request.input, self._max_examples)
         outputs, tasks = self._run(name, inputs, call)
-        result = tensors.classification_result(outputs)
         response = classification_pb2.ClassificationResponse(
-            model_spec=self._spec(name), result=result
+            model_spec=self._spec(name), result=tensors.classification_result(outputs)
         )
         return response, tasks
 
     def queued(self) -> Mapping[str, int]:
-        """The examples that wait, by signature."""
+        """Returns the number of examples that wait, by signature."""
         return {name: batcher.queued for name, batcher in self._batchers.items()}
 
     def close(self) -> None:
-        """Returns when nothing runs any more."""
+        """Returns when nothing runs or waits."""
         for batcher in self._batchers.values():
             batcher.close()
 
     def _run(self, name: str, inputs: dict[str, np.ndarray], call: Call):
-        """All outputs of signature `name`, and the tasks they were computed in."""
+        """Returns all outputs of signature `name`, and the tasks that computed them."""
         if name not in self._batchers or not tensors.batch_size(inputs):
-            cancellation = Cancellation()
+            cancellation = CancellationManager()
             call.when_abandoned(cancellation.start_cancel)
             return self._model.run(name, inputs, cancellation), []
         tasks = self._batchers[name].submit(inputs, call)
         try:
             parts = [task.future.result() for task in tasks]
         except Exception:
-            # What is left of the request is of no use.
+            # The request's other tasks need not run.
             call.abandon()
             raise
         outputs = {output: np.concatenate([part[output] for part in parts]) for output in parts[0]}
@@ -152,8 +151,11 @@ class Servable:
         return spec
 
 
-def _has_batches(signature: tensors.SignatureDef) -> bool:
-    """Whether every input and output is one row an example, whose shape is fixed."""
+def _has_batches(signature: SignatureDef) -> bool:
+    """Returns whether every input and output has one row per example.
+
+    A row of an input must have a fixed shape, so that rows of different requests fit together.
+    """
 
     def has_batch(info, *, fixed: bool) -> bool:
         sizes = [dimension.size for dimension in info.tensor_shape.dim]

@@ -1,10 +1,9 @@
-"""The server: models, services, metrics and a port."""
+"""The server, which puts models, services and metrics behind a port."""
 
 import os
-import pathlib
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent import futures
 
 import grpc
@@ -23,7 +22,6 @@ from serving.server.configuration import (
     DEFAULT_BATCHING,
     PROMETHEUS_PATH,
     BatchingParameters,
-    ModelConfig,
     read_models,
     single_model,
 )
@@ -33,7 +31,7 @@ from serving.server.servable import Servable
 from serving.server.services import ModelService, PredictionService
 from serving.transport import MAX_MESSAGE_BYTES
 
-# Besides those of requests: for health checks, status and reflection.
+# Threads for health checks, status and reflection, in addition to those for requests.
 SPARE_THREADS = 16
 SERVICES = (
     prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"].full_name,
@@ -44,33 +42,42 @@ SERVICES = (
 class Server:
     """Serves models from directories that `serving.export` wrote.
 
-    >>> with Server("served") as server:
-    ...     print(server.address)
-    ...     server.wait()
+    Loads the models when it is made; listens from `start` to `stop`, or in a `with` block.
 
     Args:
-        directory: holds one folder per version, named by its number; the newest that can be
-            loaded is served. None for the models of `model_config_file`.
-        model_name: the name that requests ask for.
-        host: the interface to listen on.
-        port: the port; 0 for a free one.
-        model_config_file: a `models.config`; read again when it changes.
-        batching: how requests are put together.
-        credentials: TLS; None for none.
-        metrics_port: where Prometheus' metrics are served over HTTP on the same interface;
-            0 for a free port, None for nowhere.
-        metrics_path: their path.
-        max_message_bytes: the largest request and answer.
-        max_requests: the most requests that are answered at the same time.
-        poll_seconds: how often to look for new versions.
+        directory: A directory with one folder per version, named by its number. The newest
+            version that loads is served. None for the models in `model_config_file`.
+        model_name: The model's name in requests.
+        host: The network interface to listen on.
+        port: The port; 0 for a free one.
+        model_config_file: A `models.config` in TensorFlow Serving's format, which is read again
+            when it changes.
+        batching: How requests are batched.
+        credentials: TLS credentials, as from `serving.server.configuration.read_credentials`;
+            None for no encryption.
+        metrics_port: The port for Prometheus metrics over HTTP on the same interface; 0 for a
+            free one, None for no metrics.
+        metrics_path: The path of the metrics' URL.
+        max_message_bytes: The largest request and response in bytes.
+        max_requests: Most Predict and Classify requests in flight; more are refused.
+        poll_seconds: The interval in seconds at which to look for new versions.
 
     Attributes:
         address: "host:port" as bound; None before `start`.
-        metrics_address: the URL of the metrics; None without.
+        metrics_address: The URL of the metrics; None before `start` and without metrics.
 
     Raises:
-        FileNotFoundError: no such directory.
-        InputError: no version in it, none that can be loaded, or an impossible setting.
+        FileNotFoundError: The directory does not exist.
+        InputError: It holds no version that loads, or an argument is out of range.
+
+    Example:
+        ```python
+        from serving import Server
+
+        with Server("served", port=8500) as server:
+            print(server.address)
+            server.wait()
+        ```
     """
 
     def __init__(
@@ -98,7 +105,8 @@ class Server:
         self._manager = _manager(directory, model_name, model_config_file, batching, self._monitor)
         self._health = health.HealthServicer()
         self._server = _grpc_server(max_requests, max_message_bytes)
-        self._add_services(max_requests)
+        self._predictions = PredictionService(self._manager, self._monitor, max_requests)
+        self._add_services()
         self._metrics: MetricsServer | None = None
         self._stopping = threading.Lock()
         self.address: str | None = None
@@ -106,14 +114,19 @@ class Server:
 
     @property
     def versions(self) -> dict[str, list[int]]:
-        """The versions of each model that answer requests, oldest first."""
+        """The versions that answer requests, oldest first, by model."""
         return {name: list(versions) for name, versions in self._manager.available().items()}
 
+    @property
+    def in_flight(self) -> int:
+        """The number of Predict and Classify requests that are being answered."""
+        return self._predictions.in_flight
+
     def start(self) -> None:
-        """Listens, and answers requests in threads of its own.
+        """Listens, and answers requests in other threads.
 
         Raises:
-            OSError: a port is in use, or cannot be listened on.
+            OSError: A port is in use, or cannot be listened on.
         """
         host = f"[{self._host}]" if ":" in self._host else self._host
         try:
@@ -131,10 +144,12 @@ class Server:
         self.address = f"{host}:{bound_port}"
 
     def stop(self, grace: float = 5.0) -> None:
-        """Says NOT_SERVING, refuses new requests, and returns when those under way are done.
+        """Refuses new requests, and returns when those in flight are done.
+
+        Health checks answer NOT_SERVING from now on.
 
         Args:
-            grace: seconds after which requests still under way are cancelled.
+            grace: Time in seconds after which the requests still in flight are canceled.
         """
         with self._stopping:
             self._health.enter_graceful_shutdown()
@@ -155,9 +170,9 @@ class Server:
     def __exit__(self, *exception) -> None:
         self.stop()
 
-    def _add_services(self, max_requests: int) -> None:
+    def _add_services(self) -> None:
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            PredictionService(self._manager, self._monitor, max_requests), self._server
+            self._predictions, self._server
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
             ModelService(self._manager, self._monitor), self._server
@@ -185,16 +200,17 @@ class Server:
 
 
 def _manager(directory, model_name, model_config_file, batching, monitor) -> ModelManager:
-    """The models, loaded."""
+    """Loads the models."""
     if (directory is None) == (model_config_file is None):
-        raise InputError("one of directory and model_config_file must be given")
-    if directory is None:
-        read_configs = _ConfigFile(model_config_file).read
-    else:
-        configs = [single_model(model_name, directory)]
+        raise InputError(
+            "one of directory and model_config_file must be given, "
+            f"got {directory} and {model_config_file}"
+        )
 
-        def read_configs():
-            return configs
+    def read_configs():
+        if directory is None:
+            return read_models(model_config_file)
+        return [single_model(model_name, directory)]
 
     def load(name, version, folder):
         def observe_batch(signature, size):
@@ -212,24 +228,8 @@ def _manager(directory, model_name, model_config_file, batching, monitor) -> Mod
     return manager
 
 
-class _ConfigFile:
-    """A `models.config`, parsed again when its file has changed."""
-
-    def __init__(self, path: str | os.PathLike):
-        self._path = pathlib.Path(path)
-        self._changed: int | None = None
-        self._configs: Sequence[ModelConfig] = ()
-
-    def read(self) -> Sequence[ModelConfig]:
-        changed = self._path.stat().st_mtime_ns
-        if changed != self._changed:
-            self._configs = read_models(self._path)
-            self._changed = changed
-        return self._configs
-
-
 def _gauges(manager: ModelManager) -> Iterator[GaugeMetricFamily]:
-    """What Prometheus reads of the models at this moment."""
+    """Reads the metrics of the loaded models."""
     loaded = GaugeMetricFamily(
         "igpt_serving_loaded_version",
         "1 for every version that answers requests.",
@@ -251,9 +251,9 @@ def _gauges(manager: ModelManager) -> Iterator[GaugeMetricFamily]:
 
 def _check_settings(port, metrics_port, max_message_bytes, max_requests, poll_seconds) -> None:
     for name, value in (("port", port), ("metrics_port", metrics_port or 0)):
-        # The system would take a larger number modulo 65,536.
+        # The operating system would take a larger number modulo 65,536.
         if not 0 <= value <= 65_535:
-            raise InputError(f"{name} must lie in 0…65535 (0 for a free one), got {value}")
+            raise InputError(f"{name} must lie in 0…65535 (0 for a free port), got {value}")
     for name, value in (("max_message_bytes", max_message_bytes), ("max_requests", max_requests)):
         if value < 1:
             raise InputError(f"{name} must be at least 1, got {value}")
@@ -267,14 +267,14 @@ def _grpc_server(max_requests: int, max_message_bytes: int) -> grpc.Server:
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", max_message_bytes),
-            # Without sharing, a port that another server has is an error.
+            # A port that another server listens on is an error, not shared.
             ("grpc.so_reuseport", 0),
         ],
     )
 
 
 def _check_free(host: str, port: int) -> None:
-    """Raises what the system says of a port that cannot be had; gRPC keeps that to its log."""
+    """Raises the system's error for a port that cannot be listened on, which gRPC only logs."""
     family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     with socket.create_server(address[:2], family=family):
         pass

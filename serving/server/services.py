@@ -1,5 +1,6 @@
-"""The handlers of the gRPC services; those not defined here answer UNIMPLEMENTED."""
+"""The gRPC services. A method that is not defined here answers UNIMPLEMENTED."""
 
+import contextlib
 import functools
 import logging
 import threading
@@ -23,9 +24,9 @@ logger = logging.getLogger(__name__)
 
 
 def _answers(method):
-    """Makes a handler of `method(self, request, call, log)`.
+    """Makes a gRPC handler from `method(self, request, call, log)`.
 
-    What it raises becomes a status; a bug's traceback stays in the server's log.
+    An error becomes a status. The traceback of a bug goes to the server's log only.
     """
 
     @functools.wraps(method)
@@ -58,16 +59,20 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     """Predict, Classify and GetModelMetadata.
 
     Args:
-        manager: has the models.
-        monitor: counts and logs.
-        max_requests: the most that are answered at the same time; more are refused.
+        manager: The models.
+        monitor: Counts and logs the requests.
+        max_requests: Most Predict and Classify requests in flight; more are refused.
+
+    Attributes:
+        in_flight: The number of Predict and Classify requests that are being answered.
     """
 
     def __init__(self, manager: ModelManager, monitor: Monitor, max_requests: int):
         self.monitor = monitor
         self._manager = manager
         self._max_requests = max_requests
-        self._places = threading.BoundedSemaphore(max_requests)
+        self.in_flight = 0
+        self._lock = threading.Lock()
 
     @_answers
     def Predict(self, request, call, log):
@@ -96,33 +101,41 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             return response
 
     def _run(self, method: str, request, call: Call, log: RequestLog):
-        """Has a servable's `method` answer."""
+        """Answers a request by the servable's `method`."""
         _check_spec(request)
-        if not self._places.acquire(blocking=False):
-            raise RequestError(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"{self._max_requests} requests are being answered already",
-            )
-        try:
-            with self._manager.lease(request.model_spec) as servable:
-                log.model, log.version = servable.name, servable.version
-                signature_name = request.model_spec.signature_name or tensors.SERVING_DEFAULT
-                if signature_name in servable.signatures:
-                    log.signature = signature_name
-                response, tasks = getattr(servable, method)(request, call)
-        finally:
-            self._places.release()
+        with self._place(), self._manager.lease(request.model_spec) as servable:
+            log.model, log.version = servable.name, servable.version
+            signature_name = tensors.signature_name(request)
+            if signature_name in servable.signatures:
+                log.signature = signature_name
+            response, tasks = getattr(servable, method)(request, call)
         if call.abandoned:
             raise cancelled()
         _log_tasks(log, tasks)
         return response
 
+    @contextlib.contextmanager
+    def _place(self):
+        """Takes one of the places for requests in flight."""
+        with self._lock:
+            if self.in_flight == self._max_requests:
+                raise RequestError(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    f"{self._max_requests} requests are being answered already",
+                )
+            self.in_flight += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.in_flight -= 1
+
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     """GetModelStatus.
 
-    HandleReloadConfigRequest is not answered: whoever reaches the port could have the server
-    read any folder. The configuration's file is read again when it changes.
+    HandleReloadConfigRequest is UNIMPLEMENTED: it would let anyone who reaches the port make the
+    server read any folder. The configuration file is read again when it changes.
     """
 
     def __init__(self, manager: ModelManager, monitor: Monitor):

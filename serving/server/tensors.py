@@ -1,20 +1,21 @@
-"""Between protocol buffers and arrays. What is refused, and how, is TensorFlow Serving's.
+"""Conversion between protocol buffers and arrays.
 
-Sources: predict_util.cc, classifier.cc and util.cc in tensorflow_serving/servables/tensorflow,
-util.cc in tensorflow/cc/saved_model.
+The checks, their order and their messages are TensorFlow Serving's, from predict_util.cc,
+classifier.cc and util.cc in tensorflow_serving/servables/tensorflow and util.cc in
+tensorflow/cc/saved_model.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import grpc
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.framework import tensor_pb2
-from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import classification_pb2, input_pb2
 
 from serving.server.errors import RequestError, invalid
+from serving.server.tensorflow_internals import SignatureDef, TensorProto
 
 SERVING_DEFAULT = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 CLASSIFY_METHOD = tf.saved_model.CLASSIFY_METHOD_NAME
@@ -25,11 +26,15 @@ PREDICT_METHODS = (
     CLASSIFY_METHOD,
     tf.saved_model.REGRESS_METHOD_NAME,
 )
-SignatureDef = meta_graph_pb2.SignatureDef
+
+
+def signature_name(request: Any) -> str:
+    """Returns the name of the signature that a request asks for."""
+    return request.model_spec.signature_name or SERVING_DEFAULT
 
 
 def predict_signature(signatures: Mapping[str, SignatureDef], name: str) -> SignatureDef:
-    """The signature `name` for Predict."""
+    """Returns the signature `name`, which must be one for Predict."""
     if name not in signatures:
         raise RequestError(
             grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.'
@@ -45,12 +50,20 @@ def predict_signature(signatures: Mapping[str, SignatureDef], name: str) -> Sign
 
 
 def predict_inputs(
-    signature: SignatureDef, inputs: Mapping[str, tensor_pb2.TensorProto], max_examples: int
+    signature: SignatureDef, inputs: Mapping[str, TensorProto], max_examples: int
 ) -> dict[str, np.ndarray]:
-    """Arrays for every input of `signature`, all with the same first dimension.
+    """Reads the inputs of a Predict request.
+
+    Args:
+        signature: The signature that the request names.
+        inputs: The request's tensors by name.
+        max_examples: The largest first dimension.
+
+    Returns:
+        An array for each input of the signature.
 
     Raises:
-        RequestError: INVALID_ARGUMENT, for inputs that do not fit.
+        RequestError: INVALID_ARGUMENT, the inputs do not fit the signature.
     """
     sent, required = set(inputs), set(signature.inputs)
     if len(sent) != len(required):
@@ -72,8 +85,8 @@ def predict_inputs(
     }
 
 
-def _array(name: str, proto: tensor_pb2.TensorProto, info, max_examples: int) -> np.ndarray:
-    """The value of input `name`, checked against its dtype and shape in the signature."""
+def _array(name: str, proto: TensorProto, info, max_examples: int) -> np.ndarray:
+    """Reads input `name` and checks it against its dtype and shape in the signature."""
     shape = [dimension.size for dimension in proto.tensor_shape.dim]
     if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
         raise invalid(f"tensor parsing error: {name}")
@@ -84,7 +97,7 @@ def _array(name: str, proto: tensor_pb2.TensorProto, info, max_examples: int) ->
     wanted = tf.TensorShape(info.tensor_shape)
     if not wanted.is_compatible_with(shape):
         raise invalid(f"Expected input {name} to have shape {wanted} but got {shape}")
-    # Values left out repeat the last one, so a few bytes may stand for any size.
+    # Omitted values repeat the last one, so that a few bytes may stand for any size.
     if shape and shape[0] > max_examples:
         raise invalid(
             f"Task size {shape[0]} is larger than maximum input batch size {max_examples}"
@@ -92,7 +105,7 @@ def _array(name: str, proto: tensor_pb2.TensorProto, info, max_examples: int) ->
     return _values(name, proto, expected, math.prod(shape))
 
 
-def _values(name: str, proto: tensor_pb2.TensorProto, dtype: tf.DType, size: int) -> np.ndarray:
+def _values(name: str, proto: TensorProto, dtype: tf.DType, size: int) -> np.ndarray:
     content_size = len(proto.tensor_content)
     if content_size and (dtype == tf.string or content_size != size * dtype.size):
         raise invalid(f"tensor parsing error: {name}")
@@ -111,7 +124,7 @@ def _is_dtype(number: int) -> bool:
 
 
 def predict_outputs(signature: SignatureDef, output_filter: Sequence[str]) -> list[str]:
-    """The names of the outputs wanted: all if `output_filter` is empty."""
+    """Returns the names of the outputs that a request asks for: all if it names none."""
     for index, name in enumerate(output_filter):
         if name not in signature.outputs:
             raise invalid(
@@ -124,7 +137,7 @@ def predict_outputs(signature: SignatureDef, output_filter: Sequence[str]) -> li
 
 
 def batch_size(inputs: Mapping[str, np.ndarray]) -> int:
-    """The first dimension that all inputs have."""
+    """Returns the first dimension, which all inputs must share."""
     if not inputs:
         raise invalid("Batching Run() must have at least one input tensor")
     if any(values.ndim == 0 for values in inputs.values()):
@@ -136,7 +149,7 @@ def batch_size(inputs: Mapping[str, np.ndarray]) -> int:
 
 
 def classify_signature(signatures: Mapping[str, SignatureDef], name: str) -> SignatureDef:
-    """The signature `name` for Classify."""
+    """Returns the signature `name`, which must be one for Classify."""
     if name not in signatures:
         raise invalid(f"No signature was found with the name: {name}")
     signature = signatures[name]
@@ -162,7 +175,7 @@ def classify_signature(signatures: Mapping[str, SignatureDef], name: str) -> Sig
 
 
 def classify_inputs(examples: input_pb2.Input, max_examples: int) -> dict[str, np.ndarray]:
-    """The input of a classification signature: serialized `tf.Example`s, object [B]."""
+    """Reads the examples of a Classify request: serialized `tf.Example`s, object [B]."""
     kind = examples.WhichOneof("kind")
     serialized = [] if kind is None else _serialized(getattr(examples, kind))
     if not serialized:
@@ -171,14 +184,14 @@ def classify_inputs(examples: input_pb2.Input, max_examples: int) -> dict[str, n
         raise invalid(
             f"Task size {len(serialized)} is larger than maximum input batch size {max_examples}"
         )
-    # Not numpy's own byte strings: they lose zeros at the end.
+    # NumPy's own byte strings lose trailing zeros.
     array = np.empty(len(serialized), dtype=object)
     array[:] = serialized
     return {tf.saved_model.CLASSIFY_INPUTS: array}
 
 
 def _serialized(examples) -> list[bytes]:
-    # Messages behind one another merge: each example has the features of the context too.
+    # Parsing concatenated messages merges them, so each example gets the context's features.
     context = b""
     if isinstance(examples, input_pb2.ExampleListWithContext):
         context = examples.context.SerializeToString()
@@ -188,7 +201,11 @@ def _serialized(examples) -> list[bytes]:
 def classification_result(
     outputs: Mapping[str, np.ndarray],
 ) -> classification_pb2.ClassificationResult:
-    """What Classify answers, of `classes` string [B, C], `scores` float32 [B, C], or both."""
+    """Writes the answer to Classify.
+
+    Args:
+        outputs: `classes` string [B, C], `scores` float32 [B, C], or both.
+    """
     result = classification_pb2.ClassificationResult()
     columns = {
         field: outputs[name]

@@ -1,10 +1,13 @@
 """A model that shows what a server does with requests, and needs no training."""
 
 import pathlib
+import time
+import urllib.request
 
 import grpc
 import pytest
 import tensorflow as tf
+from prometheus_client.parser import text_string_to_metric_families
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 # Steps that no test waits for.
@@ -89,3 +92,27 @@ def refused(call, request, timeout: float = 30) -> tuple[grpc.StatusCode, str]:
         call(request, timeout=timeout)
     assert "Traceback" not in caught.value.details()
     return caught.value.code(), caught.value.details()
+
+
+def wait_until(condition):
+    """Polls for something that a server does in its own time."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+
+
+def scrape(server):
+    """Metrics by name and labels, as Prometheus reads them."""
+    with urllib.request.urlopen(server.metrics_address, timeout=30) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+        return {
+            metric(sample.name, **sample.labels): sample.value
+            for family in families
+            for sample in family.samples
+        }
+
+
+def metric(name, **labels):
+    """The key of a metric in what `scrape` returns."""
+    return (name, *sorted(labels.items()))

@@ -1,6 +1,5 @@
 import shutil
 import threading
-import time
 
 import grpc
 import pytest
@@ -22,6 +21,8 @@ from tests.serving.server.conftest import (
     counted,
     refused,
     save_counting_model,
+    scrape,
+    wait_until,
 )
 
 State = get_model_status_pb2.ModelVersionStatus.State
@@ -33,14 +34,6 @@ def statuses(stub, name="igpt"):
     request.model_spec.name = name
     response = stub.GetModelStatus(request, timeout=30)
     return {status.version: status for status in response.model_version_status}
-
-
-def wait_until(condition):
-    """Polls for what a server does on its own account."""
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 def break_version(folder):
@@ -75,7 +68,7 @@ def test_old_requests_finish_on_the_version_they_began_with(directory, connect):
     with Server(directory, poll_seconds=POLL) as server:
         stub, status = connect(server), connect(server, model_service_pb2_grpc.ModelServiceStub)
         old = stub.Predict.future(count_request(0, steps=ENDLESS))
-        wait_until(lambda: not old.done() and server._manager._models["igpt"].versions[1].leases)
+        wait_until(lambda: server.in_flight)
         save_counting_model(directory, 2)
         wait_until(lambda: 2 in statuses(status) and statuses(status)[1].state == State.UNLOADING)
         assert counted(stub.Predict(count_request(0), timeout=30)) == [2]
@@ -111,7 +104,7 @@ def test_a_broken_newest_version_at_the_start(directory):
         assert server.versions == {"igpt": [1]}
 
 
-def test_a_removed_version_gives_way_to_the_one_before(directory, connect):
+def test_a_removed_version_gives_way_to_the_one_before(directory, connect, caplog):
     save_counting_model(directory, 2)
     with Server(directory, poll_seconds=POLL) as server:
         assert server.versions == {"igpt": [2]}
@@ -121,7 +114,9 @@ def test_a_removed_version_gives_way_to_the_one_before(directory, connect):
         assert counted(stub.Predict(count_request(0), timeout=30)) == [1]
         # With none left, the last one stays.
         shutil.rmtree(directory / "1")
-        time.sleep(10 * POLL)
+        wait_until(
+            lambda: f"stays as it was: directory {directory} holds no version" in caplog.text
+        )
         assert counted(stub.Predict(count_request(0), timeout=30)) == [1]
 
 
@@ -163,7 +158,7 @@ def model_config_list(*configs):
     return f"model_config_list {{ {' '.join(configs)} }}"
 
 
-def test_several_models_versions_and_labels_of_a_config_file(directory, connect, tmp_path):
+def test_several_models_versions_and_labels_of_a_config_file(directory, connect, tmp_path, caplog):
     for version in (2, 3):
         save_counting_model(directory, version)
     labels = 'version_labels { key: "stable" value: 1 } version_labels { key: "canary" value: 3 }'
@@ -214,7 +209,7 @@ def test_several_models_versions_and_labels_of_a_config_file(directory, connect,
         assert counted(stub.Predict(count_request(0, name="two"), timeout=30)) == [1]
         # A file that cannot be used changes nothing.
         write_config(path, "model_config_list { config { nome: 1 } }")
-        time.sleep(10 * POLL)
+        wait_until(lambda: "the models stay as they were" in caplog.text)
         assert counted(stub.Predict(count_request(0, name="two"), timeout=30)) == [1]
 
 
@@ -233,12 +228,9 @@ def predict_log(request):
 
 
 def test_warm_up_requests_run_at_load(directory):
-    metrics = {}
     write_warmup(directory / "1", predict_log(count_request(1, 2)), predict_log(count_request(1)))
-    with Server(directory) as server:
-        for family in server._monitor.registry.collect():
-            for sample in family.samples:
-                metrics[sample.name] = sample.value
+    with Server(directory, metrics_port=0) as server:
+        metrics = {name: value for (name, *_), value in scrape(server).items()}
     assert metrics["igpt_serving_batch_examples_count"] == 2
     assert metrics["igpt_serving_batch_examples_sum"] == 3
 
@@ -272,7 +264,7 @@ def test_shutting_down_says_so_and_finishes_what_is_under_way(counting, connect)
     watch = health.Watch(health_pb2.HealthCheckRequest(), timeout=60)
     assert next(watch).status == serving.SERVING
     under_way = stub.Predict.future(count_request(0, steps=200_000), timeout=60)
-    wait_until(lambda: server._manager._models["igpt"].versions[1].leases)
+    wait_until(lambda: server.in_flight)
     stopping = threading.Thread(target=server.stop, args=(60,))
     stopping.start()
     assert next(watch).status == serving.NOT_SERVING
@@ -286,7 +278,7 @@ def test_shutting_down_cancels_what_does_not_end(counting, connect):
     server = Server(counting)
     server.start()
     call = connect(server).Predict.future(count_request(0, steps=ENDLESS))
-    wait_until(lambda: server._manager._models["igpt"].versions[1].leases)
+    wait_until(lambda: server.in_flight)
     server.stop(0.1)
     assert call.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
     server.stop()

@@ -1,7 +1,6 @@
 """What a server does for safety: sizes, places, deadlines, cancelled calls, certificates."""
 
 import pathlib
-import time
 
 import grpc
 import numpy as np
@@ -12,34 +11,38 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from igpt_keras import InputError
 from serving.server import BatchingParameters, Server
 from serving.server.configuration import read_credentials
-from tests.serving.server.conftest import ENDLESS, count_request, counted, refused
+from tests.serving.server.conftest import (
+    ENDLESS,
+    count_request,
+    counted,
+    metric,
+    refused,
+    scrape,
+    wait_until,
+)
 
 TLS = pathlib.Path(__file__).parents[2] / "fixtures" / "tls"
 ALONE = BatchingParameters(max_batch_size=1, max_enqueued_batches=1, batch_timeout_micros=0)
 
 
-def servable(server):
-    return server._manager.available()["igpt"][1]
+LABELS = {"model": "igpt", "signature": "serving_default"}
 
 
-def wait_until(condition):
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
+def batches(server):
+    """How many batches have begun."""
+    return scrape(server).get(metric("igpt_serving_batch_examples_count", **LABELS), 0)
 
 
 def start_endless(stub, server, timeout=None):
     """A call whose batch runs, and does not end."""
-    leases = server._manager._models["igpt"].versions[1]
-    before = leases.leases
+    before = batches(server)
     call = stub.Predict.future(count_request(0, steps=ENDLESS), timeout=timeout)
-    wait_until(lambda: leases.leases > before and not servable(server).queued()["serving_default"])
+    wait_until(lambda: batches(server) > before)
     return call
 
 
 def test_a_cancelled_call_stops_while_it_runs(counting, connect):
-    with Server(counting, batching=ALONE) as server:
+    with Server(counting, batching=ALONE, metrics_port=0) as server:
         stub = connect(server)
         call = start_endless(stub, server)
         call.cancel()
@@ -62,17 +65,18 @@ def test_a_batch_goes_on_for_the_client_that_still_waits(counting, connect):
         steps = 300_000
         gone = stub.Predict.future(count_request(5, steps=steps), timeout=60)
         waits = stub.Predict.future(count_request(6, steps=steps), timeout=60)
-        wait_until(lambda: server._manager._models["igpt"].versions[1].leases == 2)
+        wait_until(lambda: server.in_flight == 2)
         gone.cancel()
         assert counted(waits.result()) == [7]
 
 
 def test_a_full_queue_is_exhausted_and_cancelled_calls_leave_it(counting, connect):
-    with Server(counting, batching=ALONE) as server:
+    with Server(counting, batching=ALONE, metrics_port=0) as server:
         stub = connect(server)
         running = start_endless(stub, server)
         waiting = stub.Predict.future(count_request(1))
-        wait_until(lambda: servable(server).queued()["serving_default"] == 1)
+        queued = metric("igpt_serving_queued_examples", **LABELS, version="1")
+        wait_until(lambda: scrape(server)[queued] == 1)
         code, message = refused(stub.Predict, count_request(2))
         assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "batch scheduling queue to which this task was submitted is full" in message
@@ -88,7 +92,7 @@ def test_a_large_batch_does_not_enter_a_small_queue(counting, connect):
 
 
 def test_requests_at_the_same_time_are_limited(counting, connect):
-    with Server(counting, max_requests=1) as server:
+    with Server(counting, max_requests=1, metrics_port=0) as server:
         stub = connect(server)
         running = start_endless(stub, server)
         assert refused(stub.Predict, count_request(1)) == (
@@ -96,7 +100,7 @@ def test_requests_at_the_same_time_are_limited(counting, connect):
             "1 requests are being answered already",
         )
         running.cancel()
-        wait_until(lambda: not server._manager._models["igpt"].versions[1].leases)
+        wait_until(lambda: not server.in_flight)
         assert counted(stub.Predict(count_request(1), timeout=30)) == [2]
 
 

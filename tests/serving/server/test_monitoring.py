@@ -6,26 +6,10 @@ import urllib.request
 
 import grpc
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from serving.server import BatchingParameters, Server
 from serving.server.monitoring import JsonFormatter
-from tests.serving.server.conftest import count_request, refused
-
-
-def scrape(server):
-    """Samples by name and labels, as Prometheus would read them."""
-    with urllib.request.urlopen(server.metrics_address, timeout=30) as answer:
-        families = text_string_to_metric_families(answer.read().decode())
-        return {
-            (sample.name, *sorted(sample.labels.items())): sample.value
-            for family in families
-            for sample in family.samples
-        }
-
-
-def sample(name, **labels):
-    return (name, *sorted(labels.items()))
+from tests.serving.server.conftest import count_request, metric, refused, scrape
 
 
 @pytest.fixture
@@ -43,27 +27,27 @@ def test_metrics(server, connect):
     metrics = scrape(server)
     labels = {"model": "igpt", "signature": "serving_default"}
     assert (
-        metrics[sample("igpt_serving_requests_total", **labels, method="Predict", status="OK")] == 2
+        metrics[metric("igpt_serving_requests_total", **labels, method="Predict", status="OK")] == 2
     )
     assert (
         metrics[
-            sample(
+            metric(
                 "igpt_serving_requests_total", **labels, method="Predict", status="INVALID_ARGUMENT"
             )
         ]
         == 1
     )
-    assert metrics[sample("igpt_serving_request_seconds_count", **labels, method="Predict")] == 3
+    assert metrics[metric("igpt_serving_request_seconds_count", **labels, method="Predict")] == 3
     assert (
         metrics[
-            sample("igpt_serving_request_seconds_bucket", **labels, method="Predict", le="+Inf")
+            metric("igpt_serving_request_seconds_bucket", **labels, method="Predict", le="+Inf")
         ]
         == 3
     )
-    assert metrics[sample("igpt_serving_batch_examples_count", **labels)] == 3
-    assert metrics[sample("igpt_serving_batch_examples_sum", **labels)] == 5
-    assert metrics[sample("igpt_serving_queued_examples", **labels, version="1")] == 0
-    assert metrics[sample("igpt_serving_loaded_version", model="igpt", version="1")] == 1
+    assert metrics[metric("igpt_serving_batch_examples_count", **labels)] == 3
+    assert metrics[metric("igpt_serving_batch_examples_sum", **labels)] == 5
+    assert metrics[metric("igpt_serving_queued_examples", **labels, version="1")] == 0
+    assert metrics[metric("igpt_serving_loaded_version", model="igpt", version="1")] == 1
     assert metrics[("process_resident_memory_bytes",)] > 0
 
 
