@@ -26,10 +26,10 @@ from peers import mend_torchvision
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from igpt_keras.data.augmentation import area_squares, augmentation
+from igpt_keras.data.augmentation import augmentations, resize_squares
 from igpt_keras.data.image_decoding import decode
-from igpt_keras.data.splits import BLOCK_SIZE, FileSplit
-from igpt_keras.data.stream import tokenize
+from igpt_keras.data.splits import RECORD_BLOCK_SIZE, FileSplit
+from igpt_keras.data.tokenization import tokenize
 from igpt_keras.tokenizers.color_palette import ColorPalette
 
 NUM_COLORS = 512
@@ -192,7 +192,7 @@ def jpeg_shares(palette: ColorPalette) -> None:
             for _ in range(ROUNDS):
                 split = FileSplit("JPEG files", paths)
                 with whole.round(len(paths)):
-                    tokenize(split, palette, IMAGE_SIZE)
+                    tokenize(split, palette.bind(IMAGE_SIZE))
                 with theirs.round(len(paths)):
                     read_with(fast, paths)
         cells = [f"{1000 * stage.cpu:.3f}" for stage in times]
@@ -212,7 +212,7 @@ def write_jpegs(folder: pathlib.Path, width: int, height: int, count: int) -> li
 
 def stage_times(palette: ColorPalette, paths: list[pathlib.Path]) -> list[Time]:
     """Decoding, resizing and quantizing by themselves, with the pipeline's own functions."""
-    crop = augmentation("none").evaluate
+    crop = augmentations.get("none").evaluate
     decoding, resizing, quantizing = Time(), Time(), Time()
     for _ in range(ROUNDS):
         with decoding.round(len(paths)):
@@ -220,9 +220,10 @@ def stage_times(palette: ColorPalette, paths: list[pathlib.Path]) -> list[Time]:
         with resizing.round(len(paths)):
             squares = [crop(image) for image in decoded]
             chunks = [
-                squares[start : start + BLOCK_SIZE] for start in range(0, len(squares), BLOCK_SIZE)
+                squares[start : start + RECORD_BLOCK_SIZE]
+                for start in range(0, len(squares), RECORD_BLOCK_SIZE)
             ]
-            resized = [area_squares(chunk, IMAGE_SIZE) for chunk in chunks]
+            resized = [resize_squares(chunk, IMAGE_SIZE) for chunk in chunks]
         with quantizing.round(len(paths)):
             for chunk in resized:
                 palette.tokenize(chunk)

@@ -42,8 +42,7 @@ from igpt_keras.cli.quickstart import (
     PRETRAINING_RATE,
 )
 from igpt_keras.data.data_set import open_data
-from igpt_keras.data.sources.digits import load_digits
-from igpt_keras.data.stream import tokenize
+from igpt_keras.data.tokenization import tokenize
 from igpt_keras.sampling.decoder import decode_step, grow, prefill
 from igpt_keras.sampling.drafts import Draft, ModelDraft, NeighborDraft
 from igpt_keras.sampling.gumbel import gumbel_noise
@@ -69,9 +68,9 @@ class Task:
 
 
 def digits_task() -> Task:
-    digits = load_digits()
+    digits = open_data("digits")
     palette = igpt_keras.ColorPalette.fit(digits.train.images, NUM_COLORS)
-    tokens = digits.train.tokens(palette)
+    tokens = palette.tokenize(digits.train.images)
     model, small = (
         trained(igpt_keras.ImageGPTConfig(8, NUM_COLORS, *sizes), palette, tokens)
         for sizes in ((HIDDEN_DIM, NUM_LAYERS, NUM_HEADS), (DRAFT_DIM, 1, DRAFT_HEADS))
@@ -97,9 +96,8 @@ def trained(config, palette, tokens) -> igpt_keras.ImageGPT:
 def task_of(model_path: str, draft_path: str, source: str, cache: str | None) -> Task:
     model, small = igpt_keras.load(model_path), igpt_keras.load(draft_path)
     data = open_data([source])
-    size = model.config.image_size
-    tokens = tokenize(data.train, model.tokenizer, size, cache=cache).tokens
-    test = tokenize(data.test, model.tokenizer, size, cache=cache).tokens
+    tokens = tokenize(data.train, model.tokenizer, cache=cache).tokens
+    test = tokenize(data.test, model.tokenizer, cache=cache).tokens
     chosen = np.random.default_rng(0).choice(len(test), IMAGES, replace=False)
     images = model.tokenizer.detokenize(test[chosen])
     return Task(model, drafts_of(small, tokens), images)

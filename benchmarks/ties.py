@@ -14,14 +14,13 @@ import pathlib
 import numpy as np
 
 import igpt_keras
-from igpt_keras.data.images import read_image
-from igpt_keras.data.sources.digits import load_digits
+from igpt_keras.data import open_data, read_image
 
 
 def images_of(folder: pathlib.Path | None, size: int, count: int) -> np.ndarray:
     """Some images uint8 [B, R, R, 3] of a folder, else the digits of scikit-learn."""
     if folder is None:
-        return load_digits().test.images[:count]
+        return open_data("digits").test.images[:count]
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     chosen = np.random.default_rng(0).choice(len(files), count, replace=False)
     return np.stack([read_image(files[index], size) for index in chosen])

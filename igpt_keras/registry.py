@@ -2,6 +2,7 @@
 
 import functools
 import importlib.metadata
+import pkgutil
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -21,6 +22,9 @@ class Registry(Generic[T]):
 
     Args:
         kind: What is registered, for error messages, such as "sampler".
+        package: A package in which each module registers one implementation, under the
+            module's own name. A module is imported when its implementation is looked up, so
+            that listing names is cheap. Modules whose names start with "_" do not count.
 
     Example:
         ```python
@@ -36,8 +40,9 @@ class Registry(Generic[T]):
         ```
     """
 
-    def __init__(self, kind: str):
+    def __init__(self, kind: str, package: str | None = None):
         self.kind = kind
+        self.package = package
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -60,18 +65,26 @@ class Registry(Generic[T]):
         Raises:
             InputError: No implementation has that name.
         """
+        if name not in self._entries and name in self._module_names():
+            importlib.import_module(f"{self.package}.{name}")
         if name not in self._entries:
             load_plugins()
         if name not in self._entries:
-            raise InputError(
-                f"{self.kind} must be one of {', '.join(sorted(self._entries))}, got {name!r}"
-            )
+            choices = ", ".join(sorted(self.names()))
+            raise InputError(f"{self.kind} must be one of {choices}, got {name!r}")
         return self._entries[name]
 
     def names(self) -> list[str]:
-        """Returns all names, in the order of registration."""
+        """Returns all names, those of `package` first, else in the order of registration."""
         load_plugins()
-        return list(self._entries)
+        return list(dict.fromkeys([*self._module_names(), *self._entries]))
+
+    def _module_names(self) -> list[str]:
+        if self.package is None:
+            return []
+        path = importlib.import_module(self.package).__path__
+        names = [module.name for module in pkgutil.iter_modules(path)]
+        return [name for name in names if not name.startswith("_")]
 
 
 @functools.cache

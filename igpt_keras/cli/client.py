@@ -112,7 +112,7 @@ def complete(
     import numpy as np
 
     from igpt_keras.atomic import atomic_path
-    from igpt_keras.data.images import read_image
+    from igpt_keras.data.image_decoding import read_image
 
     with atomic_path(output, overwrite, marker=SHEET) as partial:
         completed = connection.complete(

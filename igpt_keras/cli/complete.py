@@ -17,7 +17,7 @@ import igpt_keras
 from igpt_keras.atomic import atomic_path
 from igpt_keras.cli.command import command, option, plural
 from igpt_keras.cli.options import COUNT, IMAGES, PATH, output, overwrite, seed
-from igpt_keras.data.images import read_image
+from igpt_keras.data.image_decoding import read_image
 from igpt_keras.errors import InputError
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.pictures import (

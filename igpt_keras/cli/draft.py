@@ -30,7 +30,7 @@ def draft(model: str, data, output: pathlib.Path, seed: int, overwrite: bool):
         raise InputError(f"output must end in {NeighborDraft.SUFFIX}, got {output}")
     check_replaceable(output, overwrite)
     loaded = load_with_palette(model)
-    tokenized = data.tokenize(data.open().train, loaded.tokenizer, loaded.config.image_size)
+    tokenized = data.tokenize(data.open().train, loaded.tokenizer)
     fitted = NeighborDraft.fit(tokenized.tokens, loaded.config.vocabulary_size, seed)
     fitted.save(output, overwrite)
     data.report_bad_images()

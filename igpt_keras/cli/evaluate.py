@@ -56,7 +56,7 @@ def evaluate(
         data_set = data.open()
         check_classes(loaded, data_set)
         tokenized = {
-            name: data.tokenize(split, loaded.tokenizer, loaded.config.image_size)
+            name: data.tokenize(split, loaded.tokenizer)
             for name, split in (("validation", data_set.validation), ("test", data_set.test))
             if split is not None
         }
@@ -132,7 +132,7 @@ def count_baselines(
 ) -> dict[str, dict[str, float]]:
     """Losses of count-based models of the training images, for every split in `tokenized`."""
     config = model.config
-    train = data.tokenize(data_set.train, model.tokenizer, config.image_size)
+    train = data.tokenize(data_set.train, model.tokenizer)
     return {
         name: generative_baselines(
             train.tokens, split.tokens, config.vocabulary_size, config.image_size

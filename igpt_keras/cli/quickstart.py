@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import time
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -14,8 +15,9 @@ import igpt_keras
 from igpt_keras.atomic import atomic_path
 from igpt_keras.cli.command import command, option
 from igpt_keras.cli.options import PATH, overwrite, seed
-from igpt_keras.data.labeled import LabeledImages, Splits
-from igpt_keras.data.sources.digits import load_digits
+from igpt_keras.data.data_set import open_data
+from igpt_keras.data.labeled import LabeledImages
+from igpt_keras.data.tokenization import read_images
 from igpt_keras.evaluation.baselines import generative_baselines, raw_pixel_accuracy
 from igpt_keras.pictures import contact_sheet, keep_top, save_png
 from igpt_keras.sampling.checks import check_backend
@@ -26,6 +28,7 @@ from igpt_keras.training.recipes import finetune, pretrain
 from serving import Client, Server, export
 from serving.client import Classifications
 
+IMAGE_SIZE = 8
 NUM_COLORS = 16
 HIDDEN_DIM, NUM_LAYERS, NUM_HEADS = 64, 4, 4
 BATCH_SIZE = 32
@@ -82,9 +85,24 @@ def quickstart(output: pathlib.Path, seed: int, overwrite: bool) -> None:
     show(measurements, output)
 
 
+class Digits(NamedTuple):
+    """Handwritten digits in memory."""
+
+    train: LabeledImages
+    validation: LabeledImages
+    test: LabeledImages
+    class_names: list[str]
+
+
+def read_digits(seed: int) -> Digits:
+    data = open_data("digits", seed=seed)
+    splits = (data.train, data.validation, data.test)
+    return Digits(*(read_images(split, IMAGE_SIZE) for split in splits), data.class_names)
+
+
 def run(folder: pathlib.Path, seed: int) -> list[Measurement]:
     """All stages in turn; writes into `folder` and returns what was measured."""
-    digits = load_digits(seed)
+    digits = read_digits(seed)
     palette = igpt_keras.ColorPalette.fit(digits.train.images, NUM_COLORS, seed)
     heading(
         f"{len(digits.train)} digits to train, {len(digits.validation)} to validate, "
@@ -97,16 +115,14 @@ def run(folder: pathlib.Path, seed: int) -> list[Measurement]:
     return measurements + accuracies + served
 
 
-def pretraining(digits: Splits, palette: igpt_keras.ColorPalette, folder: pathlib.Path, seed: int):
+def pretraining(digits: Digits, palette: igpt_keras.ColorPalette, folder: pathlib.Path, seed: int):
     """Pre-trains a model; returns it, and its test loss beside the baselines."""
     heading("Pre-training (autoregressive)")
-    config = igpt_keras.ImageGPTConfig(
-        digits.train.images.shape[1], NUM_COLORS, HIDDEN_DIM, NUM_LAYERS, NUM_HEADS
-    )
+    config = igpt_keras.ImageGPTConfig(IMAGE_SIZE, NUM_COLORS, HIDDEN_DIM, NUM_LAYERS, NUM_HEADS)
     keras.utils.set_random_seed(seed)
     model = igpt_keras.ImageGPT(config, tokenizer=palette)
     train, validation, test = (
-        part.tokens(palette) for part in (digits.train, digits.validation, digits.test)
+        palette.tokenize(split.images) for split in (digits.train, digits.validation, digits.test)
     )
     settings = {
         "epochs": PRETRAINING_EPOCHS,
@@ -151,7 +167,7 @@ def draw_pictures(
     save_png(contact_sheet(np.array_split(samples, 6)), folder / "samples.png")
 
 
-def finetuning(model: igpt_keras.ImageGPT, digits: Splits, folder: pathlib.Path, seed: int):
+def finetuning(model: igpt_keras.ImageGPT, digits: Digits, folder: pathlib.Path, seed: int):
     """Fine-tunes with few and with all labels; returns the last classifier and accuracies."""
     measurements = []
     few = digits.train.per_class(FEW_LABELS, seed)
@@ -176,7 +192,7 @@ def finetuning(model: igpt_keras.ImageGPT, digits: Splits, folder: pathlib.Path,
 def classify(
     model: igpt_keras.ImageGPT,
     train: LabeledImages,
-    digits: Splits,
+    digits: Digits,
     description: str,
     settings: dict,
 ) -> tuple[igpt_keras.ImageGPTClassifier, float]:
@@ -187,13 +203,13 @@ def classify(
     with ProgressBar(description, ("loss", "val_accuracy")) as bar:
         finetune(
             classifier,
-            (train.tokens(model.tokenizer), train.labels),
-            (digits.validation.tokens(model.tokenizer), digits.validation.labels),
+            (model.tokenizer.tokenize(train.images), train.labels),
+            (model.tokenizer.tokenize(digits.validation.images), digits.validation.labels),
             callbacks=[bar],
             verbose=0,
             **settings,
         )
-    logits = classifier.predict(digits.test.tokens(model.tokenizer), verbose=0)
+    logits = classifier.predict(model.tokenizer.tokenize(digits.test.images), verbose=0)
     return classifier, float((logits.argmax(axis=1) == digits.test.labels).mean())
 
 
@@ -216,7 +232,7 @@ def serve_and_ask(
     local = model.generate(
         images, keep_rows=KEEP_ROWS, num_completions=SHOWN_COMPLETIONS, seed=seed
     )
-    local_logits = classifier.predict(test.tokens(model.tokenizer)[:SERVED_IMAGES], verbose=0)
+    local_logits = classifier.predict(model.tokenizer.tokenize(images), verbose=0)
     check_equal(remote, local, remote_classes, local_logits)
     count = len(images) * SHOWN_COMPLETIONS
     right = sum(

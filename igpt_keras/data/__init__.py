@@ -1,1 +1,56 @@
-"""Images from where they are kept: arrays, splits, and encoded tokens."""
+"""Images from where they are stored to batches of tokens: sources, splits and streams."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from igpt_keras.data.augmentation import Augmentation, augmentations
+    from igpt_keras.data.data_set import DataSet, WeightedSource, open_data
+    from igpt_keras.data.image_decoding import ImageDecoder, read_image
+    from igpt_keras.data.labeled import LabeledImages, LabeledTokens
+    from igpt_keras.data.source import Source
+    from igpt_keras.data.sources import register_source, source_kinds
+    from igpt_keras.data.splits import ArraySplit, FileSplit, Split
+    from igpt_keras.data.stream import TrainingStream
+    from igpt_keras.data.tokenization import read_images, tokenize
+
+__all__ = [
+    "ArraySplit",
+    "Augmentation",
+    "DataSet",
+    "FileSplit",
+    "ImageDecoder",
+    "LabeledImages",
+    "LabeledTokens",
+    "Source",
+    "Split",
+    "TrainingStream",
+    "WeightedSource",
+    "augmentations",
+    "open_data",
+    "read_image",
+    "read_images",
+    "register_source",
+    "source_kinds",
+    "tokenize",
+]
+
+# The names of kinds and augmentations, which the command line lists, need no TensorFlow.
+_MODULES = {
+    "augmentation": ("Augmentation", "augmentations"),
+    "data_set": ("DataSet", "WeightedSource", "open_data"),
+    "image_decoding": ("ImageDecoder", "read_image"),
+    "labeled": ("LabeledImages", "LabeledTokens"),
+    "source": ("Source",),
+    "sources": ("register_source", "source_kinds"),
+    "splits": ("ArraySplit", "FileSplit", "Split"),
+    "stream": ("TrainingStream",),
+    "tokenization": ("read_images", "tokenize"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str):
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,54 +1,33 @@
-"""One notation for all sources: `KIND:LOCATION` with `@KEY=VALUE,…` at the end.
-
-| kind | location |
-| --- | --- |
-| `digits` | none: scikit-learn's handwritten digits |
-| `folder` | a folder of images |
-| `tfds` | `NAME[/CONFIG][:VERSION]` of TensorFlow Datasets |
-| `array` | a .npy or .npz file |
-| `tar` | tar files, `*` and `?` allowed |
-| `tfrecord` | TFRecord files of `tf.train.Example`, `*` and `?` allowed |
-
-| key | value |
-| --- | --- |
-| `weight` | share of this source in a mixture, relative to the others; its number of images |
-| `augmentation` | of this source: none, imagenet or cifar; that of the run |
-| `split` | the split to train on, where it is not `train` (STL-10's `unlabelled`) |
-"""
+"""Opening data sets: one source or a mixture, in the notation `KIND:LOCATION@KEY=VALUE,…`."""
 
 import dataclasses
+import inspect
 import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from igpt_keras.data.augmentation import augmentation
-from igpt_keras.data.sources.array import open_arrays
-from igpt_keras.data.sources.base import Source
-from igpt_keras.data.sources.digits import load_digits
-from igpt_keras.data.sources.folder import open_folder
-from igpt_keras.data.sources.shards import open_tar, open_tfrecord
-from igpt_keras.data.sources.tfds import open_tfds
-from igpt_keras.data.splits import ArraySplit, Split
+from igpt_keras.data.augmentation import augmentations
+from igpt_keras.data.source import Source
+from igpt_keras.data.sources import source_kinds
+from igpt_keras.data.splits import Split
 from igpt_keras.errors import InputError
 
-KINDS = ("digits", "folder", "tfds", "array", "tar", "tfrecord")
-WITH_SPLIT = ("folder", "tfds", "tar")
 OPTIONS = ("weight", "augmentation", "split")
-# An "@" elsewhere belongs to the location.
+# An "@" that no option follows belongs to the location.
 SPEC = re.compile(
-    rf"(?P<kind>[a-z]+)(?::(?P<location>.*?))?(?:@(?P<options>(?:{'|'.join(OPTIONS)})=.*))?"
+    rf"(?P<kind>\w+)(?::(?P<location>.*?))?(?:@(?P<options>(?:{'|'.join(OPTIONS)})=.*))?"
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class WeightedSource:
-    """Images to train on.
+    """A source in a mixture to train on.
 
     Attributes:
-        split: the images.
-        weight: share in the mixture, relative to the others.
-        augmentation: its name, or None for that of the run.
+        split: The images.
+        weight: Share of the source in the mixture, relative to the others.
+        augmentation: Name of its augmentation; None for that of the run.
     """
 
     split: Split
@@ -56,17 +35,16 @@ class WeightedSource:
     augmentation: str | None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class DataSet:
     """Images to train, validate and test on.
 
     Attributes:
-        specs: the notation it was opened by.
-        sources: what is trained on; the first is the main one, from which
-            `validation` and `test` come.
-        validation: None if folded into the training split.
-        test: None where the source has none.
-        class_names: one for each label; empty without labels.
+        specs: The sources in the notation of `open_data`.
+        sources: The mixture to train on. `validation` and `test` belong to the first source.
+        validation: Images to validate on; None if they are trained on.
+        test: Images to test on; None if the source has none.
+        class_names: A name for each label; empty without labels.
     """
 
     specs: list[str]
@@ -77,14 +55,14 @@ class DataSet:
 
     @property
     def train(self) -> Split:
-        """The main training split."""
+        """The training images of the first source."""
         return self.sources[0].split
 
     def labeled_train(self) -> Split:
-        """The training split, for what needs labels.
+        """Returns the training images, for methods that need labels.
 
         Raises:
-            InputError: several sources, or images without labels.
+            InputError: There are several sources, or the images have no labels.
         """
         if len(self.sources) > 1:
             raise InputError(f"labels come from one source, got data={' '.join(self.specs)}")
@@ -93,7 +71,7 @@ class DataSet:
         return self.train
 
     def describe(self) -> dict[str, Any]:
-        """What a result says of the data: JSON-serializable."""
+        """Returns what a run's result says about its data, JSON-serializable."""
         return {
             "data": list(self.specs),
             "name": " + ".join(self.specs),
@@ -104,6 +82,14 @@ class DataSet:
             "labeled": self.train.labeled,
         }
 
+    def __repr__(self) -> str:
+        about = self.describe()
+        return (
+            f"<DataSet {about['name']!r}: {about['train']:,} training, "
+            f"{about['validation']:,} validation and {about['test']:,} test images, "
+            f"{about['classes']} classes>"
+        )
+
 
 def open_data(
     data: str | Sequence[str],
@@ -112,25 +98,44 @@ def open_data(
     train_on_validation: bool = False,
     seed: int = 0,
 ) -> DataSet:
-    """Opens one source or a mixture; reads no image yet.
+    """Opens one source or a mixture of sources, without reading an image.
+
+    A source is `KIND:LOCATION` with optional settings `@KEY=VALUE,…`. The kinds are `digits`
+    (which has no location), `folder`, `array`, `tar`, `tfrecord`, `tfds` and those of plug-ins;
+    see `igpt_keras.data.sources`.
+
+    | key | value |
+    | --- | --- |
+    | `weight` | share of the source in a mixture; its number of images by default |
+    | `augmentation` | `none`, `imagenet` or `cifar`; that of the run by default |
+    | `split` | the split to train on instead of `train` (STL-10's `unlabelled`) |
 
     Args:
-        data: `KIND:LOCATION[@KEY=VALUE,…]`, or several of them. Validation and test
-            split come from the first; the others only add images to train on.
-        data_dir: where TFDS keeps its sets.
-        train_on_validation: train on training and validation split (paper, appendix: once
-            hyperparameters are chosen). No validation split is left.
-        seed: of which images are held out.
+        data: A source, or several. Validation and test images come from the first one; the
+            others add images to train on.
+        data_dir: Folder in which TensorFlow Datasets keeps its data sets.
+        train_on_validation: Whether to train on the validation images too (paper, appendix
+            A.1: once hyperparameters are chosen), which leaves none to validate on.
+        seed: Determines which images are held out for validation.
 
     Raises:
-        FileNotFoundError: nothing there.
-        InputError: a notation that is none of these, or a source that cannot be read.
+        FileNotFoundError: There is nothing at a location.
+        InputError: A source is not in this notation, or cannot be read.
+
+    Example:
+        ```python
+        from igpt_keras.data import open_data, read_images
+
+        data = open_data("digits")
+        train = read_images(data.train, image_size=8)
+        train.images  # uint8 [1257, 8, 8, 3]
+        train.labels  # int32 [1257]
+        ```
     """
     specs = [data] if isinstance(data, str) else list(data)
     if not specs:
         raise InputError("data must name at least one source, such as folder:PATH")
-    main, *others = [_open(spec, data_dir, seed) for spec in specs]
-    source, options = main
+    (source, options), *others = [_open(spec, data_dir, seed) for spec in specs]
     train, validation = source.train, source.validation
     if train_on_validation:
         train = train.joined(validation) if validation else train
@@ -150,61 +155,47 @@ def _weighted(split: Split, options: dict[str, str]) -> WeightedSource:
         value = math.nan
     if not (value > 0 and math.isfinite(value)):
         raise InputError(f"weight must be a positive number, got {weight!r} for {split.name}")
-    name = options.get("augmentation")
-    if name is not None:
-        augmentation(name)
-    return WeightedSource(split, value, name)
+    augmentation = options.get("augmentation")
+    if augmentation is not None:
+        augmentations.get(augmentation)
+    return WeightedSource(split, value, augmentation)
 
 
 def _open(spec: str, data_dir: str | None, seed: int) -> tuple[Source, dict[str, str]]:
+    """Opens a source with those arguments that its kind takes; see `source_kinds`."""
     kind, location, options = _parse(spec)
-    split = options.get("split")
-    if split and kind not in WITH_SPLIT:
-        raise InputError(f"data={spec!r} has split={split}, but only {_or(WITH_SPLIT)} have splits")
-    openers = {
-        "digits": lambda: _digits(seed),
-        "folder": lambda: open_folder(location, split),
-        "tfds": lambda: open_tfds(location, split, data_dir),
-        "array": lambda: open_arrays(location),
-        "tar": lambda: open_tar(location, split),
-        "tfrecord": lambda: open_tfrecord(location),
-    }
-    return openers[kind](), options
+    open_source = source_kinds.get(kind)
+    parameters = inspect.signature(open_source).parameters
+    arguments: dict[str, Any] = {"data_dir": data_dir, "seed": seed}
+    if location:
+        arguments["location"] = location
+        if "location" not in parameters:
+            raise InputError(f"data={spec!r} has a location, but {kind} takes none")
+    elif "location" in parameters and parameters["location"].default is inspect.Parameter.empty:
+        raise InputError(f"data={spec!r} lacks a location; expected {kind}:LOCATION")
+    if "split" in options:
+        arguments["split"] = options["split"]
+        if "split" not in parameters:
+            raise InputError(f"data={spec!r} names a split, but {kind} has none to choose from")
+    taken = {name: value for name, value in arguments.items() if name in parameters}
+    return open_source(**taken), options
 
 
 def _parse(spec: str) -> tuple[str, str, dict[str, str]]:
+    """Returns the kind, the location ("" for none) and the options of a source."""
     match = SPEC.fullmatch(spec)
-    if not match or match["kind"] not in KINDS:
+    if not match or match["kind"] not in source_kinds.names():
         raise InputError(
-            f"data must be digits or KIND:LOCATION with a kind of {_or(KINDS[1:])}, got {spec!r}"
+            f"data must be KIND:LOCATION, such as folder:PATH, with a kind of "
+            f"{', '.join(source_kinds.names())}, got {spec!r}"
         )
-    if (match["kind"] == "digits") == bool(match["location"]):
-        raise InputError(f"data={spec!r} lacks a location, or has one too many")
     options = {}
-    for option in (match["options"] or "").split(","):
-        key, equals, value = option.partition("=")
-        if option and (key not in OPTIONS or not value):
+    for option in filter(None, (match["options"] or "").split(",")):
+        key, _, value = option.partition("=")
+        if key not in OPTIONS or not value:
             raise InputError(
                 f"data={spec!r} has {option!r} after @; expected KEY=VALUE with a key of "
                 f"{', '.join(OPTIONS)}"
             )
-        if option:
-            options[key] = value
+        options[key] = value
     return match["kind"], match["location"] or "", options
-
-
-def _or(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"
-
-
-def _digits(seed: int) -> Source:
-    digits = load_digits(seed)
-    splits = {
-        name: ArraySplit(f"digits, {name}", split.images, split.labels)
-        for name, split in (
-            ("train", digits.train),
-            ("validation", digits.validation),
-            ("test", digits.test),
-        )
-    }
-    return Source(**splits, class_names=digits.class_names)

@@ -1,16 +1,20 @@
-"""Labeled images and tokens, and three splits of them."""
+"""Images and tokens in memory, with their labels."""
 
 import dataclasses
 
 import numpy as np
 
 from igpt_keras.errors import InputError
-from igpt_keras.tokenizers.color_palette import ColorPalette
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class LabeledImages:
-    """Images uint8 [N, H, W, 3] and their labels int32 [N]."""
+    """Images and their labels.
+
+    Attributes:
+        images: uint8 [N, H, W, 3].
+        labels: int32 [N]; -1 for images without labels.
+    """
 
     images: np.ndarray
     labels: np.ndarray
@@ -18,21 +22,22 @@ class LabeledImages:
     def __len__(self) -> int:
         return len(self.images)
 
-    def tokens(self, palette: ColorPalette) -> np.ndarray:
-        """The images as tokens int32 [N, H · W], in raster order."""
-        return palette.tokenize(self.images)
+    def __repr__(self) -> str:
+        return f"<LabeledImages: {list(self.images.shape)} {self.images.dtype}>"
 
     def per_class(self, count: int, seed: int) -> "LabeledImages":
-        """`count` random images of every class, as `per_class`."""
+        """Returns `count` random images of every class; see `per_class`."""
         indices = per_class(self.labels, count, seed)
         return LabeledImages(self.images[indices], self.labels[indices])
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class LabeledTokens:
-    """Encoded images [N, n], int32 or (mapped from disk) uint16, and labels int32 [N].
+    """Tokens of images and the images' labels.
 
-    Labels of images that have none are -1.
+    Attributes:
+        tokens: int32 [N, n]; uint16 if mapped from a cache and small enough.
+        labels: int32 [N]; -1 for images without labels.
     """
 
     tokens: np.ndarray
@@ -41,36 +46,39 @@ class LabeledTokens:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def __repr__(self) -> str:
+        return f"<LabeledTokens: {list(self.tokens.shape)} {self.tokens.dtype}>"
+
     def take(self, indices: np.ndarray) -> "LabeledTokens":
-        """Those at `indices`, in that order."""
+        """Returns the images at `indices`, in that order."""
         return LabeledTokens(self.tokens[indices], self.labels[indices])
 
     def per_class(self, count: int, seed: int) -> "LabeledTokens":
-        """`count` random images of every class, as `per_class`."""
+        """Returns `count` random images of every class; see `per_class`."""
         return self.take(per_class(self.labels, count, seed))
 
 
 def per_class(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Indices of `count` random images of every class, in random order (paper, section 4.7).
+    """Draws `count` random images of every class (paper, section 4.7).
+
+    Args:
+        labels: int [N].
+        count: Number of images of each class.
+        seed: Determines the choice and the order.
+
+    Returns:
+        int [`count` · classes], the images' indices in random order.
 
     Raises:
-        InputError: a class has fewer.
+        InputError: A class has fewer images.
     """
     generator = np.random.default_rng(seed)
     chosen = []
     for label in np.unique(labels):
-        of_label = np.flatnonzero(labels == label)
-        if len(of_label) < count:
-            raise InputError(f"class {label} has {len(of_label)} images, {count} were asked for")
-        chosen.append(generator.choice(of_label, count, replace=False))
+        candidates = np.flatnonzero(labels == label)
+        if len(candidates) < count:
+            raise InputError(
+                f"class {label} must have at least {count} images, got {len(candidates)}"
+            )
+        chosen.append(generator.choice(candidates, count, replace=False))
     return generator.permutation(np.concatenate(chosen))
-
-
-@dataclasses.dataclass(frozen=True)
-class Splits:
-    """Train, validation and test split of a data set, and the names of its classes."""
-
-    train: LabeledImages
-    validation: LabeledImages
-    test: LabeledImages
-    class_names: list[str]

@@ -14,19 +14,19 @@ import tensorflow as tf
 from igpt_keras.errors import InputError
 
 UNLABELED = -1
-# Records go through the pipeline so many at a time: to enter Python once for each would cost
-# as much as to decode a small image.
-BLOCK_SIZE = 32
+# Pipelines enter Python once for a block of records: entering it for each record would cost as
+# much as decoding a small image.
+RECORD_BLOCK_SIZE = 32
 ENDLESS = np.iinfo(np.int64).max
 
 
 class Record(NamedTuple):
-    """An image as it is kept.
+    """An image as it is stored.
 
     Attributes:
-        image: an encoded image; or pixels uint8 [h, w, 3]; or tokens [n].
-        label: -1 where there is none.
-        name: for messages.
+        image: The bytes of an image file; or pixels uint8 [h, w, 3]; or tokens [n].
+        label: Its label; -1 if it has none.
+        name: Name for error messages.
     """
 
     image: bytes | np.ndarray
@@ -35,16 +35,17 @@ class Record(NamedTuple):
 
 
 class Split(abc.ABC):
-    """One split of a data set.
+    """One split of a data set, such as its test images.
 
-    Its datasets hold items, in chunks of up to `BLOCK_SIZE` = K: a dictionary of `index` int64
-    [K], `content` string [K], `label` int32 [K] and `name` string [K], of which `record`
-    makes a `Record` each.
+    The datasets that `in_order` and `shuffled` return hold references to records, in blocks of
+    up to K = `RECORD_BLOCK_SIZE`: a dictionary of `index` int64 [K], `image_bytes` string [K],
+    `label` int32 [K] and `name` string [K]. `record` maps one of the K references to its
+    `Record`.
 
     Attributes:
-        name: for messages, such as "folder:photos, train".
-        num_examples: how many images it holds.
-        labeled: whether its images have labels.
+        name: Name for error messages, such as "folder:photos, train".
+        num_examples: Number of images.
+        labeled: Whether the images have labels.
     """
 
     name: str
@@ -53,74 +54,79 @@ class Split(abc.ABC):
 
     @abc.abstractmethod
     def in_order(self) -> tf.data.Dataset:
-        """Every item once, always in the same order."""
+        """Returns every reference once, always in the same order."""
 
     @abc.abstractmethod
     def shuffled(self, seed: int, start: int = 0, step: int = 1) -> tf.data.Dataset:
-        """Epoch after epoch without end, each in another order.
+        """Returns epoch after epoch without end, each in another order.
 
         Args:
-            seed: of all orders.
-            start: how many items to leave out at the beginning, to go on there.
-            step: 1 for every item, W for every W-th.
+            seed: Determines all orders.
+            start: Number of references to skip at the beginning, to resume there.
+            step: 1 for every reference, W for every W-th.
         """
 
     @abc.abstractmethod
-    def record(self, index: int, content: bytes, label: int, name: bytes) -> Record:
-        """What an item stands for.
+    def record(self, index: int, image_bytes: bytes, label: int, name: bytes) -> Record:
+        """Returns the record that a reference stands for.
 
         Raises:
-            OSError: a file that cannot be read.
+            OSError: A file cannot be read.
         """
 
     @abc.abstractmethod
     def hold_out(self, fraction: float, seed: int) -> "tuple[Split, Split]":
-        """A split to train on and one to validate on, which share no image.
+        """Returns disjoint splits for training and validation.
 
         Args:
-            fraction: round(`fraction` · N) images, at least one, are held out.
-            seed: of the choice, where the order of the images is not random already.
+            fraction: Fraction of the N images for validation: round(`fraction` · N), at
+                least one.
+            seed: Determines which images these are, unless the stored order is random.
 
         Raises:
-            InputError: fewer than two images.
+            InputError: There are fewer than two images.
         """
 
     @abc.abstractmethod
     def joined(self, other: "Split") -> "Split":
-        """The images of this split and of another one of the same source, as one split."""
+        """Returns the images of this split and of another one of the same source."""
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
-        """What changes when the images, their order or their labels change."""
+        """Returns a digest that changes when the images, their order or their labels change."""
+
+    def __repr__(self) -> str:
+        labels = "labeled" if self.labeled else "unlabeled"
+        return f"<{type(self).__name__} {self.name!r}: {self.num_examples:,} images, {labels}>"
 
 
 class IndexedSplit(Split):
-    """A split any of whose records can be read at once: each epoch is a random permutation."""
+    """A split whose records can be read at random: each epoch is a random permutation."""
 
     @abc.abstractmethod
     def __getitem__(self, index: int) -> Record:
-        """The record at `index`, 0…`num_examples` - 1."""
+        """Returns the record at `index`, 0…`num_examples` - 1."""
 
-    def record(self, index: int, content: bytes, label: int, name: bytes) -> Record:
+    def record(self, index: int, image_bytes: bytes, label: int, name: bytes) -> Record:
         return self[index]
 
     def in_order(self) -> tf.data.Dataset:
-        return tf.data.Dataset.range(self.num_examples).batch(BLOCK_SIZE).map(_item)
+        return tf.data.Dataset.range(self.num_examples).batch(RECORD_BLOCK_SIZE).map(_references)
 
     def shuffled(self, seed: int, start: int = 0, step: int = 1) -> tf.data.Dataset:
         @functools.lru_cache(maxsize=2)
-        def order(epoch):
+        def order(epoch: int) -> np.ndarray:
             return np.random.default_rng([seed, epoch]).permutation(self.num_examples)
 
-        def indices(positions):
+        def indices(positions: np.ndarray) -> np.ndarray:
             epochs, within = np.divmod(positions, self.num_examples)
             return np.concatenate([order(e)[within[epochs == e]] for e in np.unique(epochs)])
 
-        def item(positions):
+        def references(positions: tf.Tensor) -> dict[str, tf.Tensor]:
             index = tf.numpy_function(indices, [positions], tf.int64, stateful=False)
-            return _item(tf.ensure_shape(index, [None]))
+            return _references(tf.ensure_shape(index, [None]))
 
-        return tf.data.Dataset.range(start, ENDLESS, step).batch(BLOCK_SIZE).map(item)
+        return tf.data.Dataset.range(start, ENDLESS, step).batch(RECORD_BLOCK_SIZE).map(references)
 
     def hold_out(self, fraction: float, seed: int) -> "tuple[IndexedSplit, IndexedSplit]":
         count = held_out_count(self, fraction)
@@ -138,12 +144,24 @@ class FileSplit(IndexedSplit):
     """Image files.
 
     Args:
-        name: for messages.
-        paths: of N files.
+        name: Name for error messages.
+        paths: Paths of N files.
         labels: int [N], or None.
+
+    Example:
+        ```python
+        from igpt_keras.data import FileSplit
+
+        split = FileSplit("my photographs", ["cat.jpg", "dog.jpg"], labels=[0, 1])
+        ```
     """
 
-    def __init__(self, name: str, paths: Sequence[str | pathlib.Path], labels=None):
+    def __init__(
+        self,
+        name: str,
+        paths: Sequence[str | pathlib.Path],
+        labels: Sequence[int] | np.ndarray | None = None,
+    ):
         self.name = name
         self.num_examples = len(paths)
         self.labeled = labels is not None
@@ -163,13 +181,13 @@ class FileSplit(IndexedSplit):
 
 
 class FileRangeSplit(IndexedSplit):
-    """Images that lie one behind the other in larger files.
+    """Image files that are packed into larger files.
 
     Args:
-        name: for messages.
-        files: paths.
-        ranges: int64 [N, 3]: which of `files`, offset, number of bytes.
-        names: of N images.
+        name: Name for error messages.
+        files: Paths of the larger files.
+        ranges: int64 [N, 3]: index in `files`, offset and size in bytes of each image.
+        names: Names of the N images.
         labels: int [N], or None.
     """
 
@@ -179,7 +197,7 @@ class FileRangeSplit(IndexedSplit):
         files: Sequence[str],
         ranges: np.ndarray,
         names: Sequence[str],
-        labels=None,
+        labels: Sequence[int] | np.ndarray | None = None,
     ):
         self.name = name
         self.num_examples = len(ranges)
@@ -204,15 +222,24 @@ class FileRangeSplit(IndexedSplit):
 
 
 class ArraySplit(IndexedSplit):
-    """Decoded or encoded images in memory (or mapped into it).
+    """Pixels or tokens in memory, or mapped into it.
 
     Args:
-        name: for messages.
+        name: Name for error messages.
         images: uint8 [N, H, W, 3] (or 1 channel, gray), or tokens [N, n].
         labels: int [N], or None.
+
+    Attributes:
+        images: As given.
+        labels: int32 [N], -1 for images without labels.
     """
 
-    def __init__(self, name: str, images: np.ndarray, labels=None):
+    def __init__(
+        self,
+        name: str,
+        images: np.ndarray,
+        labels: Sequence[int] | np.ndarray | None = None,
+    ):
         self.name = name
         self.num_examples = len(images)
         self.labeled = labels is not None
@@ -236,9 +263,9 @@ class SubsetSplit(IndexedSplit):
     """Some images of another split.
 
     Args:
-        name: for messages.
-        split: the other one.
-        indices: int [M], of its images.
+        name: Name for error messages.
+        split: The other split.
+        indices: int [M], the indices of its images.
     """
 
     def __init__(self, name: str, split: IndexedSplit, indices: np.ndarray):
@@ -258,39 +285,39 @@ class SubsetSplit(IndexedSplit):
 
 
 class JoinedSplit(IndexedSplit):
-    """The images of two splits as one: first all of the one, then all of the other."""
+    """The images of two splits, those of `first` before those of `second`."""
 
     def __init__(self, first: IndexedSplit, second: IndexedSplit):
         self.name = f"{first.name} + {second.name}"
         self.num_examples = first.num_examples + second.num_examples
         self.labeled = first.labeled and second.labeled
-        self._splits = first, second
+        self._first, self._second = first, second
 
     def __getitem__(self, index: int) -> Record:
-        first, second = self._splits
-        behind = index - first.num_examples
-        return first[index] if behind < 0 else second[behind]
+        if index < self._first.num_examples:
+            return self._first[index]
+        return self._second[index - self._first.num_examples]
 
     def fingerprint(self) -> str:
-        prints = "".join(split.fingerprint() for split in self._splits)
-        return hashlib.sha256(prints.encode()).hexdigest()
+        digests = self._first.fingerprint() + self._second.fingerprint()
+        return hashlib.sha256(digests.encode()).hexdigest()
 
 
 def held_out_count(split: Split, fraction: float) -> int:
-    """How many of the images of `split` are held out; see `Split.hold_out`."""
+    """Returns how many images of `split` are held out; see `Split.hold_out`."""
     if split.num_examples < 2:
         raise InputError(
-            f"{split.name} has {split.num_examples} images, too few for a training and a "
-            "validation split"
+            f"{split.name} must have at least 2 images, one to train and one to validate on, got "
+            f"{split.num_examples}"
         )
     return max(1, round(fraction * split.num_examples))
 
 
-def check_labels(labels, num_examples: int) -> np.ndarray:
-    """`labels` as int32 [N]; -1 everywhere for None.
+def check_labels(labels: Sequence[int] | np.ndarray | None, num_examples: int) -> np.ndarray:
+    """Returns `labels` as int32 [N]; -1 everywhere for None.
 
     Raises:
-        InputError: another shape, or labels that are not integers from 0 on.
+        InputError: The shape is another one, or the labels are not integers from 0 on.
     """
     if labels is None:
         return np.full(num_examples, UNLABELED, np.int32)
@@ -305,13 +332,13 @@ def check_labels(labels, num_examples: int) -> np.ndarray:
 
 
 def file_state(path: str | os.PathLike) -> str:
-    """What changes when a file is written."""
+    """Returns a text that changes when the file is written."""
     status = os.stat(path)
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
-def _item(index):
-    """The chunk of items of an indexed split, which need nothing but their indices."""
-    nothing = tf.fill(tf.shape(index), "")
+def _references(index: tf.Tensor) -> dict[str, tf.Tensor]:
+    """References to records that need nothing but their indices."""
+    empty = tf.fill(tf.shape(index), "")
     label = tf.fill(tf.shape(index), UNLABELED)
-    return {"index": index, "content": nothing, "label": label, "name": nothing}
+    return {"index": index, "image_bytes": empty, "label": label, "name": empty}

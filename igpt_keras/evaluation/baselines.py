@@ -47,7 +47,7 @@ def generative_baselines(
 
 def pixel_features(images: LabeledImages) -> LayerFeatures:
     """Raw pixels as the features of a single layer, [N, H · W · 3]."""
-    return LayerFeatures([images.images.reshape(len(images), -1)], images.labels)
+    return LayerFeatures([images.images.reshape(len(images.images), -1)], images.labels)
 
 
 def token_features(tokens: LabeledTokens, palette: ColorPalette) -> LayerFeatures:

@@ -279,7 +279,7 @@ def tokenize_splits(
     """The "test" split, and "validation" unless it is folded into the training images."""
     splits = {"validation": data_set.validation, "test": data_set.test}
     return {
-        name: data.tokenize(split, start.tokenizer, start.config.image_size)
+        name: data.tokenize(split, start.tokenizer)
         for name, split in splits.items()
         if split is not None
     }
@@ -316,10 +316,9 @@ def training_stream(
     batch_size: int,
 ) -> TrainingStream:
     """Batches of all training images, or of some of every class."""
-    tokenization = (start.tokenizer, start.config.image_size)
     stream = data.stream(
         data_set,
-        *tokenization,
+        start.tokenizer,
         batch_size,
         settings.seed,
         labels=True,
@@ -327,7 +326,7 @@ def training_stream(
     )
     if settings.labels_per_class is None:
         return stream
-    tokenized = data.tokenize(data_set.train, *tokenization)
+    tokenized = data.tokenize(data_set.train, start.tokenizer)
     subset = tokenized.per_class(settings.labels_per_class, settings.seed)
     split = ArraySplit(data_set.train.name, subset.tokens, subset.labels)
     return dataclasses.replace(stream, sources=[WeightedSource(split, 1.0, "none")], cache=None)
@@ -378,7 +377,7 @@ def _train(
     _announce(run)
     with (
         bar,
-        material.options.decoder.naming_errors(),
+        material.options.decoder.restore_errors(),
         stopping(states, strategy),
     ):
         return finetune(

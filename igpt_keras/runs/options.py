@@ -9,9 +9,10 @@ from igpt_keras.data.data_set import DataSet, open_data
 from igpt_keras.data.image_decoding import ImageDecoder
 from igpt_keras.data.labeled import LabeledTokens
 from igpt_keras.data.splits import Split
-from igpt_keras.data.stream import TrainingStream, tokenize
+from igpt_keras.data.stream import TrainingStream
+from igpt_keras.data.tokenization import tokenize
 from igpt_keras.models.generative_model import GenerativeModel
-from igpt_keras.tokenizers.color_palette import ColorPalette
+from igpt_keras.tokenizers import ImageTokenizer
 
 # Options that change how a training runs and what it keeps, not what it learns.
 LAYOUT = {"strategy", "micro_batches", "remat", "stop_on_divergence", "progress"}
@@ -64,13 +65,12 @@ class DataOptions:
 
     def reading(self) -> dict[str, Any]:
         """Arguments of `read_images` and `tokenize` that the user chose."""
-        return {"augmentation_name": self.augmentation, "decoder": self.decoder}
+        return {"augmentation": self.augmentation, "decoder": self.decoder}
 
-    def tokenize(self, split: Split, palette: ColorPalette, image_size: int) -> LabeledTokens:
+    def tokenize(self, split: Split, tokenizer: ImageTokenizer) -> LabeledTokens:
         return tokenize(
             split,
-            palette,
-            image_size,
+            tokenizer,
             cache=self.cache,
             **self.reading(),
         )
@@ -78,8 +78,7 @@ class DataOptions:
     def stream(
         self,
         data_set: DataSet,
-        palette: ColorPalette,
-        image_size: int,
+        tokenizer: ImageTokenizer,
         batch_size: int,
         seed: int,
         labels: bool,
@@ -90,8 +89,7 @@ class DataOptions:
             data_set.labeled_train()
         return TrainingStream(
             data_set.sources,
-            palette,
-            image_size,
+            tokenizer,
             batch_size,
             augmentation=self.augmentation,
             seed=seed,

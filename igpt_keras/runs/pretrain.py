@@ -16,7 +16,8 @@ import igpt_keras
 from igpt_keras import paper, saving
 from igpt_keras.data.data_set import DataSet
 from igpt_keras.data.splits import Split
-from igpt_keras.data.stream import TrainingStream, read_images
+from igpt_keras.data.stream import TrainingStream
+from igpt_keras.data.tokenization import read_images
 from igpt_keras.errors import InputError
 from igpt_keras.models.masking import masked_inputs
 from igpt_keras.network.config import PRESETS
@@ -143,8 +144,7 @@ class Images:
     def stream(self, palette: igpt_keras.ColorPalette, settings: Settings) -> TrainingStream:
         return self.options.stream(
             self.data_set,
-            palette,
-            settings.sizes()["image_size"],
+            palette.bind(settings.sizes()["image_size"]),
             settings.batch_size,
             settings.seed,
             labels=False,
@@ -308,12 +308,10 @@ def _train(
     training.say(
         f"{model.count_params():,} parameters, {total_steps} steps of {settings.batch_size} images"
     )
-    tokens = images.options.tokenize(
-        images.held_out, model.tokenizer, model.config.image_size
-    ).tokens
+    tokens = images.options.tokenize(images.held_out, model.tokenizer).tokens
     with (
         bar,
-        images.options.decoder.naming_errors(),
+        images.options.decoder.restore_errors(),
         stopping(states, strategy),
     ):
         pretrain(
@@ -370,7 +368,7 @@ def _test_loss(model: igpt_keras.ImageGPT, run: Run) -> float | None:
     test = run.images.data_set.test
     if test is None:
         return None
-    tokens = run.images.options.tokenize(test, model.tokenizer, model.config.image_size).tokens
+    tokens = run.images.options.tokenize(test, model.tokenizer).tokens
     size = run.settings.batch_size
     return model.evaluate(tokens, batch_size=size, verbose=0, return_dict=True)["loss"]
 

@@ -19,7 +19,7 @@ from igpt_keras.atomic import atomic_path
 from igpt_keras.data.data_set import DataSet
 from igpt_keras.data.labeled import LabeledImages, LabeledTokens
 from igpt_keras.data.splits import Split
-from igpt_keras.data.stream import read_images
+from igpt_keras.data.tokenization import read_images
 from igpt_keras.errors import InputError
 from igpt_keras.evaluation.baselines import pixel_features, token_features
 from igpt_keras.evaluation.features import FeatureExtractor
@@ -132,8 +132,7 @@ class Run:
             images = [read_pixels(split, model, data) for split in sources]
             splits = ProbeSplits(*map(pixel_features, images), num_classes)
             return baseline_metrics(splits, method, data, settings)
-        size = model.config.image_size
-        tokens = [data.tokenize(split, model.tokenizer, size) for split in sources]
+        tokens = [data.tokenize(split, model.tokenizer) for split in sources]
         if settings.baseline == "tokens":
             features = [token_features(split, model.tokenizer) for split in tokens]
             return baseline_metrics(ProbeSplits(*features, num_classes), method, data, settings)
@@ -182,7 +181,7 @@ def read_pixels(split: Split, model: GenerativeModel, data: DataOptions) -> Labe
     return read_images(
         split,
         model.config.image_size,
-        augmentation_name=data.augmentation,
+        augmentation=data.augmentation,
         decoder=data.decoder,
     )
 

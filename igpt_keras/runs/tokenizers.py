@@ -6,7 +6,7 @@ import numpy as np
 
 import igpt_keras
 from igpt_keras.data.data_set import DataSet
-from igpt_keras.data.stream import read_images
+from igpt_keras.data.tokenization import read_images
 from igpt_keras.errors import InputError
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.runs.options import DataOptions
@@ -41,7 +41,7 @@ def training_images(
         read_images(
             source.split,
             image_size,
-            augmentation_name=source.augmentation or data.augmentation,
+            augmentation=source.augmentation or data.augmentation,
             decoder=data.decoder,
             limit=math.ceil(max_images * source.weight / total),
             seed=seed,

@@ -111,10 +111,10 @@ def pretrain(
 
     ```python
     import igpt_keras
-    from igpt_keras.data.sources.digits import load_digits
+    from igpt_keras.data import open_data
     from igpt_keras.training import pretrain
 
-    digits = load_digits()
+    digits = open_data("digits")
     palette = igpt_keras.ColorPalette.fit(digits.train.images, num_colors=8)
     tokens = palette.tokenize(digits.train.images)
     config = igpt_keras.ImageGPTConfig(

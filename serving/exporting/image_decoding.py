@@ -1,4 +1,4 @@
-"""Image files to pixels as TensorFlow operations, equal to `decoding.decode` bit for bit.
+"""Image files to pixels as TensorFlow operations, equal to the Python ones bit for bit.
 
 The size that a file declares is read from its header, and refused there if it is too large.
 TensorFlow's own decoders ignore the orientation of photographs and the transparency of PNG and
@@ -23,6 +23,19 @@ MAX_SCANS = 100
 TRANSPOSED = (False, False, False, False, False, True, True, True, True)
 MIRRORED = (False, False, True, True, False, False, True, True, False)
 UPSIDE_DOWN = (False, False, False, True, True, False, False, True, True)
+
+
+def fit_to_size(image, size: int):
+    """Crops the center square and averages it by area: uint8 [h, w, 3] to [size, size, 3].
+
+    The graph's form of `igpt_keras.data.read_image`, bit for bit.
+    """
+    height, width = tf.shape(image)[0], tf.shape(image)[1]
+    side = tf.minimum(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = image[top : top + side, left : left + side]
+    resized = tf.image.resize(square[None], (size, size), method="area")[0]
+    return tf.cast(tf.round(resized), tf.uint8)
 
 
 def decode_image(content, max_pixels: int):

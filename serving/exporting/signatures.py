@@ -11,7 +11,6 @@ from functools import partial
 
 import tensorflow as tf
 
-from igpt_keras.data.images import fit_to_size
 from igpt_keras.errors import InputError
 from igpt_keras.evaluation.voting import VOTES
 from igpt_keras.models.classifier import ImageGPTClassifier
@@ -20,7 +19,7 @@ from igpt_keras.models.masking import draw_mask
 from igpt_keras.sampling.autoregressive import sample_tokens
 from igpt_keras.sampling.samplers import Categorical
 from igpt_keras.sampling.scoring import token_log_probs
-from serving.exporting.image_decoding import decode_image
+from serving.exporting.image_decoding import decode_image, fit_to_size
 
 COMPLETE = "complete"
 SAMPLE = "sample"

@@ -11,7 +11,7 @@ from rich.console import Console
 import igpt_keras
 from igpt_keras import ImageGPT, cli
 from igpt_keras.cli.complete import row_bar
-from igpt_keras.data.images import read_image
+from igpt_keras.data.image_decoding import read_image
 
 
 @pytest.fixture

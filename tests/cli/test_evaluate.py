@@ -5,8 +5,8 @@ import pytest
 
 import igpt_keras
 from igpt_keras.data.data_set import open_data
-from igpt_keras.data.images import read_image
-from igpt_keras.data.stream import tokenize
+from igpt_keras.data.image_decoding import read_image
+from igpt_keras.data.tokenization import tokenize
 from igpt_keras.runs.result import read_result
 
 
@@ -27,7 +27,7 @@ def test_evaluate_a_generative_model_beside_the_baselines(igpt, photos, pretrain
     assert metrics["test_loss"] == pytest.approx(nll, abs=1e-5)
     assert metrics["test_bits_per_pixel"] == pytest.approx(nll / math.log(2), abs=1e-5)
     assert metrics["validation_loss"] != metrics["test_loss"]
-    train = tokenize(open_data(f"folder:{photos}").train, model.tokenizer, 4).tokens
+    train = tokenize(open_data(f"folder:{photos}").train, model.tokenizer).tokens
     counts = 1 + np.bincount(train.ravel(), minlength=8)
     unigram = -np.log(counts / counts.sum())[tokens].mean()
     assert metrics["baselines"]["test"]["unigram"] == pytest.approx(unigram)

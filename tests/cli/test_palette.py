@@ -4,7 +4,7 @@ from PIL import Image
 
 import igpt_keras
 from igpt_keras import ColorPalette, ImageGPT
-from igpt_keras.data.sources.digits import load_digits
+from igpt_keras.data.data_set import open_data
 from igpt_keras.pictures import contact_sheet, swatches
 
 FITTED = 16
@@ -48,7 +48,7 @@ def fit(run, output, *more):
 def test_fit_to_all_training_images_equals_the_library(run, tmp_path):
     status, out, err = fit(run, tmp_path / "digits.npy")
     assert (status, err) == (0, [])
-    train = load_digits().train.images
+    train = open_data("digits").train.images
     expected = ColorPalette.fit(train, FITTED)
     np.testing.assert_allclose(
         ColorPalette.load(tmp_path / "digits.npy").colors, expected.colors, atol=1e-6
@@ -165,7 +165,10 @@ def test_an_existing_output_stays_unless_overwritten(run, palette_file, tmp_path
         (["show", "missing.npy"], "No such file or directory: 'missing.npy'"),
         (["show", "missing"], "missing does not exist"),
         (["show", "PALETTE", "PALETTE"], "palette.npy cannot be read as an image"),
-        (["show", "PALETTE", "--data", "photos"], "data must be digits or KIND:LOCATION"),
+        (
+            ["show", "PALETTE", "--data", "photos"],
+            "data must be KIND:LOCATION, such as folder:",
+        ),
         (["show", "PALETTE", "a.png", "--data", "digits"], "give IMAGES or --data, not both"),
         (["fit", "--data", "digits"], "--output must end in .npy"),
         (["fit", "--data", "digits", "--output", "x.npy"], "ask for at most"),

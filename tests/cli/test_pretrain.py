@@ -8,7 +8,7 @@ from PIL import Image
 
 import igpt_keras
 from igpt_keras.cli import igpt
-from igpt_keras.data.sources.digits import load_digits
+from igpt_keras.data.data_set import open_data
 from igpt_keras.runs.folder import only_writer, read_run
 from igpt_keras.runs.result import read_result
 
@@ -43,7 +43,7 @@ def test_the_best_checkpoint_has_the_lowest_loss(trained):
     assert best["validation_loss"] == min(history["val_loss"])
     assert best["step"] == history["step"][int(np.argmin(history["val_loss"]))]
     model = igpt_keras.load(trained / best["path"])
-    tokens = load_digits().validation.tokens(model.tokenizer)
+    tokens = model.tokenizer.tokenize(open_data("digits").validation.images)
     assert model.per_image(tokens)["nll"].numpy().mean() == pytest.approx(
         best["validation_loss"], rel=1e-5
     )
@@ -51,10 +51,10 @@ def test_the_best_checkpoint_has_the_lowest_loss(trained):
 
 def test_losses_are_those_of_the_saved_models(trained):
     result = read_result(trained)
-    digits = load_digits()
+    digits = open_data("digits")
     for saved in result.metrics["snapshots"]:
         model = igpt_keras.load(trained / saved["path"])
-        tokens = digits.validation.tokens(model.tokenizer)
+        tokens = model.tokenizer.tokenize(digits.validation.images)
         logits = np.asarray(model(tokens), np.float64)
         log_probabilities = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
         nll = -np.take_along_axis(log_probabilities, tokens[..., None], axis=-1).mean()

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 import igpt_keras
 from igpt_keras.data.data_set import open_data
-from igpt_keras.data.stream import tokenize
+from igpt_keras.data.tokenization import tokenize
 from igpt_keras.evaluation.features import FeatureExtractor
 from igpt_keras.evaluation.probes import LBFGS, LayerFeatures, ProbeSplits, fit_probe, load_probe
 from igpt_keras.evaluation.voting import modal_vote
@@ -22,7 +22,7 @@ ONE_OF_12 = 1 / 12 + 1e-9
 def tokenized(photos, model):
     data_set = open_data(f"folder:{photos}")
     splits = (data_set.train, data_set.validation, data_set.test)
-    return [tokenize(split, model.tokenizer, 4) for split in splits]
+    return [tokenize(split, model.tokenizer) for split in splits]
 
 
 def by_sklearn(train, labels, strength, test):
@@ -196,7 +196,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(igpt, photos, pretrained, tmp_
         (["--layers", "0,3"], "layers must lie in 0…2, got 3"),
         (["--concatenate", 4], "concatenate must lie in 2…3, got 4"),
         (["--baseline", "pixels", "--layers", 1], "baseline=pixels has no layers"),
-        (["--labels-per-class", 30], "30 were asked for"),
+        (["--labels-per-class", 30], "must have at least 30 images"),
         (["--data", f"folder:{flat}"], "labels come from one source"),
     ):
         status, _, error = igpt(

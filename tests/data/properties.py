@@ -7,7 +7,7 @@ import tensorflow as tf
 
 def records(split, items):
     """The records of chunks of items, in turn."""
-    columns = ("index", "content", "label", "name")
+    columns = ("index", "image_bytes", "label", "name")
     for chunk in items.as_numpy_iterator():
         for item in zip(*(chunk[column] for column in columns), strict=True):
             yield split.record(*item)

@@ -5,7 +5,7 @@ import pytest
 
 from igpt_keras import InputError
 from igpt_keras.data import augmentation as pieces
-from igpt_keras.data.augmentation import AUGMENTATIONS, augmentation
+from igpt_keras.data.augmentation import augmentations
 
 
 def image(height, width, seed=0):
@@ -33,7 +33,7 @@ def area_by_hand(source, height, width):
 @pytest.mark.parametrize(("height", "width"), [(4, 6), (2, 3), (12, 18), (5, 7), (1, 1)])
 def test_area_averages(height, width):
     source = np.stack([image(12, 18), image(12, 18, seed=1)])
-    resized = pieces.area(source, height, width)
+    resized = pieces.resize_area(source, height, width)
     assert resized.dtype == np.uint8
     for one, result in zip(source, resized, strict=True):
         np.testing.assert_allclose(result, area_by_hand(one, height, width), atol=0.501)
@@ -42,21 +42,21 @@ def test_area_averages(height, width):
 def test_area_at_integer_factors_is_the_mean_of_blocks():
     source = image(12, 18)
     blocks = source.reshape(4, 3, 6, 3, 3).mean(axis=(1, 3))
-    np.testing.assert_allclose(pieces.area(source[None], 4, 6)[0], blocks, atol=0.501)
+    np.testing.assert_allclose(pieces.resize_area(source[None], 4, 6)[0], blocks, atol=0.501)
 
 
 def test_squares_of_any_sizes_become_one_batch():
     squares = [image(8, 8), image(4, 4), image(8, 8, seed=1)]
     for chosen in (squares, squares[::2]):
-        batch = pieces.area_squares(chosen, 4)
+        batch = pieces.resize_squares(chosen, 4)
         assert batch.shape == (len(chosen), 4, 4, 3)
         for square, result in zip(chosen, batch, strict=True):
-            np.testing.assert_array_equal(result, pieces.area(square[None], 4, 4)[0])
+            np.testing.assert_array_equal(result, pieces.resize_area(square[None], 4, 4)[0])
 
 
 @pytest.mark.parametrize(("height", "width"), [(30, 50), (50, 30), (31, 31), (7, 300)])
 def test_the_shorter_side_gets_its_length(height, width):
-    resized = pieces.shorter_side(image(height, width), 20)
+    resized = pieces.resize_shorter_side(image(height, width), 20)
     assert min(resized.shape[:2]) == 20
     ratio = max(resized.shape[:2]) / 20
     assert abs(ratio - max(height, width) / min(height, width)) <= 0.5 / 20
@@ -66,7 +66,7 @@ def test_the_shorter_side_gets_its_length(height, width):
 def test_random_sides_and_crops_reach_both_ends():
     source = image(4, 5)
     sides = {
-        min(pieces.random_shorter_side(source, 6, 8, generator(seed)).shape[:2])
+        min(pieces.random_resize_shorter_side(source, 6, 8, generator(seed)).shape[:2])
         for seed in range(60)
     }
     assert sides == {6, 7, 8}
@@ -99,15 +99,15 @@ def test_cifar_training_images_are_all_crops_and_flips():
         crop = padded[top : top + 32, left : left + 32]
         possible |= {crop.tobytes(), crop[:, ::-1].tobytes()}
     assert len(possible) == 9 * 9 * 2
-    train = AUGMENTATIONS["cifar"].train
+    train = augmentations.get("cifar").train
     seen = {train(source, generator(seed)).tobytes() for seed in range(1500)}
     assert seen == possible
 
 
 def test_cifar_evaluation_keeps_the_image():
     source = image(32, 32)
-    np.testing.assert_array_equal(AUGMENTATIONS["cifar"].evaluate(source), source)
-    larger = AUGMENTATIONS["cifar"].evaluate(image(96, 100))
+    np.testing.assert_array_equal(augmentations.get("cifar").evaluate(source), source)
+    larger = augmentations.get("cifar").evaluate(image(96, 100))
     blocks = image(96, 100)[:, 2:98].reshape(32, 3, 32, 3, 3).mean(axis=(1, 3))
     np.testing.assert_allclose(larger, blocks, atol=0.501)
 
@@ -120,7 +120,7 @@ def test_imagenet_training_crops_lie_in_a_resized_image():
     source[..., 1] = np.linspace(0, 255, width)
     shares = []
     for seed in range(40):
-        crop = AUGMENTATIONS["imagenet"].train(source, generator(seed))
+        crop = augmentations.get("imagenet").train(source, generator(seed))
         assert crop.shape == (224, 224, 3)
         red, green = crop[:, 0, 0].astype(float), crop[0, :, 1].astype(float)
         down, right = (red[-1] - red[0]) / 255, (green[-1] - green[0]) / 255
@@ -136,16 +136,17 @@ def test_imagenet_training_crops_lie_in_a_resized_image():
 def test_imagenet_evaluation_is_the_center():
     source = image(300, 448)
     expected = area_by_hand(source, 224, round(448 * 224 / 300))[:, 55:279]
-    result = AUGMENTATIONS["imagenet"].evaluate(source)
+    result = augmentations.get("imagenet").evaluate(source)
     np.testing.assert_allclose(result, expected, atol=0.51)
 
 
 def test_none_trains_on_what_is_evaluated():
-    assert AUGMENTATIONS["none"].train is None
-    np.testing.assert_array_equal(AUGMENTATIONS["none"].evaluate(image(4, 6)), image(4, 6)[:, 1:5])
+    assert augmentations.get("none").train is None
+    np.testing.assert_array_equal(
+        augmentations.get("none").evaluate(image(4, 6)), image(4, 6)[:, 1:5]
+    )
 
 
 def test_unknown_names():
-    assert augmentation("cifar") is AUGMENTATIONS["cifar"]
-    with pytest.raises(InputError, match="one of none, imagenet, cifar, got 'mnist'"):
-        augmentation("mnist")
+    with pytest.raises(InputError, match="one of cifar, imagenet, none, got 'mnist'"):
+        augmentations.get("mnist")

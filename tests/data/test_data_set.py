@@ -1,11 +1,21 @@
 import json
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from igpt_keras import InputError
-from igpt_keras.data.data_set import open_data
+from igpt_keras import InputError, data
+from igpt_keras.data import (
+    ArraySplit,
+    Source,
+    open_data,
+    read_images,
+    register_source,
+    source_kinds,
+)
 from tests.data.properties import records
 
 
@@ -62,7 +72,7 @@ def test_folding_the_held_out_images(folder):
     assert folded.describe()["validation"] == 0
 
 
-def test_folding_a_validation_part_of_its_own(folder):
+def test_folding_a_validation_split_of_its_own(folder):
     (folder / "validation" / "dog").mkdir(parents=True)
     Image.new("RGB", (2, 2)).save(folder / "validation" / "dog" / "a.png")
     data_set = open_data(f"folder:{folder}")
@@ -103,26 +113,84 @@ def test_another_split(folder):
     assert data_set.train.num_examples == 36
 
 
-def test_an_at_sign_may_be_part_of_a_path(folder):
+def test_an_at_sign_may_belong_to_a_path(folder):
     folder.rename(folder.parent / "me@home")
     data_set = open_data(f"folder:{folder.parent / 'me@home'}@weight=2")
     assert data_set.sources[0].weight == 2
 
 
+def test_short_reprs(folder):
+    data_set = open_data([f"folder:{folder}@weight=2", "digits"])
+    assert repr(data_set) == (
+        f"<DataSet 'folder:{folder}@weight=2 + digits': 1,293 training, 4 validation and 6 test "
+        "images, 2 classes>"
+    )
+    assert repr(data_set.test) == f"<FileSplit 'folder:{folder}, test': 6 images, labeled>"
+
+
+@pytest.fixture
+def stripes(monkeypatch):
+    """A kind of source that is registered here, as a plug-in would."""
+    monkeypatch.setattr(source_kinds, "_entries", dict(source_kinds._entries))
+
+    @register_source("stripes")
+    def open_stripes(location="8", split=None, seed=0):
+        size = int(location)
+        images = np.full((20, size, size, 3), {None: 0, "bright": 200}[split], np.uint8)
+        images[:, ::2] += np.arange(20, dtype=np.uint8)[:, None, None, None]
+        return Source(ArraySplit(f"stripes of seed {seed}", images), validation_fraction=0.25)
+
+
+def test_a_source_from_outside_the_package(stripes):
+    data_set = open_data("stripes", seed=7)
+    assert (data_set.train.num_examples, data_set.validation.num_examples) == (15, 5)
+    assert data_set.train.name == "stripes of seed 7"
+    assert data_set.test is None and data_set.class_names == []
+    bright = open_data("stripes:4@split=bright,weight=2")
+    assert bright.sources[0].weight == 2
+    images = read_images(bright.train, image_size=4).images
+    assert images.shape == (15, 4, 4, 3) and (images[:, 1] == 200).all()
+    assert "stripes" in source_kinds.names()
+    with pytest.raises(InputError, match="with a kind of array, .*, stripes, got 'zip:a'"):
+        open_data("zip:a")
+
+
+def test_names_are_listed_without_tensorflow():
+    package = pathlib.Path(data.__file__).parent.parent
+    # The front is stood in for, so that this sees the data package only.
+    code = f"""
+import sys, types
+sys.modules["igpt_keras"] = types.ModuleType("igpt_keras")
+sys.modules["igpt_keras"].__path__ = [{str(package)!r}]
+from igpt_keras.data import augmentations, source_kinds
+print(*source_kinds.names(), *augmentations.names(), "tensorflow" in sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    kinds = "array digits folder tar tfds tfrecord"
+    assert run.stdout.split() == [*kinds.split(), "none", "imagenet", "cifar", "False"]
+
+
+def test_public_names():
+    for name in data.__all__:
+        assert getattr(data, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        data.nothing  # noqa: B018
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("", "data must be digits or KIND:LOCATION with a kind of folder, tfds,"),
-        ("photos", "data must be digits or KIND:LOCATION"),
-        ("zip:photos.zip", "data must be digits or KIND:LOCATION"),
-        ("folder", "lacks a location"),
+        ("", "data must be KIND:LOCATION, such as folder:PATH, with a kind of array, digits,"),
+        ("photos", "data must be KIND:LOCATION"),
+        ("zip:photos.zip", "data must be KIND:LOCATION"),
+        ("folder", "lacks a location; expected folder:LOCATION"),
         ("folder:", "lacks a location"),
-        ("digits:here", "one too many"),
+        ("digits:here", "has a location, but digits takes none"),
         ("digits@weight=many", "weight must be a positive number, got 'many' for digits, train"),
         ("digits@weight=0", "weight must be a positive number"),
         ("digits@weight=nan", "weight must be a positive number"),
         ("digits@augmentation=mnist", "augmentation must be one of"),
-        ("digits@split=test", "has split=test, but only folder, tfds or tar have splits"),
+        ("digits@split=test", "names a split, but digits has none to choose from"),
         ("digits@weight=1,color=red", "has 'color=red' after @"),
         ("digits@weight=1,split", "has 'split' after @"),
         ([], "data must name at least one source"),

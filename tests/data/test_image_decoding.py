@@ -8,7 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 from igpt_keras import InputError
-from igpt_keras.data.image_decoding import ImageDecoder, decode
+from igpt_keras.data.image_decoding import ImageDecoder, decode, read_image
 
 GENERATOR = np.random.default_rng(21)
 PHOTO = GENERATOR.integers(0, 256, (6, 9, 3)).astype(np.uint8)
@@ -199,6 +199,25 @@ def test_damage_anywhere_gives_an_image_or_an_input_error():
     assert 100 < bad < 600
 
 
+def test_read_image_averages_the_areas_of_the_center_square(tmp_path):
+    photo = GENERATOR.integers(0, 256, (12, 20, 3)).astype(np.uint8)
+    path = tmp_path / "photo.png"
+    for stored, size in ((photo, 4), (photo.transpose(1, 0, 2), 4), (photo, 12)):
+        path.write_bytes(encoded(np.ascontiguousarray(stored), "PNG"))
+        square = stored[:, 4:16] if stored is photo else stored[4:16]
+        blocks = square.reshape(size, 12 // size, size, 12 // size, 3).astype(np.float64)
+        np.testing.assert_allclose(read_image(path, size), blocks.mean(axis=(1, 3)), atol=0.501)
+
+
+def test_read_image_names_what_it_cannot_read(tmp_path):
+    path = tmp_path / "photo.png"
+    path.write_bytes(encoded(PHOTO, "PNG")[:100])
+    with pytest.raises(InputError, match="photo.png cannot be read as an image"):
+        read_image(path, 4)
+    with pytest.raises(FileNotFoundError):
+        read_image(tmp_path / "missing.png", 4)
+
+
 class TestImageDecoder:
     def test_good_images_leave_no_trace(self):
         decoder = ImageDecoder()
@@ -221,15 +240,15 @@ class TestImageDecoder:
         decoder = ImageDecoder()
 
         def read(index):
-            with decoder.noting_errors():
+            with decoder.record_errors():
                 decoder.decode(b"text", f"{index}.jpg")
 
         numbers = tf.data.Dataset.range(3).map(lambda i: tf.numpy_function(read, [i], tf.uint8))
         with pytest.raises(InputError, match="^0.jpg cannot be read as an image"):
-            with decoder.naming_errors():
+            with decoder.restore_errors():
                 list(numbers)
 
     def test_other_errors_stay(self):
         with pytest.raises(tf.errors.InvalidArgumentError):
-            with ImageDecoder().naming_errors():
+            with ImageDecoder().restore_errors():
                 tf.reshape([1, 2, 3], [2])

@@ -9,11 +9,12 @@ import tensorflow as tf
 from PIL import Image
 
 from igpt_keras import ColorPalette, InputError
-from igpt_keras.data.augmentation import AUGMENTATIONS, area
+from igpt_keras.data.augmentation import augmentations, resize_area
 from igpt_keras.data.data_set import WeightedSource
 from igpt_keras.data.image_decoding import ImageDecoder
 from igpt_keras.data.splits import ArraySplit, FileSplit
-from igpt_keras.data.stream import TrainingStream, read_images, tokenize
+from igpt_keras.data.stream import TrainingStream
+from igpt_keras.data.tokenization import read_images, tokenize
 
 # Each gray has its own token.
 GREYS = ColorPalette(np.repeat(np.arange(256)[:, None] / 127.5 - 1, 3, axis=1))
@@ -35,7 +36,7 @@ def textured(count, seed=0):
 def stream(*splits, image_size=1, batch_size=4, weights=None, palette=GREYS, **settings):
     weights = weights or [split.num_examples for split in splits]
     sources = [WeightedSource(p, w, None) for p, w in zip(splits, weights, strict=True)]
-    return TrainingStream(sources, palette, image_size, batch_size, **settings)
+    return TrainingStream(sources, palette.bind(image_size), batch_size, **settings)
 
 
 def batches(dataset, count):
@@ -192,7 +193,7 @@ class TestMixture:
         plain, images = photos(tmp_path / "plain", 3, 32, 32)
         augmented, _ = photos(tmp_path / "augmented", 3, 32, 32, seed=1)
         sources = [WeightedSource(plain, 1, "none"), WeightedSource(augmented, 1, None)]
-        mixed = TrainingStream(sources, palette, 32, 8, augmentation="cifar")
+        mixed = TrainingStream(sources, palette.bind(32), 8, augmentation="cifar")
         seen = {row.tobytes() for batch in batches(mixed.dataset(), 6) for row in batch}
         unaugmented = {row.tobytes() for row in palette.tokenize(images)}
         assert unaugmented < seen
@@ -221,17 +222,17 @@ class TestAugmentation:
 
     def test_evaluation_crops_to_match(self, palette, tmp_path):
         split, images = photos(tmp_path, 2, 60, 80)
-        tokens = tokenize(split, palette, 16, augmentation_name="imagenet").tokens
-        squares = np.stack([AUGMENTATIONS["imagenet"].evaluate(image) for image in images])
-        expected = palette.tokenize(area(squares, 16, 16))
+        tokens = tokenize(split, palette.bind(16), augmentation="imagenet").tokens
+        squares = np.stack([augmentations.get("imagenet").evaluate(image) for image in images])
+        expected = palette.tokenize(resize_area(squares, 16, 16))
         np.testing.assert_array_equal(tokens, expected)
-        assert (tokenize(split, palette, 16).tokens != expected).any()
+        assert (tokenize(split, palette.bind(16)).tokens != expected).any()
 
 
 class TestTokenize:
     def test_tokens_are_those_of_the_shrunk_pixels_in_order(self, palette, tmp_path):
         split, images = photos(tmp_path, 70, 8, 12)
-        tokenized = tokenize(split, palette, 4)
+        tokenized = tokenize(split, palette.bind(4))
         means = images[:, :, 2:10].reshape(70, 4, 2, 4, 2, 3).mean(axis=(2, 4))
         expected = palette.tokenize(np.rint(means).astype(np.uint8))
         assert tokenized.tokens.dtype == np.int32
@@ -242,9 +243,9 @@ class TestTokenize:
         small, images = photos(tmp_path / "small", 2, 4, 4)
         large, _ = photos(tmp_path / "large", 2, 9, 7)
         mixed = FileSplit("mixed", [*small.paths, *large.paths])
-        tokens = tokenize(mixed, palette, 4).tokens
+        tokens = tokenize(mixed, palette.bind(4)).tokens
         np.testing.assert_array_equal(tokens[:2], palette.tokenize(images))
-        np.testing.assert_array_equal(tokens[2:], tokenize(large, palette, 4).tokens)
+        np.testing.assert_array_equal(tokens[2:], tokenize(large, palette.bind(4)).tokens)
 
     def test_read_images_gives_pixels(self, tmp_path):
         split, images = photos(tmp_path, 40)
@@ -262,9 +263,9 @@ class TestTokenize:
 class TestCache:
     def test_cached_tokens_are_the_same(self, palette, tmp_path):
         split, _ = photos(tmp_path / "photos", 40)
-        plain = tokenize(split, palette, 4)
+        plain = tokenize(split, palette.bind(4))
         for _ in range(2):
-            cached = tokenize(split, palette, 4, cache=tmp_path / "cache")
+            cached = tokenize(split, palette.bind(4), cache=tmp_path / "cache")
             assert isinstance(cached.tokens, np.memmap) and cached.tokens.dtype == np.uint16
             np.testing.assert_array_equal(cached.tokens, plain.tokens)
             np.testing.assert_array_equal(cached.labels, plain.labels)
@@ -281,25 +282,27 @@ class TestCache:
     def test_it_is_read_again_until_something_changes(self, palette, tmp_path):
         split, images = photos(tmp_path / "photos", 5)
         cache = tmp_path / "cache"
-        before = np.array(tokenize(split, palette, 8, cache=cache).tokens)
+        before = np.array(tokenize(split, palette.bind(8), cache=cache).tokens)
         # Overwritten behind the back of the file's time: nobody looks.
         path = pathlib.Path(split.paths[1])
         status = path.stat()
         content = path.read_bytes()
         path.write_bytes(bytes(len(content)))
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-        np.testing.assert_array_equal(tokenize(split, palette, 8, cache=cache).tokens, before)
+        np.testing.assert_array_equal(tokenize(split, palette.bind(8), cache=cache).tokens, before)
 
         Image.fromarray(images[0]).save(path)
         os.utime(path, ns=(0, 1))
-        changed = tokenize(split, palette, 8, cache=cache).tokens
+        changed = tokenize(split, palette.bind(8), cache=cache).tokens
         np.testing.assert_array_equal(changed[1], before[0])
         other = ColorPalette(palette.colors[::-1])
         np.testing.assert_array_equal(
-            tokenize(split, other, 8, cache=cache).tokens, tokenize(split, other, 8).tokens
+            tokenize(split, other.bind(8), cache=cache).tokens,
+            tokenize(split, other.bind(8)).tokens,
         )
         np.testing.assert_array_equal(
-            tokenize(split, palette, 4, cache=cache).tokens, tokenize(split, palette, 4).tokens
+            tokenize(split, palette.bind(4), cache=cache).tokens,
+            tokenize(split, palette.bind(4)).tokens,
         )
 
     def test_it_remembers_bad_images(self, palette, tmp_path):
@@ -307,7 +310,7 @@ class TestCache:
         pathlib.Path(split.paths[3]).write_bytes(b"text")
         for _ in range(2):
             decoder = ImageDecoder(skip_bad_images=True)
-            cached = tokenize(split, palette, 4, decoder=decoder, cache=tmp_path / "cache")
+            cached = tokenize(split, palette.bind(4), decoder=decoder, cache=tmp_path / "cache")
             assert cached.tokens.shape == (4, 16)
             assert decoder.bad == {split.paths[3]: "no image"}
         (folder,) = (tmp_path / "cache").iterdir()
@@ -317,7 +320,7 @@ class TestCache:
         split, _ = photos(tmp_path / "photos", 3)
         pathlib.Path(split.paths[1]).write_bytes(b"text")
         with pytest.raises(InputError, match="01.png cannot be read as an image"):
-            tokenize(split, palette, 4, cache=tmp_path / "cache")
+            tokenize(split, palette.bind(4), cache=tmp_path / "cache")
         assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -331,22 +334,22 @@ class TestBadImages:
 
     def test_they_end_the_run_by_name(self, split):
         with pytest.raises(InputError, match="04.png cannot be read as an image .no image"):
-            tokenize(split, GREYS, 4)
+            tokenize(split, GREYS.bind(4))
         several = stream(split, image_size=4)
         with pytest.raises(InputError, match="0[47].png cannot be read as an image"):
-            with several.decoder.naming_errors():
+            with several.decoder.restore_errors():
                 batches(several.dataset(), 5)
 
     def test_or_they_are_skipped_and_counted(self, split):
         decoder = ImageDecoder(skip_bad_images=True)
-        tokenized = tokenize(split, GREYS, 4, decoder=decoder)
+        tokenized = tokenize(split, GREYS.bind(4), decoder=decoder)
         assert {pathlib.Path(name).name: why for name, why in decoder.bad.items()} == {
             "04.png": "no image",
             "07.png": "empty",
         }
         np.testing.assert_array_equal(tokenized.labels, np.delete(np.arange(10) % 3, [4, 7]))
         good = FileSplit("good", [split.paths[index] for index in (0, 1, 2, 3, 5, 6, 8, 9)])
-        np.testing.assert_array_equal(tokenized.tokens, tokenize(good, GREYS, 4).tokens)
+        np.testing.assert_array_equal(tokenized.tokens, tokenize(good, GREYS.bind(4)).tokens)
 
         several = stream(split, image_size=4, decoder=ImageDecoder(skip_bad_images=True))
         epoch = np.concatenate(batches(several.dataset(), 4))
@@ -357,11 +360,11 @@ class TestBadImages:
         bad = FileSplit("all bad", [split.paths[4], split.paths[7]])
         decoder = ImageDecoder(skip_bad_images=True)
         with pytest.raises(InputError, match="all bad holds no image that can be read"):
-            tokenize(bad, GREYS, 4, decoder=decoder)
+            tokenize(bad, GREYS.bind(4), decoder=decoder)
         for splits in ([bad], [split, bad]):
             several = stream(*splits, image_size=4, decoder=decoder, weights=[1] * len(splits))
             with pytest.raises(InputError, match="all bad holds no image that can be read"):
-                with decoder.naming_errors():
+                with decoder.restore_errors():
                     batches(several.dataset(), 50)
 
     def test_chunks_of_bad_images_alone_are_passed_over(self, split, tmp_path):
@@ -372,7 +375,7 @@ class TestBadImages:
         decoder = ImageDecoder(skip_bad_images=True)
         mixed = FileSplit("mixed", [*bad, *good.paths])
         np.testing.assert_array_equal(read_images(mixed, 8, decoder=decoder).images, images)
-        assert len(tokenize(mixed, GREYS, 4, decoder=decoder)) == 2
+        assert len(tokenize(mixed, GREYS.bind(4), decoder=decoder)) == 2
         assert len(decoder.bad) == 70
         with pytest.raises(InputError, match="mixed holds no image that can be read"):
             read_images(mixed, 8, decoder=decoder, limit=40)
@@ -380,4 +383,4 @@ class TestBadImages:
     def test_missing_files_are_no_bad_images(self, split):
         pathlib.Path(split.paths[2]).unlink()
         with pytest.raises(FileNotFoundError, match="02.png"):
-            tokenize(split, GREYS, 4, decoder=ImageDecoder(skip_bad_images=True))
+            tokenize(split, GREYS.bind(4), decoder=ImageDecoder(skip_bad_images=True))

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from igpt_keras.data.data_set import open_data
 from igpt_keras.data.labeled import LabeledImages
-from igpt_keras.data.sources.digits import load_digits
 from igpt_keras.evaluation.baselines import generative_baselines, raw_pixel_accuracy
 
 
@@ -40,7 +40,7 @@ def test_generative_baselines_are_those_counted_one_by_one():
 
 
 def test_raw_pixels_tell_separable_classes_apart_and_noise_not():
-    digits = load_digits()
+    digits = open_data("digits")
     assert raw_pixel_accuracy(digits.train, digits.validation, digits.test) > 0.9
     shuffled = np.random.default_rng(0).permutation(digits.train.labels[:200])
     noise = LabeledImages(digits.train.images[:200], shuffled)

@@ -374,7 +374,7 @@ def test_low_data_figures_are_those_of_the_subsets():
         assert run["accuracies"] == pytest.approx(accuracies, abs=0.02)
         assert run["mean"] == pytest.approx(statistics.mean(run["accuracies"]))
         assert run["std"] == pytest.approx(statistics.stdev(run["accuracies"]))
-    with pytest.raises(InputError, match="has 40 images, 41 were asked for"):
+    with pytest.raises(InputError, match="must have at least 41 images, got 40"):
         low_data_runs(method, splits, [41])
 
 

@@ -3,16 +3,16 @@ import pytest
 
 import igpt_keras
 from igpt_keras import ImageGPT, ImageGPTConfig
-from igpt_keras.data.sources.digits import load_digits
+from igpt_keras.data.data_set import open_data
 from igpt_keras.training.recipes import pretrain
 
 
 @pytest.fixture(scope="session")
 def digits():
     """Digits in four grays, and tokens of those to train on."""
-    digits = load_digits()
+    digits = open_data("digits")
     palette = igpt_keras.ColorPalette.fit(digits.train.images, num_colors=4)
-    return digits.test.images, digits.train.tokens(palette), palette
+    return digits.test.images, palette.tokenize(digits.train.images), palette
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import PIL.ImageOps
 import pytest
 
 from igpt_keras import InputError
-from igpt_keras.data.images import read_image
+from igpt_keras.data.image_decoding import read_image
 from igpt_keras.sampling.samplers import Categorical
 from serving.client import (
     AsyncClient,

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from igpt_keras import ColorPalette, InputError
-from igpt_keras.data.images import read_image
+from igpt_keras.data.image_decoding import read_image
 from igpt_keras.evaluation.metrics import generative_loss
 from igpt_keras.evaluation.voting import VOTES
 from igpt_keras.models.classifier import ImageGPTClassifier

@@ -9,9 +9,8 @@ import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from igpt_keras.data.image_decoding import decode
-from igpt_keras.data.images import fit_to_size, read_image
-from serving.exporting.image_decoding import decode_image
+from igpt_keras.data.image_decoding import decode, read_image
+from serving.exporting.image_decoding import decode_image, fit_to_size
 
 MAX_PIXELS = 1 << 20
 ORIENTATION = 0x0112
@@ -123,6 +122,22 @@ def test_sizes_and_shapes_reach_the_model_as_in_python(
     (tmp_path / "image").write_bytes(encoded(Image.fromarray(pixels), file_format))
     image = decode_in_graph((tmp_path / "image").read_bytes())
     np.testing.assert_array_equal(fit_to_size(image, 16), read_image(tmp_path / "image", 16))
+
+
+def test_fit_to_size_averages_the_areas_of_the_center_square():
+    photo = np.random.default_rng(11).integers(0, 256, (12, 20, 3)).astype(np.uint8)
+    square = photo[:, 4:16].astype(np.float64)
+    expected = square.reshape(4, 3, 4, 3, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(fit_to_size(photo, 4), expected, atol=0.5 + 1e-4)
+    upright = photo.transpose(1, 0, 2)
+    np.testing.assert_array_equal(
+        fit_to_size(upright, 4), np.transpose(fit_to_size(photo, 4), (1, 0, 2))
+    )
+
+
+def test_fit_to_size_leaves_images_of_that_size_as_they_are():
+    square = np.random.default_rng(11).integers(0, 256, (12, 12, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(fit_to_size(square, 12), square)
 
 
 def refusal(decode_in_graph, content) -> str:

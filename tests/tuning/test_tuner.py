@@ -12,7 +12,7 @@ from click.testing import CliRunner
 import igpt_keras
 from igpt_keras import InputError
 from igpt_keras.cli import igpt
-from igpt_keras.data.sources.digits import load_digits
+from igpt_keras.data.data_set import open_data
 from igpt_keras.runs import probe as probing
 from igpt_keras.runs.folder import only_writer
 from igpt_keras.runs.options import DataOptions, TrainingOptions
@@ -92,8 +92,8 @@ def test_the_best_model_of_probes_is_a_linear_classifier(searched, tmp_path):
     search = LearningRateSearch(experiment, Rates(3, floor=1), directory=tmp_path)
     search.search(verbose=0)
     (linear,) = search.get_best_models()
-    validation = load_digits().validation
-    tokens = validation.tokens(igpt_keras.load(model).tokenizer)
+    validation = open_data("digits").validation
+    tokens = igpt_keras.load(model).tokenizer.tokenize(validation.images)
     logits = linear.predict(igpt_keras.load(model).features(tokens, 1), verbose=0)
     (best,) = search.oracle.get_best_trials()
     assert np.mean(logits.argmax(axis=1) == validation.labels) == best.score

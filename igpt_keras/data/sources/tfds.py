@@ -1,4 +1,4 @@
-"""TensorFlow Datasets."""
+"""TensorFlow Datasets (the extra `tfds`)."""
 
 import dataclasses
 import hashlib
@@ -8,57 +8,60 @@ from typing import Any
 import tensorflow as tf
 
 from igpt_keras import paper
-from igpt_keras.data.sources.base import Source
+from igpt_keras.data.source import TEST, TRAIN, VALIDATION, Source
+from igpt_keras.data.sources import register_source
 from igpt_keras.data.splits import UNLABELED, held_out_count
-from igpt_keras.data.streamed import StreamedSplit
+from igpt_keras.data.streamed_split import StreamedSplit
 from igpt_keras.errors import InputError
+from igpt_keras.extras import require
 
-TRAIN, VALIDATION, TEST = "train", "validation", "test"
 IMAGENET = ("imagenet2012", "imagenet_resized", "downsampled_imagenet")
 
 
-def open_tfds(name: str, split: str | None, data_dir: str | None) -> Source:
-    """Opens a set of TensorFlow Datasets; downloads and prepares it if need be.
+@register_source("tfds")
+def open_tfds(location: str, split: str | None = None, data_dir: str | None = None) -> Source:
+    """Opens a data set of TensorFlow Datasets; downloads and prepares it first if necessary.
 
-    The split to test on is `test`, or where there is none with labels, as for ImageNet,
-    `validation`. A set that has both is validated on `validation`.
+    The test split is `test`, or `validation` if `test` is missing or, as for ImageNet, has no
+    labels. If both serve, `validation` is for validation.
 
     Args:
-        name: `NAME[/CONFIG][:VERSION]`.
-        split: to train on, instead of `train`.
-        data_dir: where sets are; TFDS' own default (`TFDS_DATA_DIR`, or
-            ~/tensorflow_datasets) if None.
+        location: `NAME[/CONFIG][:VERSION]`.
+        split: Name of the split to train on instead of `train`.
+        data_dir: Folder of all data sets; None for the default of TensorFlow Datasets
+            (`TFDS_DATA_DIR`, or ~/tensorflow_datasets).
 
     Raises:
-        InputError: tensorflow-datasets is not installed, no such set, one that cannot
-            be prepared here, or one without images.
+        InputError: TensorFlow Datasets is not installed, the data set does not exist or cannot
+            be prepared, or it has no images.
     """
-    tfds = _import_tfds()
-    builder = _prepared(tfds, name, data_dir)
-    image, label = _features(tfds, builder, name)
-    splits = builder.info.splits
+    # tensorflow-datasets 4.9 imports importlib_resources without requiring it.
+    require("importlib_resources", "tfds")
+    tfds = require("tensorflow_datasets", "tfds")
+    builder = _prepared(tfds, location, data_dir)
+    image, label = _features(tfds, builder, location)
+    available = builder.info.splits
     wanted = split or TRAIN
-    trainable = sorted(splits.keys() - {VALIDATION, TEST})
+    trainable = sorted(available.keys() - {VALIDATION, TEST})
     if wanted not in trainable:
         raise InputError(
-            f"tfds:{name} has no split {wanted!r} to train on; it has {', '.join(trainable)}"
+            f"tfds:{location} has no split {wanted!r} to train on; it has {', '.join(trainable)}"
         )
 
-    def part(key):
-        part = TfdsSplit(f"tfds:{name}, {key}", tfds, builder, key, image, label)
-        (first,) = part.items(None).take(1).as_numpy_iterator()
-        # STL-10's unlabeled images have a class all the same: -1.
-        return dataclasses.replace(part, label=None) if first["label"] == UNLABELED else part
+    def open_split(key: str) -> TfdsSplit:
+        opened = TfdsSplit(f"tfds:{location}, {key}", tfds, builder, key, image, label)
+        (first,) = opened.references(None).take(1).as_numpy_iterator()
+        # The unlabeled images of STL-10 have the label -1.
+        return dataclasses.replace(opened, label=None) if first["label"] == UNLABELED else opened
 
-    train = part(wanted)
-    others = [part(key) for key in (TEST, VALIDATION) if key in splits]
-    # The test split of ImageNet has no labels.
-    others = [other for other in others if other.labeled or not train.labeled]
+    train = open_split(wanted)
+    held_out = [open_split(key) for key in (TEST, VALIDATION) if key in available]
+    held_out = [other for other in held_out if other.labeled or not train.labeled]
     imagenet = builder.name.startswith(IMAGENET)
     return Source(
         train=train,
-        validation=others[1] if len(others) > 1 else None,
-        test=others[0] if others else None,
+        validation=held_out[1] if len(held_out) > 1 else None,
+        test=held_out[0] if held_out else None,
         class_names=list(builder.info.features[label].names) if train.labeled else [],
         validation_fraction=(
             paper.IMAGENET_VALIDATION_FRACTION if imagenet else paper.VALIDATION_FRACTION
@@ -66,17 +69,17 @@ def open_tfds(name: str, split: str | None, data_dir: str | None) -> Source:
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class TfdsSplit(StreamedSplit):
-    """A split of a TFDS set.
+    """A split of a data set of TensorFlow Datasets.
 
     Attributes:
-        name: for messages.
-        tfds: the module, which is imported only where it is needed.
-        builder: of the set, prepared.
-        split: in TFDS' notation.
-        image: name of the image feature.
-        label: name of the class feature, or None.
+        name: Name for error messages.
+        tfds: The module `tensorflow_datasets`.
+        builder: Builder of the data set, which is prepared.
+        split: The split in the notation of TensorFlow Datasets.
+        image: Name of the image feature.
+        label: Name of the class feature, or None.
     """
 
     name: str
@@ -94,7 +97,7 @@ class TfdsSplit(StreamedSplit):
     def labeled(self) -> bool:
         return self.label is not None
 
-    def items(self, seed: tf.Tensor | None) -> tf.data.Dataset:
+    def references(self, seed: tf.Tensor | None) -> tf.data.Dataset:
         features = {key: True for key in (self.image, self.label) if key}
         decoding = self.tfds.decode.PartialDecoding(
             features, decoders={self.image: self.tfds.decode.SkipDecoding()}
@@ -112,23 +115,24 @@ class TfdsSplit(StreamedSplit):
             decoders=decoding,
             read_config=reading,
         )
-        return examples.map(self._item)
+        return examples.map(self._reference)
 
-    def _item(self, example):
+    def _reference(self, example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         label = example[self.label] if self.label else UNLABELED
         return {
             "index": tf.constant(0, tf.int64),
-            "content": example[self.image],
+            "image_bytes": example[self.image],
             "label": tf.cast(label, tf.int32),
             "name": example["tfds_id"],
         }
 
     def hold_out(self, fraction: float, seed: int) -> "tuple[TfdsSplit, TfdsSplit]":
-        """See `Split.hold_out`: the last images are held out, as TFDS stores sets shuffled."""
+        """Holds out the last images: TensorFlow Datasets stores data sets shuffled."""
         if self.builder.info.disable_shuffling:
             raise InputError(
-                f"{self.name} is stored in order (disable_shuffling), so that no random split can "
-                "be held out; prepare it shuffled, or train on all of it (--train-on-validation)"
+                f"{self.name} is stored in order (disable_shuffling), so no random images of it "
+                "can be held out; prepare it shuffled, or pass train_on_validation=True to train "
+                "on all of it"
             )
         first = self.num_examples - held_out_count(self, fraction)
         return (
@@ -151,57 +155,44 @@ class TfdsSplit(StreamedSplit):
         return digest.hexdigest()
 
 
-def _import_tfds() -> ModuleType:
+def _prepared(tfds: ModuleType, location: str, data_dir: str | None) -> Any:
+    """Returns the builder of a data set that is ready to be read."""
     try:
-        # Needed, though not required, by tensorflow-datasets 4.9.
-        import importlib_resources  # noqa: F401
-        import tensorflow_datasets
-    except ImportError as error:
-        raise InputError(
-            f"data of kind tfds needs TensorFlow Datasets ({error}); install it with "
-            "`pip install tensorflow-datasets importlib_resources`"
-        ) from None
-    return tensorflow_datasets
-
-
-def _prepared(tfds, name: str, data_dir: str | None):
-    """The builder of a set that is ready to be read."""
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
+        builder = tfds.builder(location, data_dir=data_dir)
     except (ValueError, AssertionError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(
-            f"tfds:{name} is neither a set of TensorFlow Datasets nor one in "
+            f"tfds:{location} is neither a set of TensorFlow Datasets nor one in "
             f"{data_dir or 'TFDS_DATA_DIR or ~/tensorflow_datasets'} ({reason})"
         ) from error
     if not builder.is_prepared():
         try:
             builder.download_and_prepare()
         except Exception as error:
-            # Each set prepares itself by its own program, which may fail in any way.
+            # Each data set has its own code to prepare it, which may raise anything.
             reason = " ".join(str(error).split())
             raise InputError(
-                f"tfds:{name} cannot be prepared in {builder.data_dir} ({reason}); without a "
-                "network, prepare it elsewhere and give the folder of all sets as --data-dir"
+                f"tfds:{location} cannot be prepared in {builder.data_dir} ({reason}); without a "
+                "network, prepare it elsewhere and pass the folder of all data sets as data_dir"
             ) from error
     return builder
 
 
-def _features(tfds, builder, name: str) -> tuple[str, str | None]:
-    """The names of the image and of the class feature.
+def _features(tfds: ModuleType, builder: Any, location: str) -> tuple[str, str | None]:
+    """Returns the names of the image feature and of the class feature.
 
-    Those of `supervised_keys`, or `image` and `label`, or the first of their kind.
+    They are those of `supervised_keys`, or `image` and `label`, or the first of their kind.
     """
     features = dict(builder.info.features.items())
     supervised = [key for key in builder.info.supervised_keys or () if isinstance(key, str)]
 
-    def first(kind):
+    def first(kind: type) -> str | None:
         preferred = (*supervised, "image", "label", *sorted(features))
-        keys = [key for key in preferred if isinstance(features.get(key), kind)]
-        return keys[0] if keys else None
+        return next((key for key in preferred if isinstance(features.get(key), kind)), None)
 
     image = first(tfds.features.Image)
     if image is None:
-        others = ", ".join(sorted(features))
-        raise InputError(f"tfds:{name} has no image among its features: {others}")
+        raise InputError(
+            f"tfds:{location} has no image among its features: {', '.join(sorted(features))}"
+        )
     return image, first(tfds.features.ClassLabel)

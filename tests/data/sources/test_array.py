@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from igpt_keras import InputError
-from igpt_keras.data.sources.array import open_arrays
+from igpt_keras.data.sources.array import open_array
 
 IMAGES = np.random.default_rng(41).integers(0, 256, (6, 2, 3, 3)).astype(np.uint8)
 LABELS = np.array([0, 1, 2, 0, 1, 2])
@@ -14,7 +14,7 @@ def images_of(split):
 
 def test_npy_is_mapped_and_unlabeled(tmp_path):
     np.save(tmp_path / "a.npy", IMAGES)
-    source = open_arrays(str(tmp_path / "a.npy"))
+    source = open_array(str(tmp_path / "a.npy"))
     assert isinstance(source.train.images, np.memmap)
     np.testing.assert_array_equal(images_of(source.train), IMAGES)
     assert not source.train.labeled
@@ -25,7 +25,7 @@ def test_npy_is_mapped_and_unlabeled(tmp_path):
 def test_gray_images(tmp_path, shape):
     gray = IMAGES[..., :1]
     np.save(tmp_path / "a.npy", gray.reshape(shape))
-    split = open_arrays(str(tmp_path / "a.npy")).train
+    split = open_array(str(tmp_path / "a.npy")).train
     np.testing.assert_array_equal(images_of(split), np.repeat(gray, 3, axis=-1))
 
 
@@ -39,7 +39,7 @@ def test_npz_with_three_parts(tmp_path):
         test_images=IMAGES[2:],
         test_labels=LABELS[2:] + 1,
     )
-    source = open_arrays(str(tmp_path / "a.npz"))
+    source = open_array(str(tmp_path / "a.npz"))
     assert source.class_names == ["0", "1", "2", "3"]
     for split, images, labels in (
         (source.train, IMAGES, LABELS),
@@ -58,7 +58,7 @@ def test_the_names_of_keras(tmp_path):
         x_test=IMAGES[:1],
         y_test=LABELS[:1, None],
     )
-    source = open_arrays(str(tmp_path / "cifar.npz"))
+    source = open_array(str(tmp_path / "cifar.npz"))
     np.testing.assert_array_equal(source.train.labels, LABELS)
     assert source.test.num_examples == 1
     assert source.class_names == ["0", "1", "2"]
@@ -66,7 +66,7 @@ def test_the_names_of_keras(tmp_path):
 
 def test_npz_without_labels(tmp_path):
     np.savez_compressed(tmp_path / "a.npz", images=IMAGES)
-    source = open_arrays(str(tmp_path / "a.npz"))
+    source = open_array(str(tmp_path / "a.npz"))
     assert not source.train.labeled
     assert source.class_names == []
 
@@ -88,15 +88,15 @@ def test_npz_without_labels(tmp_path):
 def test_unusable_arrays(tmp_path, arrays, message):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(InputError, match=message):
-        open_arrays(str(tmp_path / "a.npz"))
+        open_array(str(tmp_path / "a.npz"))
 
 
 def test_unusable_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="missing.npy does not exist"):
-        open_arrays(str(tmp_path / "missing.npy"))
+        open_array(str(tmp_path / "missing.npy"))
     with pytest.raises(InputError, match="must end in .npy or .npz"):
-        open_arrays(str(tmp_path / "a.csv"))
+        open_array(str(tmp_path / "a.csv"))
     for name in ("text.npy", "text.npz"):
         (tmp_path / name).write_bytes(b"This is a text.")
         with pytest.raises(InputError, match="is not a file of plain arrays"):
-            open_arrays(str(tmp_path / name))
+            open_array(str(tmp_path / name))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from igpt_keras import ColorPalette, ImageGPT, ImageGPTClassifier, ImageGPTConfig, InputError
-from igpt_keras.data.sources.digits import load_digits
+from igpt_keras.data.data_set import open_data
 from igpt_keras.training.callbacks.divergence_detector import Diverged, DivergenceDetector
 from igpt_keras.training.recipes import finetune, pretrain
 
@@ -156,9 +156,14 @@ def test_settings_are_positive(name):
 @pytest.fixture(scope="module")
 def digits():
     """The handwritten digits, a palette, and their tokens to train on and to validate with."""
-    data = load_digits()
+    data = open_data("digits")
     palette = ColorPalette.fit(data.train.images, 16)
-    return data, palette, data.train.tokens(palette), data.validation.tokens(palette)
+    return (
+        data,
+        palette,
+        palette.tokenize(data.train.images),
+        palette.tokenize(data.validation.images),
+    )
 
 
 def train_on(digits, objective, rate, *, batch_size=32, epochs=10, dtype="float32"):

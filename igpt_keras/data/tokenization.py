@@ -1,0 +1,179 @@
+"""Whole splits as pixels or tokens in memory, with a cache of tokens on disk."""
+
+import hashlib
+import math
+import os
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from igpt_keras.atomic import atomic_path
+from igpt_keras.data.augmentation import augmentations
+from igpt_keras.data.image_decoding import ImageDecoder
+from igpt_keras.data.labeled import LabeledImages, LabeledTokens
+from igpt_keras.data.loader import Loader, no_good_image, size_of_images
+from igpt_keras.data.splits import RECORD_BLOCK_SIZE, Split
+from igpt_keras.json_files import read_json, write_json
+from igpt_keras.tokenizers import ImageTokenizer
+
+# The last file that is written into the folder of cached tokens.
+CACHE_FILE = "about.json"
+
+
+def tokenize(
+    split: Split,
+    tokenizer: ImageTokenizer,
+    *,
+    augmentation: str = "none",
+    decoder: ImageDecoder | None = None,
+    cache: str | os.PathLike | None = None,
+) -> LabeledTokens:
+    """Returns the tokens of all images of a split, in order.
+
+    Args:
+        split: The images.
+        tokenizer: A tokenizer with an image size R.
+        augmentation: The augmentation whose evaluation crops the images: for "imagenet" the
+            center of the image with a shorter side of 224 pixels, else the center square. The
+            crop is then averaged by area to R × R.
+        decoder: Keeps a record of bad images; by default, the first one is an error.
+        cache: Folder that keeps the tokens, to be found again while the images, the tokenizer
+            and the augmentation stay the same.
+
+    Raises:
+        InputError: An image cannot be read, or the tokenizer has no image size.
+
+    Example:
+        ```python
+        from igpt_keras import ColorPalette
+        from igpt_keras.data import open_data, read_images, tokenize
+
+        data = open_data("digits")
+        palette = ColorPalette.fit(read_images(data.train, image_size=8).images, num_colors=8)
+        tokenize(data.test, palette).tokens  # int32 [360, 64]
+        ```
+    """
+    size_of_images(tokenizer)
+    decoder = decoder or ImageDecoder()
+    shape = (split.num_examples, math.prod(tokenizer.grid))
+    if cache is None:
+        tokens = np.empty(shape, np.int32)
+        labels = _tokenize_into(tokens, split, tokenizer, augmentation, decoder)
+        return LabeledTokens(tokens[: len(labels)], labels)
+    folder = pathlib.Path(cache, _cache_key(split, tokenizer, augmentation, decoder))
+    if not folder.is_dir():
+        own = ImageDecoder(decoder.skip_bad_images)
+        dtype = np.uint16 if tokenizer.vocabulary_size <= 1 << 16 else np.int32
+        with atomic_path(folder, overwrite=True, marker=CACHE_FILE) as partial:
+            partial.mkdir()
+            tokens = np.lib.format.open_memmap(partial / "tokens.npy", "w+", dtype, shape)
+            labels = _tokenize_into(tokens, split, tokenizer, augmentation, own)
+            tokens.flush()
+            np.save(partial / "labels.npy", labels)
+            about = {"split": split.name, "image_size": tokenizer.image_size, "bad": own.bad}
+            write_json(partial / CACHE_FILE, about)
+    decoder.bad.update(read_json(folder / CACHE_FILE)["bad"])
+    labels = np.load(folder / "labels.npy")
+    return LabeledTokens(np.load(folder / "tokens.npy", mmap_mode="r")[: len(labels)], labels)
+
+
+def read_images(
+    split: Split,
+    image_size: int,
+    *,
+    augmentation: str = "none",
+    decoder: ImageDecoder | None = None,
+    limit: int | None = None,
+    seed: int | None = None,
+) -> LabeledImages:
+    """Returns the images of a split as pixels.
+
+    Args:
+        split: The images.
+        image_size: Side R that they are resized to, in pixels.
+        augmentation, decoder: As for `tokenize`.
+        limit: Maximum number of images.
+        seed: Determines a random choice and order; None for the first images in order.
+
+    Returns:
+        Images uint8 [N, R, R, 3] and their labels.
+
+    Raises:
+        InputError: An image cannot be read.
+
+    Example:
+        ```python
+        from igpt_keras.data import open_data, read_images
+
+        images = read_images(open_data("digits").train, image_size=8, limit=100, seed=0)
+        images.images.shape  # (100, 8, 8, 3)
+        ```
+    """
+    limit = split.num_examples if limit is None else min(limit, split.num_examples)
+    references = split.in_order() if seed is None else split.shuffled(seed)
+    references = references.unbatch().take(limit).batch(RECORD_BLOCK_SIZE)
+    blocks = list(_load(split, references, image_size, None, augmentation, decoder))
+    return LabeledImages(
+        np.concatenate([images for images, _ in blocks]),
+        np.concatenate([labels for _, labels in blocks]),
+    )
+
+
+def _tokenize_into(
+    tokens: np.ndarray,
+    split: Split,
+    tokenizer: ImageTokenizer,
+    augmentation: str,
+    decoder: ImageDecoder,
+) -> np.ndarray:
+    """Writes the tokens of all good images into `tokens`; returns the images' labels."""
+    labels = []
+    count = 0
+    size = size_of_images(tokenizer)
+    for values, block_labels in _load(
+        split, split.in_order(), size, tokenizer, augmentation, decoder
+    ):
+        tokens[count : count + len(values)] = values
+        count += len(values)
+        labels.append(block_labels)
+    return np.concatenate(labels)
+
+
+def _load(
+    split: Split,
+    references: tf.data.Dataset,
+    image_size: int,
+    tokenizer: ImageTokenizer | None,
+    augmentation: str,
+    decoder: ImageDecoder | None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields blocks as `Loader.load` does, cropped as in evaluation."""
+    decoder = decoder or ImageDecoder()
+    evaluate = augmentations.get(augmentation).evaluate
+    loader = Loader([split], [lambda image, _: evaluate(image)], image_size, tokenizer, decoder)
+    references = references.map(
+        lambda block: {
+            **block,
+            "split": tf.zeros_like(block["label"]),
+            "position": tf.zeros_like(block["index"]),
+        }
+    )
+    empty = True
+    with decoder.restore_errors():
+        for values, labels in loader.load(references).prefetch(2).as_numpy_iterator():
+            empty = empty and not len(labels)
+            yield values, labels
+    if empty:
+        raise no_good_image(split)
+
+
+def _cache_key(
+    split: Split, tokenizer: ImageTokenizer, augmentation: str, decoder: ImageDecoder
+) -> str:
+    settings = (
+        *(split.fingerprint(), tokenizer.fingerprint(), tokenizer.image_size),
+        *(augmentation, decoder.skip_bad_images),
+    )
+    return hashlib.sha256(repr(settings).encode()).hexdigest()[:32]
