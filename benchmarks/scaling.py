@@ -307,15 +307,13 @@ MEASURED_BATCH = 4
 
 def peak_of_process(num_layers: int, remat: bool) -> None:
     """Trains two steps and prints the peak resident memory of this process, in bytes."""
-    import keras
     import numpy as np
 
     from igpt_keras.models.image_gpt import ImageGPT
 
     config = ImageGPTConfig.preset("image_gpt_small", num_layers=num_layers)
     model = ImageGPT(config)
-    model.backbone.remat = remat
-    model.compile(keras.optimizers.Adam(0.003, beta_2=0.95), jit_compile=False)
+    model.compile(jit_compile=False, remat=remat)
     shape = (2 * MEASURED_BATCH, config.sequence_length)
     tokens = np.random.default_rng(0).integers(0, config.vocabulary_size, shape)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -98,8 +98,7 @@ def our_step(sizes: Sizes, remat: bool, jit_compile: bool) -> Callable[[], list[
         sizes.image_size, COLORS, HIDDEN_DIM, sizes.layers, HEADS, use_bias=False
     )
     model = igpt_keras.ImageGPT(config)
-    model.backbone.remat = remat
-    model.compile(adam(LEARNING_RATE), jit_compile=jit_compile)
+    model.compile(adam(LEARNING_RATE), jit_compile=jit_compile, remat=remat)
     tokens = np.random.default_rng(0).integers(0, COLORS, (sizes.batch, sizes.length))
     batches = iter(tf.data.Dataset.from_tensors(tokens.astype(np.int32)).repeat())
     model.make_train_function()

@@ -72,7 +72,7 @@ class FeatureExtractor:
         """
         if not len(tokens):
             raise InputError("tokens must hold at least one image, got none")
-        self.model._check_inputs(tokens)
+        self.model.check_inputs(tokens)
         bert = self.model.objective == "bert"
         mask = (self.model.mask_probability, self.seed, vote) if bert else None
         file = self.folder / f"features-{self._digest(tokens, mask)}.npy"

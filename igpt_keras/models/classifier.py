@@ -1,7 +1,10 @@
-"""The classifier for fine-tuning (paper, section 2.4)."""
+"""The classifier for fine-tuning (paper, section 2.3)."""
+
+from typing import Any
 
 import keras
 
+from igpt_keras import paper
 from igpt_keras.errors import InputError
 from igpt_keras.models.generative_model import GenerativeModel, pool
 from igpt_keras.models.image_gpt import ImageGPT
@@ -11,20 +14,31 @@ from igpt_keras.network.losses import mean_over_images
 
 @keras.saving.register_keras_serializable("igpt_keras")
 class ImageGPTClassifier(GenerativeModel):
-    """Fine-tuning (paper, section 2.4): tokens int32 [B, n] to class logits float32 [B, C].
+    """The fine-tuned network (paper, section 2.3): tokens to class logits float32 [B, C].
 
-    The features f^`layer` go through a linear map that starts at zero. The loss is
-    L_CLF + `generative_weight` · L_GEN; L_GEN is always that of the final states. With
-    weight 0 there is no token head, and what comes after `layer` is neither run nor trained.
+    The features f^`layer` go through a projection that starts at zero. The loss is L_CLF +
+    `generative_weight` · L_GEN; L_GEN is always that of the final states. With weight 0 there
+    is no token head, and what comes after `layer` is neither run nor trained.
 
     Args:
-        config: the sizes.
-        num_classes: C.
+        config: The sizes.
+        num_classes: Number of classes, C.
         objective: "ar" or "bert", that of L_GEN and of the backbone.
-        layer: l, whose features the class head reads, in 0…L; None for L, the end.
-        generative_weight: factor of L_GEN (1 in the published code).
+        layer: l, whose features the class head reads, 0…L; None for L, the final states.
+        generative_weight: Factor of L_GEN; 1 in the paper.
         class_names: C names, or None for "0", "1", ….
-        **kwargs: as `GenerativeModel`.
+        **kwargs: As for `GenerativeModel`: `tokenizer`, `mask_probability`, `dtype`.
+
+    Call arguments:
+        inputs: Images uint8 [B, R, R, 3], tokens int32 [B, n], or `{"tokens": tokens,
+            "masked": masked}` with bool [B, n].
+
+    Example:
+        ```python
+        classifier = igpt_keras.ImageGPTClassifier.from_preset(model, num_classes=10)
+        classifier.compile()
+        classifier.fit(images, labels, epochs=5)
+        ```
     """
 
     def __init__(
@@ -35,7 +49,7 @@ class ImageGPTClassifier(GenerativeModel):
         *,
         layer: int | None = None,
         class_names: list[str] | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(config, objective, **kwargs)
         self.layer = config.num_layers if layer is None else layer
@@ -56,6 +70,8 @@ class ImageGPTClassifier(GenerativeModel):
             name="class_head",
             dtype="float32",
         )
+        self.accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+        self._reports_accuracy = False
         self.build((None, config.sequence_length))
 
     @classmethod
@@ -87,24 +103,52 @@ class ImageGPTClassifier(GenerativeModel):
             self._freeze_after_layer()
 
     def _freeze_after_layer(self):
-        # These weights are not used; Keras warns of trainable ones without gradient.
+        # Keras warns of trainable weights that get no gradient.
         entered, *later = self.backbone.blocks[self.layer :]
         unused = [entered.attention, entered.mlp_norm, entered.mlp, *later]
-        for part in (*unused, self.backbone.final_norm):
-            part.trainable = False
+        for layer in (*unused, self.backbone.final_norm):
+            layer.trainable = False
 
-    def compile(self, optimizer="adam", loss="auto", metrics="auto", **kwargs):
-        """As Keras', with L_CLF from integer labels and accuracy unless told otherwise."""
+    def compile(
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "auto",
+        loss: Any = "auto",
+        metrics: Any = "auto",
+        **kwargs: Any,
+    ) -> None:
+        """Configures training, as `GenerativeModel.compile`.
+
+        Args:
+            optimizer: "auto" is the paper's Adam (0.9, 0.95) at a tenth of the learning rate
+                found for pre-training the nearest published model (section 4.5).
+            loss: "auto" is L_CLF from integer labels.
+            metrics: "auto" is the accuracy.
+            **kwargs: As for `GenerativeModel.compile`.
+        """
         if loss == "auto":
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        accuracy = ["accuracy"] if metrics == "auto" else metrics
-        super().compile(optimizer=optimizer, loss=loss, metrics=accuracy, **kwargs)
-        if metrics == "auto":
-            # Keras would do so in the first step: too late for a training that goes on within
-            # an epoch, whose mean is restored before.
-            labels = keras.KerasTensor((None,), "int32")
-            with self.distribute_scope():
-                self._compile_metrics.build(labels, keras.KerasTensor((None, self.num_classes)))
+        self._reports_accuracy = metrics == "auto"
+        metrics = None if self._reports_accuracy else metrics
+        super().compile(optimizer, loss=loss, metrics=metrics, **kwargs)
+
+    def _default_learning_rate(self) -> float:
+        return super()._default_learning_rate() / paper.FINETUNING_RATE_DIVISOR
+
+    def get_compile_config(self) -> dict[str, Any]:
+        config = super().get_compile_config()
+        if config and self._reports_accuracy:
+            config["metrics"] = "auto"
+        return config
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        hidden = () if self._reports_accuracy else (self.accuracy,)
+        return [metric for metric in super().metrics if metric not in hidden]
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        if self._reports_accuracy:
+            self.accuracy.update_state(y, y_pred)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def call(self, inputs):
         outputs = self.per_image(inputs)
@@ -113,7 +157,10 @@ class ImageGPTClassifier(GenerativeModel):
         return outputs["class_logits"]
 
     def per_image(self, inputs) -> dict:
-        """`class_logits`, float32 [B, C]; with a token head also `nats`, as of `ImageGPT`."""
+        """Returns `class_logits`, float32 [B, C]; with a token head also `nll`, float32 [B].
+
+        `nll` is the generative loss of each image in nats per token.
+        """
         inputs = self._with_mask(inputs)
         if self.generative_weight == 0:
             states = self.backbone.normalized_states(inputs, self.layer)
@@ -127,7 +174,7 @@ class ImageGPTClassifier(GenerativeModel):
     def compute_output_shape(self, tokens_shape):
         return (tokens_shape[0], self.num_classes)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_classes": self.num_classes,

@@ -1,13 +1,8 @@
-"""Image GPT and its classifier: Keras models on one backbone.
-
-Both take tokens int32 [B, n] (n = image_size², raster order), or a dictionary
-`{"tokens": tokens, "masked": masked}` whose bool [B, n] mask M says which
-positions a BERT model does not see. Without it, a BERT model draws M anew at
-every call, in training and in evaluation (paper, section 2.2 and appendix).
-"""
+"""What Image GPT and its classifier share: Keras models on one backbone."""
 
 import contextlib
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,6 +10,8 @@ from keras import ops
 
 from igpt_keras import paper
 from igpt_keras.errors import InputError
+from igpt_keras.models.inputs import to_tokens
+from igpt_keras.models.keras_internals import first_added_loss
 from igpt_keras.models.masking import draw_fresh_mask
 from igpt_keras.network.backbone import ImageGPTBackbone
 from igpt_keras.network.config import ImageGPTConfig
@@ -32,17 +29,24 @@ else:
 
 
 class GenerativeModel(Trainer, keras.Model):
-    """What `ImageGPT` and `ImageGPTClassifier` share: backbone, mask, loss, features.
+    """Base of `ImageGPT` and `ImageGPTClassifier`: backbone, mask, generative loss, features.
 
-    The generative loss is added in `call` (`add_loss`), so `compile` needs none.
+    `fit`, `evaluate`, `predict` and calls take images uint8 [B, R, R, 3], tokens int32
+    [B, n], or `{"tokens": tokens, "masked": masked}`, whose bool [B, n] mask M says which
+    tokens a BERT model does not see. Without it, a BERT model draws M anew at every call, in
+    training and in evaluation (paper, sections 2.1 and 4.6). `fit`, `evaluate` and `predict`
+    also take a `tf.data.Dataset` of batches of these.
+
+    `call` adds the generative loss (`add_loss`), so `compile` needs none.
 
     Args:
-        config: the sizes.
+        config: The sizes.
         objective: "ar" or "bert".
-        generative_weight: factor of the generative term in the loss.
-        mask_probability: chance of each position to be in M (BERT; 0.15 in the paper).
+        generative_weight: Factor of the generative loss; with 0 there is no token head.
+        mask_probability: Probability of each position to be in M (BERT).
         tokenizer: Maps images to tokens and back; saved with the model. None if the model
             is only given tokens.
+        **kwargs: Arguments of `keras.Model`, such as `dtype` and `name`.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class GenerativeModel(Trainer, keras.Model):
 
     @property
     def objective(self) -> str:
+        """ "ar" or "bert"."""
         return self.backbone.objective
 
     @property
@@ -106,62 +111,92 @@ class GenerativeModel(Trainer, keras.Model):
             self.token_head.build((*tokens_shape, self.config.hidden_dim))
         self.built = True
 
-    def __call__(self, inputs, *args, **kwargs):
-        self._check_inputs(inputs)
-        return super().__call__(inputs, *args, **kwargs)
+    def compile(
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "auto",
+        *args: Any,
+        remat: bool = False,
+        micro_batches: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        """Configures training, as `keras.Model.compile`, with two more arguments.
 
-    def fit(self, x=None, *args, **kwargs):
-        self._check_inputs(x)
-        return super().fit(x, *args, **kwargs)
+        Args:
+            optimizer: "auto" is the paper's Adam (0.9, 0.95) at the learning rate found for
+                the nearest published model (appendix A.1, table 5).
+            *args: As for Keras.
+            remat: Whether to recompute each block's activations for the gradient: less memory
+                for a third more computation.
+            micro_batches: Number of parts that a device's images are cut into. They go
+                through the model in turn before the weights change once: less memory, the
+                same result. TensorFlow only.
+            **kwargs: As for Keras.
+
+        Raises:
+            InputError: `micro_batches` cannot be used.
+
+        Example:
+            >>> model.compile()
+            >>> model.compile(keras.optimizers.Adam(1e-3), remat=True, micro_batches=4)
+        """
+        if micro_batches < 1:
+            raise InputError(f"micro_batches must be at least 1, got {micro_batches}")
+        if micro_batches > 1 and keras.backend.backend() != "tensorflow":
+            raise InputError(
+                f"micro_batches={micro_batches} needs Keras' TensorFlow backend, "
+                f"got {keras.backend.backend()}; pass smaller batches to fit"
+            )
+        self.micro_batches = micro_batches
+        self.backbone.remat = remat
+        with self.distribute_scope():
+            if optimizer == "auto":
+                optimizer = keras.optimizers.Adam(
+                    self._default_learning_rate(),
+                    beta_1=paper.ADAM_BETA_1,
+                    beta_2=paper.ADAM_BETA_2,
+                )
+            super().compile(optimizer, *args, **kwargs)
+
+    def _default_learning_rate(self) -> float:
+        config = self.config
+        return paper.learning_rate(config.hidden_dim, config.image_size, self.objective)
+
+    def get_compile_config(self) -> dict[str, Any]:
+        config = super().get_compile_config()
+        if config:
+            config |= {"remat": self.backbone.remat, "micro_batches": self.micro_batches}
+        return config
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def __call__(self, inputs, *args, **kwargs):
+        return super().__call__(to_tokens(self, inputs), *args, **kwargs)
+
+    def fit(self, x=None, *args, validation_data=None, **kwargs):
+        if isinstance(validation_data, tuple | list):
+            first, *rest = validation_data
+            kwargs["validation_data"] = (to_tokens(self, first), *rest)
+        elif validation_data is not None:
+            kwargs["validation_data"] = to_tokens(self, validation_data)
+        return super().fit(to_tokens(self, x), *args, **kwargs)
 
     def evaluate(self, x=None, *args, **kwargs):
-        self._check_inputs(x)
-        return super().evaluate(x, *args, **kwargs)
+        return super().evaluate(to_tokens(self, x), *args, **kwargs)
 
     def predict(self, x, *args, **kwargs):
-        self._check_inputs(x)
-        return super().predict(x, *args, **kwargs)
+        return super().predict(to_tokens(self, x), *args, **kwargs)
 
-    def _check_inputs(self, inputs):
-        """Raises `InputError` for tokens of another shape, dtype or vocabulary, or such a mask."""
-        if isinstance(inputs, dict):
-            self._check_keys(inputs)
-        tokens = inputs["tokens"] if isinstance(inputs, dict) else inputs
-        if not hasattr(tokens, "shape") or not hasattr(tokens, "dtype"):
-            return
-        n = self.config.sequence_length
-        if len(tokens.shape) != 2 or tokens.shape[1] not in (n, None):
-            raise InputError(
-                f"tokens must have shape [batch, {n}] (image_size={self.config.image_size}), "
-                f"got {list(tokens.shape)}"
-            )
-        if "int" not in keras.backend.standardize_dtype(tokens.dtype):
-            raise InputError(f"tokens must be integers, got {tokens.dtype}")
-        if isinstance(tokens, np.ndarray) and tokens.size:
-            low, high = tokens.min(), tokens.max()
-            if low < 0 or high >= self.config.vocabulary_size:
-                raise InputError(
-                    f"tokens must lie in 0…{self.config.vocabulary_size - 1} "
-                    f"(vocabulary_size={self.config.vocabulary_size}), got {low}…{high}"
-                )
-
-    def _check_keys(self, inputs: dict):
-        if "tokens" not in inputs or not set(inputs) <= {"tokens", "masked"}:
-            raise InputError(
-                f'inputs must have the keys "tokens" and, for BERT, "masked"; got {sorted(inputs)}'
-            )
-        tokens, masked = (
-            np.shape(inputs["tokens"]),
-            np.shape(inputs.get("masked", inputs["tokens"])),
-        )
-        if masked != tokens:
-            raise InputError(f"masked must have the shape of tokens, {tokens}, got {masked}")
+    def check_inputs(self, inputs: Any) -> None:
+        """Raises `InputError` for inputs that the model cannot take."""
+        to_tokens(self, inputs)
 
     def _with_mask(self, inputs) -> dict:
-        """Int32 tokens in a dictionary, for BERT with a mask M: the given one or a fresh one."""
+        """Returns int32 tokens in a dictionary, for BERT with the given or a fresh mask M."""
         if not isinstance(inputs, dict):
             inputs = {"tokens": inputs}
-        # Tokens from a cache on disk are uint16, which not every operation takes.
+        # Tokens in a cache on disk are uint16, which not every op takes.
         inputs = {**inputs, "tokens": ops.cast(inputs["tokens"], "int32")}
         if self.objective == "ar":
             return {"tokens": inputs["tokens"]}
@@ -172,43 +207,59 @@ class GenerativeModel(Trainer, keras.Model):
         return {**inputs, "masked": masked}
 
     def _nll(self, inputs, logits):
-        """The generative loss of each image, float32 [B]."""
+        """Returns the generative loss of each image, float32 [B]."""
         if self.objective == "ar":
             return autoregressive_nll(inputs["tokens"], logits)
         return masked_nll(inputs["tokens"], logits, inputs["masked"])
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
-        # Keras also calls this to build metrics symbolically, when no loss is there.
-        if self.generative_weight > 0 and self.losses:
-            # The model's own `add_loss` comes before those of its layers.
-            nll = self.losses[0] / self.generative_weight
-            self.bits_per_pixel.update_state(
-                nll / math.log(2), sample_weight=ops.cast(ops.shape(y_pred)[0], "float32")
-            )
+        # Keras also calls this symbolically, to build metrics, when `call` has added no loss.
+        added = first_added_loss(self)
+        if self.generative_weight > 0 and added is not None:
+            bits = added / (self.generative_weight * math.log(2))
+            size = ops.cast(ops.shape(y_pred)[0], "float32")
+            self.bits_per_pixel.update_state(bits, sample_weight=size)
         return loss
 
-    def features(self, tokens, layer: int):
-        """f^l, the mean of n^l over the sequence (paper, section 2.4).
+    def features(self, inputs: Any, layer: int, *, batch_size: int = 32) -> np.ndarray:
+        """Returns the features f^l, the mean of n^l over the sequence (paper, section 2.4).
 
         Args:
-            tokens: as the model's inputs.
+            inputs: Images uint8 [N, R, R, 3], tokens int32 [N, n], or tokens with masks.
             layer: l, from 0 (the embeddings) to `num_layers` (the final states).
+            batch_size: Images in a forward pass.
 
-        Returns: float32 [B, d].
+        Returns:
+            float32 [N, d].
 
         Raises:
-            InputError: `layer` outside 0…L, or unusable tokens.
+            InputError: `layer` is outside 0…L, or the inputs cannot be used.
+
+        Example:
+            >>> model.features(images, layer=6).shape
+            (1000, 512)
         """
         self.check_layer(layer)
-        self._check_inputs(tokens)
-        return pool(self.backbone.normalized_states(self._with_mask(tokens), layer)[layer])
+        inputs = to_tokens(self, inputs)
+        num_images = len(inputs["tokens"] if isinstance(inputs, dict) else inputs)
+        batches = [
+            keras.tree.map_structure(lambda x, i=i: x[i : i + batch_size], inputs)
+            for i in range(0, max(num_images, 1), batch_size)
+        ]
+        features = [ops.convert_to_numpy(self.layer_features(batch, layer)) for batch in batches]
+        return np.concatenate(features)
+
+    def layer_features(self, tokens, layer: int):
+        """Returns `features` of one batch of tokens as a tensor, for use in a graph."""
+        self.check_layer(layer)
+        tokens = self._with_mask(to_tokens(self, tokens))
+        return pool(self.backbone.normalized_states(tokens, layer)[layer])
 
     def features_of_all_layers(self, tokens):
-        """f^0 … f^L in one pass, with one mask M: float32 [B, L + 1, d]; see `features`."""
-        self._check_inputs(tokens)
-        states = self.backbone.normalized_states(self._with_mask(tokens))
-        return ops.stack([pool(n) for n in states], axis=1)
+        """Returns f^0 … f^L from one pass, with one mask M: a tensor, float32 [B, L + 1, d]."""
+        tokens = self._with_mask(to_tokens(self, tokens))
+        return ops.stack([pool(n) for n in self.backbone.normalized_states(tokens)], axis=1)
 
     def generate(self, images, **settings):
         """Completes images: `igpt_keras.sampling.generate.generate` with this model."""
@@ -233,7 +284,7 @@ class GenerativeModel(Trainer, keras.Model):
         if not 0 <= layer <= self.config.num_layers:
             raise InputError(f"layer must lie in 0…{self.config.num_layers}, got {layer}")
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "config": self.config.to_dict(),
@@ -255,5 +306,5 @@ class GenerativeModel(Trainer, keras.Model):
 
 
 def pool(states):
-    """The mean over the sequence, in float32: [B, n, d] to [B, d]."""
+    """Returns the mean over the sequence in float32: [B, n, d] to [B, d]."""
     return ops.mean(ops.cast(states, "float32"), axis=1)

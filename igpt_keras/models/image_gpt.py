@@ -1,5 +1,7 @@
 """The generative model."""
 
+from typing import Any
+
 import keras
 
 from igpt_keras import paper
@@ -11,17 +13,34 @@ from igpt_keras.tokenizers.base import ImageTokenizer
 
 @keras.saving.register_keras_serializable("igpt_keras")
 class ImageGPT(GenerativeModel):
-    """The generative model: tokens int32 [B, n] to logits float32 [B, n, V].
+    """The generative model: tokens to logits float32 [B, n, V].
 
-    With `objective="ar"`, logits at position i are for token i given those before
-    it. With `"bert"`, for token i given the tokens outside the mask M. The loss is
-    in nats per pixel, the metric `bits_per_pixel` beside it.
+    With `objective="ar"`, the logits at position i are for token i given those before it.
+    With "bert", they are for token i given the tokens outside the mask M. The loss is in nats
+    per token; the metric `bits_per_pixel` is the same in bits.
 
-    >>> model = ImageGPT(ImageGPTConfig(8, 16, 64, 4, 4))
-    >>> model.compile(keras.optimizers.Adam(1e-3, beta_2=0.95))
-    >>> model.fit(tokens, epochs=10, batch_size=64)
+    Args:
+        config: The sizes.
+        objective: "ar" or "bert".
+        mask_probability: Probability of each position to be in M (BERT).
+        tokenizer: Maps images to tokens and back; saved with the model. None if the model
+            is only given tokens.
+        **kwargs: Arguments of `keras.Model`, such as `dtype` and `name`.
 
-    Args: as `GenerativeModel`, without `generative_weight`.
+    Call arguments:
+        inputs: Images uint8 [B, R, R, 3], tokens int32 [B, n], or `{"tokens": tokens,
+            "masked": masked}` with bool [B, n].
+
+    Example:
+        ```python
+        palette = igpt_keras.ColorPalette.fit(images, num_colors=512)
+        config = igpt_keras.ImageGPTConfig(
+            image_size=32, vocabulary_size=512, hidden_dim=256, num_layers=12, num_heads=8
+        )
+        model = igpt_keras.ImageGPT(config, tokenizer=palette)
+        model.compile()
+        model.fit(images, epochs=10, batch_size=64)
+        ```
     """
 
     def __init__(
@@ -31,7 +50,7 @@ class ImageGPT(GenerativeModel):
         *,
         mask_probability: float = paper.MASK_PROBABILITY,
         tokenizer: ImageTokenizer | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(
             config, objective, mask_probability=mask_probability, tokenizer=tokenizer, **kwargs
@@ -45,14 +64,14 @@ class ImageGPT(GenerativeModel):
         return logits
 
     def per_image(self, inputs) -> dict:
-        """`nats`, the generative loss of each image: float32 [B]."""
+        """Returns `{"nll": float32 [B]}`, the generative loss of each image in nats per token."""
         inputs = self._with_mask(inputs)
         return {"nll": self._nll(inputs, self.token_head(self.backbone(inputs)))}
 
     def compute_output_shape(self, tokens_shape):
         return (*tokens_shape, self.config.vocabulary_size)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         del config["generative_weight"]
         return config

@@ -193,7 +193,6 @@ class Run:
                     class_names=material.data_set.class_names,
                     dtype=self.training.precision,
                 )
-            self.training.prepare(classifier)
             trained = _train(classifier, self, callbacks)
             measured = {
                 name: classifier_metrics(classifier, split.tokens, split.labels, seed=settings.seed)
@@ -390,6 +389,8 @@ def _train(
             steps_per_epoch=stream.steps_per_epoch,
             learning_rate=settings.learning_rate,
             clip_norm=training.clip_norm,
+            remat=training.remat,
+            micro_batches=training.micro_batches,
             seed=settings.seed,
             checkpoints=states,
             callbacks=callbacks,

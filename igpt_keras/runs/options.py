@@ -11,7 +11,6 @@ from igpt_keras.data.labeled import LabeledTokens
 from igpt_keras.data.splits import Split
 from igpt_keras.data.stream import TrainingStream
 from igpt_keras.data.tokenization import tokenize
-from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.tokenizers import ImageTokenizer
 
 # Options that change how a training runs and what it keeps, not what it learns.
@@ -128,11 +127,6 @@ class TrainingOptions:
     clip_norm: float | None = None
     stop_on_divergence: bool = True
     progress: str = "auto"
-
-    def prepare(self, model: GenerativeModel) -> None:
-        """Sets what the training step of `model` reads."""
-        model.micro_batches = self.micro_batches
-        model.backbone.remat = self.remat
 
     def say(self, message: str) -> None:
         """Prints what a person may want to know; not where --progress asks for quiet."""

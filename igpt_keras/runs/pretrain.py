@@ -245,7 +245,6 @@ class Run:
         with only_writer(self.output) if writes else contextlib.nullcontext():
             with strategy.scope():
                 model = _new_model(self.palette, self.settings, self.training.precision)
-            self.training.prepare(model)
             saving = _train(model, self, callbacks)
             test_loss = _test_loss(model, self)
             if writes:
@@ -321,6 +320,8 @@ def _train(
             batch_size=settings.batch_size,
             learning_rate=settings.learning_rate,
             clip_norm=training.clip_norm,
+            remat=training.remat,
+            micro_batches=training.micro_batches,
             seed=settings.seed,
             checkpoints=states,
             callbacks=[*states.callbacks.values(), bar, *others],

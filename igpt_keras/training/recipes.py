@@ -72,6 +72,8 @@ def pretrain(
     batch_size: int = paper.BATCH_SIZE,
     learning_rate: float = paper.LEARNING_RATE,
     clip_norm: float | None = None,
+    remat: bool = False,
+    micro_batches: int = 1,
     seed: int = 0,
     checkpoints: CheckpointManager | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -91,6 +93,8 @@ def pretrain(
         batch_size: Images in a batch of arrays.
         learning_rate: The peak of the schedule.
         clip_norm: Largest global norm of the gradient; None, as in the paper, does not clip.
+        remat: As in `ImageGPT.compile`.
+        micro_batches: As in `ImageGPT.compile`.
         seed: Decides the order of arrays and BERT's masks.
         checkpoints: Resumes from the last checkpoint and writes new ones. `train` must be a
             function then. On one CPU device the weights end up bit for bit those of an
@@ -131,7 +135,8 @@ def pretrain(
         warmup_steps = paper.WARMUP_EPOCHS * steps
     schedule = warmup_cosine(learning_rate, warmup_steps, total_steps=epochs * steps)
     with model.distribute_scope():
-        model.compile(adam(schedule, clip_norm))
+        optimizer = adam(schedule, clip_norm)
+    model.compile(optimizer, remat=remat, micro_batches=micro_batches)
     return _fit(
         model,
         train if callable(train) else (train,),
@@ -169,6 +174,8 @@ def finetune(
     steps_per_epoch: int | None = None,
     learning_rate: float = paper.FINETUNING_LEARNING_RATE,
     clip_norm: float | None = None,
+    remat: bool = False,
+    micro_batches: int = 1,
     seed: int = 0,
     checkpoints: CheckpointManager | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -192,6 +199,8 @@ def finetune(
         steps_per_epoch: Batches between two evaluations; required where `train` is a function.
         learning_rate: The constant rate.
         clip_norm: Largest global norm of the gradient; None, as in the paper, does not clip.
+        remat: As in `ImageGPT.compile`.
+        micro_batches: As in `ImageGPT.compile`.
         seed: Decides the order of arrays and BERT's masks.
         checkpoints: As in `pretrain`.
         callbacks: Keras callbacks.
@@ -213,7 +222,8 @@ def finetune(
     _check(train, steps_per_epoch, checkpoints)
     keras.utils.set_random_seed(seed)
     with classifier.distribute_scope():
-        classifier.compile(adam(learning_rate, clip_norm))
+        optimizer = adam(learning_rate, clip_norm)
+    classifier.compile(optimizer, remat=remat, micro_batches=micro_batches)
     early_stopping = None if validation is None else EarlyStopping(patience)
     if checkpoints is not None and early_stopping is not None:
         checkpoints.register("early_stopping", early_stopping)

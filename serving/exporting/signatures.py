@@ -265,7 +265,7 @@ def mean_features(model: GenerativeModel, tokens, layer: int):
     The model itself would draw other masks at every call.
     """
     if model.objective == "ar":
-        return model.features(tokens, layer)
+        return model.layer_features(tokens, layer)
     shape = (VOTES, model.config.sequence_length)
     masks = tf.constant(draw_mask(shape, model.mask_probability, MASK_SEED, vote=0))
     batch = tf.shape(tokens)[0]
@@ -273,7 +273,7 @@ def mean_features(model: GenerativeModel, tokens, layer: int):
         "tokens": tf.repeat(tokens, VOTES, axis=0),
         "masked": tf.tile(masks, [batch, 1]),
     }
-    features = model.features(inputs, layer)
+    features = model.layer_features(inputs, layer)
     return tf.reduce_mean(tf.reshape(features, [batch, VOTES, model.config.hidden_dim]), axis=1)
 
 

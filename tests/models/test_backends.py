@@ -104,13 +104,12 @@ def test_every_block_is_recomputed_on_jax_in_training_and_evaluation(tmp_path):
         tokens = np.zeros((2, 16), np.int32)
         config = igpt_keras.ImageGPTConfig(4, 8, 16, 3, 2)
         for model in (igpt_keras.ImageGPT(config), igpt_keras.ImageGPTClassifier(config, 3)):
-            model.backbone.remat = True
+            model.compile(keras.optimizers.SGD(0.1), remat=True)
             trained = [v.value for v in model.trainable_variables]
             other = [v.value for v in model.non_trainable_variables]
             run = jax.make_jaxpr(lambda *state: model.stateless_call(*state, tokens)[0])
             steps = [equation.primitive.name for equation in run(trained, other).eqns]
             assert steps.count("checkpoint") + steps.count("remat2") == 3, steps
-        model.compile(keras.optimizers.SGD(0.1))
         labels = np.zeros(2, np.int32)
         model.fit(tokens, labels, validation_data=(tokens, labels), verbose=0)
         """,

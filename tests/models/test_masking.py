@@ -35,6 +35,15 @@ def test_a_mask_drawn_in_pieces_is_that_drawn_at_once():
     np.testing.assert_array_equal(np.concatenate(pieces), whole)
 
 
+def test_fresh_masks_have_their_probability_and_differ():
+    seed = keras.random.SeedGenerator(0)
+    first, second = (
+        keras.ops.convert_to_numpy(draw_fresh_mask((500, 16), 0.4, seed)) for _ in range(2)
+    )
+    assert (first != second).any()
+    assert first.mean() == pytest.approx(0.4, abs=5 * np.sqrt(0.4 * 0.6 / first.size))
+
+
 def test_masks_are_those_of_every_earlier_version():
     # Resumed runs, cached features and exported models rely on them.
     assert digest(draw_mask((4, 64), 0.15, seed=3, vote=1)) == "a48ad1da1352e039"

@@ -39,7 +39,7 @@ def test_flops_and_memory_are_those_that_xla_counts(tmp_path):
         def compiled(layers, remat):
             config = igpt_keras.ImageGPTConfig(size, 64, 128, layers, 4)
             model = igpt_keras.ImageGPT(config)
-            model.backbone.remat = remat
+            model.compile(remat=remat)
             state = [[v.value for v in model.trainable_variables],
                      [v.value for v in model.non_trainable_variables]]
             tokens = jax.ShapeDtypeStruct((images, size * size), "int32")

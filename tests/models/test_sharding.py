@@ -34,7 +34,7 @@ TRAIN = """
     generator = np.random.default_rng(3)
     tokens = generator.integers(0, 8, (40, 16)).astype(np.int32)
     labels = (tokens[:, 0] % 3).astype(np.int32)
-    settings = dict(epochs=6, batch_size=8, learning_rate=0.001, verbose=0)
+    settings = dict(epochs=6, batch_size=8, learning_rate=0.001, remat={remat}, verbose=0)
 
     for name in {names}:
         keras.utils.set_random_seed(1)
@@ -42,7 +42,6 @@ TRAIN = """
             model = igpt_keras.ImageGPTClassifier(config, 3)
         else:
             model = igpt_keras.ImageGPT(config, name)
-        model.backbone.remat = {remat}
         if name == "classifier":
             train, validation = (tokens[:32], labels[:32]), (tokens[32:], labels[32:])
             history = finetune(model, train, validation, patience=6, **settings).history

@@ -44,10 +44,12 @@ def train(
         keras.utils.set_random_seed(5)
         model = model_class(CONFIG, objective=objective, **settings)
         model.compile(
-            optimizer(RATE), steps_per_execution=steps_per_execution, jit_compile=jit_compile
+            optimizer(RATE),
+            steps_per_execution=steps_per_execution,
+            jit_compile=jit_compile,
+            remat=remat,
+            micro_batches=micro_batches,
         )
-    model.micro_batches = micro_batches
-    model.backbone.remat = remat
     fitting = {"batch_size": BATCH_SIZE, "verbose": 0}
     history = model.fit(inputs, labels, epochs=EPOCHS, shuffle=False, **fitting).history
     measured = model.evaluate(inputs, labels, return_dict=True, **fitting)

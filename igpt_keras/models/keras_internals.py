@@ -1,0 +1,51 @@
+"""Every use of Keras beyond its documented API, each with what it works around.
+
+`tests/models/test_keras_internals.py` names each attribute and fails when it is gone. Issues
+are those of https://github.com/keras-team/keras.
+"""
+
+from typing import Any
+
+import keras
+
+
+class TrainerOverrides:
+    """Overrides of Keras' TensorFlow trainer, mixed into a `keras.Model` before it."""
+
+    distribute_strategy: Any
+    get_metrics_result: Any
+    _symbolic_build: Any
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Builds compiled losses and metrics from the batch of the first replica.
+
+        Issue 20585: Keras takes the mean of the replicas' batches, which turns integers into
+        floats and fails for batches of different sizes.
+        """
+        strategy = self.distribute_strategy
+        if strategy.num_replicas_in_sync == 1:
+            return
+        if iterator is not None:
+            _, _, batches = next(iter(iterator))
+            data_batch = keras.tree.map_structure(
+                lambda values: strategy.experimental_local_results(values)[0], next(batches)
+            )
+        with strategy.scope():
+            self._symbolic_build(data_batch=data_batch)
+
+    def _get_metrics_result_or_logs(self, logs: dict[str, Any]) -> dict[str, Any]:
+        """Returns the metrics at the end of an epoch.
+
+        Issue 19246: where the data end within an execution of several steps, Keras has the
+        logs of the execution before, or none.
+        """
+        return self.get_metrics_result()
+
+
+def first_added_loss(model: keras.Model):
+    """Returns the loss that the model's own `call` added, or None before its first call.
+
+    `Layer.losses` is public, its order is not documented: a layer's own losses come before
+    those of its sublayers, so a regularizer that a user adds to one does not change this.
+    """
+    return model.losses[0] if model.losses else None
