@@ -1,35 +1,86 @@
-"""Image GPT (Generative Pretraining from Pixels) in Keras."""
+"""Image GPT (Generative Pretraining from Pixels) in Keras.
+
+Importing the package imports neither Keras nor TensorFlow; its names do so when they are used.
+"""
 
 import importlib
+from typing import TYPE_CHECKING, Any
+
+import wrapt
 
 from igpt_keras.errors import InputError
-from igpt_keras.models.classifier import ImageGPTClassifier
-from igpt_keras.models.image_gpt import ImageGPT
-from igpt_keras.network.config import ImageGPTConfig
-from igpt_keras.sampling import samplers
-from igpt_keras.saving import save
-from igpt_keras.tokenizers.color_palette import ColorPalette
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from igpt_keras.data.data_set import open_data
+    from igpt_keras.models import ImageGPT, ImageGPTClassifier, load
+    from igpt_keras.network.backbone import ImageGPTBackbone
+    from igpt_keras.network.config import ImageGPTConfig
+    from igpt_keras.sampling import samplers
+    from igpt_keras.sampling.requests import Completions
+    from igpt_keras.tokenizers import ColorPalette, ImageTokenizer
+
+__version__ = "0.2.0"
 __all__ = [
     "ColorPalette",
+    "Completions",
     "ImageGPT",
+    "ImageGPTBackbone",
     "ImageGPTClassifier",
     "ImageGPTConfig",
+    "ImageTokenizer",
     "InputError",
     "load",
+    "open_data",
     "samplers",
-    "save",
 ]
 
-
-# Reading needs libraries that the rest of the package runs without.
+# The module of each name.
 _LAZY = {
-    "load": "igpt_keras.convert",
+    "ColorPalette": "igpt_keras.tokenizers",
+    "Completions": "igpt_keras.sampling.requests",
+    "ImageGPT": "igpt_keras.models",
+    "ImageGPTBackbone": "igpt_keras.network.backbone",
+    "ImageGPTClassifier": "igpt_keras.models",
+    "ImageGPTConfig": "igpt_keras.network.config",
+    "ImageTokenizer": "igpt_keras.tokenizers",
+    "load": "igpt_keras.models",
+    "open_data": "igpt_keras.data.data_set",
+    "samplers": "igpt_keras.sampling.samplers",
 }
 
 
-def __getattr__(name):
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(_LAZY[name])
+    value = module if name == "samplers" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Deferred:
+    """Stands for a model class in Keras' registry until the class is needed.
+
+    It lets `keras.saving.load_model` find the classes of a `.keras` file after
+    `import igpt_keras` alone. The real class takes its place when its module is imported.
+    """
+
+    name: str
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        return __getattr__(cls.name).from_config(config)
+
+    def get_config(self) -> dict[str, Any]:
+        raise NotImplementedError  # Keras asks for the method and never calls it.
+
+
+@wrapt.when_imported("keras")
+def _register_deferred(keras: Any) -> None:
+    for name in ("ImageGPT", "ImageGPTBackbone", "ImageGPTClassifier"):
+        deferred = type(name, (_Deferred,), {"name": name})
+        keras.saving.register_keras_serializable("igpt_keras", name)(deferred)

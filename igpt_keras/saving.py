@@ -1,27 +1,33 @@
-"""A trained model as one folder that explains itself.
+"""Models on disk: preset folders that explain themselves, and how any model is found.
 
-| file | what it holds |
+| file | content |
 | --- | --- |
-| `igpt.json` | class and settings of the model |
+| `igpt.json` | the model's class and settings |
 | `model.weights.h5` | the weights, as Keras saves them |
 | `tokenizer.json` | the tokenizer's kind and settings; absent if the model has none |
-| `palette.npy` | the colors of a `ColorPalette`, as published |
-| `training.json` | how it was trained, free-form; absent if unknown |
+| `palette.npy` | the colors of a `ColorPalette`, in the published format |
+| `training.json` | how the model was trained, in any form; absent if unknown |
 
-A run (`igpt pretrain`, `igpt finetune`) has its model in a subfolder `model`; wherever a
-model folder is read, the folder of a run does as well.
+The folder of a run has the model in its subfolder `model`; it is accepted wherever a preset
+folder is.
 """
 
 import json
 import os
 import pathlib
-from typing import Any
+import zipfile
+from typing import Any, TypeVar
 
+import keras
+
+from igpt_keras import paper
 from igpt_keras.atomic import atomic_path
+from igpt_keras.convert import StoredModel, hub, read_foreign
 from igpt_keras.errors import InputError
-from igpt_keras.models.classifier import ImageGPTClassifier
-from igpt_keras.models.generative_model import GenerativeModel
-from igpt_keras.models.image_gpt import ImageGPT
+from igpt_keras.json_files import read_json, write_json
+from igpt_keras.network.config import ImageGPTConfig
+from igpt_keras.network.protocols import TokenModel
+from igpt_keras.registry import Registry
 from igpt_keras.tokenizers import load_tokenizer
 
 CONFIG_FILE = "igpt.json"
@@ -29,28 +35,53 @@ WEIGHTS_FILE = "model.weights.h5"
 TRAINING_FILE = "training.json"
 MODEL_FOLDER = "model"
 FORMAT_VERSION = 1
-MODEL_CLASSES = {cls.__name__: cls for cls in (ImageGPT, ImageGPTClassifier)}
+
+SHIPPED = pathlib.Path(__file__).parent / "presets"
+# Where the weights of the paper's models are; those of XL were not published.
+PUBLISHED = {
+    "image_gpt_small": "hf://openai/imagegpt-small",
+    "image_gpt_medium": "hf://openai/imagegpt-medium",
+    "image_gpt_large": "hf://openai/imagegpt-large",
+}
+ACCEPTED = (
+    "a model folder of igpt, the folder of a run, a .keras file, a Hugging Face folder "
+    "(config.json and weights), the prefix of an original checkpoint (path without .index), "
+    "hf://<owner>/<name>, or the name of a preset"
+)
+
+model_classes: Registry[type] = Registry("model class")
+
+Class = TypeVar("Class", bound=type)
 
 
-def save(
-    model: GenerativeModel,
+def register_model(cls: Class) -> Class:
+    """Registers a model class with Keras and with the preset folders; a decorator."""
+    model_classes.register(cls.__name__)(cls)
+    return keras.saving.register_keras_serializable("igpt_keras")(cls)
+
+
+def save_to_preset(
+    model: TokenModel,
     path: str | os.PathLike,
+    *,
     training: dict[str, Any] | None = None,
     overwrite: bool = False,
 ) -> pathlib.Path:
-    """Writes `model` and its palette as a folder, whole or not at all.
+    """Writes a model and its tokenizer as a preset folder, whole or not at all.
 
     Args:
-        model: an `ImageGPT` or `ImageGPTClassifier`.
-        path: the folder.
-        training: how it was trained, JSON-serializable.
-        overwrite: whether an existing folder is replaced.
+        model: An `ImageGPT` or `ImageGPTClassifier`.
+        path: The folder.
+        training: How the model was trained, JSON-serializable.
+        overwrite: Whether to replace an existing preset folder.
 
-    Returns: the folder's path.
+    Returns:
+        The folder's path.
 
     Raises:
-        FileExistsError: `path` exists and `overwrite` is false, or it is no model folder.
+        FileExistsError: `path` exists and `overwrite` is false, or is not a preset folder.
     """
+    path = pathlib.Path(path).expanduser()
     settings = model.get_config()
     del settings["tokenizer"]
     description = {
@@ -60,73 +91,202 @@ def save(
     }
     with atomic_path(path, overwrite, marker=CONFIG_FILE) as partial:
         partial.mkdir()
-        _write_json(partial / CONFIG_FILE, description)
+        write_json(partial / CONFIG_FILE, description)
         model.save_weights(partial / WEIGHTS_FILE)
         if model.tokenizer is not None:
             model.tokenizer.save_to_preset(partial)
         if training is not None:
-            _write_json(partial / TRAINING_FILE, training)
-    return pathlib.Path(path)
+            write_json(partial / TRAINING_FILE, training)
+    return path
 
 
-def is_model_folder(path: str | os.PathLike) -> bool:
-    """Whether `path` is a folder that `save` wrote, or a run's folder with one in it."""
-    return (model_folder(path) / CONFIG_FILE).is_file()
+def load_preset(
+    preset: str | os.PathLike,
+    model_class: type | None = None,
+    *,
+    load_weights: bool = True,
+    **settings: Any,
+) -> Any:
+    """Builds a model from a file, folder or name of any kind, as the class that it is.
+
+    Args:
+        preset: A preset folder or the folder of a run; a `.keras` file; a folder of Hugging
+            Face Transformers; the prefix of a checkpoint of the original TensorFlow code, or
+            its folder; `hf://<owner>/<name>`; or the name of a preset.
+        model_class: The class that the model has to be; None for any.
+        load_weights: Whether to load the weights; False leaves them random.
+        **settings: Arguments of the class to change, such as `dtype`.
+
+    Returns:
+        The model. Its `tokenizer` is None if the source has none.
+
+    Raises:
+        FileNotFoundError: There is nothing at `preset`.
+        InputError: It is not a model or one of another class, a part of it is missing or
+            damaged, or a package that reads it is not installed.
+
+    Example:
+        ```python
+        from igpt_keras.models import load
+
+        model = load("image_gpt_small", load_weights=False, dtype="mixed_bfloat16")
+        ```
+    """
+    wanted = None if model_class is None else model_class.__name__
+    stored = read_preset(preset, wanted, load_weights=load_weights)
+    found = model_classes.get(stored.class_name)
+    if model_class is not None and not issubclass(found, model_class):
+        raise InputError(
+            f"{preset} holds an {found.__name__}, not an {wanted}; "
+            f"load it with {found.__name__}.from_preset"
+        )
+    return stored.build(found, load_weights, **settings)
 
 
-def model_folder(path: str | os.PathLike) -> pathlib.Path:
-    """Where the files of the model are: `path`, or `path`/model in the folder of a run."""
-    path = pathlib.Path(path)
+def read_preset(
+    preset: str | os.PathLike, wanted_class: str | None = None, *, load_weights: bool = True
+) -> StoredModel:
+    """Reads what `load_preset` builds, without building it.
+
+    Args:
+        preset: As for `load_preset`.
+        wanted_class: The class to read if a source has the weights of both classes.
+        load_weights: Whether the preset has to have weights.
+
+    Raises:
+        FileNotFoundError, InputError: As for `load_preset`.
+    """
+    name = os.fspath(preset)
+    if name.startswith(hub.SCHEME):
+        return _read_path(hub.download(name), wanted_class)
+    path = pathlib.Path(name).expanduser()
+    if path.exists() or os.path.isfile(f"{path}.index"):
+        return _read_path(path, wanted_class)
+    if (SHIPPED / name / CONFIG_FILE).is_file():
+        return _read_folder(SHIPPED / name)
+    if name in paper.PRESETS:
+        return _read_sizes(name, load_weights)
+    raise FileNotFoundError(
+        f"{path} does not exist; expected {ACCEPTED} ({', '.join(preset_names())})"
+    )
+
+
+def preset_names() -> list[str]:
+    """Returns the names of the presets: the paper's sizes, and models in this package."""
+    shipped = sorted(file.parent.name for file in SHIPPED.glob(f"*/{CONFIG_FILE}"))
+    return [*paper.PRESETS, *shipped]
+
+
+def is_preset_folder(path: str | os.PathLike) -> bool:
+    """Returns whether `path` is a preset folder, or the folder of a run that holds one."""
+    return (preset_folder(path) / CONFIG_FILE).is_file()
+
+
+def preset_folder(path: str | os.PathLike) -> pathlib.Path:
+    """Returns where the files of a model are: `path`, or `path`/model in the folder of a run."""
+    path = pathlib.Path(path).expanduser()
     in_run = path / MODEL_FOLDER
     return in_run if (in_run / CONFIG_FILE).is_file() else path
 
 
-def load_folder(path: str | os.PathLike) -> GenerativeModel:
-    """Reads a folder that `save` wrote, or the one in the folder of a run.
+def read_training(path: str | os.PathLike) -> dict[str, Any]:
+    """Returns what `save_to_preset` was told of the training; empty if `path` has nothing.
 
     Raises:
-        InputError: a missing, damaged or mismatched file, named.
+        InputError: The file is damaged.
     """
-    path = model_folder(path)
-    description = _read_json(path / CONFIG_FILE)
+    file = preset_folder(path) / TRAINING_FILE
+    return read_json(file) if file.is_file() else {}
+
+
+def _read_path(path: pathlib.Path, wanted_class: str | None) -> StoredModel:
+    if is_preset_folder(path):
+        return _read_folder(preset_folder(path))
+    if path.is_file() and path.suffix == ".keras":
+        return _read_keras(path)
+    stored = read_foreign(path, wanted_class)
+    if stored is None:
+        raise InputError(f"{path} is not a model; expected {ACCEPTED}")
+    return stored
+
+
+def _read_folder(path: pathlib.Path) -> StoredModel:
+    file, weights = path / CONFIG_FILE, path / WEIGHTS_FILE
+    description = read_json(file)
     try:
         if description["format_version"] != FORMAT_VERSION:
             raise InputError(
-                f"{path / CONFIG_FILE} has format_version {description['format_version']}; "
+                f"{file} has format_version {description['format_version']}; "
                 f"this version reads {FORMAT_VERSION}"
             )
-        model = MODEL_CLASSES[description["class_name"]].from_config(description["settings"])
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path / CONFIG_FILE} does not describe a model: {error!r}") from None
-    weights = path / WEIGHTS_FILE
+        class_name = description["class_name"]
+        settings = dict(description["settings"])
+        config = settings["config"] = ImageGPTConfig(**settings["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise InputError(f"{file}: {error}") from None
+        raise InputError(f"{file} does not describe a model: {error!r}") from None
     if not weights.is_file():
         raise InputError(f"{weights} is missing")
-    try:
-        model.load_weights(weights)
-    except (OSError, ValueError, KeyError) as error:
+    # Variables take 2 bytes or more. Checked here, a wrong size does not fill the memory.
+    parameters = config.parameter_count(token_head=False)
+    if weights.stat().st_size < 2 * parameters:
         raise InputError(
-            f"{weights} is damaged or holds a model of another shape: {error}"
-        ) from error
-    model.tokenizer = load_tokenizer(path)
-    return model
+            f"{weights} is damaged or holds a model of another shape: it has "
+            f"{weights.stat().st_size:,} bytes for the {parameters:,} parameters in {CONFIG_FILE}"
+        )
+    settings["tokenizer"] = load_tokenizer(path)
+
+    def assign(model):
+        try:
+            model.load_weights(weights)
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                f"{weights} is damaged or holds a model of another shape: {error}"
+            ) from error
+
+    return StoredModel(file, class_name, settings, assign)
 
 
-def read_training(path: str | os.PathLike) -> dict[str, Any]:
-    """What `save` was told of the training; empty where `path` holds nothing of it.
+def _read_sizes(name: str, load_weights: bool) -> StoredModel:
+    if load_weights:
+        where = (
+            f'its published weights are at "{PUBLISHED[name]}", which from_preset loads; '
+            "the original checkpoints (github.com/openai/image-gpt) load by their prefix"
+            if name in PUBLISHED
+            else "its weights were not published"
+        )
+        raise InputError(
+            f"preset {name} has sizes and no weights: {where}; "
+            "load_weights=False gives a model with random weights"
+        )
+    settings = {"config": ImageGPTConfig.preset(name)}
+    return StoredModel(name, "ImageGPT", settings, lambda model: None)
 
-    Raises:
-        InputError: a damaged file.
-    """
-    file = model_folder(path) / TRAINING_FILE
-    return _read_json(file) if file.is_file() else {}
+
+class _KerasFile(StoredModel):
+    """A `.keras` file, which Keras builds with its weights, its optimizer and its losses."""
+
+    def build(self, model_class: type, load_weights: bool = True, **overrides: Any) -> Any:
+        if overrides or not load_weights:
+            raise InputError(
+                f"{self.source}: a .keras file is loaded as it is, "
+                f"got {', '.join(overrides) or 'load_weights=False'}"
+            )
+        try:
+            return keras.saving.load_model(self.source)
+        except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
+            raise InputError(f"{self.source} is damaged or not a Keras model: {error}") from error
 
 
-def _write_json(path: pathlib.Path, value: dict) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def _read_json(path: pathlib.Path) -> dict:
+def _read_keras(file: pathlib.Path) -> StoredModel:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from None
+        with zipfile.ZipFile(file) as archive:
+            description = json.loads(archive.read("config.json"))
+        class_name, settings = description["class_name"], description["config"]
+    except (zipfile.BadZipFile, OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{file} is damaged or not a Keras model: {error}") from error
+    if class_name not in model_classes.names():
+        raise InputError(f"{file} holds a {class_name}, not an ImageGPT or ImageGPTClassifier")
+
+    return _KerasFile(file, class_name, settings, lambda model: None)

@@ -10,7 +10,7 @@ from igpt_keras import ImageGPT, ImageGPTClassifier, InputError
 @pytest.fixture
 def folder(config, palette, randomized, tmp_path):
     path = tmp_path / "model"
-    igpt_keras.save(randomized(ImageGPT(config, tokenizer=palette)), path, {"epochs": 3})
+    randomized(ImageGPT(config, tokenizer=palette)).save_to_preset(path, training={"epochs": 3})
     return path
 
 
@@ -21,7 +21,7 @@ def test_loading_gives_the_same_model_back(config, palette, randomized, tmp_path
     )
     classifier = ImageGPTClassifier(config, 3, objective, class_names=["a", "b", "c"])
     for name, model in (("generative", generative), ("classifier", classifier)):
-        igpt_keras.save(randomized(model), tmp_path / name)
+        randomized(model).save_to_preset(tmp_path / name)
         loaded = igpt_keras.load(tmp_path / name)
         assert type(loaded) is type(model)
         assert json.dumps(loaded.get_config()) == json.dumps(model.get_config())
@@ -47,9 +47,9 @@ def test_a_folder_explains_itself(folder, palette):
 def test_an_existing_folder_is_refused_unless_told_otherwise(config, folder):
     before = (folder / "model.weights.h5").read_bytes()
     with pytest.raises(FileExistsError, match="model exists already"):
-        igpt_keras.save(ImageGPT(config), folder)
+        ImageGPT(config).save_to_preset(folder)
     assert (folder / "model.weights.h5").read_bytes() == before
-    igpt_keras.save(ImageGPT(config), folder, overwrite=True)
+    ImageGPT(config).save_to_preset(folder, overwrite=True)
     assert igpt_keras.load(folder).tokenizer is None
 
 

@@ -29,13 +29,14 @@ def convert(source: str, output: pathlib.Path, target: str, overwrite: bool):
     from igpt_keras import convert as conversion
     from igpt_keras import saving
     from igpt_keras.atomic import check_replaceable
+    from igpt_keras.models import load
 
     marker = saving.CONFIG_FILE if target == "folder" else conversion.huggingface.CONFIG_FILE
     check_replaceable(output, overwrite, marker)
-    model = conversion.load(source)
+    model = load(source)
     click.echo(f"Read {source}: {_description(model)}")
     if target == "folder":
-        saving.save(model, output, overwrite=overwrite)
+        model.save_to_preset(output, overwrite=overwrite)
         click.echo(f"Wrote the model folder {output}")
     else:
         conversion.save_huggingface(model, output, overwrite=overwrite)

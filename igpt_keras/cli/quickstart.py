@@ -133,7 +133,7 @@ def pretraining(digits: Digits, palette: igpt_keras.ColorPalette, folder: pathli
     with ProgressBar("pre-training", ("loss", "val_loss")) as bar:
         history = pretrain(model, train, validation, callbacks=[bar], verbose=0, **settings)
     training = {"data": "scikit-learn digits", **settings, "history": history}
-    igpt_keras.save(model, folder / "pretrained", training)
+    model.save_to_preset(folder / "pretrained", training=training)
 
     loss = model.evaluate(test, batch_size=len(test), verbose=0, return_dict=True)["loss"]
     baselines = generative_baselines(train, test, NUM_COLORS, config.image_size)
@@ -185,7 +185,7 @@ def finetuning(model: igpt_keras.ImageGPT, digits: Digits, folder: pathlib.Path,
         beside = f"from scratch {scratch_accuracy:.1%}, logistic regression on pixels {raw:.1%}"
         measurements.append(Measurement(f"test accuracy, {name}", f"{accuracy:.1%}", beside))
     training = {"data": "scikit-learn digits", "labels": len(train), **settings}
-    igpt_keras.save(classifier, folder / "classifier", training)
+    classifier.save_to_preset(folder / "classifier", training=training)
     return classifier, measurements
 
 
@@ -197,7 +197,7 @@ def classify(
     settings: dict,
 ) -> tuple[igpt_keras.ImageGPTClassifier, float]:
     """Fine-tunes from `model` with L_GEN + L_CLF; returns the classifier and test accuracy."""
-    classifier = igpt_keras.ImageGPTClassifier.from_pretrained(
+    classifier = igpt_keras.ImageGPTClassifier.from_preset(
         model, len(digits.class_names), class_names=digits.class_names
     )
     with ProgressBar(description, ("loss", "val_accuracy")) as bar:

@@ -1,83 +1,55 @@
-"""Models from wherever they were trained: here, in Transformers, in the original code."""
+"""Models in the formats of other programs."""
 
 import os
 import pathlib
 import types
-import zipfile
 
-import keras
-
-from igpt_keras import saving
-from igpt_keras.convert.checks import CHECKPOINT_FILE
 from igpt_keras.convert.huggingface import (
+    CONFIG_FILE,
     image_processor_tokens,
-    load_huggingface,
+    read_huggingface,
     save_huggingface,
 )
+from igpt_keras.convert.stored_model import CHECKPOINT_FILE, StoredModel
 from igpt_keras.errors import InputError
-from igpt_keras.models.classifier import ImageGPTClassifier
-from igpt_keras.models.image_gpt import ImageGPT
 
-__all__ = ["image_processor_tokens", "load", "load_huggingface", "save_huggingface"]
+__all__ = [
+    "StoredModel",
+    "image_processor_tokens",
+    "read_foreign",
+    "read_huggingface",
+    "save_huggingface",
+]
 
-ACCEPTED = (
-    "a model folder of igpt, a .keras file, a Hugging Face folder (config.json and weights), "
-    "or the prefix of an original checkpoint (path without .index)"
-)
 
-
-def load(path: str | os.PathLike) -> ImageGPT | ImageGPTClassifier:
-    """Reads a model, whichever program wrote it.
+def read_foreign(path: pathlib.Path, wanted_class: str | None = None) -> StoredModel | None:
+    """Reads a Hugging Face folder or a checkpoint of the original TensorFlow code.
 
     Args:
-        path: a model folder (`igpt_keras.save`) or the folder of a run that has one, a
-            `.keras` file (`model.save`), a folder of Hugging Face Transformers, or the
-            prefix of a checkpoint of the original TensorFlow code (or its folder, where a
-            file `checkpoint` names the prefix).
+        path: The folder, the checkpoint's prefix, or a folder with a file `checkpoint` that
+            names the prefix.
+        wanted_class: The class to read if the weights are those of both.
 
-    Returns: the model; its `palette` is None where the source has none.
+    Returns:
+        The model, or None if there is neither at `path`.
 
     Raises:
-        FileNotFoundError: nothing at `path`.
-        InputError: none of these, a missing or damaged part of one, a model that is not
-            an Image GPT, or an original checkpoint where TensorFlow is not installed.
+        InputError: A part is missing or damaged, the model is not an Image GPT, or TensorFlow
+            is needed and not installed.
     """
-    path = pathlib.Path(path)
-    if saving.is_model_folder(path):
-        return saving.load_folder(path)
-    if os.path.isfile(f"{path}.index"):
-        return _openai(path).load_openai(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; expected {ACCEPTED}")
-    if match := CHECKPOINT_FILE.fullmatch(str(path)):
-        raise InputError(f"{path} is one file of a checkpoint; give its prefix, {match[1]}")
-    if path.is_file() and path.suffix == ".keras":
-        return _load_keras(path)
+    one_file = path.is_file() and CHECKPOINT_FILE.fullmatch(str(path))
+    if one_file or os.path.isfile(f"{path}.index"):
+        return _openai(path).read_openai(path, wanted_class)
     if (path / "checkpoint").is_file():
         openai = _openai(path)
-        return openai.load_openai(openai.latest_prefix(path))
-    if (path / "config.json").is_file():
-        return load_huggingface(path)
-    raise InputError(f"{path} is not a model; expected {ACCEPTED}")
-
-
-def _load_keras(file: pathlib.Path) -> ImageGPT | ImageGPTClassifier:
-    if not zipfile.is_zipfile(file):
-        # Keras would say that the file is not found.
-        raise InputError(f"{file} is damaged or not a model of Keras: it is no zip file")
-    try:
-        model = keras.saving.load_model(file)
-    except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{file} is damaged or not a model of Keras: {error}") from error
-    if not isinstance(model, ImageGPT | ImageGPTClassifier):
-        raise InputError(
-            f"{file} holds a {type(model).__name__}, not an ImageGPT or ImageGPTClassifier"
-        )
-    return model
+        return openai.read_openai(openai.latest_prefix(path), wanted_class)
+    if (path / CONFIG_FILE).is_file():
+        return read_huggingface(path, wanted_class)
+    return None
 
 
 def _openai(path: pathlib.Path) -> types.ModuleType:
-    """The module that reads original checkpoints; only that needs TensorFlow."""
+    """Returns the module that reads original checkpoints; no other needs TensorFlow."""
     try:
         from igpt_keras.convert import openai
     except ModuleNotFoundError as error:

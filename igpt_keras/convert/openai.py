@@ -1,57 +1,64 @@
-"""Snapshots of the original TensorFlow 1 code (github.com/openai/image-gpt), read.
+"""Reads checkpoints of the original TensorFlow 1 code (github.com/openai/image-gpt).
 
-Notation: H heads of width D = d / H, V colors, n positions, C classes. Attention maps
+Notation: H heads of width D = d / H, V colors, n positions, C classes. Attention projections
 are stored per head, all four as [H, D, d]; both heads of the model as [out, d].
 """
 
 import os
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
 
-from igpt_keras.convert.checks import (
+from igpt_keras import paper
+from igpt_keras.convert.stored_model import (
     CHECKPOINT_FILE,
-    Shapes,
+    StoredModel,
     check_tensors,
     naming,
     square_side,
 )
 from igpt_keras.errors import InputError
-from igpt_keras.models.classifier import ImageGPTClassifier
-from igpt_keras.models.generative_model import GenerativeModel
-from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.network.config import ImageGPTConfig
+from igpt_keras.network.protocols import TokenModel
 from igpt_keras.tokenizers.color_palette import ColorPalette
 
 PALETTE_FILE = "kmeans_centers.npy"
+TOKEN_EMBEDDING = "model/wte"
+POSITION_EMBEDDING = "model/wpe"
 START_VECTOR = "model/sos"
 CLASS_HEAD = "model/clf/wclf"
+TOKEN_HEAD = "model/wtet"
+FINAL_NORM = "model/ln_f/g"
 
 # TensorFlow's reader raises IndexError where a data file ends too early.
 READ_ERRORS = (tf.errors.OpError, IndexError)
 
+Shapes = Mapping[str, tuple[int, ...]]
 
-def load_openai(prefix: str | os.PathLike) -> ImageGPT | ImageGPTClassifier:
+
+def read_openai(prefix: str | os.PathLike, wanted_class: str | None = None) -> StoredModel:
     """Reads a checkpoint that the original code wrote.
 
-    The sizes and the objective ("ar" where there is a start vector, "bert" otherwise)
-    follow from the variables. Those of an optimizer are ignored. A
-    `kmeans_centers.npy` beside the checkpoint becomes the palette, if it has as many
-    colors as there are tokens.
+    The sizes and the objective ("ar" if there is a start vector, else "bert") follow from the
+    variables. Those of an optimizer are ignored. A `kmeans_centers.npy` in the same folder
+    becomes the palette if it has as many colors as there are tokens.
 
     Args:
-        prefix: the checkpoint's path without `.index`, such as `model.ckpt-1000000`.
+        prefix: The checkpoint's path without `.index`, such as `model.ckpt-1000000`.
+        wanted_class: "ImageGPT" to leave out the class projection; None for the class that
+            has all that the checkpoint holds.
 
-    Returns: an `ImageGPT`, or an `ImageGPTClassifier` with `generative_weight=1` where
-        the checkpoint has a class projection.
+    Returns:
+        An `ImageGPTClassifier` with the generative loss if the checkpoint has a class
+        projection, else an `ImageGPT`.
 
     Raises:
-        FileNotFoundError: no checkpoint with this prefix.
-        InputError: one of the checkpoint's files instead of the prefix; a missing or
-            damaged file; a missing, superfluous or misshapen variable; named.
+        FileNotFoundError: There is no checkpoint with this prefix.
+        InputError: The path is one of the checkpoint's files; a file is missing or damaged;
+            or a variable is missing, superfluous or has another shape.
     """
     prefix = os.fspath(prefix)
     if file := CHECKPOINT_FILE.fullmatch(prefix):
@@ -72,25 +79,34 @@ def load_openai(prefix: str | os.PathLike) -> ImageGPT | ImageGPTClassifier:
 
     config = _infer_config(shapes, prefix)
     check_tensors(prefix, _expected_shapes(config, shapes), shapes)
-    model = _empty_model(config, shapes, prefix)
-    _assign(model, read)
-    return model
+    class_name, settings = (
+        "ImageGPT",
+        {
+            "config": config,
+            "objective": "ar" if START_VECTOR in shapes else "bert",
+            "tokenizer": _read_palette(pathlib.Path(prefix).parent, config.vocabulary_size),
+        },
+    )
+    if CLASS_HEAD in shapes and wanted_class != "ImageGPT":
+        class_name = "ImageGPTClassifier"
+        settings["num_classes"] = shapes[CLASS_HEAD][0]
+    return StoredModel(prefix, class_name, settings, lambda model: _assign(model, read))
 
 
 def latest_prefix(folder: str | os.PathLike) -> str:
-    """The prefix that the file `checkpoint` in `folder` names.
+    """Returns the prefix that the file `checkpoint` in `folder` names.
 
     Raises:
-        InputError: it names none that is there.
+        InputError: It names a checkpoint that does not exist.
     """
     prefix = tf.train.latest_checkpoint(folder)
     if prefix is None:
-        raise InputError(f"{folder}/checkpoint names no checkpoint that is there")
+        raise InputError(f"{folder}/checkpoint names no checkpoint that exists")
     return prefix
 
 
 def _model_shapes(shapes: Shapes) -> Shapes:
-    """The model's own: not those of an optimizer, which are `<variable>/<slot>` or elsewhere."""
+    """Leaves out the variables of an optimizer: `<variable>/<slot>`, or outside `model/`."""
     return {
         name: tuple(shape)
         for name, shape in shapes.items()
@@ -108,8 +124,8 @@ def _infer_config(shapes: Shapes, prefix: str) -> ImageGPTConfig:
             )
         return shapes[name]
 
-    vocabulary_size, hidden_dim = sizes("model/wte", 2)
-    sequence_length, _ = sizes("model/wpe", 2)
+    vocabulary_size, hidden_dim = sizes(TOKEN_EMBEDDING, 2)
+    sequence_length, _ = sizes(POSITION_EMBEDDING, 2)
     num_heads, _, _ = sizes("model/h0/attn/q_proj", 3)
     blocks = {int(match[1]) for name in shapes if (match := re.match(r"model/h(\d+)/", name))}
     with naming(prefix):
@@ -122,49 +138,42 @@ def _infer_config(shapes: Shapes, prefix: str) -> ImageGPTConfig:
         )
 
 
-def _expected_shapes(config: ImageGPTConfig, found: Shapes) -> Shapes:
-    """The shapes of a model of these sizes, with those of the optional parts it has."""
+def _expected_shapes(
+    config: ImageGPTConfig, found: Shapes
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yields the shapes of a model of these sizes, with those of the optional parts it has."""
     d = config.hidden_dim
-    shapes = {
-        "model/wte": (config.vocabulary_size, d),
-        "model/wpe": (config.sequence_length, d),
-        "model/ln_f/g": (d,),
-        "model/wtet": (config.vocabulary_size, d),
-    }
+    width = paper.MLP_RATIO * d
+    yield TOKEN_EMBEDDING, (config.vocabulary_size, d)
+    yield POSITION_EMBEDDING, (config.sequence_length, d)
+    yield FINAL_NORM, (d,)
+    yield TOKEN_HEAD, (config.vocabulary_size, d)
     if START_VECTOR in found:
-        shapes[START_VECTOR] = (d,)
+        yield START_VECTOR, (d,)
     if CLASS_HEAD in found:
-        shapes[CLASS_HEAD] = (*found[CLASS_HEAD][:1], d)
+        yield CLASS_HEAD, (*found[CLASS_HEAD][:1], d)
     for index in range(config.num_layers):
         block = f"model/h{index}"
-        shapes[f"{block}/ln_1/g"] = shapes[f"{block}/ln_2/g"] = (d,)
+        yield f"{block}/ln_1/g", (d,)
+        yield f"{block}/ln_2/g", (d,)
         for name in ("q_proj", "k_proj", "v_proj", "c_proj"):
-            shapes[f"{block}/attn/{name}"] = (config.num_heads, config.head_dim, d)
-        shapes[f"{block}/mlp/c_fc/w"] = (d, 4 * d)
-        shapes[f"{block}/mlp/c_proj/w"] = (4 * d, d)
-    return shapes
+            yield f"{block}/attn/{name}", (config.num_heads, config.head_dim, d)
+        yield f"{block}/mlp/c_fc/w", (d, width)
+        yield f"{block}/mlp/c_proj/w", (width, d)
 
 
-def _empty_model(config: ImageGPTConfig, shapes: Shapes, prefix: str) -> GenerativeModel:
-    objective = "ar" if START_VECTOR in shapes else "bert"
-    palette = _read_palette(pathlib.Path(prefix).parent / PALETTE_FILE, config.vocabulary_size)
-    if CLASS_HEAD not in shapes:
-        return ImageGPT(config, objective, tokenizer=palette)
-    with naming(prefix):
-        return ImageGPTClassifier(config, shapes[CLASS_HEAD][0], objective, tokenizer=palette)
-
-
-def _read_palette(file: pathlib.Path, num_colors: int) -> ColorPalette | None:
+def _read_palette(folder: pathlib.Path, num_colors: int) -> ColorPalette | None:
+    file = folder / PALETTE_FILE
     if not file.is_file():
         return None
     palette = ColorPalette.load(file)
     return palette if palette.vocabulary_size == num_colors else None
 
 
-def _assign(model: GenerativeModel, read: Callable[[str], np.ndarray]) -> None:
+def _assign(model: TokenModel, read: Callable[[str], np.ndarray]) -> None:
     backbone, d = model.backbone, model.config.hidden_dim
-    backbone.embedding.token_embedding.assign(read("model/wte"))
-    backbone.embedding.position_embedding.assign(read("model/wpe"))
+    backbone.embedding.token_embedding.assign(read(TOKEN_EMBEDDING))
+    backbone.embedding.position_embedding.assign(read(POSITION_EMBEDDING))
     if model.objective == "ar":
         backbone.embedding.start_vector.assign(read(START_VECTOR))
     for index, block in enumerate(backbone.blocks):
@@ -178,7 +187,8 @@ def _assign(model: GenerativeModel, read: Callable[[str], np.ndarray]) -> None:
         block.mlp_norm.scale.assign(read(f"{name}/ln_2/g"))
         block.mlp.up_proj.kernel.assign(read(f"{name}/mlp/c_fc/w"))
         block.mlp.down_proj.kernel.assign(read(f"{name}/mlp/c_proj/w"))
-    backbone.final_norm.scale.assign(read("model/ln_f/g"))
-    model.token_head.kernel.assign(read("model/wtet").T)
-    if isinstance(model, ImageGPTClassifier):
+    backbone.final_norm.scale.assign(read(FINAL_NORM))
+    if model.generative_weight > 0:
+        model.token_head.kernel.assign(read(TOKEN_HEAD).T)
+    if hasattr(model, "class_head"):
         model.class_head.kernel.assign(read(CLASS_HEAD).T)

@@ -1,5 +1,6 @@
 """The classifier for fine-tuning (paper, section 2.3)."""
 
+import os
 from typing import Any
 
 import keras
@@ -10,9 +11,10 @@ from igpt_keras.models.generative_model import GenerativeModel, pool
 from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.network.losses import mean_over_images
+from igpt_keras.saving import load_preset, model_classes, read_preset, register_model
 
 
-@keras.saving.register_keras_serializable("igpt_keras")
+@register_model
 class ImageGPTClassifier(GenerativeModel):
     """The fine-tuned network (paper, section 2.3): tokens to class logits float32 [B, C].
 
@@ -75,21 +77,57 @@ class ImageGPTClassifier(GenerativeModel):
         self.build((None, config.sequence_length))
 
     @classmethod
-    def from_pretrained(cls, model: ImageGPT, num_classes: int, **kwargs) -> "ImageGPTClassifier":
-        """A classifier that starts from the weights of `model`, which stays as it is.
+    def from_preset(
+        cls,
+        preset: str | os.PathLike | ImageGPT,
+        num_classes: int | None = None,
+        *,
+        load_weights: bool = True,
+        **settings: Any,
+    ) -> "ImageGPTClassifier":
+        """Loads a classifier, or starts one from a pre-trained generative model.
 
         Args:
-            model: the pre-trained model.
-            num_classes: C.
-            **kwargs: `layer`, `generative_weight`, `class_names`, ….
+            preset: As for `ImageGPT.from_preset`, or an `ImageGPT`, which stays as it is.
+            num_classes: Number of classes C. Needed for a generative preset, whose backbone
+                and token head the classifier starts from.
+            load_weights: Whether to load the weights; False leaves them random.
+            **settings: Other arguments of the class, such as `layer`, `generative_weight`,
+                `class_names` and `dtype`.
+
+        Raises:
+            FileNotFoundError: There is nothing at `preset`.
+            InputError: The preset cannot be used, or does not fit `num_classes`.
+
+        Example:
+            ```python
+            classifier = ImageGPTClassifier.from_preset("my-model", num_classes=10)
+            ```
         """
+        if isinstance(preset, ImageGPT):
+            model = preset
+        else:
+            stored = read_preset(preset, load_weights=load_weights)
+            found = model_classes.get(stored.class_name)
+            if issubclass(found, cls):
+                if num_classes not in (None, stored.settings.get("num_classes")):
+                    raise InputError(
+                        f"{preset} is a classifier of {stored.settings.get('num_classes')} "
+                        f"classes, got num_classes={num_classes}; start from a generative preset"
+                    )
+                return stored.build(found, load_weights, **settings)
+            if num_classes is None:
+                raise InputError(f"num_classes is missing: {preset} is not a classifier yet")
+            model = load_preset(preset, ImageGPT, load_weights=load_weights)
+        if num_classes is None:
+            raise InputError("num_classes is missing: an ImageGPT has no classes yet")
         classifier = cls(
             model.config,
             num_classes,
             model.objective,
             mask_probability=model.mask_probability,
             tokenizer=model.tokenizer,
-            **{"dtype": model.dtype_policy, **kwargs},
+            **{"dtype": model.dtype_policy, **settings},
         )
         classifier.backbone.set_weights(model.backbone.get_weights())
         if classifier.generative_weight > 0:

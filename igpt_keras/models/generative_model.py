@@ -2,13 +2,15 @@
 
 import contextlib
 import math
+import os
+import pathlib
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from igpt_keras import paper
+from igpt_keras import paper, saving
 from igpt_keras.errors import InputError
 from igpt_keras.models.inputs import to_tokens
 from igpt_keras.models.keras_internals import first_added_loss
@@ -278,6 +280,53 @@ class GenerativeModel(Trainer, keras.Model):
         from igpt_keras.sampling.scoring import score
 
         return score(self, images, **settings)
+
+    @classmethod
+    def from_preset(cls, preset: str | os.PathLike, *, load_weights: bool = True, **settings: Any):
+        """Loads a model.
+
+        Args:
+            preset: A preset folder or the folder of a run; a `.keras` file; a folder of
+                Hugging Face Transformers; the prefix of a checkpoint of the original
+                TensorFlow code, or its folder; `hf://<owner>/<name>`; or the name of a
+                preset, such as "image_gpt_small".
+            load_weights: Whether to load the weights; False leaves them random.
+            **settings: Arguments of the class to change, such as `dtype`.
+
+        Raises:
+            FileNotFoundError: There is nothing at `preset`.
+            InputError: It is not a model or one of another class, or a part of it is missing
+                or damaged.
+
+        Example:
+            ```python
+            model = igpt_keras.ImageGPT.from_preset("image_gpt_small", load_weights=False)
+            ```
+        """
+        return saving.load_preset(preset, cls, load_weights=load_weights, **settings)
+
+    def save_to_preset(
+        self,
+        path: str | os.PathLike,
+        *,
+        training: dict[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> pathlib.Path:
+        """Writes the model and its tokenizer as a folder that `from_preset` reads.
+
+        Args:
+            path: The folder.
+            training: How the model was trained, JSON-serializable.
+            overwrite: Whether to replace an existing folder of a model.
+
+        Returns:
+            The folder's path.
+
+        Raises:
+            FileExistsError: `path` exists and `overwrite` is false, or it is not the folder
+                of a model.
+        """
+        return saving.save_to_preset(self, path, training=training, overwrite=overwrite)
 
     def check_layer(self, layer: int) -> None:
         """Raises `InputError` for a layer that features cannot be taken from."""

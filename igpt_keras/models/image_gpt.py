@@ -2,16 +2,15 @@
 
 from typing import Any
 
-import keras
-
 from igpt_keras import paper
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.network.losses import mean_over_images
+from igpt_keras.saving import register_model
 from igpt_keras.tokenizers.base import ImageTokenizer
 
 
-@keras.saving.register_keras_serializable("igpt_keras")
+@register_model
 class ImageGPT(GenerativeModel):
     """The generative model: tokens to logits float32 [B, n, V].
 

@@ -1,6 +1,7 @@
 """The sizes of an Image GPT, and the presets of the paper."""
 
 import dataclasses
+import math
 from typing import Any
 
 from igpt_keras import paper
@@ -23,13 +24,14 @@ class ImageGPTConfig:
 
     Args:
         image_size: Side R of the square images in pixels (the paper's input resolution, IR).
-            A sequence has R² tokens.
         vocabulary_size: Number of different tokens, V; the colors of the palette.
         hidden_dim: Width d of the hidden states; a multiple of `num_heads`.
         num_layers: Number of blocks, L.
         num_heads: Attention heads of a block, H.
         use_bias: Whether the projections of the blocks have bias vectors. The published code
             has none; Hugging Face's port has them.
+        grid: Rows and columns of an image's tokens, as the tokenizer's `grid`; None for one
+            token per pixel, R × R.
 
     Raises:
         InputError: A size is not a positive integer, or `num_heads` does not divide
@@ -49,10 +51,14 @@ class ImageGPTConfig:
     num_layers: int
     num_heads: int
     use_bias: bool = False
+    grid: tuple[int, int] | None = None
 
     def __post_init__(self):
+        self._check_grid()
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            if field.name == "grid":
+                continue
             if field.type is bool:
                 if not isinstance(value, bool):
                     raise InputError(f"{field.name} must be True or False, got {value!r}")
@@ -63,6 +69,17 @@ class ImageGPTConfig:
                 f"hidden_dim must be a multiple of num_heads, "
                 f"got hidden_dim={self.hidden_dim} and num_heads={self.num_heads}"
             )
+
+    def _check_grid(self):
+        if self.grid is None:
+            return
+        # JSON has lists for tuples.
+        grid = tuple(self.grid) if isinstance(self.grid, list | tuple) else ()
+        if len(grid) != 2 or not all(type(side) is int and side > 0 for side in grid):
+            raise InputError(
+                f"grid must hold two positive integers (rows, columns), got {self.grid!r}"
+            )
+        object.__setattr__(self, "grid", grid)
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> "ImageGPTConfig":
@@ -87,7 +104,7 @@ class ImageGPTConfig:
     @property
     def sequence_length(self) -> int:
         """Number of tokens of an image, n (the paper's model resolution, MR)."""
-        return self.image_size**2
+        return self.image_size**2 if self.grid is None else math.prod(self.grid)
 
     @property
     def head_dim(self) -> int:

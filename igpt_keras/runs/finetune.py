@@ -10,7 +10,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-import igpt_keras
 from igpt_keras import paper
 from igpt_keras.data.data_set import DataSet, WeightedSource
 from igpt_keras.data.labeled import LabeledTokens
@@ -185,7 +184,7 @@ class Run:
         writes = is_chief(strategy)
         with only_writer(self.output) if writes else contextlib.nullcontext():
             with strategy.scope():
-                classifier = ImageGPTClassifier.from_pretrained(
+                classifier = ImageGPTClassifier.from_preset(
                     material.start,
                     len(material.data_set.class_names),
                     layer=settings.layer,
@@ -223,7 +222,7 @@ def _write(
         **settings,
     }
     # A process that was killed before the result was written may have written this.
-    igpt_keras.save(classifier, run.output / MODEL_FOLDER, about, overwrite=True)
+    classifier.save_to_preset(run.output / MODEL_FOLDER, training=about, overwrite=True)
     result = Result(
         kind=KIND,
         command=run.command,

@@ -397,7 +397,7 @@ def _write(model: igpt_keras.ImageGPT, run: Run, metrics: dict[str, Any]) -> Non
     history = metrics["history"]
     measured = {"step": history["step"][-1], "validation_loss": metrics["validation_loss"]}
     about = {**run.about(), **measured, "history": history}
-    saving.save(model, run.output / saving.MODEL_FOLDER, about, overwrite=True)
+    model.save_to_preset(run.output / saving.MODEL_FOLDER, training=about, overwrite=True)
     for name, picture in _pictures(model, run).items():
         save_png(picture, run.output / f"{name}.png")
     if model.objective == "ar":

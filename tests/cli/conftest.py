@@ -85,7 +85,7 @@ def pretrained(tmp_path, config, randomized):
         )
         path = tmp_path / f"{model_class.__name__}-{objective}"
         about = {"name": "before", "data": "folder:x", "step": 7}
-        igpt_keras.save(model, path, about, overwrite=overwrite)
+        model.save_to_preset(path, training=about, overwrite=overwrite)
         return path
 
     return write

@@ -16,7 +16,7 @@ from igpt_keras.data.image_decoding import read_image
 
 @pytest.fixture
 def model_folder(config, palette, randomized, tmp_path):
-    return igpt_keras.save(randomized(ImageGPT(config, tokenizer=palette)), tmp_path / "model")
+    return randomized(ImageGPT(config, tokenizer=palette)).save_to_preset(tmp_path / "model")
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from keras import ops
 
 from igpt_keras import InputError, load
 from igpt_keras.cli.convert import convert
-from igpt_keras.convert import load_huggingface
 from tests.conftest import FIXTURES
 
 CAUSAL = FIXTURES / "hf" / "causal"
@@ -36,7 +35,7 @@ def test_to_folder_and_back(tmp_path):
     result = run(folder, back, "--to", "huggingface")
     assert result.exit_code == 0
     assert result.output.splitlines()[1] == f"Wrote the Hugging Face folder {back}"
-    assert np.array_equal(logits(load_huggingface(back)), logits(load(folder)))
+    assert np.array_equal(logits(load(back)), logits(load(folder)))
 
 
 def test_original_checkpoint(tmp_path):

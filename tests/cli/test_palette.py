@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import igpt_keras
 from igpt_keras import ColorPalette, ImageGPT
 from igpt_keras.data.data_set import open_data
 from igpt_keras.pictures import contact_sheet, swatches
@@ -116,7 +115,7 @@ def test_show_draws_images_before_and_after(run, palette, palette_file, files, t
 
 
 def test_show_takes_the_palette_and_the_size_of_a_model(run, config, palette, files, tmp_path):
-    folder = igpt_keras.save(ImageGPT(config, tokenizer=palette), tmp_path / "model")
+    folder = ImageGPT(config, tokenizer=palette).save_to_preset(tmp_path / "model")
     paths, images = files
     status, out, _ = run("show", folder, paths[0], "--output", tmp_path / "shown.png")
     assert status == 0

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import igpt_keras
 from igpt_keras import ImageGPT, ImageGPTClassifier
 
 IGPT = pathlib.Path(sys.executable).with_name("igpt")
@@ -23,8 +22,8 @@ def test_export_serve_and_client(igpt, config, palette, randomized, tmp_path, mo
     classifier = randomized(
         ImageGPTClassifier(config, 3, class_names=["cat", "dog", "owl"], tokenizer=palette)
     )
-    igpt_keras.save(model, tmp_path / "model", {"data": "random pixels"})
-    igpt_keras.save(classifier, tmp_path / "classifier")
+    model.save_to_preset(tmp_path / "model", training={"data": "random pixels"})
+    classifier.save_to_preset(tmp_path / "classifier")
     monkeypatch.chdir(tmp_path)
     status, printed, errors = igpt("export", "model", "classifier", "--output", "served")
     assert status == 0, errors

@@ -13,14 +13,20 @@ import safetensors
 from keras import ops
 from safetensors.numpy import load_file, save_file
 
+import igpt_keras
 from igpt_keras import ImageGPT, ImageGPTClassifier, ImageGPTConfig, InputError
-from igpt_keras.convert import image_processor_tokens, load_huggingface, save_huggingface
+from igpt_keras.convert import image_processor_tokens, read_huggingface, save_huggingface
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures" / "hf"
 CAUSAL = FIXTURES / "causal"
 CLASSIFICATION = FIXTURES / "classification"
 WEIGHTS = "model.safetensors"
 TOLERANCE = 1e-4
+
+
+def load_huggingface(folder):
+    stored = read_huggingface(folder)
+    return stored.build(getattr(igpt_keras, stored.class_name))
 
 
 def numpy(x):
@@ -244,7 +250,7 @@ class TestLoadErrors:
         "changes, message",
         [
             ({"n_layer": 4}, "lacks the tensor transformer.h.3.ln_1.weight"),
-            ({"n_layer": 2}, "holds transformer.h.2.attn.c_attn.bias, for which"),
+            ({"n_layer": 2}, "holds the unexpected tensor transformer.h.2.attn.c_attn.bias"),
             ({"n_embd": 64}, r"transformer.wte.weight has shape \[33, 48\], expected \[33, 64\]"),
             ({"n_positions": 16}, r"wpe.weight has shape \[64, 48\], expected \[16, 48\]"),
         ],
@@ -378,7 +384,7 @@ class TestSave:
 
     def test_classifier_loses_its_generative_head(self, model, randomized, tokens, tmp_path):
         names = ["ship", "frog", "Maus"]
-        model = randomized(ImageGPTClassifier.from_pretrained(model, 3, class_names=names))
+        model = randomized(ImageGPTClassifier.from_preset(model, 3, class_names=names))
         written = save_huggingface(model, tmp_path / "new")
         assert "lm_head.weight" not in load_file(written / WEIGHTS)
         again = load_huggingface(written)
@@ -485,7 +491,7 @@ class TestTransformers:
         from transformers import ImageGPTForImageClassification
 
         names = ["ship", "frog", "Maus"]
-        model = randomized(ImageGPTClassifier.from_pretrained(model, 3, class_names=names))
+        model = randomized(ImageGPTClassifier.from_preset(model, 3, class_names=names))
         folder = save_huggingface(model, tmp_path / "new")
         theirs, info = ImageGPTForImageClassification.from_pretrained(
             folder, output_loading_info=True

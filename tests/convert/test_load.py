@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-import igpt_keras
 from igpt_keras import ImageGPT, ImageGPTClassifier, InputError
-from igpt_keras.convert import load
+from igpt_keras.models import load
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures"
 CHECKPOINT = "model.ckpt-1000000"
@@ -32,7 +31,7 @@ def assert_same(ours, other, tokens):
 
 class TestAcceptedForms:
     def test_model_folder(self, model, tokens, tmp_path):
-        igpt_keras.save(model, tmp_path / "model")
+        model.save_to_preset(tmp_path / "model")
         assert_same(load(tmp_path / "model"), model, tokens)
         assert_same(load(str(tmp_path / "model")), model, tokens)
 

@@ -7,16 +7,22 @@ import numpy as np
 import pytest
 from keras import ops
 
+import igpt_keras
 from igpt_keras import ImageGPT, ImageGPTClassifier, ImageGPTConfig, InputError
 
 tf = pytest.importorskip("tensorflow")
 
-from igpt_keras.convert.openai import latest_prefix, load_openai  # noqa: E402
+from igpt_keras.convert.openai import latest_prefix, read_openai  # noqa: E402
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures"
 CHECKPOINT = "model.ckpt-1000000"
 DATA = f"{CHECKPOINT}.data-00000-of-00001"
 TOLERANCE = 1e-4
+
+
+def load_openai(prefix):
+    stored = read_openai(prefix)
+    return stored.build(getattr(igpt_keras, stored.class_name))
 
 
 class Case:
@@ -201,7 +207,7 @@ class TestErrors:
 
     def test_biases_have_no_place(self, tmp_path):
         prefix = write_checkpoint(tmp_path, {"model/h0/mlp/c_fc/b": np.ones(192, np.float32)})
-        with pytest.raises(InputError, match="holds model/h0/mlp/c_fc/b"):
+        with pytest.raises(InputError, match="holds the unexpected tensor model/h0/mlp/c_fc/b"):
             load_openai(prefix)
 
 

@@ -136,7 +136,7 @@ def test_bert_sees_the_mask_of_the_vote_whatever_the_batches(bert, tokens, tmp_p
 
 
 def test_a_classifier_has_the_features_of_its_backbone(model, tokens, tmp_path):
-    classifier = igpt_keras.ImageGPTClassifier.from_pretrained(model, 3)
+    classifier = igpt_keras.ImageGPTClassifier.from_preset(model, 3)
     features = FeatureExtractor(classifier, tmp_path).features(tokens)
     np.testing.assert_allclose(features, layer_by_layer(model, tokens), atol=1e-5)
 

@@ -9,7 +9,6 @@ import keras
 import numpy as np
 import pytest
 
-import igpt_keras
 from igpt_keras import ImageGPT, ImageGPTClassifier
 from tests.conftest import FIXTURES
 
@@ -40,7 +39,7 @@ def test_forward_pass_and_training_step_on_jax_agree_with_tensorflow(
         "classifier": randomized(ImageGPTClassifier(config, 3, objective)),
     }
     for name, model in models.items():
-        igpt_keras.save(model, tmp_path / name)
+        model.save_to_preset(tmp_path / name)
     run_python(
         """
         import pathlib, sys, keras, numpy as np, igpt_keras

@@ -194,11 +194,11 @@ def test_training_the_class_head_alone_changes_nothing_after_its_layer(
 
 def test_the_layer_of_the_head_travels_with_the_classifier(config, tokens, randomized, tmp_path):
     pretrained = randomized(ImageGPT(config))
-    classifier = ImageGPTClassifier.from_pretrained(pretrained, 3, layer=1, generative_weight=0)
+    classifier = ImageGPTClassifier.from_preset(pretrained, 3, layer=1, generative_weight=0)
     assert classifier.backbone.count_params() == pretrained.backbone.count_params()
     classifier.compile(keras.optimizers.Adam(0.01))
     classifier.fit(tokens, LABELS, verbose=0)
-    igpt_keras.save(classifier, tmp_path / "folder")
+    classifier.save_to_preset(tmp_path / "folder")
     classifier.save(tmp_path / "model.keras")
     for name in ("folder", "model.keras"):
         loaded = igpt_keras.load(tmp_path / name)
@@ -222,7 +222,7 @@ def test_classifier_without_generative_term_has_the_class_loss_alone(config, tok
 def test_from_pretrained_copies_backbone_and_head_and_leaves_the_model(config, tokens, randomized):
     model = randomized(ImageGPT(config))
     before = as_array(model(tokens))
-    classifier = ImageGPTClassifier.from_pretrained(model, 3)
+    classifier = ImageGPTClassifier.from_preset(model, 3)
     np.testing.assert_array_equal(
         as_array(classifier.backbone({"tokens": tokens})),
         as_array(model.backbone({"tokens": tokens})),

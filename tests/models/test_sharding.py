@@ -58,7 +58,7 @@ TRAIN = """
             axes=[len(v.shape) for v in values],
             parts=parts,
         )
-        igpt_keras.save(model, folder / name)
+        model.save_to_preset(folder / name)
 """
 
 

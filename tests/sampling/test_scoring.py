@@ -38,7 +38,7 @@ def test_a_completion_scores_what_it_was_drawn_with(model, images):
 
 
 def test_a_classifier_with_token_logits_scores_as_its_model(model, images):
-    classifier = ImageGPTClassifier.from_pretrained(model, 3)
+    classifier = ImageGPTClassifier.from_preset(model, 3)
     np.testing.assert_allclose(classifier.score(images), model.score(images), rtol=1e-5)
 
 

@@ -7,8 +7,6 @@ from typing import Any
 
 import keras
 
-from igpt_keras.saving import save
-
 BEST = "best"
 
 
@@ -69,5 +67,6 @@ class Snapshots(keras.callbacks.Callback):
     def _save(self, name: str, measured: dict[str, Any]) -> dict[str, Any]:
         if self.writes:
             # A process that was killed before its checkpoint may have saved it already.
-            save(self.model, self.directory / name, {**self.training, **measured}, overwrite=True)
+            training = {**self.training, **measured}
+            self.model.save_to_preset(self.directory / name, training=training, overwrite=True)
         return {**measured, "path": name}
