@@ -1,11 +1,11 @@
-"""Palette encoding beside Hugging Face's image processors, and its share of reading JPEG files.
+"""Palette tokenization compared with Hugging Face's image processors, and its share of loading.
 
     python -m pip install -e '.[benchmark]'
     python benchmarks/palette.py
 
-Prints two Markdown tables. Everything runs in one process, in turns, on crops of scikit-learn's
-two sample photographs. CPU time is that of all threads: unlike wall time it hardly depends on
-what else the machine is doing.
+Prints two Markdown tables. All contestants run in one process, in turns, on crops of scikit-learn's
+two sample photographs. CPU time is summed over threads; it depends less than wall time on other
+work of the machine.
 """
 
 import contextlib
@@ -35,10 +35,10 @@ from igpt_keras.tokenizers.color_palette import ColorPalette
 NUM_COLORS = 512
 IMAGE_SIZE = 32
 BATCH_SIZES = (1, 16, 256)
-# So many that the table's entries do not all stay in the processor's cache.
-IMAGES = 4096
-# Hugging Face's processors are given fewer, so as not to wait for them.
-FEWER = 256
+# Enough that the lookup table's entries do not all stay in the processor's cache.
+NUM_IMAGES = 4096
+# Hugging Face's processors are too slow for all of them.
+NUM_IMAGES_SLOW = 256
 ROUNDS = 5
 # Width, height and number of JPEG files.
 JPEG_FILES = ((500, 375, 200), (IMAGE_SIZE, IMAGE_SIZE, 2000))
@@ -47,14 +47,14 @@ JPEG_QUALITY = 90
 
 @dataclasses.dataclass
 class Time:
-    """Seconds an image takes, the best of all rounds."""
+    """The time of an image in seconds, the best of all rounds."""
 
     wall: float = float("inf")
     cpu: float = float("inf")
 
     @contextlib.contextmanager
     def round(self, count: int) -> Iterator[None]:
-        """Times the block, which handles `count` images."""
+        """Times a block that handles `count` images."""
         wall, cpu = time.perf_counter(), time.process_time()
         yield
         self.wall = min(self.wall, (time.perf_counter() - wall) / count)
@@ -66,26 +66,26 @@ class Contestant:
     """Something that turns images uint8 [B, R, R, 3] into tokens [B, R²].
 
     Attributes:
-        encode: does so.
-        images: how many are given in a round.
-        times: by batch size.
+        tokenize: The function that does so.
+        num_images: Number of images in a round.
+        times: The best times, by batch size.
     """
 
-    encode: Callable[[np.ndarray], np.ndarray]
-    images: int
+    tokenize: Callable[[np.ndarray], np.ndarray]
+    num_images: int
     times: dict[int, Time] = dataclasses.field(
         default_factory=lambda: {size: Time() for size in BATCH_SIZES}
     )
 
     def measure(self, images: np.ndarray, batch_size: int) -> None:
-        batches = images[: self.images].reshape(-1, batch_size, *images.shape[1:])
-        with self.times[batch_size].round(self.images):
+        batches = images[: self.num_images].reshape(-1, batch_size, *images.shape[1:])
+        with self.times[batch_size].round(self.num_images):
             for batch in batches:
-                self.encode(batch)
+                self.tokenize(batch)
 
 
 def crops(count: int, width: int, height: int, seed: int) -> list[Image.Image]:
-    """Random parts of the two photographs, averaged down to `width` × `height`."""
+    """Cuts out random parts of the two photographs, averaged down to `width` × `height`."""
     photographs = [Image.fromarray(image) for image in load_sample_images().images]
     generator = np.random.default_rng(seed)
     parts = []
@@ -114,7 +114,7 @@ def image_processors(colors: np.ndarray, **settings) -> tuple:
 
 
 def contestants(palette: ColorPalette) -> dict[str, Contestant]:
-    """Everything that is measured, by its name; resizing is switched off."""
+    """Returns everything that is measured, by name; resizing is switched off."""
     fast, slow = image_processors(palette.colors, do_resize=False)
 
     def with_threads(processor, threads):
@@ -126,19 +126,21 @@ def contestants(palette: ColorPalette) -> dict[str, Contestant]:
 
     cores = os.cpu_count()
     return {
-        "Hugging Face, Pillow": Contestant(with_threads(slow, cores), FEWER),
-        "Hugging Face, fast, 1 thread": Contestant(with_threads(fast, 1), FEWER),
-        f"Hugging Face, fast, {cores} threads": Contestant(with_threads(fast, cores), FEWER),
+        "Hugging Face, Pillow": Contestant(with_threads(slow, cores), NUM_IMAGES_SLOW),
+        "Hugging Face, fast, 1 thread": Contestant(with_threads(fast, 1), NUM_IMAGES_SLOW),
+        f"Hugging Face, fast, {cores} threads": Contestant(
+            with_threads(fast, cores), NUM_IMAGES_SLOW
+        ),
         "igpt_keras, always the first call": Contestant(
             lambda images: ColorPalette(palette.colors).tokenize(images),
-            FEWER,
+            NUM_IMAGES_SLOW,
         ),
-        "igpt_keras": Contestant(lambda images: palette.tokenize(images), IMAGES),
+        "igpt_keras": Contestant(palette.tokenize, NUM_IMAGES),
     }
 
 
 def compare_speed(all_of_them: dict[str, Contestant], images: np.ndarray) -> None:
-    """Measures everyone in turns and prints the table."""
+    """Measures all contestants in turns and prints the table."""
     for batch_size in BATCH_SIZES:
         for _ in range(ROUNDS):
             for contestant in all_of_them.values():
@@ -159,27 +161,27 @@ def compare_speed(all_of_them: dict[str, Contestant], images: np.ndarray) -> Non
 
 
 def compare_tokens(all_of_them: dict[str, Contestant], images: np.ndarray, colors: np.ndarray):
-    """Prints where tokens differ, and whose colors are nearer there."""
-    ours = all_of_them["igpt_keras"].encode(images)
+    """Prints how many tokens differ, and whose colors are nearer to their pixels there."""
+    ours = all_of_them["igpt_keras"].tokenize(images)
     colors = colors.astype(np.float64)
     for name, contestant in all_of_them.items():
-        theirs = contestant.encode(images)
+        theirs = contestant.tokenize(images)
         differ = theirs != ours
         pixels = images.reshape(ours.shape + (3,))[differ] / 127.5 - 1
         distance = [np.sum((pixels - colors[t[differ]]) ** 2, axis=1) for t in (theirs, ours)]
         nearer = np.sum(distance[0] < distance[1])
         print(
             f"{name}: {differ.sum()} of {ours.size:,} tokens differ from igpt_keras; "
-            f"{nearer} of them are nearer to their pixel"
+            f"{nearer} of them are nearer to their pixels"
         )
 
 
 def jpeg_shares(palette: ColorPalette) -> None:
-    """Prints what reading JPEG files takes, stage by stage and as a pipeline."""
+    """Prints the time of loading JPEG files, stage by stage and as a pipeline."""
     stages = ("read, decode", "crop, resize", "tokenize")
     print(
         f"| CPU ms an image | {' | '.join(stages)} | all three | tokenize's share "
-        "| `encode` | its images/s | Hugging Face, fast |"
+        "| `tokenize` | its images/s | Hugging Face, fast |"
     )
     print(f"| --- |{' ---: |' * 8}")
     fast, _ = image_processors(palette.colors)
@@ -203,7 +205,7 @@ def jpeg_shares(palette: ColorPalette) -> None:
 
 
 def write_jpegs(folder: pathlib.Path, width: int, height: int, count: int) -> list[pathlib.Path]:
-    """Writes crops of the photographs as files of that size."""
+    """Writes crops of the photographs as files of this size."""
     paths = [folder / f"{index:04d}.jpg" for index in range(count)]
     for path, image in zip(paths, crops(count, width, height, seed=2), strict=True):
         image.save(path, quality=JPEG_QUALITY)
@@ -211,9 +213,9 @@ def write_jpegs(folder: pathlib.Path, width: int, height: int, count: int) -> li
 
 
 def stage_times(palette: ColorPalette, paths: list[pathlib.Path]) -> list[Time]:
-    """Decoding, resizing and quantizing by themselves, with the pipeline's own functions."""
+    """Times decoding, resizing and tokenizing one by one, with the pipeline's own functions."""
     crop = augmentations.get("none").evaluate
-    decoding, resizing, quantizing = Time(), Time(), Time()
+    decoding, resizing, tokenizing = Time(), Time(), Time()
     for _ in range(ROUNDS):
         with decoding.round(len(paths)):
             decoded = [decode(path.read_bytes()) for path in paths]
@@ -224,26 +226,26 @@ def stage_times(palette: ColorPalette, paths: list[pathlib.Path]) -> list[Time]:
                 for start in range(0, len(squares), RECORD_BLOCK_SIZE)
             ]
             resized = [resize_squares(chunk, IMAGE_SIZE) for chunk in chunks]
-        with quantizing.round(len(paths)):
+        with tokenizing.round(len(paths)):
             for chunk in resized:
                 palette.tokenize(chunk)
-    return [decoding, resizing, quantizing]
+    return [decoding, resizing, tokenizing]
 
 
 def read_with(processor, paths: list[pathlib.Path]) -> np.ndarray:
-    """Files to tokens [N, R²] by Hugging Face's processor, its own resizing included."""
+    """Maps files to tokens [N, R²] by Hugging Face's processor, including its resizing."""
     images = [Image.open(io.BytesIO(path.read_bytes())).convert("RGB") for path in paths]
     return processor(images, return_tensors="np")["input_ids"]
 
 
 def main() -> None:
-    images = np.stack([np.asarray(c) for c in crops(IMAGES, IMAGE_SIZE, IMAGE_SIZE, seed=1)])
+    images = np.stack([np.asarray(c) for c in crops(NUM_IMAGES, IMAGE_SIZE, IMAGE_SIZE, seed=1)])
     palette = ColorPalette.fit(images, NUM_COLORS)
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start; {versions}")
     print(f"{NUM_COLORS} colors, {IMAGE_SIZE}×{IMAGE_SIZE} pixels, best of {ROUNDS} rounds\n")
     all_of_them = contestants(palette)
-    compare_tokens(all_of_them, images[:FEWER], palette.colors)
+    compare_tokens(all_of_them, images[:NUM_IMAGES_SLOW], palette.colors)
     print()
     compare_speed(all_of_them, images)
     print()

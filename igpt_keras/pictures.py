@@ -1,5 +1,6 @@
-"""Contact sheets: many small images as one picture to look at; numbers as colors."""
+"""Pictures to look at: contact sheets of small images, heat maps and color swatches."""
 
+import functools
 import math
 import os
 from collections.abc import Sequence
@@ -10,12 +11,12 @@ from PIL import Image, ImageDraw, ImageFont
 from igpt_keras.atomic import atomic_path
 
 BACKGROUND = (255, 255, 255)
-INK = (40, 40, 40)
-FRAME = (200, 200, 200)
-UNKNOWN = (120, 150, 190)
+TEXT_COLOR = (40, 40, 40)
+FRAME_COLOR = (200, 200, 200)
+UNKNOWN_COLOR = (120, 150, 190)
 TEXT_SIZE = 14
 GAP = 6
-# The perceptually uniform color map "inferno" (CC0) at even distances: equal steps look equal.
+# The color map "inferno" (CC0), sampled evenly: equal steps of a value look equal.
 INFERNO = np.array(
     [
         *[(0, 0, 4), (10, 7, 34), (30, 12, 69), (56, 9, 98), (81, 14, 108), (105, 22, 110)],
@@ -27,34 +28,60 @@ INFERNO = np.array(
 
 
 def keep_top(images: np.ndarray, keep_rows: int) -> np.ndarray:
-    """Images uint8 [..., H, W, 3] with all but the first rows in one plain color."""
+    """Covers all but the first rows of images with a plain color.
+
+    Args:
+        images: uint8 [..., H, W, 3].
+        keep_rows: Number of rows to show.
+
+    Returns:
+        uint8 [..., H, W, 3].
+    """
     return keep_known(images, (np.arange(images.shape[-3]) < keep_rows)[:, None])
 
 
-def keep_known(images: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Images uint8 [..., H, W, 3] with all but the pixels `known`, bool [H, W], in one color."""
-    return np.where(known[..., None], images, np.uint8(UNKNOWN))
+def keep_known(images: np.ndarray, known_mask: np.ndarray) -> np.ndarray:
+    """Covers all but the known pixels of images with a plain color.
+
+    Args:
+        images: uint8 [..., H, W, 3].
+        known_mask: bool [H, W], or [H, 1] for whole rows.
+
+    Returns:
+        uint8 [..., H, W, 3].
+    """
+    return np.where(known_mask[..., None], images, np.uint8(UNKNOWN_COLOR))
 
 
 def contact_sheet(
     rows: Sequence[Sequence[np.ndarray]],
     headings: Sequence[str] = (),
-    cell: int = 96,
+    cell_size: int = 96,
     captions: Sequence[str] = (),
 ) -> Image.Image:
-    """Rows of images side by side, each pixel enlarged to a sharp square.
+    """Arranges small images in rows, each enlarged without smoothing.
 
     Args:
-        rows: images uint8 [H, W, 3]; the last rows may hold fewer.
-        headings: one above each of the first columns; the last one may run on.
-        cell: side of an enlarged image in pixels.
-        captions: one to the right of each of the first rows.
+        rows: Images uint8 [H, W, 3]; the last rows may be shorter.
+        headings: Texts above the first columns; the last one may be longer than its column.
+        cell_size: Side of an enlarged image in pixels.
+        captions: Texts to the right of the first rows.
 
-    Returns: an RGB picture.
+    Returns:
+        An RGB picture.
+
+    Example:
+        ```python
+        from igpt_keras.data import open_data
+        from igpt_keras.pictures import contact_sheet, save_png
+
+        images = open_data("digits").test.images
+        save_png(contact_sheet([images[:8], images[8:16]], ["digits"]), "digits.png")
+        ```
     """
     columns = max(len(row) for row in rows)
     top = TEXT_SIZE + 2 * GAP if headings else GAP
-    step = cell + GAP
+    step = cell_size + GAP
     right = GAP + columns * step
     font = ImageFont.load_default(TEXT_SIZE)
     starts = [(GAP + column * step, heading) for column, heading in enumerate(headings)]
@@ -63,33 +90,43 @@ def contact_sheet(
     size = (max([right, *ends]), top + len(rows) * step)
     sheet = Image.new("RGB", size, BACKGROUND)
     pen = ImageDraw.Draw(sheet)
+    write = functools.partial(pen.text, fill=TEXT_COLOR, font=font)
     for column, heading in enumerate(headings):
-        pen.text((GAP + column * step, GAP), heading, fill=INK, font=font)
+        write((GAP + column * step, GAP), heading)
     for row, caption in enumerate(captions):
-        pen.text((right, top + row * step + cell // 2), caption, fill=INK, font=font, anchor="lm")
+        write((right, top + row * step + cell_size // 2), caption, anchor="lm")
     for y, row in enumerate(rows):
         for x, image in enumerate(row):
-            enlarged = Image.fromarray(image).resize((cell, cell), Image.Resampling.NEAREST)
             left, upper = GAP + x * step, top + y * step
-            pen.rectangle((left - 1, upper - 1, left + cell, upper + cell), outline=FRAME)
-            sheet.paste(enlarged, (left, upper))
+            frame = (left - 1, upper - 1, left + cell_size, upper + cell_size)
+            pen.rectangle(frame, outline=FRAME_COLOR)
+            cell = Image.fromarray(image).resize((cell_size,) * 2, Image.Resampling.NEAREST)
+            sheet.paste(cell, (left, upper))
     return sheet
 
 
 def heat_map(values: np.ndarray, largest: float) -> np.ndarray:
-    """Values float [...] as colors uint8 [..., 3]: 0 dark, `largest` (> 0) and above light."""
+    """Maps numbers to colors, from dark to light.
+
+    Args:
+        values: float [...].
+        largest: The value (> 0) from which on colors are lightest; 0 is darkest.
+
+    Returns:
+        uint8 [..., 3].
+    """
     places = np.clip(values / largest, 0, 1) * (len(INFERNO) - 1)
     channels = [np.interp(places, np.arange(len(INFERNO)), channel) for channel in INFERNO.T]
     return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
 
 
 def color_scale(largest: float, unit: str, width: int = 288) -> Image.Image:
-    """The colors of `heat_map` from 0 to `largest` from left to right, with what they stand for.
+    """Draws the colors of `heat_map` from 0 to `largest` as a bar with numbers below it.
 
     Args:
-        largest: > 0.
-        unit: written after the numbers.
-        width: of the bar in pixels.
+        largest: The value (> 0) at the right end.
+        unit: Text after the last number, such as "nats".
+        width: Width of the bar in pixels.
     """
     bar = heat_map(np.linspace(0, 1, width)[None].repeat(TEXT_SIZE, axis=0), 1.0)
     font = ImageFont.load_default(TEXT_SIZE)
@@ -100,23 +137,27 @@ def color_scale(largest: float, unit: str, width: int = 288) -> Image.Image:
     pen = ImageDraw.Draw(picture)
     for index, text in enumerate(texts):
         left = GAP + index * width // 2
-        pen.text((left, TEXT_SIZE + 2 * GAP), text, fill=INK, font=font, anchor="lt")
+        pen.text((left, TEXT_SIZE + 2 * GAP), text, fill=TEXT_COLOR, font=font, anchor="lt")
     return picture
 
 
-def swatches(colors: np.ndarray, columns: int = 32, cell: int = 16) -> Image.Image:
-    """Colors uint8 [k, 3] as squares in their order, row by row.
+def swatches(colors: np.ndarray, columns: int = 32, cell_size: int = 16) -> Image.Image:
+    """Draws colors as squares, row by row; captions are the index of each row's first color.
 
-    The caption of a row is the index of its first color.
+    Args:
+        colors: uint8 [k, 3].
+        columns: Number of squares in a row.
+        cell_size: Side of a square in pixels.
     """
     pixels = colors.reshape(-1, 1, 1, 3)
     starts = range(0, len(pixels), columns)
     rows = [pixels[start : start + columns] for start in starts]
-    return contact_sheet(rows, [f"{len(colors)} colors"], cell, [str(start) for start in starts])
+    captions = [str(start) for start in starts]
+    return contact_sheet(rows, [f"{len(colors)} colors"], cell_size, captions)
 
 
 def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures below each other, as one RGB picture."""
+    """Puts pictures below each other into one RGB picture."""
     width = max(picture.width for picture in pictures)
     sheet = Image.new("RGB", (width, sum(picture.height for picture in pictures)), BACKGROUND)
     top = 0
@@ -127,7 +168,7 @@ def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
 
 
 def save_png(picture: Image.Image, path: str | os.PathLike, overwrite: bool = True) -> None:
-    """Writes `picture` as PNG, whole or not at all.
+    """Writes a picture as a PNG file, whole or not at all.
 
     Raises:
         FileExistsError: `path` exists and `overwrite` is false.

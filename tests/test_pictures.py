@@ -5,7 +5,7 @@ from PIL import Image
 from igpt_keras.pictures import (
     BACKGROUND,
     GAP,
-    UNKNOWN,
+    UNKNOWN_COLOR,
     color_scale,
     contact_sheet,
     heat_map,
@@ -19,7 +19,7 @@ from igpt_keras.pictures import (
 
 def test_a_contact_sheet_holds_every_image_enlarged(tmp_path):
     images = np.random.default_rng(14).integers(0, 256, (2, 3, 4, 4, 3)).astype(np.uint8)
-    sheet = contact_sheet(images, cell=32)
+    sheet = contact_sheet(images, cell_size=32)
     save_png(sheet, tmp_path / "sheet.png")
     pixels = np.asarray(Image.open(tmp_path / "sheet.png"))
     for y in range(2):
@@ -39,15 +39,15 @@ def test_headings_stand_above_the_images():
 
 def test_a_heading_longer_than_its_image_is_not_cut_off():
     image = np.zeros((1, 1, 3), np.uint8)
-    short, long = (contact_sheet([[image]], [text], cell=4) for text in ("a", "a longer one"))
+    short, long = (contact_sheet([[image]], [text], cell_size=4) for text in ("a", "a longer one"))
     assert long.width > short.width
     assert (np.asarray(long)[:, -GAP:] == BACKGROUND).all()
 
 
 def test_captions_stand_right_of_the_rows_they_belong_to():
     image = np.zeros((4, 4, 3), np.uint8)
-    plain = contact_sheet([[image]] * 2, cell=32)
-    captioned = np.asarray(contact_sheet([[image]] * 2, cell=32, captions=["", "error"]))
+    plain = contact_sheet([[image]] * 2, cell_size=32)
+    captioned = np.asarray(contact_sheet([[image]] * 2, cell_size=32, captions=["", "error"]))
     np.testing.assert_array_equal(captioned[:, : plain.width], plain)
     right = (captioned[:, plain.width :] < 128).any(axis=(1, 2))
     first, second = GAP, GAP + 32 + GAP
@@ -59,7 +59,7 @@ def test_swatches_show_every_color_in_order():
     colors = np.random.default_rng(15).integers(0, 256, (7, 3)).astype(np.uint8)
     squares = contact_sheet([[color.reshape(1, 1, 3) for color in colors[:1]]], ["7 colors"], 8)
     top = squares.height - 8 - GAP
-    sheet = np.asarray(swatches(colors, columns=3, cell=8))
+    sheet = np.asarray(swatches(colors, columns=3, cell_size=8))
     for index, color in enumerate(colors):
         y, x = divmod(index, 3)
         y, x = top + y * (8 + GAP), GAP + x * (8 + GAP)
@@ -81,7 +81,7 @@ def test_keep_top_hides_the_rows_below_and_copies():
     images = np.full((2, 4, 4, 3), 9, np.uint8)
     kept = keep_top(images, 3)
     assert (kept[:, :3] == 9).all()
-    assert (kept[:, 3] == UNKNOWN).all()
+    assert (kept[:, 3] == UNKNOWN_COLOR).all()
     assert (images == 9).all()
 
 
@@ -91,7 +91,7 @@ def test_keep_known_hides_the_rest():
     kept = keep_known(images, known)
     assert kept.dtype == np.uint8
     np.testing.assert_array_equal(kept[:, known], images[:, known])
-    assert (kept[:, ~known] == UNKNOWN).all()
+    assert (kept[:, ~known] == UNKNOWN_COLOR).all()
 
 
 def test_heat_is_the_color_map_that_it_says():

@@ -334,4 +334,4 @@ def entropy_sheet(
         pairs = [picture for pair in zip(images, of_images, strict=True) for picture in pair]
         rows.append([keep_known(original, known), *pairs])
     sheet = contact_sheet(rows, ["known", "completion", "entropy"], cell_of(originals))
-    return stacked([sheet, color_scale(largest, "nll")])
+    return stacked([sheet, color_scale(largest, "nats")])

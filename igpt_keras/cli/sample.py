@@ -69,7 +69,7 @@ def sample(
         if entropy:
             largest = max(float(samples.entropy.max()), 1e-6)
             sheet = square_sheet(heat_map(samples.entropy[:, 0], largest))
-            save_png(stacked([sheet, color_scale(largest, "nll")]), partial / ENTROPY)
+            save_png(stacked([sheet, color_scale(largest, "nats")]), partial / ENTROPY)
     say_likelihoods(records)
     click.echo(f"Wrote {plural(num_samples, 'sample')} and {SHEET} to {output}")
 
@@ -92,5 +92,5 @@ def square_sheet(images: np.ndarray) -> Image.Image:
     columns = math.ceil(math.sqrt(len(images)))
     return contact_sheet(
         [images[start : start + columns] for start in range(0, len(images), columns)],
-        cell=cell_of(images),
+        cell_size=cell_of(images),
     )
