@@ -32,7 +32,7 @@ import numpy as np
 import tensorflow as tf
 
 import igpt_keras
-from igpt_keras.cli.quickstart import (
+from igpt_keras.cli.digits_demo import (
     BATCH_SIZE,
     HIDDEN_DIM,
     NUM_COLORS,

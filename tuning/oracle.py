@@ -1,17 +1,16 @@
-"""The paper's large-to-small search as an oracle of keras-tuner."""
+"""The paper's search for a learning rate, from large to small, as an oracle of keras-tuner."""
 
 import dataclasses
 import itertools
 import math
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import keras_tuner
 from keras_tuner.engine.trial import Trial, TrialStatus
 
-from igpt_keras.atomic import atomic_path
 from igpt_keras.errors import InputError
+from tuning.keras_tuner_internals import AtomicOracle
 from tuning.rates import RATE, UNFINISHED, Rates, ending
 
 
@@ -20,10 +19,10 @@ class Search:
     """The trials of one combination of the other hyperparameters.
 
     Attributes:
-        others: values of the other hyperparameters.
-        trials: from the largest rate to the smallest.
-        ending: as `tuning.rates.ending`.
-        best: the trial of the best score, of equal ones the first; None where none completed.
+        others: Values of the other hyperparameters.
+        trials: The trials, from the largest rate to the smallest.
+        ending: How the search ended; see `tuning.rates.ending`.
+        best: The trial with the best score, the first of equal ones; None if none completed.
     """
 
     others: dict[str, Any]
@@ -32,28 +31,40 @@ class Search:
     best: Trial | None
 
 
-class LargeToSmallOracle(keras_tuner.Oracle):
+class LargeToSmallOracle(AtomicOracle):
     """Proposes learning rates from large to small until the final loss increases.
 
-    The rate is the hyperparameter `learning_rate`. Others ride along: for each combination of
-    their values, in the order of a grid, the rates are searched anew. (The values of a `Float`
-    or `Int` are those that keras-tuner's grid search takes.)
+    The rate is the hyperparameter `learning_rate`. For each combination of the values of other
+    hyperparameters, in the order of a grid, the rates are searched anew. A `Float` or `Int` takes
+    the values that keras-tuner's grid search takes.
 
     A trial whose score is not finite has diverged: it counts as worse than any finite one, its
-    status is "FAILED", and it is never among the best. Any other failure of a trial is an error,
-    which ends the search; started again, it begins with that trial.
-
-    Trials are saved as they begin and end, each file whole or not at all.
+    status is "FAILED", and it is never among the best. Any other failure of a trial is an error
+    that ends the search; a search that is started again begins with that trial.
 
     Args:
-        objective: name, or `keras_tuner.Objective`, of the final figure that a trial returns.
-        rates: to try.
-        tolerance: by how much a score may be worse than the one before it, in its unit.
-        hyperparameters: others, declared in advance.
+        objective: Name, or `keras_tuner.Objective`, of the final metric that a trial returns.
+        rates: The rates to try.
+        tolerance: How much worse a score may be than the previous one without ending the search,
+            in the unit of the score.
+        hyperparameters: Other hyperparameters, declared in advance.
         writes: False in workers that are not the chief.
 
     Raises:
-        InputError: several objectives, or a negative tolerance.
+        InputError: Several objectives, or a negative tolerance.
+
+    Example:
+        ```python
+        import keras_tuner
+        from tuning import LargeToSmallOracle, Rates
+
+        class Search(keras_tuner.Tuner):
+            def run_trial(self, trial):
+                return (trial.hyperparameters.get("learning_rate") - 0.003) ** 2
+
+        search = Search(LargeToSmallOracle("val_loss", Rates(0.01)), directory="runs")
+        search.search()
+        ```
     """
 
     def __init__(
@@ -67,21 +78,21 @@ class LargeToSmallOracle(keras_tuner.Oracle):
         if not tolerance >= 0:
             raise InputError(f"tolerance must be 0 or more, got {tolerance}")
         if not isinstance(objective, str | keras_tuner.Objective):
-            raise InputError(f"objective must be one, got {objective}")
+            raise InputError(f"objective must be a single one, got {objective}")
         self.rates = rates or Rates()
         self.tolerance = tolerance
-        self.writes = writes
         space = hyperparameters or keras_tuner.HyperParameters()
         space.Choice(RATE, self.rates.values())
         super().__init__(
             objective,
             hyperparameters=space,
-            # Trials that diverge are no reason to stop.
+            # Trials that diverge do not end the search.
             max_consecutive_failed_trials=None,
+            writes=writes,
         )
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
-        """The next rate of the first search that is not at its end."""
+        """Returns the next rate of the first search that has not ended."""
         waiting = False
         for search in self.searches():
             if any(trial.status == TrialStatus.RUNNING for trial in search.trials):
@@ -92,7 +103,7 @@ class LargeToSmallOracle(keras_tuner.Oracle):
         return {"status": TrialStatus.IDLE if waiting else TrialStatus.STOPPED}
 
     def searches(self) -> list[Search]:
-        """One for each combination of the other hyperparameters, in their order."""
+        """Returns one search for each combination of the other hyperparameters, in their order."""
         searches = []
         for others in self._grid():
             trials = [
@@ -109,13 +120,13 @@ class LargeToSmallOracle(keras_tuner.Oracle):
         return searches
 
     def score_trial(self, trial: Trial) -> None:
-        """The last value of the objective, or NaN, by which keras-tuner marks a failure."""
+        """Sets the score: the last value of the objective, or NaN, which means failed."""
         score = trial.metrics.get_last_value(self.objective.name)
         trial.score = score if math.isfinite(score) else math.nan
 
     @keras_tuner.synchronized
     def end_trial(self, trial: Trial) -> None:
-        """As in keras-tuner, but an error ends the search."""
+        """Ends a trial. Unlike in keras-tuner, an error ends the search."""
         if trial.status != TrialStatus.COMPLETED:
             raise keras_tuner.errors.FatalRuntimeError(
                 f"trial {trial.trial_id} failed and did not diverge:\n{trial.message}"
@@ -123,57 +134,51 @@ class LargeToSmallOracle(keras_tuner.Oracle):
         super().end_trial(trial)
 
     def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
-        """The best of those that completed; [] where every rate diverged."""
+        """Returns the best of the completed trials; [] if every rate diverged."""
         best = super().get_best_trials(num_trials)
         return [trial for trial in best if trial.status == TrialStatus.COMPLETED]
 
     def get_state(self) -> dict[str, Any]:
+        """Returns the state to resume from."""
         rates = dataclasses.asdict(self.rates)
         return {**super().get_state(), "rates": rates, "tolerance": self.tolerance}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on from `state`.
+        """Resumes from a state.
 
         Raises:
-            InputError: it is that of a search with other rates or another tolerance.
+            InputError: The state is that of a search with other rates or another tolerance.
         """
         ours = self.get_state()
         for name in ("rates", "tolerance"):
             if state[name] != ours[name]:
                 raise InputError(
-                    f"{self._project_dir} holds a search with {name} {_shown(state[name])}, "
+                    f"{self.folder} holds a search with {name} {_shown(state[name])}, "
                     f"got {_shown(ours[name])}; choose another folder"
                 )
         super().set_state(state)
 
-    def save(self) -> None:
-        if self.writes:
-            with atomic_path(self._get_oracle_fname(), overwrite=True) as partial:
-                super(keras_tuner.Oracle, self).save(str(partial))
-
     def reload(self) -> None:
+        """Resumes from the files of the oracle and of its trials."""
         super().reload()
-        # The files of the trials are written before that of the oracle.
+        # The files of trials are written before that of the oracle and are newer after a kill.
         self.trials = dict(sorted(self.trials.items()))
         running = [i for i, trial in self.trials.items() if trial.status == TrialStatus.RUNNING]
-        self.start_order = list(self.trials)
-        self.end_order = [trial_id for trial_id in self.trials if trial_id not in running]
-        self._retry_queue = running
-
-    def _save_trial(self, trial):
-        if self.writes:
-            file = os.path.join(self._get_trial_dir(trial.trial_id), "trial.json")
-            with atomic_path(file, overwrite=True) as partial:
-                trial.save(str(partial))
+        orders = {
+            "start_order": list(self.trials),
+            "end_order": [trial_id for trial_id in self.trials if trial_id not in running],
+            "retry_queue": running,
+        }
+        super().set_state({**super().get_state(), **orders})
 
     def _loss(self, trial):
-        """What is minimized, infinite where the trial diverged."""
+        """Returns what is minimized: infinite if the trial diverged."""
         if trial.status != TrialStatus.COMPLETED:
             return math.inf
         return -trial.score if self.objective.direction == "max" else trial.score
 
     def _grid(self) -> Iterator[dict[str, Any]]:
-        """Values of the active hyperparameters but the rate, in the order they were declared."""
+        """Yields the values of all active hyperparameters except the rate, in order."""
         space = self.get_space()
         others = [hp for hp in space.space if hp.name != RATE]
         seen = []

@@ -10,11 +10,11 @@ from typing import Any
 
 import keras
 import keras_tuner
-from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.engine.trial import Trial, TrialStatus
 
-from igpt_keras.atomic import atomic_path, remove_leftovers
+from igpt_keras.atomic import remove_leftovers
 from igpt_keras.errors import Diverged, InputError
+from igpt_keras.json_files import write_json
 from igpt_keras.runs.folder import only_writer
 from igpt_keras.training.strategies import is_chief
 from tuning.events import write_session
@@ -28,33 +28,44 @@ SECONDS = "seconds"
 
 
 class _Failed(keras_tuner.errors.FatalError):
-    """An error in a trial; others than `FatalError` keras-tuner notes and goes on."""
+    """Carries an error out of a trial: keras-tuner continues after any but a `FatalError`."""
 
 
 class LearningRateSearch(keras_tuner.Tuner):
     """Searches the learning rate of an experiment from large to small.
 
-    `search()` takes no data: the experiment has them. Called again, in another process after
-    the first was killed, it goes on: what is finished is not run again. The folder
-    `directory`/`project_name` holds keras-tuner's own files and of every trial `trial_ID/run`,
-    the folder of its run, and `trial_ID/events`, for the HParams page of TensorBoard.
+    `search()` takes no data: the experiment has them. A search that was interrupted or killed
+    resumes when it is constructed again with the same settings; finished trials are not repeated.
+    The folder `directory`/`project_name` holds keras-tuner's own files and, for every trial,
+    `trial_ID/run`, the folder of its run, and `trial_ID/events`, for TensorBoard's HParams page.
 
-    Of a trial that diverged, status is "FAILED", score NaN, and its message says what was seen;
-    `get_best_models` and `get_best_hyperparameters` leave it out, and are empty where every
-    rate diverged. Any other error ends the search, as it is.
+    A trial that diverged has the status "FAILED", the score NaN and a message that says why.
+    `get_best_models` and `get_best_hyperparameters` leave it out, and are empty if every rate
+    diverged. Any other error ends the search and is raised unchanged.
 
     Args:
-        experiment: what a trial trains.
-        rates: to try; those of the experiment unless given.
-        tolerance: by how much the objective may be worse than that of the trial before it
-            without ending the search, in its unit.
-        directory: where the search is kept.
-        project_name: its folder in there.
-        overwrite: whether an earlier search there is removed.
+        experiment: What a trial trains.
+        rates: The rates to try. Default: those of the experiment.
+        tolerance: How much worse the objective of a trial may be than the previous one's without
+            ending the search, in its unit.
+        directory: Folder of searches.
+        project_name: Name of this search's folder in `directory`.
+        overwrite: Whether to remove an earlier search there.
 
     Raises:
-        InputError: the folder holds a search with other settings, or is to be removed while
+        InputError: The folder holds a search with other settings, or it is to be removed while
             another process searches in it.
+
+    Example:
+        ```python
+        from igpt_keras.runs.pretrain import Settings
+        from tuning import LearningRateSearch, PretrainExperiment
+
+        settings = Settings(preset="image_gpt_small", epochs=10)
+        search = LearningRateSearch(PretrainExperiment("folder:photos", settings))
+        search.search()
+        model = search.get_best_models()[0]
+        ```
     """
 
     def __init__(
@@ -73,9 +84,12 @@ class LearningRateSearch(keras_tuner.Tuner):
             experiment.objective, rates or experiment.rates(), tolerance, writes=self.writes
         )
         experiment.check(oracle.get_space())
+        space = oracle.get_space()
+        experiment.settings(space)
+        oracle.update_space(space)
         folder = pathlib.Path(directory, project_name)
         if overwrite and folder.exists():
-            # Raises where another process searches.
+            # Raises if another process searches there.
             with only_writer(folder):
                 pass
         super().__init__(
@@ -86,19 +100,19 @@ class LearningRateSearch(keras_tuner.Tuner):
         )
 
     def search(self, *, verbose: int = 1) -> None:
-        """Runs trials until every search of the oracle is at its end.
+        """Runs trials until every search of the oracle has ended.
 
         Args:
-            verbose: 1 to say when a trial begins and ends.
+            verbose: 1 to print when a trial begins and ends.
 
         Raises:
-            InputError: another process searches in the folder.
-            Interrupted: a signal told a trial to stop; its state is written.
+            InputError: Another process searches in the folder.
+            Interrupted: A signal stopped a trial; its checkpoint is written.
         """
         self.oracle.verbose = verbose
         with only_writer(self.project_dir) if self.writes else contextlib.nullcontext():
-            if os.path.exists(self._get_tuner_fname()):
-                # Another process may have gone on since this one has read it.
+            if self._file.exists():
+                # Another process may have continued the search since this one read it.
                 self.reload()
             try:
                 super().search()
@@ -106,12 +120,12 @@ class LearningRateSearch(keras_tuner.Tuner):
                 raise failed.__cause__ from None
 
     def on_search_begin(self) -> None:
-        # keras-tuner goes on with a search that is saved, and saves it when a trial has ended.
+        """Saves the search, so that it can be resumed before the first trial has ended."""
         self.save()
 
     def run_trial(self, trial: Trial) -> dict[str, float]:
-        """Trains with the trial's values; the objective, and the seconds since it went on."""
-        # Frees the model of the trial before.
+        """Trains with the trial's values; returns the objective and the seconds it took."""
+        # Frees the model of the previous trial.
         keras.utils.clear_session()
         if self.writes:
             remove_leftovers(self.get_trial_dir(trial.trial_id))
@@ -130,28 +144,35 @@ class LearningRateSearch(keras_tuner.Tuner):
         return {objective.name: value, SECONDS: time.monotonic() - start}
 
     def on_trial_end(self, trial: Trial) -> None:
+        """Writes the trial for TensorBoard."""
         super().on_trial_end(trial)
         self._write_events()
 
     def on_search_end(self) -> None:
-        # Of a trial after whose end the process was killed.
+        """Writes the trials for TensorBoard that a killed process ended but did not write."""
         self._write_events()
 
     def run_folder(self, trial: Trial) -> pathlib.Path:
-        """The folder of the trial's run."""
+        """Returns the folder of the trial's run."""
         return pathlib.Path(self.get_trial_dir(trial.trial_id), RUN_FOLDER)
 
     def load_model(self, trial: Trial) -> Any:
-        """What the trial trained, with the weights of its end."""
+        """Returns what the trial trained."""
         return self.experiment.load(self.run_folder(trial))
 
+    @property
+    def _file(self) -> pathlib.Path:
+        """The file that keras-tuner reloads a tuner from."""
+        return pathlib.Path(self.project_dir, f"{self.tuner_id}.json")
+
     def save(self) -> None:
+        """Saves the search, each file whole or not at all."""
         self.oracle.save()
         if self.writes:
-            with atomic_path(self._get_tuner_fname(), overwrite=True) as partial:
-                super(BaseTuner, self).save(str(partial))
+            write_json(self._file, self.get_state())
 
     def get_state(self) -> dict[str, Any]:
+        """Returns the settings that must stay the same when the search is resumed."""
         space = keras_tuner.HyperParameters()
         space.Choice(RATE, self.oracle.rates.values())
         settings = self.experiment.described(space)
@@ -162,10 +183,10 @@ class LearningRateSearch(keras_tuner.Tuner):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on with the search of `state`.
+        """Checks that the search of `state` is this one.
 
         Raises:
-            InputError: it has other settings.
+            InputError: It has other settings.
         """
         ours = json.loads(json.dumps(self.get_state()))
         before, now = state["settings"], ours["settings"]
@@ -189,14 +210,9 @@ class LearningRateSearch(keras_tuner.Tuner):
             if trial.status != TrialStatus.RUNNING and not folder.exists():
                 write_session(folder, trial, self.experiment.objective.name)
 
-    def _populate_initial_space(self):
-        space = self.oracle.get_space()
-        self.experiment.settings(space)
-        self.oracle.update_space(space)
-
 
 class _Hooks(keras.callbacks.Callback):
-    """Calls what a keras-tuner `Tuner` may override: `on_batch_end`, `on_epoch_end`, …"""
+    """Calls the hooks of a keras-tuner `Tuner`: `on_batch_end`, `on_epoch_end`, …."""
 
     def __init__(self, tuner: keras_tuner.Tuner, trial: Trial):
         super().__init__()

@@ -85,7 +85,7 @@ def main() -> NoReturn:
         _fail(str(error), 3)
     except (InputError, OSError) as error:
         _fail(str(error), 2)
-    sys.exit(status)
+    sys.exit(status or 0)
 
 
 def _fail(message: str, status: int) -> NoReturn:

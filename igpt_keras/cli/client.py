@@ -6,9 +6,11 @@ import click
 
 from igpt_keras.cli import Group
 from igpt_keras.cli.command import Command, OptionGroup, command, option, plural
-from igpt_keras.cli.complete import NUM_COMPLETIONS, SAMPLING, SHEET, write_completions
+from igpt_keras.cli.complete import NUM_COMPLETIONS, SAMPLING
 from igpt_keras.cli.options import IMAGES, PATH, POSITIVE, output, overwrite
-from igpt_keras.cli.sample import NUM_SAMPLES, write_samples
+from igpt_keras.cli.sample import NUM_SAMPLES
+from igpt_keras.cli.sampler_options import options_of
+from igpt_keras.sampling.samplers import Categorical
 
 
 def _connect(server, tls, root_certificates, client_certificate, client_key, **options):
@@ -62,6 +64,9 @@ CONNECTION = OptionGroup(
 )
 
 
+SAMPLER = OptionGroup("sampler", tuple(options_of(Categorical)))
+
+
 class ClientCommand(Command):
     """A command that ends in one line and exit status 1 if the server does not answer."""
 
@@ -94,6 +99,7 @@ def _request(*parameters):
         "--keep-rows", type=int, required=True, help="Number of rows of the model's input to keep."
     ),
     NUM_COMPLETIONS,
+    SAMPLER,
     *SAMPLING,
 )
 def complete(
@@ -102,9 +108,7 @@ def complete(
     output: pathlib.Path,
     keep_rows: int,
     num_completions: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
+    sampler: dict,
     seed: int,
     overwrite: bool,
 ):
@@ -112,39 +116,37 @@ def complete(
     import numpy as np
 
     from igpt_keras.atomic import atomic_path
-    from igpt_keras.data.image_decoding import read_image
+    from igpt_keras.cli import completions as files
 
-    with atomic_path(output, overwrite, marker=SHEET) as partial:
+    with atomic_path(output, overwrite, marker=files.SHEET) as partial:
         completed = connection.complete(
-            images, keep_rows, num_completions, temperature, top_k, top_p, seed
+            images, keep_rows, num_completions, seed=seed, **sampler
         ).images
         size = completed.shape[2]
-        originals = np.stack([read_image(path, size) for path in images])
+        originals = np.stack([files.thumbnail(path, size) for path in images])
         known = np.broadcast_to(np.arange(size)[:, None] < keep_rows, (size, size))
-        write_completions(partial, images, originals, completed, known)
-    click.echo(
-        f"Wrote {plural(len(images) * num_completions, 'completion')} and {SHEET} to {output}"
-    )
+        files.write_completions(partial, images, originals, completed, known)
+    count = plural(len(images) * num_completions, "completion")
+    click.echo(f"Wrote {count} and {files.SHEET} to {output}")
 
 
-@_request(NUM_SAMPLES, *SAMPLING)
+@_request(NUM_SAMPLES, SAMPLER, *SAMPLING)
 def sample(
     connection,
     output: pathlib.Path,
     num_samples: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
+    sampler: dict,
     seed: int,
     overwrite: bool,
 ):
     """Sample new images."""
     from igpt_keras.atomic import atomic_path
+    from igpt_keras.cli import completions as files
 
-    with atomic_path(output, overwrite, marker=SHEET) as partial:
-        images = connection.sample(num_samples, temperature, top_k, top_p, seed).images[:, 0]
-        write_samples(partial, images)
-    click.echo(f"Wrote {plural(num_samples, 'sample')} and {SHEET} to {output}")
+    with atomic_path(output, overwrite, marker=files.SHEET) as partial:
+        images = connection.sample(num_samples, seed=seed, **sampler).images[:, 0]
+        files.write_samples(partial, images)
+    click.echo(f"Wrote {plural(num_samples, 'sample')} and {files.SHEET} to {output}")
 
 
 @_request(IMAGES)

@@ -27,7 +27,7 @@ def draft(model: str, data, output: pathlib.Path, seed: int, overwrite: bool):
     from igpt_keras.sampling.drafts import NeighborDraft
 
     if output.suffix != NeighborDraft.SUFFIX:
-        raise InputError(f"output must end in {NeighborDraft.SUFFIX}, got {output}")
+        raise InputError(f"--output must end in {NeighborDraft.SUFFIX}, got {output}")
     check_replaceable(output, overwrite)
     loaded = load_with_palette(model)
     tokenized = data.tokenize(data.open().train, loaded.tokenizer)

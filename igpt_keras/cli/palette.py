@@ -67,7 +67,7 @@ def fit(
     from igpt_keras.tokenizers.color_palette import ColorPalette
 
     if output.suffix != SUFFIX:
-        raise InputError(f"output must end in {SUFFIX}, got {output}")
+        raise InputError(f"--output must end in {SUFFIX}, got {output}")
     check_replaceable(output, overwrite)
     images = training_images(data, data.open(), image_size, max_images, seed)
     fitted = ColorPalette.fit(images, num_colors, seed, max_pixels)

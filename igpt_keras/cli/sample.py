@@ -1,96 +1,58 @@
-"""`igpt sample`: images from nothing."""
+"""`igpt sample`: new images."""
 
-import math
 import pathlib
 
 import click
-import numpy as np
-from PIL import Image
 
-import igpt_keras
-from igpt_keras.atomic import atomic_path
 from igpt_keras.cli.command import command, option, plural
-from igpt_keras.cli.complete import (
-    ENTROPY,
-    MODEL,
-    SAMPLING,
-    SHEET,
-    cell_of,
-    complete_in_groups,
-    likelihoods,
-    read_draft,
-    say_likelihoods,
-    write_likelihoods,
-)
+from igpt_keras.cli.complete import MODEL, SAMPLING
 from igpt_keras.cli.options import COUNT
-from igpt_keras.pictures import color_scale, contact_sheet, heat_map, save_png, stacked
-from igpt_keras.sampling.samplers import Categorical
+from igpt_keras.cli.sampler_options import SAMPLER, SamplerCommand
+from igpt_keras.json_files import write_json
+from igpt_keras.sampling.samplers import Sampler
 
 NUM_SAMPLES = option("--num-samples", type=COUNT, default=16, help="Number of images to sample.")
 
 
-@command(
-    NUM_SAMPLES,
-    *SAMPLING,
-    *MODEL,
-)
+@command(NUM_SAMPLES, SAMPLER, *SAMPLING, *MODEL, cls=SamplerCommand)
 def sample(
-    model,
-    draft,
-    output,
-    num_samples,
-    temperature,
-    top_k,
-    top_p,
-    seed,
-    num_steps,
-    entropy,
-    progress,
-    overwrite,
+    model: str,
+    output: pathlib.Path,
+    num_samples: int,
+    sampler: Sampler,
+    draft: str | None,
+    num_steps: int | None,
+    seed: int,
+    entropy: bool,
+    progress: str,
+    overwrite: bool,
 ):
     """Sample new images.
 
     Writes the images, a contact sheet of all of them, and their log-likelihoods.
     """
-    with atomic_path(output, overwrite, marker=SHEET) as partial:
+    import numpy as np
+
+    import igpt_keras
+    from igpt_keras.atomic import atomic_path
+    from igpt_keras.cli import completions as files
+    from igpt_keras.pictures import save_png
+
+    with atomic_path(output, overwrite, marker=files.SHEET) as partial:
         loaded = igpt_keras.load(model)
         size = loaded.config.image_size
         settings = {
             "keep_rows": 0,
-            "sampler": Categorical(temperature, top_k, top_p),
-            "draft": draft and read_draft(draft),
+            "sampler": sampler,
+            "draft": draft and files.read_draft(draft),
             "num_steps": num_steps,
         }
         blank = np.zeros((num_samples, size, size, 3), np.uint8)
-        samples = complete_in_groups(loaded, blank, seed, settings, progress)
-        names = write_samples(partial, samples.images[:, 0])
-        records = likelihoods(samples, [[name] for name in names], size * size)
-        write_likelihoods(partial, records)
+        samples = files.complete_in_groups(loaded, blank, seed, settings, progress)
+        names = files.write_samples(partial, samples.images[:, 0])
+        records = files.likelihoods(samples, [[name] for name in names], size * size)
+        write_json(partial / files.LIKELIHOODS, records)
         if entropy:
-            largest = max(float(samples.entropy.max()), 1e-6)
-            sheet = square_sheet(heat_map(samples.entropy[:, 0], largest))
-            save_png(stacked([sheet, color_scale(largest, "nats")]), partial / ENTROPY)
-    say_likelihoods(records)
-    click.echo(f"Wrote {plural(num_samples, 'sample')} and {SHEET} to {output}")
-
-
-def write_samples(folder: pathlib.Path, images: np.ndarray) -> list[str]:
-    """Writes `folder` with a PNG for each of uint8 [N, R, R, 3] and a contact sheet of all.
-
-    Returns: the names of the PNGs.
-    """
-    folder.mkdir()
-    names = [f"{number:03d}.png" for number in range(len(images))]
-    for name, image in zip(names, images, strict=True):
-        save_png(Image.fromarray(image), folder / name)
-    save_png(square_sheet(images), folder / SHEET)
-    return names
-
-
-def square_sheet(images: np.ndarray) -> Image.Image:
-    """A contact sheet of images uint8 [N, R, R, 3] about as wide as high."""
-    columns = math.ceil(math.sqrt(len(images)))
-    return contact_sheet(
-        [images[start : start + columns] for start in range(0, len(images), columns)],
-        cell_size=cell_of(images),
-    )
+            save_png(files.sample_entropies(samples), partial / files.ENTROPY)
+    files.print_likelihoods(records)
+    click.echo(f"Wrote {plural(num_samples, 'sample')} and {files.SHEET} to {output}")

@@ -10,7 +10,7 @@ from rich.console import Console
 
 import igpt_keras
 from igpt_keras import ImageGPT, cli
-from igpt_keras.cli.complete import row_bar
+from igpt_keras.cli.completions import row_bar
 from igpt_keras.data.image_decoding import read_image
 
 
@@ -111,7 +111,7 @@ def test_likelihoods_are_printed_and_written(igpt, model_folder, photos, tmp_pat
         assert record["total_log_likelihood"] == pytest.approx(total, rel=1e-5)
         assert record["bits_per_sampled_pixel"] == pytest.approx(-sampled / math.log(2) / 12)
         assert record["bits_per_pixel"] == pytest.approx(-total / math.log(2) / 16)
-        assert f"{record['file']}  sampled {sampled:.2f} nats" in printed
+        assert f"{record['file']}  sampled pixels {sampled:.2f} nats" in printed
 
 
 @pytest.mark.parametrize("kind", ["CMYK", "RGBA", "rotated", "WebP"])
@@ -167,7 +167,7 @@ def test_many_images_are_completed_as_one_would_be(igpt, model_folder, tmp_path)
 @pytest.mark.parametrize("progress", ["auto", "quiet"])
 def test_a_terminal_sees_how_many_rows_are_done(progress, monkeypatch):
     shown = io.StringIO()
-    monkeypatch.setattr("igpt_keras.cli.complete.Console", partial(Console, file=shown))
+    monkeypatch.setattr("igpt_keras.cli.completions.Console", partial(Console, file=shown))
     monkeypatch.setattr(Console, "is_terminal", True)
     with row_bar(4, progress) as on_row:
         for row in range(4):
@@ -187,7 +187,7 @@ def test_a_terminal_sees_how_many_rows_are_done(progress, monkeypatch):
         ({"--num-steps": 3}, "num_steps=3 is for BERT models"),
         ({"--keep-rows": 5}, "keep_rows must lie in 0…4"),
         ({"--keep-rows": -1}, "keep_rows must be an integer >= 0, got -1"),
-        ({"--num-completions": 0}, "num_completions must be an integer >= 1, got 0"),
+        ({"--num-completions": 0}, "0 is not in the range x>=1"),
         ({"--temperature": -1}, "temperature must be finite and >= 0"),
         ({"--top-p": 2}, "top_p must be above 0 and at most 1"),
         ({"--output": "."}, "exists already"),

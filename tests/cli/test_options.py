@@ -37,7 +37,7 @@ def test_every_command_and_option_is_described(name):
     command = ALL[name]
     short = command.get_short_help_str(limit=64)
     assert short.endswith(".") and not short.endswith("..."), short
-    for parameter in command.params:
+    for parameter in command.get_params(click.Context(command)):
         if isinstance(parameter, click.Option):
             assert parameter.help and parameter.help.endswith("."), parameter.name
             assert not parameter.help.startswith(("Of ", "What ", "How many ")), parameter.help

@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 import igpt_keras
-from igpt_keras.cli import quickstart
+from igpt_keras.cli import digits_demo
 from igpt_keras.sampling.requests import Completions
 
 WRITTEN = {
@@ -35,7 +35,7 @@ def short(monkeypatch):
         "NUM_HEADS": 2,
         "SAMPLES": 6,
     }.items():
-        monkeypatch.setattr(quickstart, name, value)
+        monkeypatch.setattr(digits_demo, name, value)
 
 
 @pytest.mark.slow
@@ -73,7 +73,7 @@ def test_a_failing_stage_leaves_nothing(igpt, short, tmp_path, monkeypatch):
     def fail(*arguments):
         raise OSError("no space left")
 
-    monkeypatch.setattr(quickstart, "finetuning", fail)
+    monkeypatch.setattr(digits_demo, "finetuning", fail)
     status, printed, errors = igpt("quickstart", "--output", tmp_path / "out")
     assert status == 2, errors
     assert not list(tmp_path.iterdir())
@@ -84,12 +84,12 @@ def test_answers_that_differ_are_noticed():
         images = np.full((1, 2, 4, 4, 3), value, np.uint8)
         return Completions(images, images, images)
 
-    classes = quickstart.Classifications(["a", "b"], np.zeros((1, 2)), np.zeros((1, 2)))
-    quickstart.check_equal(completions(1), completions(1), classes, np.zeros((1, 2)))
+    classes = digits_demo.Classifications(["a", "b"], np.zeros((1, 2)), np.zeros((1, 2)))
+    digits_demo.check_equal(completions(1), completions(1), classes, np.zeros((1, 2)))
     with pytest.raises(RuntimeError, match="2 completions differ"):
-        quickstart.check_equal(completions(1), completions(2), classes, np.zeros((1, 2)))
+        digits_demo.check_equal(completions(1), completions(2), classes, np.zeros((1, 2)))
     with pytest.raises(RuntimeError, match="class logits differ by 1"):
-        quickstart.check_equal(completions(1), completions(1), classes, np.ones((1, 2)))
+        digits_demo.check_equal(completions(1), completions(1), classes, np.ones((1, 2)))
 
 
 @pytest.mark.slow
@@ -106,13 +106,13 @@ def test_quickstart_keeps_its_promises(tmp_path):
         return [float(number) for number in re.findall(r"([\d.]+)%", text)]
 
     loss = rows["held-out loss, nats per pixel"]
-    baselines = [float(number) for number in re.findall(r"\d\.\d+", loss["beside"])]
+    baselines = [float(number) for number in re.findall(r"\d\.\d+", loss["comparison"])]
     assert len(baselines) == 3
     assert float(loss["value"]) < 0.8 * min(baselines)
     for name in ("10 labels per class", "all 1257 labels"):
         row = rows[f"test accuracy, {name}"]
         (pretrained,) = percentages(row["value"])
-        from_scratch, _ = percentages(row["beside"])
+        from_scratch, _ = percentages(row["comparison"])
         assert pretrained > from_scratch
     assert pretrained > 85
 

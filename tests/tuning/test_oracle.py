@@ -21,13 +21,10 @@ class Scripted(keras_tuner.Tuner):
     def __init__(self, oracle, losses, directory, hyperparameters=lambda hp: None):
         self.losses = losses
         self.ran = []
-        self.hyperparameters = hyperparameters
+        space = oracle.get_space()
+        hyperparameters(space)
+        oracle.update_space(space)
         super().__init__(oracle, directory=directory, project_name="search")
-
-    def _populate_initial_space(self):
-        space = self.oracle.get_space()
-        self.hyperparameters(space)
-        self.oracle.update_space(space)
 
     def on_search_begin(self):
         self.save()
@@ -151,8 +148,9 @@ class Photographed(LargeToSmallOracle):
         self._photograph()
 
     def _photograph(self):
-        copy = f"{self._directory}-{len(self.photographs):02}"
-        shutil.copytree(self._directory, copy)
+        directory = self.folder.parent
+        copy = f"{directory}-{len(self.photographs):02}"
+        shutil.copytree(directory, copy)
         self.photographs.append(copy)
 
 
@@ -192,7 +190,7 @@ def test_another_search_in_the_same_folder(tmp_path, other, message):
     ("settings", "message"),
     [
         ({"tolerance": -1.0}, "tolerance must be 0 or more, got -1"),
-        ({"objective": ["val_loss", "loss"]}, "objective must be one"),
+        ({"objective": ["val_loss", "loss"]}, "objective must be a single one"),
     ],
 )
 def test_unusable_settings(settings, message):
