@@ -1,4 +1,4 @@
-"""Learning rates from large to small, and when to stop (paper, appendix).
+"""Learning rates from large to small, and when to stop (paper, section 3.4).
 
 "We … sequentially try the learning rates 0.01, 0.003, 0.001, 0.0003, …, stopping once the final
 validation loss starts increasing."
@@ -14,7 +14,7 @@ from igpt_keras.errors import InputError
 
 RATE = "learning_rate"
 DECADES = 3
-# How a search ends; see `ending`.
+# The ways in which a search ends; see `ending`.
 WORSE = "a trial was worse than the one before it"
 FLOOR = "the floor was reached"
 DIVERGED = "every rate diverged"
@@ -26,13 +26,18 @@ class Rates:
     """A falling sequence of learning rates, exact as decimal numbers.
 
     Attributes:
-        start: the largest, the first to be tried.
-        floor: none is smaller; `DECADES` powers of ten below `start` unless given.
-        factor: each is so many times the next; None for the paper's 1–3 sequence, in which
-            the next smaller one of …, 0.01, 0.003, 0.001, … follows.
+        start: The largest rate, the first to try.
+        floor: A lower bound. Default: `DECADES` powers of ten below `start`.
+        factor: Ratio of a rate to the next one; None for the paper's sequence …, 0.01, 0.003,
+            0.001, …, from which the next smaller number follows.
 
     Raises:
-        InputError: a sequence that does not fall.
+        InputError: The sequence does not fall.
+
+    Example:
+        ```python
+        Rates(0.01, floor=0.001).values()  # [0.01, 0.003, 0.001]
+        ```
     """
 
     start: float = paper.SEARCH_LEARNING_RATES[0]
@@ -52,7 +57,7 @@ class Rates:
             raise InputError(f"factor must be above 1, got {self.factor:g}")
 
     def values(self) -> list[float]:
-        """All of them, the largest first."""
+        """Returns all rates, the largest first."""
         return [float(rate) for rate in self._falling()]
 
     def _falling(self) -> Iterator[decimal.Decimal]:
@@ -63,20 +68,20 @@ class Rates:
 
 
 def shifted(rate: float, decades: int) -> float:
-    """`rate` times a power of ten, exact as a decimal number."""
+    """Returns `rate` times a power of ten, exact as a decimal number."""
     return float(_exactly(rate).scaleb(decades))
 
 
 def stops(losses: Sequence[float], tolerance: float = 0.0) -> bool:
-    """Whether the search ends with these final losses, in the order of the trials.
+    """Returns whether a search ends with these final losses.
 
-    It does once one exceeds that of the trial before it by more than `tolerance`. The loss of
-    a trial that diverged is infinite: after a finite one it has increased; at the beginning, or
-    after another, it has not, and smaller rates are tried.
+    It ends once a loss exceeds the previous one by more than `tolerance`. The loss of a trial that
+    diverged is infinite: after a finite loss it is an increase; as the first loss, or after another
+    infinite one, it is not, and smaller rates are tried.
 
     Args:
-        losses: to be minimized; `math.inf` of a trial that diverged.
-        tolerance: what counts as noise, in the unit of the losses.
+        losses: Losses to be minimized, in the order of the trials; `math.inf` if one diverged.
+        tolerance: What counts as noise, in the unit of the losses.
     """
     return any(
         after > before + tolerance for before, after in zip(losses, losses[1:], strict=False)
@@ -84,7 +89,7 @@ def stops(losses: Sequence[float], tolerance: float = 0.0) -> bool:
 
 
 def ending(losses: Sequence[float], rates: Rates, tolerance: float = 0.0) -> str:
-    """`WORSE`, `FLOOR`, `DIVERGED` (down to the floor) or `UNFINISHED`."""
+    """Returns `WORSE`, `FLOOR`, `DIVERGED` (down to the floor) or `UNFINISHED`."""
     if stops(losses, tolerance):
         return WORSE
     if len(losses) < len(rates.values()):
@@ -93,7 +98,7 @@ def ending(losses: Sequence[float], rates: Rates, tolerance: float = 0.0) -> str
 
 
 def _exactly(value: float) -> decimal.Decimal:
-    """The number as it is written, not as binary holds it."""
+    """Returns the number as it is written, not as binary holds it."""
     return decimal.Decimal(repr(float(value)))
 
 

@@ -1,6 +1,5 @@
-"""What searches came to: tables for a person, JSON for a program."""
+"""Results of searches, as tables and as JSON."""
 
-import json
 import math
 import pathlib
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from keras_tuner.engine.trial import Trial, TrialStatus
 from rich.table import Table
 
-from igpt_keras.atomic import atomic_path
+from igpt_keras.json_files import write_json
 from tuning.oracle import Search
 from tuning.rates import DIVERGED, FLOOR, RATE, WORSE
 from tuning.tuner import SECONDS, LearningRateSearch
@@ -22,11 +21,11 @@ WORDS = {
 
 
 def trials_table(tuner: LearningRateSearch, running: str = "") -> Table:
-    """A row for each trial: rate, final figure, status, time.
+    """Returns a table with a row for each trial: rate, final metric, status, time.
 
     Args:
-        tuner: whose trials.
-        running: what the status of the running trial says besides.
+        tuner: The search.
+        running: What to add to the status of the running trial.
     """
     objective = tuner.oracle.objective.name
     searches = [search for search in tuner.oracle.searches() if search.trials]
@@ -53,12 +52,12 @@ def trials_table(tuner: LearningRateSearch, running: str = "") -> Table:
 
 
 def sizes_table(searches: list[Search], models: list[tuple[str, str, int]], metric: str) -> Table:
-    """The rates that were found, as in the paper's Table 5.
+    """Returns a table of the best rates, as in the paper's Table 5.
 
     Args:
-        searches: one for each size.
-        models: of each its name, objective ("ar" or "bert") and the side of its input.
-        metric: name of the final figure.
+        searches: One search for each size.
+        models: The name, the objective ("ar" or "bert") and the image size of each model.
+        metric: Name of the final metric.
     """
     table = Table(title="Learning rate of each model (paper, Table 5)", title_justify="left")
     for name in ("model", "objective", "input", "learning rate", f"final {metric}"):
@@ -76,29 +75,29 @@ def sizes_table(searches: list[Search], models: list[tuple[str, str, int]], metr
 
 
 def verdict(search: Search) -> str:
-    """How a search ended, and what that says of the rate it found, in a sentence."""
+    """Returns, in a sentence, the best rate of a search, and how reliable it is."""
     if search.ending == DIVERGED:
         return f"every rate down to {rate_of(search.trials[-1]):g} diverged: no rate worked"
     best = search.best
     found = f"learning rate {rate_of(best):g}"
     if search.ending == FLOOR and best is search.trials[-1]:
-        return f"{found}: the floor was reached, the optimum may lie below"
+        return f"{found}: the floor was reached; the optimum may lie below"
     if search.ending == FLOOR:
         return f"{found}: the floor was reached, without an increase beyond the tolerance"
     if best is search.trials[0]:
-        return f"{found}, the first that was tried: the optimum may lie above"
+        return f"{found}, the first one tried: the optimum may lie above"
     return f"{found}: smaller ones were worse"
 
 
 def write_summary(
     tuner: LearningRateSearch, commands: list[str | None], folder: pathlib.Path
 ) -> None:
-    """Writes `folder`/summary.json: of each search its trials, how it ended and the best.
+    """Writes `folder`/summary.json: the trials, the ending and the best trial of each search.
 
     Args:
-        tuner: whose searches.
-        commands: of each search, that trains with its best rate; None without one.
-        folder: exists.
+        tuner: The search.
+        commands: For each search the command that trains with the best rate, or None.
+        folder: An existing folder.
     """
     searches = [
         {
@@ -111,12 +110,11 @@ def write_summary(
         for search, command in zip(tuner.oracle.searches(), commands, strict=True)
     ]
     content = {"objective": tuner.oracle.objective.name, "searches": searches}
-    with atomic_path(folder / SUMMARY_FILE, overwrite=True) as partial:
-        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(folder / SUMMARY_FILE, content)
 
 
 def trial_as_json(trial: Trial) -> dict[str, Any]:
-    """Values, final figure (None where it diverged), status and seconds of a trial that ended."""
+    """Returns the values, final metric (None if it diverged), status and seconds of a trial."""
     score = trial.score
     return {
         "trial": trial.trial_id,
@@ -129,11 +127,12 @@ def trial_as_json(trial: Trial) -> dict[str, Any]:
 
 
 def rate_of(trial: Trial) -> float:
+    """Returns the learning rate of a trial."""
     return trial.hyperparameters.get(RATE)
 
 
 def seconds_of(trial: Trial) -> float | None:
-    """Seconds that the process which ended the trial took for it; None before its end."""
+    """Returns the seconds that the process which ended a trial took for it; None before its end."""
     if not trial.metrics.exists(SECONDS):
         return None
     return trial.metrics.get_last_value(SECONDS)

@@ -31,7 +31,7 @@ def test_sizes_and_the_command_that_trains_with_the_winner(igpt, tmp_path):
     for size in ("1x16x1", "2x16x2"):
         rows = [line for line in printed.splitlines() if size in line and "8² × 3" in line]
         assert len(rows) == 1 and "BERT" in rows[0] and " 0.1 " in rows[0]
-    assert printed.count("the floor was reached, the optimum may lie below") == 2
+    assert printed.count("the floor was reached; the optimum may lie below") == 2
     written = {path.name for path in output.iterdir()}
     assert {"summary.json", "rates.png", "losses-1x16x1.png", "losses-2x16x2.png"} <= written
     for search in summary(output)["searches"]:

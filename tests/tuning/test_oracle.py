@@ -73,8 +73,8 @@ def test_search(tmp_path, name, worst):
     ("losses", "sentence"),
     [
         ([3.0, 2.0, 2.5, 0.0, 0.0], "learning rate 0.3: smaller ones were worse"),
-        ([1.0, 2.0, 0.0, 0.0, 0.0], "learning rate 1, the first that was tried: the optimum may"),
-        ([5.0, 4.0, 3.0, 2.0, 1.0], "0.01: the floor was reached, the optimum may lie below"),
+        ([1.0, 2.0, 0.0, 0.0, 0.0], "learning rate 1, the first one tried: the optimum may"),
+        ([5.0, 4.0, 3.0, 2.0, 1.0], "0.01: the floor was reached; the optimum may lie below"),
         ([5.0, 4.0, 3.0, 1.0, 1.0], "0.03: the floor was reached, without an increase"),
         ([INF] * 5, "every rate down to 0.01 diverged: no rate worked"),
     ],
