@@ -41,7 +41,7 @@ def _filtered_stderr() -> Iterator[None]:
 
     The filter is a process of its own: what TensorFlow says before it aborts is passed on too.
     """
-    if not hasattr(os, "fork"):
+    if not hasattr(os, "fork") or sys.stderr is None:
         yield
         return
     sys.stderr.flush()
@@ -61,7 +61,9 @@ def _filtered_stderr() -> Iterator[None]:
         sys.stderr.flush()
         os.dup2(original, 2)
         os.close(original)
-        os.waitpid(child, 0)
+        # Where SIGCHLD is ignored, there is nothing to wait for.
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(child, 0)
 
 
 def _pass_on(reading: int, writing: int) -> None:

@@ -1,8 +1,11 @@
+import contextlib
+import io
 import json
 import os
 import pathlib
 import subprocess
 import sys
+from unittest import mock
 
 import keras
 import numpy as np
@@ -17,15 +20,20 @@ from tests.training.replicas import free_ports
 CLASSES = ["dark", "light"]
 
 
-@pytest.fixture
-def igpt(monkeypatch, capsys):
-    """Runs the command line; gives its status, what it printed and its errors."""
+@pytest.fixture(scope="session")
+def igpt():
+    """Runs the command line; returns its exit status, stdout and stderr."""
 
     def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["igpt", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_info:
+        output, errors = io.StringIO(), io.StringIO()
+        with (
+            mock.patch("sys.argv", ["igpt", *map(str, arguments)]),
+            contextlib.redirect_stdout(output),
+            contextlib.redirect_stderr(errors),
+            pytest.raises(SystemExit) as exit_info,
+        ):
             cli.main()
-        return exit_info.value.code, *capsys.readouterr()
+        return exit_info.value.code, output.getvalue(), errors.getvalue()
 
     return run
 
