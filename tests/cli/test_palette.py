@@ -52,7 +52,7 @@ def test_fit_to_all_training_images_equals_the_library(run, tmp_path):
     np.testing.assert_allclose(
         ColorPalette.load(tmp_path / "digits.npy").colors, expected.colors, atol=1e-6
     )
-    assert out[0].startswith(f"Fitted {FITTED} colors to {len(train)} images; ")
+    assert out[0].startswith(f"Fitted {FITTED} colors to {len(train):,} images; ")
     assert out[1] == f"Wrote {tmp_path / 'digits.npy'}"
 
 

@@ -62,7 +62,7 @@ def test_export_serve_and_client(igpt, config, palette, randomized, tmp_path, mo
             np.testing.assert_array_equal(written, expected[number])
         status, printed, errors = igpt("client", "classify", "image.png", "--server", address)
         assert status == 0, errors
-        logits = classifier.predict(palette.tokenize(image), verbose=0)[0]
+        logits = classifier.predict(palette.tokenize(image[None]), verbose=0)[0]
         name = classifier.class_names[logits.argmax()]
         score = np.exp(logits.max()) / np.exp(logits).sum()
         assert printed == f"image.png\t{name}\t{score:.3f}\n"
@@ -80,7 +80,7 @@ def test_export_serve_and_client(igpt, config, palette, randomized, tmp_path, mo
         assert status == 0, errors
         np.testing.assert_allclose(
             np.load("features.npy"),
-            model.features(palette.tokenize(image), layer=1),
+            model.features(palette.tokenize(image[None]), layer=1),
             rtol=1e-5,
             atol=1e-6,
         )
