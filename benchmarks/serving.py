@@ -172,7 +172,7 @@ def compare_in_process(model, address: str, options) -> None:
     with _connect(address) as client:
         asked = {
             "in process": lambda seed: model.generate(image, keep_rows=size // 2, seed=seed),
-            "over gRPC": lambda seed: client.complete(image, size // 2, seed=seed),
+            "over gRPC": lambda seed: client.complete(image, keep_rows=size // 2, seed=seed),
         }
         for complete in asked.values():
             complete(0)

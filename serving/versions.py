@@ -1,4 +1,4 @@
-"""TensorFlow Serving's layout: one folder per version, named by its number."""
+"""TensorFlow Serving's directory layout: one folder per version, named by its number."""
 
 import errno
 import os
@@ -6,16 +6,18 @@ import pathlib
 
 from igpt_keras.errors import InputError
 
-# In a version's folder: requests to run before it is served, TFRecords of `PredictionLog`.
+# In a version's folder: TFRecords of `PredictionLog`, requests to run before it is served.
 WARMUP_FILE = pathlib.PurePath("assets.extra", "tf_serving_warmup_requests")
 
 
 def version_folders(directory: str | os.PathLike) -> dict[int, pathlib.Path]:
-    """The versions in `directory`, oldest first; folders with other names do not count.
+    """Returns the versions' folders in a directory by number, oldest first.
+
+    Folders whose names are not numbers are ignored.
 
     Raises:
-        FileNotFoundError: no such directory.
-        InputError: `directory` is a file.
+        FileNotFoundError: The directory does not exist.
+        InputError: It is a file.
     """
     directory = pathlib.Path(directory)
     if not directory.exists():
@@ -33,24 +35,25 @@ def version_folders(directory: str | os.PathLike) -> dict[int, pathlib.Path]:
 def publish(
     partial: pathlib.Path, directory: pathlib.Path, version: int | None = None
 ) -> pathlib.Path:
-    """Moves the complete folder `partial` to a version in `directory`, on the same disk.
+    """Makes a complete folder a version in a directory.
 
     Args:
-        partial: not empty.
-        directory: holds all versions.
-        version: its number; None for one more than the highest, also where others are
-            published meanwhile.
+        partial: The folder, on the same disk and not empty. It is moved.
+        directory: The directory of all versions.
+        version: The version's number; None for one more than the highest. Processes that
+            publish at the same time get different numbers.
 
-    Returns: the path of the version's folder.
+    Returns:
+        The version's folder.
 
     Raises:
-        FileExistsError: the version exists already.
+        FileExistsError: The version exists already.
     """
     number = max(version_folders(directory), default=0) + 1 if version is None else version
     while True:
         path = directory / str(number)
         try:
-            # The system replaces no folder that holds something.
+            # The operating system never replaces a folder that is not empty.
             partial.rename(path)
             return path
         except OSError as error:
@@ -62,7 +65,12 @@ def publish(
 
 
 def check_version(directory: str | os.PathLike, version: int) -> None:
-    """Raises `InputError` for an impossible number, `FileExistsError` for an existing one."""
+    """Checks the number of a new version.
+
+    Raises:
+        InputError: The number is below 1.
+        FileExistsError: The version exists already.
+    """
     if version < 1:
         raise InputError(f"version must be at least 1, got {version}")
     path = pathlib.Path(directory, str(version))

@@ -64,7 +64,7 @@ CONNECTION = OptionGroup(
 )
 
 
-SAMPLER = OptionGroup("sampler", tuple(options_of(Categorical)))
+SAMPLER = OptionGroup("sampler", tuple(options_of(Categorical)), Categorical)
 
 
 class ClientCommand(Command):
@@ -108,7 +108,7 @@ def complete(
     output: pathlib.Path,
     keep_rows: int,
     num_completions: int,
-    sampler: dict,
+    sampler: Categorical,
     seed: int,
     overwrite: bool,
 ):
@@ -120,7 +120,11 @@ def complete(
 
     with atomic_path(output, overwrite, marker=files.SHEET) as partial:
         completed = connection.complete(
-            images, keep_rows, num_completions, seed=seed, **sampler
+            images,
+            keep_rows=keep_rows,
+            num_completions=num_completions,
+            sampler=sampler,
+            seed=seed,
         ).images
         size = completed.shape[2]
         originals = np.stack([files.thumbnail(path, size) for path in images])
@@ -135,7 +139,7 @@ def sample(
     connection,
     output: pathlib.Path,
     num_samples: int,
-    sampler: dict,
+    sampler: Categorical,
     seed: int,
     overwrite: bool,
 ):
@@ -144,7 +148,7 @@ def sample(
     from igpt_keras.cli import completions as files
 
     with atomic_path(output, overwrite, marker=files.SHEET) as partial:
-        images = connection.sample(num_samples, seed=seed, **sampler).images[:, 0]
+        images = connection.sample(num_samples, sampler=sampler, seed=seed).images[:, 0]
         files.write_samples(partial, images)
     click.echo(f"Wrote {plural(num_samples, 'sample')} and {files.SHEET} to {output}")
 

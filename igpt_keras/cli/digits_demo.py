@@ -218,7 +218,9 @@ def serve_and_ask(
     images = test.images[:SERVED_IMAGES]
     with Server(folder / "saved_model") as server, Client(server.address) as client:
         console.print(f"server at {server.address}")
-        remote = client.complete(images, KEEP_ROWS, SHOWN_COMPLETIONS, seed=seed)
+        remote = client.complete(
+            images, keep_rows=KEEP_ROWS, num_completions=SHOWN_COMPLETIONS, seed=seed
+        )
         remote_classes = client.classify(images)
     local = model.generate(
         images, keep_rows=KEEP_ROWS, num_completions=SHOWN_COMPLETIONS, seed=seed

@@ -1,4 +1,7 @@
-"""A client for served models: of this package's server, or of TensorFlow Serving."""
+"""A client for served models, on our server or on TensorFlow Serving.
+
+The package imports neither TensorFlow nor Keras.
+"""
 
 from serving.client.clients import AsyncClient, Client
 from serving.client.connection import TLS, RetryPolicy

@@ -1,4 +1,4 @@
-"""The two clients: one waits for answers, one is awaited."""
+"""The two clients: one blocks until the answer is there, the other is awaited."""
 
 import abc
 import asyncio
@@ -13,6 +13,7 @@ import numpy as np
 
 from igpt_keras.errors import InputError
 from igpt_keras.sampling.requests import Completions
+from igpt_keras.sampling.samplers import Categorical
 from serving.client.connection import TLS, Attempts, Deadline, RetryPolicy
 from serving.client.errors import serving_error
 from serving.client.images import Images
@@ -21,27 +22,27 @@ from serving.transport import MAX_MESSAGE_BYTES
 
 
 class BaseClient(abc.ABC):
-    """What can be asked of a server: ours, or TensorFlow Serving.
+    """The requests to a served model, on our server or on TensorFlow Serving.
 
-    Images are a sequence of paths, encoded files (bytes), uint8 arrays [h, w, 3] and PIL
-    images, or one uint8 array [B, h, w, 3]. The server crops and scales them to its model's
-    size. Methods that ask the server raise:
+    Images are a sequence of paths, image files (bytes), uint8 arrays [h, w, 3] and PIL images,
+    in any mixture, or one uint8 array [B, h, w, 3]. The server crops and scales them to its
+    model's size R. The methods raise:
 
-        FileNotFoundError: no such image file.
-        InputError: an argument that cannot be used.
-        ServingError: the server refused the request, or was not reached.
+    - `FileNotFoundError`: An image file does not exist.
+    - `InputError`: An argument is one that no server accepts.
+    - `ServingError`: The server refused the request or could not be reached; see its `code`.
 
     Args:
         address: "host:port".
-        model_name: the name under which the server has the model.
-        timeout: seconds that a method may take, with all its requests and retries; None for no
-            limit. The server is told what is left of them.
-        version: of the model; None for the newest.
-        version_label: a label that the server has for a version, instead of `version`.
-        tls: for an encrypted connection; None for one that is not.
-        retries: when a request that met UNAVAILABLE is sent again.
-        batch_size: examples in a request at most; no more than the server's `max_batch_size`.
-        max_message_bytes: of a request or a response; no more than the server's limit.
+        model_name: The server's name for the model.
+        timeout: Time in seconds for a method with all its requests and retries; None for no
+            limit. The server is told how much of it is left.
+        version: The model's version; None for the newest.
+        version_label: A label that the server has for a version, instead of `version`.
+        tls: An encrypted connection; None for one without encryption.
+        retries: When to repeat a request that met UNAVAILABLE; None for the defaults.
+        batch_size: Most examples in a request; at most the server's `max_batch_size`.
+        max_message_bytes: The largest request and response in bytes; at most the server's limit.
     """
 
     def __init__(
@@ -58,7 +59,10 @@ class BaseClient(abc.ABC):
         max_message_bytes: int = MAX_MESSAGE_BYTES,
     ):
         if version is not None and version_label is not None:
-            raise InputError(f"version or version_label, got {version} and {version_label!r}")
+            raise InputError(
+                "one of version and version_label may be given, "
+                f"got {version} and {version_label!r}"
+            )
         for name, value in (("batch_size", batch_size), ("max_message_bytes", max_message_bytes)):
             if value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
@@ -69,13 +73,13 @@ class BaseClient(abc.ABC):
         self._served = Served(
             model_name, version, version_label, batch_size, request_bytes=max_message_bytes // 2
         )
-        self._retries = RetryPolicy() if retries is None else retries
+        self._retries = retries or RetryPolicy()
         self._pauses = random.Random(self._retries.seed)
         self._credentials = None if tls is None else tls.credentials()
         self._options = [
             ("grpc.max_send_message_length", max_message_bytes),
             ("grpc.max_receive_message_length", max_message_bytes),
-            # A server that comes back is found within the pauses between attempts.
+            # Reconnect to a restarted server within the pauses between attempts.
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.min_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 1000),
@@ -85,95 +89,113 @@ class BaseClient(abc.ABC):
     def complete(
         self,
         images: Images,
+        *,
         keep_rows: int,
         num_completions: int = 1,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
+        sampler: Categorical | None = None,
         seed: int | Sequence[int] = 0,
     ) -> Completions:
-        """`ImageGPT.generate` of the served model, for images of any size.
+        """Completes images, as `ImageGPT.generate` does.
 
-        Args: as `ImageGPT.generate`, with `images` as above.
+        Args:
+            images: B images of any size.
+            keep_rows: The number of rows of the R × R image that are kept, 0…R.
+            num_completions: The number N of completions of each image.
+            sampler: Temperature, top-k and top-p; None for the model's own distribution.
+            seed: One integer per image, or one integer s for the seeds s, s + 1, …
+
+        Returns:
+            `images` uint8 [B, N, R, R, 3], `tokens` int32 [B, N, n] and `log_likelihood`
+            float32 [B, N]; None for the rest.
         """
-        return self._ask(
-            self._served.complete(
-                images, keep_rows, num_completions, temperature, top_k, top_p, seed
-            )
-        )
+        return self._ask(self._served.complete(images, keep_rows, num_completions, sampler, seed))
 
     def sample(
-        self,
-        num_samples: int,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int = 0,
+        self, num_samples: int, *, sampler: Categorical | None = None, seed: int = 0
     ) -> Completions:
-        """`ImageGPT.sample` of the served model. Arguments as there."""
-        return self._ask(self._served.sample(num_samples, temperature, top_k, top_p, seed))
+        """Samples new images, as `ImageGPT.sample` does.
+
+        Args:
+            num_samples: The number B of images.
+            sampler: Temperature, top-k and top-p; None for the model's own distribution.
+            seed: The integer s for the seeds s, s + 1, …
+
+        Returns:
+            As `complete`, with N = 1.
+        """
+        return self._ask(self._served.sample(num_samples, sampler, seed))
 
     def classify(self, images: Images) -> Classifications:
-        """The served classifier's classes of images."""
+        """Classifies images."""
         return self._ask(self._served.classify(images))
 
     def features(self, images: Images) -> np.ndarray:
-        """The features of images, of the layer chosen at export: float32 [B, d]."""
+        """Returns the features of images, float32 [B, d], from the layer chosen at export."""
         return self._ask(self._served.features(images))
 
     def score(self, images: Images) -> Scores:
-        """How likely the served model finds images, cropped and scaled to its size."""
+        """Returns the likelihood of images, cropped and scaled to the model's size."""
         return self._ask(self._served.score(images))
 
     def predict(
         self, signature_name: str, inputs: dict[str, Any], outputs: Sequence[str] = ()
     ) -> dict[str, np.ndarray]:
-        """Any signature by its name.
+        """Calls a signature by its name.
 
         Args:
-            signature_name: of the signature.
-            inputs: arrays [B, …] by name, of the signature's dtypes; strings as bytes.
-            outputs: names of those wanted; all if empty.
+            signature_name: The signature.
+            inputs: Arrays [B, …] by name, with the signature's dtypes; strings as bytes.
+            outputs: The names of the outputs to return; all if empty.
 
-        Returns: arrays [B, …] by name.
+        Returns:
+            Arrays [B, …] by name.
         """
         return self._ask(self._served.predict(signature_name, inputs, outputs))
 
     def status(self) -> list[VersionStatus]:
-        """The versions that the server has of the model."""
+        """Returns the versions of the model that the server knows."""
         return self._ask(self._served.status())
 
     def signatures(self) -> list[str]:
-        """The names of the served model's signatures."""
+        """Returns the names of the model's signatures."""
         return self._ask(self._served.signatures())
 
     @abc.abstractmethod
     def _ask(self, query: Query) -> Any:
-        """The query's result."""
+        """Sends the query's requests and returns its result."""
 
     def _connect(self, insecure_channel, secure_channel):
         if self._credentials is None:
             return insecure_channel(self.address, self._options)
         return secure_channel(self.address, self._credentials, self._options)
 
-    def _attempts(self, deadline: Deadline) -> Attempts:
-        return Attempts(self._retries, deadline, self._pauses)
-
-    def _error(self, error: grpc.RpcError, query: Query) -> Exception:
-        details = error.details() or ""
-        return serving_error(self.address, error.code(), details, query.signature_name)
+    def _pause(self, error: grpc.RpcError, attempts: Attempts, query: Query) -> float:
+        """Returns the seconds to wait before the next attempt, or raises for the last one."""
+        code, details = error.code(), error.details() or ""
+        pause = attempts.pause_after(code)
+        if pause is None:
+            raise serving_error(self.address, code, details, query.signature_name) from None
+        return pause
 
 
 class Client(BaseClient):
-    """Asks a server, and waits for what it answers. May be shared by threads.
+    """A client whose methods block until the answer is there. Threads may share it.
 
-    >>> with Client("localhost:8500") as client:
-    ...     completions = client.complete(["cat.png"], keep_rows=16, num_completions=4)
+    Arguments and methods: see `BaseClient`.
 
-    Arguments and methods: as `BaseClient`.
+    Example:
+        ```python
+        from igpt_keras import samplers
+        from serving import Client
+
+        with Client("localhost:8500") as client:
+            completions = client.complete(
+                ["cat.png"], keep_rows=16, num_completions=4, sampler=samplers.Categorical(0.9)
+            )
+        ```
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._channel = self._connect(grpc.insecure_channel, grpc.secure_channel)
 
@@ -183,14 +205,12 @@ class Client(BaseClient):
 
     def _send(self, query, request, deadline):
         call = query.method.connect(self._channel)
-        attempts = self._attempts(deadline)
+        attempts = Attempts(self._retries, deadline, self._pauses)
         while True:
             try:
                 return call(request, timeout=deadline.remaining())
             except grpc.RpcError as error:
-                pause = attempts.pause_after(error.code())
-                if pause is None:
-                    raise self._error(error, query) from None
+                pause = self._pause(error, attempts, query)
             time.sleep(pause)
 
     def close(self) -> None:
@@ -200,18 +220,28 @@ class Client(BaseClient):
     def __enter__(self) -> "Client":
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 
 class AsyncClient(BaseClient):
-    """Asks a server, and lets others run until it answers; every method is awaited.
+    """A client whose methods are coroutines.
 
-    >>> async with AsyncClient("localhost:8500") as client:
-    ...     completions = await client.complete(["cat.png"], keep_rows=16, num_completions=4)
+    It belongs to the event loop of its first request. Canceling a task cancels its request on
+    the server. Arguments and methods: see `BaseClient`.
 
-    It belongs to the event loop of its first request. A task that is cancelled cancels its
-    request on the server. Arguments and methods: as `BaseClient`.
+    Example:
+        ```python
+        import asyncio
+
+        from serving import AsyncClient
+
+        async def complete(paths):
+            async with AsyncClient("localhost:8500") as client:
+                return await asyncio.gather(
+                    *(client.complete([path], keep_rows=16) for path in paths)
+                )
+        ```
     """
 
     @functools.cached_property
@@ -226,14 +256,12 @@ class AsyncClient(BaseClient):
 
     async def _send(self, query, request, deadline):
         call = query.method.connect(self._channel)
-        attempts = self._attempts(deadline)
+        attempts = Attempts(self._retries, deadline, self._pauses)
         while True:
             try:
                 return await call(request, timeout=deadline.remaining())
             except grpc.RpcError as error:
-                pause = attempts.pause_after(error.code())
-                if pause is None:
-                    raise self._error(error, query) from None
+                pause = self._pause(error, attempts, query)
             await asyncio.sleep(pause)
 
     async def close(self) -> None:
@@ -243,5 +271,5 @@ class AsyncClient(BaseClient):
     async def __aenter__(self) -> "AsyncClient":
         return self
 
-    async def __aexit__(self, *exception) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         await self.close()

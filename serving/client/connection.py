@@ -1,4 +1,4 @@
-"""How a server is reached: TLS, deadlines, and when a request is sent again."""
+"""The connection to a server: TLS, deadlines and retries."""
 
 import dataclasses
 import os
@@ -13,13 +13,20 @@ from igpt_keras.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class TLS:
-    """An encrypted connection. All files are PEM.
+    """Settings of an encrypted connection. All files are PEM.
 
     Attributes:
-        root_certificates: file of the authorities that are trusted; None for the system's.
-        client_certificate: file of the client's own certificate, where the server asks for one.
-        client_key: file of its private key.
-        server_name: the name in the server's certificate, where it is not that in the address.
+        root_certificates: File of the trusted certificate authorities; None for the system's.
+        client_certificate: File of the client's own certificate, if the server asks for one.
+        client_key: File of its private key.
+        server_name: The name in the server's certificate, if it differs from the address.
+
+    Example:
+        ```python
+        from serving.client import TLS, Client
+
+        client = Client("images.example:8500", tls=TLS("ca.pem"))
+        ```
     """
 
     root_certificates: str | os.PathLike | None = None
@@ -28,11 +35,11 @@ class TLS:
     server_name: str | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """What gRPC makes of the files.
+        """Reads the files.
 
         Raises:
-            OSError: a file that cannot be read.
-            InputError: a certificate without a key, or a key without a certificate.
+            OSError: A file cannot be read.
+            InputError: There is a certificate without a key, or a key without a certificate.
         """
         if (self.client_certificate is None) != (self.client_key is None):
             raise InputError(
@@ -44,6 +51,7 @@ class TLS:
         )
 
     def channel_options(self) -> list[tuple[str, str]]:
+        """Returns gRPC's options for the channel."""
         if self.server_name is None:
             return []
         return [("grpc.ssl_target_name_override", self.server_name)]
@@ -55,17 +63,21 @@ def _read(path: str | os.PathLike | None) -> bytes | None:
 
 @dataclasses.dataclass(frozen=True)
 class RetryPolicy:
-    """When a request that met UNAVAILABLE is sent again; no other status leads to that.
+    """When to repeat a request that met UNAVAILABLE; requests with another status are not repeated.
 
-    The pause before attempt k + 1 is drawn evenly from 0…min(`maximum_pause`,
-    `initial_pause` · `factor`^(k - 1)): clients that failed together do not come back together.
+    The pause before attempt k + 1 is uniformly random in 0…min(`maximum_pause`,
+    `initial_pause` · `factor`^(k - 1)), so that clients that failed together do not return
+    together.
 
     Attributes:
-        attempts: at most, the first included.
-        initial_pause: seconds.
-        factor: at least 1.
-        maximum_pause: seconds.
-        seed: of the pauses; None for other ones each time.
+        attempts: Most attempts, the first included.
+        initial_pause: Limit of the first pause in seconds.
+        factor: Growth of the limit, at least 1.
+        maximum_pause: Highest limit in seconds.
+        seed: Seed of the pauses; None for different ones each time.
+
+    Raises:
+        InputError: A value is out of range.
     """
 
     attempts: int = 5
@@ -82,21 +94,21 @@ class RetryPolicy:
 
 
 class Deadline:
-    """Until when an answer is of use.
+    """The time until which a client waits for an answer.
 
     Args:
-        timeout: seconds from now; None for no limit.
+        timeout: Seconds from now; None for no limit.
     """
 
     def __init__(self, timeout: float | None):
         self._end = None if timeout is None else time.monotonic() + timeout
 
     def remaining(self) -> float | None:
-        """Seconds left, at least 0; None for no limit."""
+        """Returns the seconds left, at least 0; None for no limit."""
         return None if self._end is None else max(0.0, self._end - time.monotonic())
 
     def allows(self, pause: float) -> bool:
-        """Whether there is time left after a pause of that many seconds."""
+        """Returns whether time is left after a pause of that many seconds."""
         remaining = self.remaining()
         return remaining is None or pause < remaining
 
@@ -105,9 +117,9 @@ class Attempts:
     """The attempts at one request.
 
     Args:
-        policy: when there is another one.
-        deadline: after which there is none.
-        generator: of the pauses.
+        policy: How many there may be, and the pauses between them.
+        deadline: The time after which there is no further attempt.
+        generator: The source of random pauses.
     """
 
     def __init__(self, policy: RetryPolicy, deadline: Deadline, generator: random.Random):
@@ -117,7 +129,7 @@ class Attempts:
         self._made = 0
 
     def pause_after(self, code: grpc.StatusCode) -> float | None:
-        """Seconds to wait after an attempt that ended with `code`; None to give up."""
+        """Returns the seconds to wait after an attempt that ended with `code`; None to give up."""
         policy = self.policy
         limit = min(policy.maximum_pause, policy.initial_pause * policy.factor**self._made)
         self._made += 1

@@ -1,4 +1,4 @@
-"""Images in every form to encoded files, which is what a server takes."""
+"""Images in any form as image files, which is what a server takes."""
 
 import io
 import os
@@ -13,26 +13,29 @@ from igpt_keras.tokenizers.base import check_images
 
 AnyImage = str | os.PathLike | bytes | np.ndarray | Image.Image
 Images = Sequence[AnyImage] | np.ndarray
-# What a PNG can hold; the others are converted.
+# Modes that a PNG can hold; images in other modes are converted.
 PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 
 
 def encoded_images(images: Images) -> np.ndarray:
-    """Images as encoded files, bytes in an object array [B].
+    """Returns images as the contents of image files.
 
     Args:
-        images: a sequence of paths, encoded files (bytes), uint8 arrays [h, w, 3] (or 1
-            channel, gray) and PIL images; or one uint8 array [B, h, w, 3].
+        images: A sequence of paths, image files (bytes), uint8 arrays [h, w, 3] (or gray ones
+            with 1 channel) and PIL images; or one uint8 array [B, h, w, 3].
+
+    Returns:
+        An object array [B] of bytes.
 
     Raises:
-        FileNotFoundError: no such image file.
-        InputError: no images, or something else.
+        FileNotFoundError: An image file does not exist.
+        InputError: There is no image, or something that is no image.
     """
     if isinstance(images, str | bytes | os.PathLike | Image.Image):
         raise InputError(f"images must be a sequence of images, got one {type(images).__name__}")
     if not len(images):
         raise InputError("images must hold at least one image, got none")
-    # Not numpy's own byte strings: they lose zeros at the end.
+    # NumPy's own byte strings lose trailing zeros.
     contents = np.empty(len(images), dtype=object)
     contents[:] = [_encoded(image) for image in images]
     return contents

@@ -1,6 +1,6 @@
-"""What is asked of a server, and how its answers are read: no connection in here.
+"""Requests to a server and how to read the responses, independent of the connection.
 
-A query is one or several requests of one call, since a request is limited in size.
+A query has several requests where one would be larger than the server's limits.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ class Classifications:
     """Classes of B images.
 
     Attributes:
-        class_names: the C names.
+        class_names: The names of the C classes.
         scores: float32 [B, C], probabilities.
         logits: float32 [B, C].
     """
@@ -46,11 +46,11 @@ class Classifications:
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """How likely a model finds B images.
+    """Likelihoods of B images under a model.
 
     Attributes:
-        log_likelihood: float32 [B], nats, of all pixels.
-        bits_per_pixel: float32 [B].
+        log_likelihood: float32 [B], in nats, of all pixels.
+        bits_per_pixel: float32 [B], the negative log-likelihood in bits, divided by n.
     """
 
     log_likelihood: np.ndarray
@@ -62,9 +62,9 @@ class VersionStatus:
     """One version of a served model.
 
     Attributes:
-        version: its number.
+        version: Its number.
         state: "START", "LOADING", "AVAILABLE", "UNLOADING" or "END".
-        error: what went wrong; empty if nothing did.
+        error: Why it could not be loaded; empty if it could.
     """
 
     version: int
@@ -74,13 +74,13 @@ class VersionStatus:
 
 @dataclasses.dataclass(frozen=True)
 class Query:
-    """Requests, and what their answers come to.
+    """Requests to one gRPC method, and how to read the responses.
 
     Attributes:
-        method: The gRPC method that is called with each.
-        requests: in order.
-        read: makes the result of the responses, in the same order.
-        signature_name: that the requests ask for, or "".
+        method: The method.
+        requests: The requests in order.
+        read: Makes the result from the responses in the same order.
+        signature_name: The signature that the requests ask for, or "".
     """
 
     method: Method
@@ -91,14 +91,14 @@ class Query:
 
 @dataclasses.dataclass(frozen=True)
 class Served:
-    """Which model is asked, and how much at a time.
+    """A model on a server, for which it makes queries. See `BaseClient` for the methods.
 
     Attributes:
-        model_name: the name that the server has for it.
-        version: its number; None for the newest.
-        version_label: a label that the server has for a version, instead of `version`.
-        batch_size: examples in a request at most.
-        request_bytes: bytes in a request at most, unless one example alone has more.
+        model_name: The server's name for it.
+        version: The version; None for the newest.
+        version_label: A label that the server has for a version, instead of `version`.
+        batch_size: Most examples in a request.
+        request_bytes: Most bytes of inputs in a request, except for one example that is larger.
     """
 
     model_name: str
@@ -107,49 +107,57 @@ class Served:
     batch_size: int
     request_bytes: int
 
-    def complete(
-        self, images: Images, keep_rows, num_completions, temperature, top_k, top_p, seed
-    ) -> Query:
+    def complete(self, images: Images, keep_rows, num_completions, sampler, seed) -> Query:
         contents = encoded_images(images)
-        sampler = Categorical(temperature, top_k, top_p)
         check_keep_rows(keep_rows)
         check_positive("num_completions", num_completions)
         seeds = completion_seeds(seed, len(contents), num_completions)
         inputs = {
             "image_bytes": np.repeat(contents, num_completions),
             "keep_rows": np.full(seeds.size, keep_rows, np.int32),
-            **_drawing(sampler, seeds),
         }
-        return self.predict("complete", inputs, PICTURES, _completions_of(seeds))
+        return self._draw("complete", inputs, sampler, seeds)
 
-    def sample(self, num_samples, temperature, top_k, top_p, seed) -> Query:
-        sampler = Categorical(temperature, top_k, top_p)
+    def sample(self, num_samples, sampler, seed) -> Query:
         check_positive("num_samples", num_samples)
-        seeds = completion_seeds(seed, num_samples, 1)
-        inputs = _drawing(sampler, seeds)
-        return self.predict("sample", inputs, PICTURES, _completions_of(seeds))
+        return self._draw("sample", {}, sampler, completion_seeds(seed, num_samples, 1))
+
+    def _draw(self, signature_name, inputs, sampler, seeds) -> Query:
+        """A query whose outputs [B · N, …] are the completions of seeds [B, N]."""
+        sampler = Categorical() if sampler is None else sampler
+        if not isinstance(sampler, Categorical):
+            raise InputError(f"sampler must be a Categorical, as in every export, got {sampler}")
+
+        def read(outputs):
+            images, tokens, log_likelihood = (
+                outputs[name].reshape(*seeds.shape, *outputs[name].shape[1:]) for name in PICTURES
+            )
+            return Completions(images, tokens, log_likelihood)
+
+        inputs = {**inputs, **sampler.arrays(seeds.size), "seed": seeds.reshape(-1)}
+        return self.predict(signature_name, inputs, PICTURES, read)
 
     def classify(self, images: Images) -> Query:
         def read(outputs):
             names = [name.decode() for name in outputs["classes"][0]]
             return Classifications(names, outputs["scores"], outputs["logits"])
 
-        return self._of_images("classify_images", images, ["classes", "scores", "logits"], read)
+        return self._for_images("classify_images", images, ["classes", "scores", "logits"], read)
 
     def features(self, images: Images) -> Query:
-        return self._of_images(
+        return self._for_images(
             "features", images, ["features"], lambda outputs: outputs["features"]
         )
 
     def score(self, images: Images) -> Query:
-        return self._of_images(
+        return self._for_images(
             "score",
             images,
             ["log_likelihood", "bits_per_pixel"],
             lambda outputs: Scores(**outputs),
         )
 
-    def _of_images(self, signature_name, images, outputs, read) -> Query:
+    def _for_images(self, signature_name, images, outputs, read) -> Query:
         return self.predict(signature_name, {"image_bytes": encoded_images(images)}, outputs, read)
 
     def predict(
@@ -159,7 +167,7 @@ class Served:
         outputs: Sequence[str] = (),
         read: Callable[[dict[str, np.ndarray]], Any] = dict,
     ) -> Query:
-        """A query of a signature, with inputs [B, …], cut where a request would be too large."""
+        """A query of any signature with inputs [B, …], split where a request would be too large."""
         inputs = {name: _array(values) for name, values in inputs.items()}
         batch_sizes = {values.shape[:1] for values in inputs.values()}
         if len(batch_sizes) != 1 or batch_sizes <= {(), (0,)}:
@@ -184,7 +192,7 @@ class Served:
         )
 
     def parts(self, inputs: dict[str, np.ndarray]) -> Iterator[slice]:
-        """Cuts inputs [B, …] into runs of at most `batch_size` and `request_bytes`, or of one."""
+        """Splits inputs [B, …] into parts within `batch_size` and `request_bytes`, or of one."""
         sizes = sum(_bytes_of_each(values) for values in inputs.values())
         start, total = 0, 0
         for index, size in enumerate(sizes):
@@ -199,7 +207,9 @@ class Served:
         def read(responses):
             return [
                 VersionStatus(
-                    status.version, protocol.STATES[status.state], status.status.error_message
+                    version=status.version,
+                    state=protocol.STATES.get(status.state, "UNKNOWN"),
+                    error=status.status.error_message,
                 )
                 for status in responses[0].model_version_status
             ]
@@ -227,24 +237,8 @@ class Served:
         return spec
 
 
-def _drawing(sampler: Categorical, seeds: np.ndarray) -> dict[str, np.ndarray]:
-    return {**sampler.arrays(seeds.size), "seed": seeds.reshape(-1)}
-
-
-def _completions_of(seeds: np.ndarray) -> Callable[[dict[str, np.ndarray]], Completions]:
-    """Reads outputs [B · N, …] as the completions of seeds [B, N]."""
-
-    def read(outputs):
-        images, tokens, log_likelihood = (
-            outputs[name].reshape(*seeds.shape, *outputs[name].shape[1:]) for name in PICTURES
-        )
-        return Completions(images, tokens, log_likelihood)
-
-    return read
-
-
 def _joined(responses: list[Any]) -> dict[str, np.ndarray]:
-    """The outputs of all responses, one after the other."""
+    """Concatenates the outputs of all responses."""
     outputs = [
         {entry.key: protocol.array(entry.value) for entry in response.outputs}
         for response in responses
@@ -253,14 +247,14 @@ def _joined(responses: list[Any]) -> dict[str, np.ndarray]:
 
 
 def _array(values) -> np.ndarray:
-    """An array; of strings, one of objects: numpy's own lose zeros at the end."""
+    """Makes an array; strings become objects, because NumPy's own lose trailing zeros."""
     if isinstance(values, list) and values and isinstance(values[0], bytes):
         return np.array(values, object)
     return np.asarray(values)
 
 
 def _bytes_of_each(values: np.ndarray) -> np.ndarray:
-    """Bytes of each of B examples: int [B]."""
+    """Returns the size of each of B examples in bytes: int [B]."""
     if values.dtype.kind == "O":
         return np.array([sum(map(len, row)) for row in values.reshape(len(values), -1)])
     return np.full(len(values), values[:1].nbytes)

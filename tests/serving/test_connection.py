@@ -213,7 +213,7 @@ def test_version_label_and_signature_are_sent(service, address):
 
 
 def test_version_and_label_exclude_each_other():
-    with pytest.raises(InputError, match="version or version_label"):
+    with pytest.raises(InputError, match="one of version and version_label"):
         Client("localhost:1", version=1, version_label="stable")
 
 
