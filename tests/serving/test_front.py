@@ -8,11 +8,29 @@ import pytest
 import serving
 from igpt_keras.errors import InputError
 
+LIGHT = """
+import sys
+{imports}
+heavy = {{"tensorflow", "keras", "jax", "torch", "sklearn", "igpt_keras.models",
+         "igpt_keras.network", "igpt_keras.data", "serving.server", "serving.exporting"}}
+loaded = heavy & set(sys.modules)
+assert not loaded, loaded
+"""
 
-def run(code):
-    """What the program prints, in a process of its own."""
-    command = [sys.executable, "-c", code]
-    return subprocess.run(command, check=True, timeout=120, capture_output=True, text=True).stdout
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import serving.client",
+        "from igpt_keras.cli import client",
+        "from serving import AsyncClient, Client, ServingError\n"
+        "from igpt_keras import samplers\n"
+        "Client('localhost:1').close(), samplers.Categorical(0.9)",
+    ],
+)
+def test_the_client_loads_no_model_code(imports):
+    command = [sys.executable, "-c", LIGHT.format(imports=imports)]
+    subprocess.run(command, check=True, timeout=120)
 
 
 @pytest.mark.parametrize("name", serving.__all__)
