@@ -8,6 +8,7 @@ import dataclasses
 import decimal
 import math
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 from igpt_keras import paper
 from igpt_keras.errors import InputError
@@ -49,10 +50,10 @@ class Rates:
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise InputError(f"{name} must be a finite number above 0, got {value}")
-        if self.floor is None:
-            object.__setattr__(self, "floor", shifted(self.start, -DECADES))
-        if self.floor > self.start:
-            raise InputError(f"floor must be at most start={self.start:g}, got {self.floor:g}")
+        floor = shifted(self.start, -DECADES) if self.floor is None else self.floor
+        if floor > self.start:
+            raise InputError(f"floor must be at most start={self.start:g}, got {floor:g}")
+        object.__setattr__(self, "floor", floor)
         if self.factor is not None and self.factor <= 1:
             raise InputError(f"factor must be above 1, got {self.factor:g}")
 
@@ -61,7 +62,7 @@ class Rates:
         return [float(rate) for rate in self._falling()]
 
     def _falling(self) -> Iterator[decimal.Decimal]:
-        rate, floor = _exactly(self.start), _exactly(self.floor)
+        rate, floor = _exactly(self.start), _exactly(cast(float, self.floor))
         while rate >= floor:
             yield rate
             rate = _next_of_1_3(rate) if self.factor is None else rate / _exactly(self.factor)

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from igpt_keras.json_files import write_json
 from tuning.oracle import Search
-from tuning.rates import DIVERGED, FLOOR, RATE, WORSE
+from tuning.rates import FLOOR, RATE, WORSE
 from tuning.tuner import SECONDS, LearningRateSearch
 
 SUMMARY_FILE = "summary.json"
@@ -76,9 +76,9 @@ def sizes_table(searches: list[Search], models: list[tuple[str, str, int]], metr
 
 def verdict(search: Search) -> str:
     """Returns, in a sentence, the best rate of a search, and how reliable it is."""
-    if search.ending == DIVERGED:
-        return f"every rate down to {rate_of(search.trials[-1]):g} diverged: no rate worked"
     best = search.best
+    if best is None:
+        return f"every rate down to {rate_of(search.trials[-1]):g} diverged: no rate worked"
     found = f"learning rate {rate_of(best):g}"
     if search.ending == FLOOR and best is search.trials[-1]:
         return f"{found}: the floor was reached; the optimum may lie below"

@@ -30,6 +30,10 @@ SECONDS = "seconds"
 class _Failed(keras_tuner.errors.FatalError):
     """Carries an error out of a trial: keras-tuner continues after any but a `FatalError`."""
 
+    def __init__(self, error: Exception):
+        super().__init__(str(error))
+        self.error = error
+
 
 class LearningRateSearch(keras_tuner.Tuner):
     """Searches the learning rate of an experiment from large to small.
@@ -67,6 +71,8 @@ class LearningRateSearch(keras_tuner.Tuner):
         model = search.get_best_models()[0]
         ```
     """
+
+    oracle: LargeToSmallOracle
 
     def __init__(
         self,
@@ -117,7 +123,7 @@ class LearningRateSearch(keras_tuner.Tuner):
             try:
                 super().search()
             except _Failed as failed:
-                raise failed.__cause__ from None
+                raise failed.error from None
 
     def on_search_begin(self) -> None:
         """Saves the search, so that it can be resumed before the first trial has ended."""
@@ -140,7 +146,7 @@ class LearningRateSearch(keras_tuner.Tuner):
                 self.experiment.remove_checkpoints(self.run_folder(trial))
             value = -math.inf if objective.direction == "max" else math.inf
         except Exception as error:
-            raise _Failed from error
+            raise _Failed(error) from error
         return {objective.name: value, SECONDS: time.monotonic() - start}
 
     def on_trial_end(self, trial: Trial) -> None:

@@ -6,6 +6,7 @@ import pathlib
 import signal
 import sys
 import threading
+from typing import Any
 
 import click
 
@@ -130,7 +131,7 @@ def _batching(path):
     return configuration.DEFAULT_BATCHING if path is None else configuration.read_batching(path)
 
 
-def _metrics(path, port):
+def _metrics(path: pathlib.Path | None, port: int | None) -> dict[str, Any]:
     """Returns the arguments of `Server` for its metrics."""
     from serving.server import configuration
 
