@@ -11,6 +11,7 @@ import wrapt
 from igpt_keras.errors import InputError
 
 if TYPE_CHECKING:
+    from igpt_keras import data
     from igpt_keras.data.data_set import open_data
     from igpt_keras.models import ImageGPT, ImageGPTClassifier, load
     from igpt_keras.network.backbone import ImageGPTBackbone
@@ -29,6 +30,7 @@ __all__ = [
     "ImageGPTConfig",
     "ImageTokenizer",
     "InputError",
+    "data",
     "load",
     "open_data",
     "samplers",
@@ -43,6 +45,7 @@ _LAZY = {
     "ImageGPTClassifier": "igpt_keras.models",
     "ImageGPTConfig": "igpt_keras.network.config",
     "ImageTokenizer": "igpt_keras.tokenizers",
+    "data": "igpt_keras.data",
     "load": "igpt_keras.models",
     "open_data": "igpt_keras.data.data_set",
     "samplers": "igpt_keras.sampling.samplers",
@@ -53,7 +56,7 @@ def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(_LAZY[name])
-    value = module if name == "samplers" else getattr(module, name)
+    value = module if name in ("data", "samplers") else getattr(module, name)
     globals()[name] = value
     return value
 

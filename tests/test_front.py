@@ -19,6 +19,7 @@ NAMES = [
     "ImageGPTConfig",
     "ImageTokenizer",
     "InputError",
+    "data",
     "load",
     "open_data",
     "samplers",
@@ -36,6 +37,7 @@ def test_the_public_names():
     assert set(NAMES) <= set(dir(igpt_keras))
     for name in NAMES:
         assert getattr(igpt_keras, name) is not None
+    assert igpt_keras.data is importlib.import_module("igpt_keras.data")
     assert igpt_keras.samplers is importlib.import_module("igpt_keras.sampling.samplers")
     assert igpt_keras.__version__ == "0.2.0"
     with pytest.raises(AttributeError, match="no attribute 'Completion'"):
