@@ -45,12 +45,12 @@ def download(uri: str) -> pathlib.Path:
         if not any(file.suffix in WEIGHTS_SUFFIXES for file in folder.iterdir()):
             # Weights of PyTorch only if there are no others: pickled files are code.
             hub.hf_hub_download(repo, TORCH_FILE, revision=revision)
+    except hub.errors.RepositoryNotFoundError as error:
+        raise InputError(f"{uri}: there is no repository {repo}, or it is private") from error
+    except hub.errors.RevisionNotFoundError as error:
+        raise InputError(f"{uri}: {repo} has no revision {revision}") from error
     except (OSError, ValueError) as error:
-        # All errors of huggingface_hub and of the connection are one of these.
-        raise InputError(f"{uri} cannot be downloaded: {_first_line(error)}") from error
+        # All other errors of huggingface_hub and of the connection are one of these.
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise InputError(f"{uri} cannot be downloaded: {lines[0]}") from error
     return folder
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -18,6 +18,7 @@ from igpt_keras.models.masking import draw_fresh_mask
 from igpt_keras.network.backbone import ImageGPTBackbone
 from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.network.losses import autoregressive_nll, masked_nll
+from igpt_keras.tokenizers import load_tokenizer
 from igpt_keras.tokenizers.base import ImageTokenizer, bind, deserialize, serialize
 
 if keras.backend.backend() == "tensorflow":
@@ -104,8 +105,14 @@ class GenerativeModel(Trainer, keras.Model):
             tokenizer = bind(
                 tokenizer, config.image_size, config.vocabulary_size, config.sequence_length
             )
-        # Set past Keras, which would count a tokenizer's weights among the model's.
-        object.__setattr__(self, "_tokenizer", tokenizer)
+        self._tokenizer = tokenizer
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("tokenizer", "_tokenizer"):
+            # Set past Keras, which would count the weights of a tokenizer among the model's.
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def build(self, tokens_shape):
         self.backbone.build(tokens_shape)
@@ -280,6 +287,15 @@ class GenerativeModel(Trainer, keras.Model):
         from igpt_keras.sampling.scoring import score
 
         return score(self, images, **settings)
+
+    def save_assets(self, folder: str) -> None:
+        """Writes the tokenizer into a `.keras` file; called by Keras."""
+        if self.tokenizer is not None:
+            self.tokenizer.save_to_preset(folder)
+
+    def load_assets(self, folder: str) -> None:
+        """Reads what `save_assets` wrote: a tokenizer's weights are not in `get_config`."""
+        self.tokenizer = load_tokenizer(folder) or self.tokenizer
 
     @classmethod
     def from_preset(cls, preset: str | os.PathLike, *, load_weights: bool = True, **settings: Any):

@@ -211,6 +211,8 @@ class ImageTokenizer(abc.ABC):
             raise InputError(f"{file} describes a {found.__name__}, not a {cls.__name__}")
         try:
             return found.read_assets(file.parent, config)
+        except FileNotFoundError as error:
+            raise InputError(f"{error.filename} is missing; {file} needs it") from None
         except TypeError as error:
             raise InputError(f"{file} does not describe a tokenizer: {error}") from None
 
@@ -228,8 +230,9 @@ def register_tokenizer(kind: str):
     """Returns a class decorator that registers an `ImageTokenizer` as `kind`."""
 
     def add(cls: type[Self]) -> type[Self]:
+        tokenizers.register(kind)(cls)
         cls.kind = kind
-        return tokenizers.register(kind)(cls)
+        return cls
 
     return add
 
