@@ -1,11 +1,13 @@
-"""What travels with the graph in `assets/`, for people and programs to read.
+"""Files in a SavedModel's `assets/`, for people and programs to read.
 
-| file | what it holds |
+| file | content |
 | --- | --- |
-| `labels.txt` | the class names, one a line; only with a classifier |
-| `palette.npy` | the palette as published, float32 [k, 3] |
-| `classifier_palette.npy` | the classifier's, where two models have two |
-| `MODEL_CARD.md` | what the models are, how they were trained, what they are not for |
+| `labels.txt` | the class names, one per line; only with a classifier |
+| `palette.npy` | the color palette in its published format, float32 [k, 3] |
+| `classifier_palette.npy` | the classifier's palette, if the two models have different ones |
+| `MODEL_CARD.md` | what the models are, how they were trained, and their limits |
+
+A tokenizer that is not a color palette is part of the graph only.
 """
 
 import json
@@ -15,25 +17,27 @@ from typing import Any
 
 from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.generative_model import GenerativeModel
+from igpt_keras.tokenizers.base import tokenizer_of
+from igpt_keras.tokenizers.color_palette import ColorPalette
 
 LABELS_FILE = "labels.txt"
 PALETTE_FILE = "palette.npy"
 CLASSIFIER_PALETTE_FILE = "classifier_palette.npy"
 MODEL_CARD_FILE = "MODEL_CARD.md"
 
-# Longer ones are histories, of which the last value counts.
-LONGEST_LIST = 4
+# Longer lists are histories, of which the card tells the last value.
+MAX_LIST_LENGTH = 4
 
 LIMITS = """\
 ## Limits
 
-- Samples and completions follow the training images, what is wrong or one-sided in them
-  included. They are guesses at how an image might go on, not what was there.
-- Images are cropped to a square and reduced to the size and the colors above: detail below
-  that is neither seen nor drawn.
-- Classes are those of the training data; another image still gets one of them. Scores are
+- Samples and completions follow the training images, including their errors and biases. They
+  are guesses at how an image might continue, not what was there.
+- Images are cropped to a square and reduced to the size and tokens above. The models neither see
+  nor draw finer detail.
+- The classes are those of the training data; any other image still gets one of them. Scores are
   softmax values, not calibrated probabilities.
-- A log-likelihood compares images under this model and palette only.
+- Log-likelihoods are comparable only between images under the same model and tokenizer.
 """
 
 
@@ -43,20 +47,22 @@ def write_assets(
     training: Sequence[dict[str, Any]],
     signatures: dict[str, str],
 ) -> list[pathlib.Path]:
-    """Writes the files into `folder`, an empty one.
+    """Writes the files into an empty folder.
 
     Args:
-        folder: for the files.
-        models: those exported, an `ImageGPT` first.
-        training: what is known of the training of each, as in a model folder.
-        signatures: what each does, by name, for the model card.
+        folder: The folder.
+        models: The exported models, an `ImageGPT` first.
+        training: For each model a description of its training.
+        signatures: For each signature by its name a description, for the model card.
 
-    Returns: the files.
+    Returns:
+        The paths of the files.
     """
-    models[0].tokenizer.save(folder / PALETTE_FILE)
-    other = models[-1].tokenizer
-    if other.fingerprint() != models[0].tokenizer.fingerprint():
-        other.save(folder / CLASSIFIER_PALETTE_FILE)
+    first, last = tokenizer_of(models[0]), tokenizer_of(models[-1])
+    if isinstance(first, ColorPalette):
+        first.save(folder / PALETTE_FILE)
+    if isinstance(last, ColorPalette) and last.fingerprint() != first.fingerprint():
+        last.save(folder / CLASSIFIER_PALETTE_FILE)
     for model in models:
         if isinstance(model, ImageGPTClassifier):
             _write(folder / LABELS_FILE, "".join(f"{name}\n" for name in model.class_names))
@@ -69,7 +75,7 @@ def model_card(
     training: Sequence[dict[str, Any]],
     signatures: dict[str, str],
 ) -> str:
-    """The model card, in Markdown. Arguments as `write_assets`."""
+    """Returns the model card in Markdown. Arguments: see `write_assets`."""
     parts = ["# Model card\n"]
     for model, about in zip(models, training, strict=True):
         parts.append(f"## {type(model).__name__}\n\n{_table(_sizes(model))}")
@@ -84,7 +90,8 @@ def _sizes(model: GenerativeModel) -> dict[str, Any]:
     sizes = {
         "objective": {"ar": "autoregressive", "bert": "BERT"}[model.objective],
         "image size": f"{config.image_size} × {config.image_size} pixels",
-        "colors of the palette": config.vocabulary_size,
+        "tokenizer": type(model.tokenizer).__name__,
+        "vocabulary size": config.vocabulary_size,
         "layers, width, heads": f"{config.num_layers}, {config.hidden_dim}, {config.num_heads}",
         "parameters": model.count_params(),
         "precision": model.dtype_policy.name,
@@ -101,7 +108,7 @@ def _table(values: dict[str, Any]) -> str:
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Names and values, those of dictionaries within under joined names."""
+    """Names and values; those of nested dictionaries have joined names."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}, ")
@@ -110,7 +117,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def _cell(value) -> str:
-    if isinstance(value, list) and len(value) > LONGEST_LIST:
+    if isinstance(value, list) and len(value) > MAX_LIST_LENGTH:
         return f"{_cell(value[-1])} at the end of {len(value)}"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return " ".join(text.split()).replace("|", r"\|")

@@ -1,28 +1,29 @@
-"""What TensorFlow Serving's server cannot run is refused at export."""
+"""Checks at export that TensorFlow Serving's server can run a SavedModel."""
 
+import contextlib
 import logging
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
 
 from igpt_keras.errors import InputError
 from serving.exporting.signatures import SAMPLE
 
-# The public list holds every operation of plain TensorFlow, and none that was loaded beside it.
-PLAIN = frozenset(dir(tf.raw_ops))
+# The public list has every operation of TensorFlow itself, and no custom one that was loaded.
+TENSORFLOW_OPERATIONS = frozenset(dir(tf.raw_ops))
 # They need a Python interpreter.
-PYTHON = frozenset({"EagerPyFunc", "PyFunc", "PyFuncStateless"})
-# `saved_model_cli scan` reports these: they read and write files of the server.
-FILES = frozenset({"PrintV2", "ReadFile", "WriteFile"})
+PYTHON_OPERATIONS = frozenset({"EagerPyFunc", "PyFunc", "PyFuncStateless"})
+# `saved_model_cli scan` reports these, which read and write files of the server.
+FILE_OPERATIONS = frozenset({"PrintV2", "ReadFile", "WriteFile"})
 
 
 def check_servable(graph: tf.compat.v1.GraphDef) -> None:
-    """Raises `InputError` if TensorFlow Serving's server cannot run `graph`, or should not.
+    """Raises `InputError` if TensorFlow Serving's server cannot run a graph, or should not.
 
-    It has no Python and no custom operations, and runs XLA-compiled functions only behind a
-    flag. Operations on files of the server are refused as well.
+    The server has neither Python nor custom operations, and runs functions that XLA must
+    compile only behind a flag. Operations on the server's files are refused too.
     """
     places = [("the graph", graph.node)]
     for function in graph.library.function:
@@ -38,11 +39,11 @@ def check_servable(graph: tf.compat.v1.GraphDef) -> None:
 
 
 def _refuse_operation(node, where: str) -> None:
-    if node.op.startswith("Xla") or node.op in PYTHON:
+    if node.op.startswith("Xla") or node.op in PYTHON_OPERATIONS:
         reason = "needs XLA or Python"
-    elif node.op in FILES:
+    elif node.op in FILE_OPERATIONS:
         reason = "reads or writes files of the server"
-    elif node.op not in PLAIN:
+    elif node.op not in TENSORFLOW_OPERATIONS:
         reason = "is none of TensorFlow's own"
     else:
         return
@@ -57,44 +58,46 @@ def _refuse_must_compile(attributes, where: str) -> None:
 
 
 def check_runs(folder: pathlib.Path, inputs: dict[str, dict[str, np.ndarray]]) -> None:
-    """Raises `InputError` if the SavedModel does not run in a TensorFlow 1 session.
+    """Raises `InputError` if a SavedModel is not servable or not run by a TensorFlow 1 session.
 
     Args:
-        folder: of the SavedModel.
-        inputs: of one example for each signature, by its name and theirs. `sample` runs with
-            none of its examples: a whole image of a large model takes minutes.
+        folder: The folder of the SavedModel.
+        inputs: For each signature by its name, inputs [1, …] by their names. `sample` runs
+            with an empty batch: a whole image takes a large model minutes.
     """
-    try:
-        with tf.compat.v1.Session(graph=tf.Graph()) as session:
-            signatures = _load(session, folder)
-            feeds, fetches = {}, []
-            for name, values in inputs.items():
-                count = 0 if name == SAMPLE else 1
-                for key, info in signatures[name].inputs.items():
-                    feeds[info.name] = values[key][:count]
-                fetches += [info.name for info in signatures[name].outputs.values()]
-            # All in one run: TensorFlow optimizes a graph anew for other fetches.
+    with tf.compat.v1.Session(graph=tf.Graph()) as session:
+        with _reporting_errors(), _without_advice():
+            tags = [tf.saved_model.SERVING]
+            meta_graph = tf.compat.v1.saved_model.load(session, tags, str(folder))
+        check_servable(meta_graph.graph_def)
+        feeds, fetches = {}, []
+        for name, values in inputs.items():
+            signature = meta_graph.signature_def[name]
+            count = 0 if name == SAMPLE else 1
+            for key, info in signature.inputs.items():
+                feeds[info.name] = values[key][:count]
+            fetches += [info.name for info in signature.outputs.values()]
+        # One run for all: TensorFlow optimizes the graph again for other fetches.
+        with _reporting_errors():
             session.run(fetches, feeds)
+
+
+@contextlib.contextmanager
+def _reporting_errors() -> Iterator[None]:
+    try:
+        yield
     except (OSError, RuntimeError, ValueError, tf.errors.OpError) as error:
         raise InputError(
             f"the model cannot be served: it does not run in a TensorFlow 1 session: {error}"
         ) from error
 
 
-def _load(session: tf.compat.v1.Session, folder: pathlib.Path):
-    """Loads the SavedModel into `session`, and gives its signatures by name."""
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    """Silences TensorFlow's advice against TensorFlow 1 sessions, which users cannot follow."""
     level = tf.get_logger().level
-    # TensorFlow advises against TensorFlow 1 sessions: nothing a user could act on.
     tf.get_logger().setLevel(logging.ERROR)
     try:
-        tags = [tf.saved_model.SERVING]
-        return tf.compat.v1.saved_model.load(session, tags, str(folder)).signature_def
+        yield
     finally:
         tf.get_logger().setLevel(level)
-
-
-def read_graph(folder: pathlib.Path) -> tf.compat.v1.GraphDef:
-    """The graph of the SavedModel in `folder`."""
-    saved_model = saved_model_pb2.SavedModel()
-    saved_model.ParseFromString((folder / tf.saved_model.SAVED_MODEL_FILENAME_PB).read_bytes())
-    return saved_model.meta_graphs[0].graph_def

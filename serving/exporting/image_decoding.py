@@ -1,9 +1,9 @@
-"""Image files to pixels as TensorFlow operations, equal to the Python ones bit for bit.
+"""Image decoding in TensorFlow operations, bit for bit as `igpt_keras.data.read_image`.
 
-The size that a file declares is read from its header, and refused there if it is too large.
-TensorFlow's own decoders ignore the orientation of photographs and the transparency of PNG and
-GIF files, allocate what a file declares, and decode every frame of an animation: what a person
-would see needs the steps around them.
+The size of an image is read from the header of its file, and refused there if it is too large.
+TensorFlow's decoders ignore EXIF orientation and the transparency of PNG and GIF files, allocate
+whatever size a file declares, and decode every frame of an animation. The code around them gives
+the image as a viewer shows it.
 """
 
 import tensorflow as tf
@@ -12,14 +12,13 @@ PNG, GIF, BMP, JPEG = range(4)
 # The first bytes of each.
 SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"\xff\xd8\xff")
 ORIENTATION_TAG = 0x0112
-# A file may consist of very many small parts, and every one takes a step of a loop. These are
-# more than files have that were not made to take long.
-MOST_PARTS = 10_000
-MOST_EXTENSIONS = 1_000
-MOST_BLOCKS = 1_000
-# Each scan goes over the whole picture; progressive JPEGs have about ten.
+# Every part of a file takes a step of a loop. Only files made to waste time have more parts.
+MAX_PARTS = 10_000
+MAX_EXTENSIONS = 1_000
+MAX_BLOCKS = 1_000
+# Each scan goes over the whole image; progressive JPEGs have about ten.
 MAX_SCANS = 100
-# Whether an image of EXIF orientation 0…8 is transposed, then mirrored, then turned upside down.
+# For EXIF orientations 0…8: whether to transpose, then to mirror, then to turn upside down.
 TRANSPOSED = (False, False, False, False, False, True, True, True, True)
 MIRRORED = (False, False, True, True, False, False, True, True, False)
 UPSIDE_DOWN = (False, False, False, True, True, False, False, True, True)
@@ -39,16 +38,20 @@ def fit_to_size(image, size: int):
 
 
 def decode_image(content, max_pixels: int):
-    """A string scalar holding a PNG, JPEG, GIF (first frame) or BMP to uint8 [h, w, 3].
+    """Decodes a PNG, JPEG, GIF (first frame) or BMP file.
 
     Args:
-        content: the file.
-        max_pixels: a file that declares more is refused before it is decoded.
+        content: string scalar, the content of the file.
+        max_pixels: A larger image, by the size in its header, is refused before it is decoded.
+
+    Returns:
+        uint8 [h, w, 3].
 
     Raises:
-        tf.errors.InvalidArgumentError: when the graph runs, for content that is none of these,
-            too large or damaged; a GIF whose first frame does not fill it; a BMP that is
-            compressed or of less than 8 bits a pixel; a JPEG of more than `MAX_SCANS` scans.
+        tf.errors.InvalidArgumentError: When the graph runs: the content has none of these
+            formats, or is too large or damaged; a GIF whose first frame does not fill the image;
+            a compressed BMP or one with less than 8 bits per pixel; a JPEG with more than
+            `MAX_SCANS` scans.
     """
     file = Bytes(content)
     kinds = [file.has(0, signature) for signature in SIGNATURES]
@@ -67,16 +70,14 @@ def decode_image(content, max_pixels: int):
 
 
 class Bytes:
-    """A file whose bytes are read as numbers; beyond its end they are 0.
-
-    Positions are int64.
+    """The bytes of a file as numbers; 0 beyond its end. Positions are int64.
 
     Args:
         content: string scalar.
 
     Attributes:
-        content: as given.
-        size: of the file in bytes, int64.
+        content: As given.
+        size: int64 scalar, the size of the file in bytes.
     """
 
     def __init__(self, content):
@@ -87,17 +88,17 @@ class Bytes:
         )
 
     def has(self, position, expected: bytes):
-        """Whether the file has the bytes `expected` at `position`."""
+        """Returns whether the file has the bytes `expected` at `position`."""
         places = position + tf.range(len(expected), dtype=tf.int64)
         return tf.reduce_all(self._at(places) == list(expected))
 
     def count(self, pair: bytes):
-        """How often two bytes stand one after the other: int64."""
+        """Returns how often two bytes follow each other: int64 scalar."""
         here = (self._values[:-1] == pair[0]) & (self._values[1:] == pair[1])
         return tf.math.count_nonzero(here)
 
     def number(self, position, length: int = 1, little_endian=False):
-        """The unsigned number of `length` bytes at each of `position`: int64 of its shape."""
+        """Returns the unsigned number of `length` bytes at each position: int64 of its shape."""
         offsets = tf.range(length, dtype=tf.int64)
         digits = tf.where(little_endian, offsets, length - 1 - offsets)
         places = tf.cast(position, tf.int64)[..., None] + digits
@@ -109,8 +110,8 @@ class Bytes:
 
 
 def _check_size(width, height, max_pixels: int):
-    """An operation that refuses an image of that size if it is too large, or empty."""
-    # One by one first, or the product might overflow.
+    """An operation that refuses an image of this size if it is too large or empty."""
+    # The product alone might overflow.
     allowed = (width <= max_pixels) & (height <= max_pixels) & (width * height <= max_pixels)
     return tf.debugging.Assert(
         allowed & (width > 0) & (height > 0),
@@ -121,7 +122,7 @@ def _check_size(width, height, max_pixels: int):
 def _decode_png(file: Bytes, max_pixels: int):
     with tf.control_dependencies([_check_size(file.number(16, 4), file.number(20, 4), max_pixels)]):
         color_type = file.number(25)
-    # Asked for an alpha channel that the file has not, TensorFlow makes up one.
+    # TensorFlow invents an alpha channel if it is asked for one that the file does not have.
     transparent = (color_type >= 4) | file.has(_chunk(file, b"tRNS") + 4, b"tRNS")
     image = tf.cond(
         transparent,
@@ -133,7 +134,7 @@ def _decode_png(file: Bytes, max_pixels: int):
 
 
 def _chunk(file: Bytes, name: bytes):
-    """The position of the first chunk of that name in a PNG; see `_walk`."""
+    """The position of the first chunk with a name in a PNG; see `_walk`."""
 
     def following(position):
         return position + 12 + file.number(position, 4)
@@ -142,9 +143,9 @@ def _chunk(file: Bytes, name: bytes):
 
 
 def _over_white(image):
-    """Pixels uint8 [h, w, 4] laid over white, rounded as Pillow does: uint8 [h, w, 3]."""
+    """Blends pixels uint8 [h, w, 4] with white, rounding as Pillow does: uint8 [h, w, 3]."""
     alpha = tf.cast(image[..., 3:], tf.uint16)
-    # At most 255² + 128, so 16 bits hold it, and what is added for a division by 255.
+    # At most 255² + 128, so 16 bits hold it, also with the addition for a division by 255.
     blended = tf.cast(image[..., :3], tf.uint16) * alpha + 255 * (255 - alpha) + 128
     return tf.cast((blended + blended // 256) // 256, tf.uint8)
 
@@ -154,46 +155,46 @@ def _decode_jpeg(file: Bytes, max_pixels: int):
     checks = [
         _check_size(width, height, max_pixels),
         tf.debugging.Assert(
-            # Chance makes one in 65,536 bytes, where other data follow the picture.
+            # In other data of the file, the two bytes occur by chance once in 65,536.
             file.count(b"\xff\xda") <= MAX_SCANS + file.size // 16_384,
             [f"a JPEG must have at most {MAX_SCANS} scans"],
         ),
     ]
     with tf.control_dependencies(checks):
-        # Pillow's method; TensorFlow's default is faster by little and less exact.
+        # Pillow's method. TensorFlow's default is slightly faster and less exact.
         image = tf.io.decode_jpeg(file.content, channels=3, dct_method="INTEGER_ACCURATE")
 
     def is_exif(position):
         return file.has(position, b"\xff\xe1") & file.has(position + 4, b"Exif\0\0")
 
     def following(position):
-        # A segment that does not begin with a marker, and that of the pixels, is the last.
-        goes_on = file.has(position, b"\xff") & ~file.has(position, b"\xff\xda")
-        return tf.where(goes_on, position + 2 + file.number(position + 2, 2), file.size)
+        # The pixels, and anything without a marker, end the segments.
+        continues = file.has(position, b"\xff") & ~file.has(position, b"\xff\xda")
+        return tf.where(continues, position + 2 + file.number(position + 2, 2), file.size)
 
     segment = _walk(file, 2, is_exif, following)
     return _upright(image, _orientation(file, segment + 10, is_exif(segment)))
 
 
 def _walk(file: Bytes, start: int, is_found, following):
-    """The position of the first part of the file that `is_found`; another one if none is.
+    """The position of the first part of a file that is sought, or another one if there is none.
 
     Args:
-        file: consists of parts, one after the other.
-        start: position of the first part.
-        is_found: tells of a position whether the part there is the one.
-        following: the position after that of a part, which is larger.
+        file: A file that consists of parts, one after the other.
+        start: The position of the first part.
+        is_found: Maps a position to whether the part there is sought.
+        following: Maps the position of a part to that of the next.
     """
     return tf.while_loop(
         lambda position: (position < file.size) & ~is_found(position),
         lambda position: (following(position),),
         [tf.constant(start, tf.int64)],
-        maximum_iterations=MOST_PARTS,
+        maximum_iterations=MAX_PARTS,
     )[0]
 
 
 def _orientation(file: Bytes, exif, found):
-    """EXIF's orientation, 1…8, from the TIFF header at `exif`: int64; 1 if there is none."""
+    """The EXIF orientation, 1…8, in the TIFF header at `exif`: int64; 1 if there is none."""
     little_endian = file.has(exif, b"II")
     directory = exif + file.number(exif + 4, 4, little_endian)
     entries = directory + 2 + 12 * tf.range(file.number(directory, 2, little_endian))
@@ -205,7 +206,7 @@ def _orientation(file: Bytes, exif, found):
 
 
 def _upright(image, orientation):
-    """Turns and mirrors pixels [h, w, 3] as their EXIF orientation, 1…8, asks for."""
+    """Turns and mirrors pixels [h, w, 3] according to their EXIF orientation, 1…8."""
     steps = [
         (TRANSPOSED, lambda x: tf.transpose(x, [1, 0, 2])),
         (MIRRORED, lambda x: tf.reverse(x, [1])),
@@ -221,9 +222,9 @@ def _upright(image, orientation):
 
 
 def _decode_gif(file: Bytes, max_pixels: int):
-    """The first frame, decoded from a copy of the file that holds no other.
+    """Decodes the first frame, from a copy of the file without the others.
 
-    In this copy the transparent color is an opaque white.
+    In this copy, the transparent color is opaque white.
     """
     width, height = file.number(6, 2, True), file.number(8, 2, True)
     control, frame = _find_frame(file, 13 + _color_table_size(file, 10))
@@ -236,8 +237,8 @@ def _decode_gif(file: Bytes, max_pixels: int):
     ]
     with tf.control_dependencies(checks):
         local_table_size = _color_table_size(file, frame + 9)
-    # Encoders fill all blocks but the last with 255 bytes.
-    most_blocks = tf.cast(MOST_BLOCKS + file.size // 64, tf.int32)
+    # Encoders put 255 bytes into all blocks but the last.
+    most_blocks = tf.cast(MAX_BLOCKS + file.size // 64, tf.int32)
     end = _after_blocks(file, frame + 11 + local_table_size, most_blocks)
     content = tf.strings.join([_part(file.content, 0, end), b";"])
     colors = tf.where(local_table_size > 0, frame + 10, 13)
@@ -255,29 +256,29 @@ def _decode_gif(file: Bytes, max_pixels: int):
 
 
 def _color_table_size(file: Bytes, flags):
-    """Bytes of the color table that the flags at that position announce."""
+    """The size in bytes of the color table that the flags at a position announce."""
     value = file.number(flags)
     return tf.where(value >= 128, 3 * 2 ** (value % 8 + 1), 0)
 
 
 def _find_frame(file: Bytes, start):
-    """Positions of the last graphic control extension before the first frame, 0 if there is
-    none, and of that frame."""
+    """The positions of the last graphic control extension before the first frame (0 if there is
+    none) and of that frame."""
 
     def extension(control, position):
         control = tf.where(file.has(position, b"\x21\xf9"), position, control)
-        return control, _after_blocks(file, position + 2, MOST_BLOCKS)
+        return control, _after_blocks(file, position + 2, MAX_BLOCKS)
 
     return tf.while_loop(
         lambda _, position: file.has(position, b"\x21"),
         extension,
         [tf.constant(0, tf.int64), start],
-        maximum_iterations=MOST_EXTENSIONS,
+        maximum_iterations=MAX_EXTENSIONS,
     )
 
 
 def _after_blocks(file: Bytes, position, most):
-    """The position after a sequence of at most so many data blocks, which an empty block ends."""
+    """The position after a sequence of at most `most` data blocks, which an empty block ends."""
     end = tf.while_loop(
         lambda position: file.number(position) > 0,
         lambda position: (position + 1 + file.number(position),),
@@ -289,7 +290,7 @@ def _after_blocks(file: Bytes, position, most):
 
 def _decode_bmp(file: Bytes, max_pixels: int):
     height, depth = file.number(22, 4, True), file.number(28, 2, True)
-    # A negative height means that the first row comes first.
+    # A negative height means that the rows are stored from the top down.
     height = tf.where(height < 1 << 31, height, (1 << 32) - height)
     plain = (file.number(30, 4) == 0) & tf.reduce_any(depth == [8, 24, 32])
     checks = [
@@ -317,7 +318,7 @@ def _replaced(content, position, new: bytes):
 
 
 def _part(content, start, end):
-    """The bytes `start`…`end` - 1 of a string scalar, as far as there are any."""
+    """The bytes `start`…`end` - 1 of a string scalar, as far as it has them."""
     size = tf.cast(tf.strings.length(content), tf.int64)
     start, end = tf.minimum(tf.cast(start, tf.int64), size), tf.minimum(end, size)
     return tf.strings.substr(content, start, tf.maximum(end - start, 0))

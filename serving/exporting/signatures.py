@@ -1,8 +1,7 @@
-"""The signatures: TensorFlow functions from image files to images, classes, features, scores.
+"""Signatures: TensorFlow functions from image files to images, classes, features and scores.
 
-Preprocessing, sampling and postprocessing are part of them. Shapes: B examples, R
-`image_size`, n = R² positions, C classes, d `hidden_dim`. The batch comes first in every
-input and output.
+They include preprocessing, sampling and postprocessing. Shapes: B examples, R `image_size`, n
+tokens, C classes, d `hidden_dim`. The batch is the first dimension of every input and output.
 """
 
 import math
@@ -19,6 +18,7 @@ from igpt_keras.models.masking import draw_mask
 from igpt_keras.sampling.autoregressive import sample_tokens
 from igpt_keras.sampling.samplers import Categorical
 from igpt_keras.sampling.scoring import token_log_probs
+from igpt_keras.tokenizers.base import tokenizer_of
 from serving.exporting.image_decoding import decode_image, fit_to_size
 
 COMPLETE = "complete"
@@ -30,17 +30,18 @@ SCORE = "score"
 SERVING_DEFAULT = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 # The feature of a `tf.Example` that holds an image file, as in TensorFlow's own data sets.
 IMAGE_FEATURE = "image/encoded"
-# Of the masks of BERT models, which see masked images in evaluation too (paper, section 4.6).
+# The seed of the masks of BERT models, which see masked images in evaluation too (paper,
+# section 4.6).
 MASK_SEED = 0
-# An image of the largest size takes three bytes a pixel, and as much again when it is cropped.
-DECODED_AT_ONCE = 2
+# An image of the largest size takes three bytes per pixel, and as many again when cropped.
+MAX_PARALLEL_DECODES = 2
 
 ConcreteFunction = tf.types.experimental.ConcreteFunction
 
 IMAGE_BYTES = tf.TensorSpec([None], tf.string, "image_bytes")
 EXAMPLES = tf.TensorSpec([None], tf.string, "inputs")
 KEEP_ROWS = tf.TensorSpec([None], tf.int32, "keep_rows")
-# The sampler whose fields a request sets.
+# The sampler of an exported model; each of its fields is an input.
 SAMPLER = Categorical
 DRAWING = (
     *(tf.TensorSpec([None], field.dtype, field.name) for field in SAMPLER.parameters()),
@@ -51,12 +52,12 @@ DRAWING = (
 def make_signatures(
     models: list[GenerativeModel], feature_layer: int | None, max_pixels: int
 ) -> dict[str, ConcreteFunction]:
-    """All signatures that `models` can give, each from the first model that can.
+    """Returns all signatures of some models, each from the first model that has it.
 
     Args:
-        models: checked, with palettes; an `ImageGPT` before an `ImageGPTClassifier`.
-        feature_layer: of `features`; None for `default_feature_layer`.
-        max_pixels: an image that declares more is refused before it is decoded.
+        models: Models with tokenizers, an `ImageGPT` before an `ImageGPTClassifier`.
+        feature_layer: The layer of `features`; None for `default_feature_layer`.
+        max_pixels: A larger image, by the size in its header, is refused before it is decoded.
     """
     signatures = {}
     for model in models:
@@ -68,7 +69,7 @@ def make_signatures(
 
 
 def signature_names(models: Iterable[GenerativeModel]) -> set[str]:
-    """The names of the signatures that `models` can give, `serving_default` not among them."""
+    """Returns the names of the models' signatures, without `serving_default`."""
     names = {FEATURES}
     for model in models:
         if can_sample(model):
@@ -81,9 +82,15 @@ def signature_names(models: Iterable[GenerativeModel]) -> set[str]:
 def describe(
     names: Iterable[str], models: list[GenerativeModel], feature_layer: int | None
 ) -> dict[str, str]:
-    """What each of the named signatures does, for people. Arguments as `make_signatures`."""
+    """Returns a description of each of the named signatures.
+
+    Args:
+        names: Names of signatures.
+        models: As for `make_signatures`.
+        feature_layer: As for `make_signatures`.
+    """
     layer = _feature_layer(models[0], feature_layer)
-    sentences = {
+    descriptions = {
         COMPLETE: "completes images whose first rows are kept",
         SAMPLE: "samples images from nothing",
         CLASSIFY: "classes of tf.Examples, for the Classify call",
@@ -91,7 +98,7 @@ def describe(
         FEATURES: f"the features of layer {layer}, averaged over the image",
         SCORE: "log-likelihoods of images in nats, and bits per pixel",
     }
-    return {name: sentence for name, sentence in sentences.items() if name in names}
+    return {name: text for name, text in descriptions.items() if name in names}
 
 
 def _feature_layer(model: GenerativeModel, feature_layer: int | None) -> int:
@@ -99,15 +106,17 @@ def _feature_layer(model: GenerativeModel, feature_layer: int | None) -> int:
 
 
 def default_feature_layer(model: GenerativeModel) -> int:
-    """A classifier's own layer; else the middle one, near which features of generative
-    models are best (paper, section 4.2)."""
+    """Returns the layer of a classifier, or the middle layer of another model.
+
+    The features of generative models are best near the middle (paper, section 4.2).
+    """
     if isinstance(model, ImageGPTClassifier):
         return model.layer
     return math.ceil(model.config.num_layers / 2)
 
 
 def check_feature_layer(model: GenerativeModel, feature_layer: int | None) -> None:
-    """Raises `InputError` for a layer that `model` does not have."""
+    """Raises `InputError` for a layer that a model does not have."""
     layers = model.config.num_layers
     if feature_layer is not None and not 0 <= feature_layer <= layers:
         raise InputError(
@@ -116,25 +125,25 @@ def check_feature_layer(model: GenerativeModel, feature_layer: int | None) -> No
 
 
 def can_sample(model: GenerativeModel) -> bool:
-    """Whether the model has a next-pixel distribution."""
+    """Returns whether a model has a distribution of the next token."""
     return model.objective == "ar" and model.generative_weight > 0
 
 
 class Preprocessing:
-    """Image files to a model's tokens, and its tokens to pixels.
+    """From image files to a model's tokens, and from tokens to images.
 
     Args:
-        model: whose image size and tokenizer count.
-        max_pixels: an image that declares more is refused before it is decoded.
+        model: A model with a tokenizer.
+        max_pixels: A larger image, by the size in its header, is refused before it is decoded.
 
     Attributes:
-        tokens: a function from image files string [B] to tokens int32 [B, n].
+        tokens: A function from image files, string [B], to tokens, int32 [B, n].
     """
 
     def __init__(self, model: GenerativeModel, max_pixels: int):
         self.size = model.config.image_size
         self.length = model.config.sequence_length
-        self.tokenizer = model.tokenizer
+        self.tokenizer = tokenizer_of(model)
         self.max_pixels = max_pixels
         # Traced once, for all signatures.
         self.tokens = tf.function(self._tokens, input_signature=[IMAGE_BYTES], autograph=False)
@@ -144,16 +153,43 @@ class Preprocessing:
             self._tokens_of_one,
             image_bytes,
             fn_output_signature=tf.TensorSpec([self.length], tf.int32),
-            parallel_iterations=DECODED_AT_ONCE,
+            parallel_iterations=MAX_PARALLEL_DECODES,
         )
 
     def _tokens_of_one(self, content):
         image = fit_to_size(decode_image(content, self.max_pixels), self.size)
         return self.tokenizer.tokenize_in_graph(image[None])[0]
 
-    def pixels(self, tokens):
-        """Tokens int32 [B, n] to pixels uint8 [B, R, R, 3]."""
-        return self.tokenizer.detokenize_in_graph(tokens)
+    def known(self, keep_rows):
+        """Returns the known tokens, bool [B, n], of images of which int32 [B] rows are kept."""
+        rows, columns = self.tokenizer.grid
+        num_known = keep_rows // (self.size // rows) * columns
+        return tf.range(self.length)[None] < num_known[:, None]
+
+    def checks_of(self, keep_rows) -> list:
+        """Returns operations that refuse a number of rows that cannot be kept."""
+        height = self.size // self.tokenizer.grid[0]
+        checks = [
+            _require(
+                (keep_rows >= 0) & (keep_rows <= self.size),
+                f"keep_rows must lie in 0…{self.size} (the image height)",
+                keep_rows,
+            )
+        ]
+        if height > 1:
+            message = f"keep_rows must be a multiple of {height} (the height of a token)"
+            checks.append(_require(keep_rows % height == 0, message, keep_rows))
+        return checks
+
+    def outputs(self, tokens, log_likelihood) -> dict:
+        """Returns the outputs of `complete` and `sample` for sampled tokens."""
+        pixels = self.tokenizer.detokenize_in_graph(tokens)
+        return {
+            "png_bytes": tf.io.encode_png(pixels),
+            "pixels": pixels,
+            "tokens": tokens,
+            "log_likelihood": log_likelihood,
+        }
 
 
 def _functions(
@@ -172,25 +208,16 @@ def _functions(
 
 
 def _complete(model: GenerativeModel, preprocessing: Preprocessing):
-    size = preprocessing.size
-
     @tf.function(input_signature=[IMAGE_BYTES, KEEP_ROWS, *DRAWING], autograph=False)
     def complete(image_bytes, keep_rows, *drawing):
         sampler, seed, checks = _sampler_and_seed(drawing)
-        checks += [
-            _require_one_batch_size(image_bytes, keep_rows, *drawing),
-            _require(
-                (keep_rows >= 0) & (keep_rows <= size),
-                f"keep_rows must lie in 0…{size} (the image height)",
-                keep_rows,
-            ),
-        ]
-        # All that follows needs the tokens, so nothing is sampled before the checks.
+        checks.append(_require_one_batch_size(image_bytes, keep_rows, *drawing))
+        checks += preprocessing.checks_of(keep_rows)
+        # Everything below needs the tokens, so nothing is sampled before the checks.
         with tf.control_dependencies(checks):
             tokens = preprocessing.tokens(image_bytes)
-        known = tf.range(preprocessing.length)[None] < keep_rows[:, None] * size
-        sampled = sample_tokens(model, tokens, known, seed, sampler)
-        return _pictures(preprocessing, *sampled)
+        known = preprocessing.known(keep_rows)
+        return preprocessing.outputs(*sample_tokens(model, tokens, known, seed, sampler))
 
     return complete
 
@@ -202,21 +229,9 @@ def _sample(model: GenerativeModel, preprocessing: Preprocessing):
         with tf.control_dependencies([*checks, _require_one_batch_size(*drawing)]):
             blank = tf.zeros([tf.size(seed), preprocessing.length], tf.int32)
         known = tf.zeros_like(blank, tf.bool)
-        sampled = sample_tokens(model, blank, known, seed, sampler)
-        return _pictures(preprocessing, *sampled)
+        return preprocessing.outputs(*sample_tokens(model, blank, known, seed, sampler))
 
     return sample
-
-
-def _pictures(preprocessing: Preprocessing, tokens, log_likelihood) -> dict:
-    """The outputs of `complete` and `sample`."""
-    pixels = preprocessing.pixels(tokens)
-    return {
-        "png_bytes": tf.io.encode_png(pixels),
-        "pixels": pixels,
-        "tokens": tokens,
-        "log_likelihood": log_likelihood,
-    }
 
 
 def _classify(classifier: ImageGPTClassifier, preprocessing: Preprocessing):
@@ -260,9 +275,17 @@ def _features(model: GenerativeModel, preprocessing: Preprocessing, layer: int):
 
 
 def mean_features(model: GenerativeModel, tokens, layer: int):
-    """f^l of tokens int32 [B, n]: float32 [B, d]; for BERT, the mean over fixed masks M.
+    """Returns the features f^l of tokens; for a BERT model their mean over fixed masks M.
 
     The model itself would draw other masks at every call.
+
+    Args:
+        model: The model.
+        tokens: int32 [B, n].
+        layer: l, 0…L.
+
+    Returns:
+        float32 [B, d].
     """
     if model.objective == "ar":
         return model.layer_features(tokens, layer)
@@ -284,7 +307,7 @@ def _score(model: GenerativeModel, preprocessing: Preprocessing):
         log_likelihood = tf.reduce_sum(log_probs, axis=1)
         return {
             "log_likelihood": log_likelihood,
-            "bits_per_pixel": -log_likelihood / (preprocessing.length * math.log(2)),
+            "bits_per_pixel": -log_likelihood / (preprocessing.size**2 * math.log(2)),
         }
 
     return score

@@ -1,6 +1,6 @@
-"""Warm-up requests: TensorFlow Serving runs them before a version is served.
+"""Warm-up requests, which TensorFlow Serving runs before it serves a version.
 
-Without them the first request of each signature would wait until TensorFlow has set itself up.
+Without them, the first request of each signature would wait for TensorFlow's set-up.
 """
 
 import pathlib
@@ -15,6 +15,8 @@ from tensorflow_serving.apis import (
     prediction_log_pb2,
 )
 
+from igpt_keras.models.generative_model import GenerativeModel
+from igpt_keras.tokenizers.base import tokenizer_of
 from serving.exporting.signatures import (
     CLASSIFY,
     COMPLETE,
@@ -28,27 +30,40 @@ from serving.versions import WARMUP_FILE
 DRAWING = {**SAMPLER().arrays(1), "seed": np.zeros(1, np.int64)}
 
 
-def warmup_inputs(names: Collection[str], size: int) -> dict[str, dict[str, np.ndarray]]:
-    """Inputs of one example for each of the named signatures, from an image of `size` rows.
+def warmup_inputs(
+    names: Collection[str], model: GenerativeModel
+) -> dict[str, dict[str, np.ndarray]]:
+    """Returns one example for each of the named signatures: inputs [1, …] by their names.
 
-    `complete` is left one row to sample, which takes the same path as a whole image.
+    `complete` samples only one row of tokens, which runs the same operations as a whole image.
+
+    Args:
+        names: Names of signatures.
+        model: A model whose image size and token grid the signatures have.
     """
+    size = model.config.image_size
+    keep_rows = size - size // tokenizer_of(model).grid[0]
     shades = np.linspace(0, 255, size * size * 3).reshape(size, size, 3).astype(np.uint8)
     content = tf.io.encode_png(shades).numpy()
     image = {"image_bytes": np.array([content], object)}
-    rows = {"keep_rows": np.array([size - 1], np.int32)}
+    rows = {"keep_rows": np.array([keep_rows], np.int32)}
     complete = {**image, **rows, **DRAWING}
-    particular = {
+    inputs = {
         COMPLETE: complete,
         SERVING_DEFAULT: complete if COMPLETE in names else image,
         SAMPLE: DRAWING,
         CLASSIFY: {"inputs": np.array([_example(content).SerializeToString()], object)},
     }
-    return {name: particular.get(name, image) for name in names}
+    return {name: inputs.get(name, image) for name in names}
 
 
 def write_warmup_requests(folder: pathlib.Path, inputs: dict[str, dict[str, np.ndarray]]) -> None:
-    """Writes the file that TensorFlow Serving looks for in the SavedModel `folder`."""
+    """Writes the file of warm-up requests into a SavedModel.
+
+    Args:
+        folder: The folder of the SavedModel.
+        inputs: As `warmup_inputs` returns them.
+    """
     file = folder / WARMUP_FILE
     file.parent.mkdir()
     with tf.io.TFRecordWriter(str(file)) as writer:

@@ -383,6 +383,15 @@ def test_the_scan_of_saved_model_cli_passes(exported):
     assert "does not contain the default denylisted ops" in answer.stdout
 
 
+def test_the_logger_tells_what_is_going_on(model, tmp_path, caplog, capfd):
+    with caplog.at_level("INFO", logger="serving.export"):
+        path = export(model, tmp_path)
+    stages = [record.getMessage() for record in caplog.records if record.name == "serving.export"]
+    assert stages[0] == "tracing the signatures"
+    assert stages[-1] == f"exported to {path}"
+    assert capfd.readouterr().out == ""
+
+
 def test_an_existing_version_is_kept(model, exported, tmp_path):
     path = shutil.copytree(exported / "1", tmp_path / "1")
     before = (path / "saved_model.pb").read_bytes()

@@ -1,0 +1,60 @@
+"""Compiled functions are made once, and live exactly as long as their model."""
+
+import gc
+import weakref
+
+import numpy as np
+
+from igpt_keras import ImageGPT
+from igpt_keras.sampling.drafts import NeighborDraft
+from igpt_keras.sampling.generate import compiled_decoder
+from igpt_keras.sampling.graphs import MAX_GRAPHS
+from igpt_keras.sampling.samplers import Categorical, TopP
+
+
+def test_a_model_is_freed_with_its_graphs_though_its_drafts_live(config, palette, images):
+    tokens = palette.tokenize(images)
+    neighbors = NeighborDraft.fit(tokens, vocabulary_size=8)
+    small = ImageGPT(config)
+
+    def use_a_model():
+        model = ImageGPT(config, tokenizer=palette)
+        for draft in (None, neighbors, small):
+            model.generate(images, keep_rows=2, draft=draft)
+        model.score(images)
+        return weakref.ref(model), weakref.ref(model.token_head.kernel)
+
+    references = use_a_model()
+    gc.collect()
+    assert [reference() for reference in references] == [None, None]
+
+
+def test_a_draft_is_freed_with_the_model_that_used_it(config, palette, images):
+    model, draft = ImageGPT(config, tokenizer=palette), ImageGPT(config)
+    model.generate(images, keep_rows=2, draft=draft)
+    reference = weakref.ref(draft)
+    del model, draft
+    gc.collect()
+    assert reference() is None
+
+
+def test_graphs_are_compiled_once_for_the_same_arguments(plain_model):
+    first = compiled_decoder(plain_model, Categorical, 2)
+    assert compiled_decoder(plain_model, Categorical, 2) == first
+    other = compiled_decoder(plain_model, TopP, 2)
+    assert other.begin is first.begin
+    assert other.decode_rows is not first.decode_rows
+
+
+def test_graphs_do_not_pile_up(config, palette, images):
+    model = ImageGPT(config, tokenizer=palette)
+    places, neighbors = np.zeros((16, 8)), np.zeros((4, 9, 8))
+    references = []
+    for _ in range(MAX_GRAPHS):
+        draft = NeighborDraft(places, neighbors)
+        references.append(weakref.ref(draft))
+        compiled_decoder(model, Categorical, 1, draft)
+    del draft
+    gc.collect()
+    # Each decoder has two graphs.
+    assert sum(reference() is not None for reference in references) == MAX_GRAPHS // 2

@@ -1,0 +1,94 @@
+"""Tokens that stand for several pixels each."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from keras import ops
+
+from igpt_keras import ImageGPT, ImageGPTConfig, InputError
+from igpt_keras.network.losses import token_nll
+from igpt_keras.sampling.drafts import NeighborDraft
+from igpt_keras.tokenizers.base import ImageTokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchConfig(ImageGPTConfig):
+    """A quarter as many columns and half as many rows of tokens as of pixels."""
+
+    @property
+    def sequence_length(self):
+        return self.image_size**2 // 8
+
+
+class Patches(ImageTokenizer):
+    """The gray level of 2 × 4 pixels in 8 steps."""
+
+    vocabulary_size = 8
+    image_size = 8
+    grid = (4, 2)
+
+    def get_config(self):
+        return {}
+
+    def _tokenize(self, images):
+        gray = images.reshape(-1, 4, 2, 2, 4, 3).mean(axis=(2, 4, 5))
+        return (gray / 32).astype(np.int32).reshape(len(images), 8)
+
+    def _detokenize(self, tokens):
+        gray = (tokens.reshape(-1, 4, 2) * 32 + 16).astype(np.uint8)
+        pixels = gray.repeat(2, axis=1).repeat(4, axis=2)
+        return np.stack([pixels] * 3, axis=-1)
+
+
+@pytest.fixture(params=["ar", "bert"])
+def model(request, randomized):
+    config = PatchConfig(8, 8, 16, 2, 2)
+    return randomized(ImageGPT(config, request.param, tokenizer=Patches()))
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(7).integers(0, 256, (3, 8, 8, 3)).astype(np.uint8)
+
+
+def test_kept_rows_of_pixels_are_rows_of_tokens(model, images):
+    completed = model.generate(images, keep_rows=4, num_completions=2, seed=1)
+    assert completed.images.shape == (3, 2, 8, 8, 3)
+    assert completed.entropy.shape == (3, 2, 4, 2)
+    tokens = model.tokenizer.tokenize(images)
+    np.testing.assert_array_equal(completed.tokens[:, 0, :4], tokens[:, :4])
+    assert (completed.tokens[:, 0, 4:] != completed.tokens[:, 1, 4:]).any()
+    np.testing.assert_array_equal(completed.images, model.tokenizer.detokenize(completed.tokens))
+    mask = np.arange(8)[:, None] < [4] * 8
+    np.testing.assert_array_equal(
+        model.generate(images, known_mask=mask, num_completions=2, seed=1).tokens,
+        completed.tokens,
+    )
+
+
+def test_likelihoods_are_those_of_the_full_forward_pass(model, images):
+    if model.objective == "bert":
+        pytest.skip("a BERT model has no likelihood of an image")
+    completed = model.generate(images, keep_rows=2, seed=1)
+    tokens = completed.tokens[:, 0]
+    log_probs = -ops.convert_to_numpy(token_nll(tokens, model(tokens)))
+    np.testing.assert_allclose(completed.total_log_likelihood[:, 0], log_probs.sum(1), atol=1e-4)
+    scores = model.score(completed.images[:, 0], per_pixel=True)
+    np.testing.assert_allclose(scores, log_probs.reshape(3, 4, 2), atol=1e-4)
+
+
+def test_what_does_not_fit_the_grid_is_named(model, images):
+    with pytest.raises(InputError, match=r"keep_rows must be a multiple of 2 .*, got 3"):
+        model.generate(images, keep_rows=3)
+    mask = np.zeros((8, 8), bool)
+    mask[:2, :4] = True
+    mask[0, 4] = True
+    with pytest.raises(InputError, match="known_mask must be the same for all 2 × 4 pixels"):
+        model.generate(images, known_mask=mask)
+    if model.objective == "ar":
+        with pytest.raises(InputError, match="on_row needs a tokenizer of pixels, got a Patches"):
+            model.generate(images, keep_rows=2, on_row=print)
+        draft = NeighborDraft(np.zeros((64, 8)), np.zeros((4, 9, 8)))
+        with pytest.raises(InputError, match="draft must have"):
+            model.generate(images, keep_rows=2, draft=draft)
