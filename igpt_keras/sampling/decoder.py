@@ -1,28 +1,32 @@
-"""The cached decoder: logits at new positions from keys and values of those before.
+"""The cached decoder: logits at new positions from the keys and values of earlier ones.
 
-Shapes: B sequences, p positions seen, k new ones, H heads of width D, V colors. The caches
-hold, per block, keys and values [B · H, capacity, D], in the compute dtype; what lies beyond
-the positions seen does not matter. They take 2 · L · capacity · d numbers a sequence.
+Shapes: B sequences, p positions seen, k new ones, H heads of width D, V tokens in the
+vocabulary. For each block the caches hold keys and values [B · H, capacity, D] in the compute
+dtype; entries beyond the positions seen have no effect. They take 2 · L · capacity · d numbers
+per sequence.
 """
 
 import math
+from typing import Any
 
 import tensorflow as tf
 
 from igpt_keras.network.attention import dot_product_attention
+from igpt_keras.network.protocols import TokenModel
 
 Caches = list[tuple[tf.Tensor, tf.Tensor]]
 
 
-def prefill(model, tokens):
-    """All of the first p positions in one pass.
+def prefill(model: TokenModel, tokens) -> tuple[Any, Caches]:
+    """Runs the first p positions in one pass.
 
     Args:
-        model: an autoregressive `GenerativeModel` with token logits.
+        model: An autoregressive model with a token head.
         tokens: int32 [B, p].
 
-    Returns: logits float32 [B, p, V], each for the token at its position given those before,
-    and caches of capacity p.
+    Returns:
+        Logits float32 [B, p, V], each for the token at its position given those before it, and
+        caches of capacity p.
     """
     caches = []
 
@@ -36,21 +40,21 @@ def prefill(model, tokens):
     return model.token_head(model.backbone.final_norm(h)), caches
 
 
-def decode_step(model, tokens, start, caches: Caches):
-    """The next k positions, given what the caches hold of those before `start`.
+def decode_step(model: TokenModel, tokens, start, caches: Caches) -> tuple[Any, Caches]:
+    """Runs the next k positions, given the caches of those before `start`.
 
-    To go back is to call with a smaller `start`: what the caches hold from there on is
-    overwritten.
+    A smaller `start` than before goes back: it overwrites the caches from there on.
 
     Args:
-        model: as for `prefill`.
-        tokens: int32 [B, k], those at positions `start` - 1 … `start` + k - 2; at position -1
-            it does not matter which.
+        model: An autoregressive model with a token head.
+        tokens: int32 [B, k], the tokens at positions `start` - 1 … `start` + k - 2; any token
+            stands for position -1.
         start: int32 scalar, the first of the new positions.
-        caches: with a capacity of at least `start` + k.
+        caches: Caches with a capacity of at least `start` + k.
 
-    Returns: logits float32 [B, k, V], each for the token at its position given those before,
-    and the caches with the new positions.
+    Returns:
+        Logits float32 [B, k, V], each for the token at its position given those before it, and
+        the caches with the new positions.
     """
     config = model.config
     heads, width = config.num_heads, config.head_dim
@@ -81,7 +85,7 @@ def decode_step(model, tokens, start, caches: Caches):
         updated.append((keys, values))
         scores = _multiply(by_head(query) * (1 / math.sqrt(width)), keys, adj_y=True)
         scores = tf.cast(scores, tf.float32) + hidden
-        # TensorFlow's own softmax takes longer over so little.
+        # TensorFlow's own softmax is slower on arrays as small as this.
         weights = tf.exp(scores - tf.reduce_max(scores, axis=-1, keepdims=True))
         attended = _multiply(tf.cast(weights, values.dtype), values)
         total = tf.reduce_sum(weights, axis=-1, keepdims=True)
@@ -95,7 +99,7 @@ def decode_step(model, tokens, start, caches: Caches):
 
 
 def _write(cache, start, new):
-    """A cache with `new`, [B · H, k, D], from position `start` on, in its own memory if it can."""
+    """Writes `new` [B · H, k, D] into a cache from position `start` on, in place if possible."""
     count = tf.shape(new)[1]
     if cache.shape[1] is None:
         return tf.raw_ops.TensorStridedSliceUpdate(
@@ -107,34 +111,34 @@ def _write(cache, start, new):
             begin_mask=0b101,
             end_mask=0b101,
         )
-    # XLA, which alone has a fixed capacity, takes no such start; without it, this would copy.
+    # Only XLA has a fixed capacity. It does not take a dynamic start; elsewhere this would copy.
     rows, positions = tf.range(tf.shape(cache)[0]), start + tf.range(count)
     slots = tf.stack(tf.meshgrid(rows, positions, indexing="ij"), axis=-1)
     return tf.tensor_scatter_nd_update(cache, slots, new)
 
 
 def _multiply(x, y, adj_y=False):
-    """`tf.matmul`, but never oneDNN's, which is slow for stacks of products with a vector."""
-    if x.dtype == tf.float16:  # TensorFlow has no other for this dtype on a CPU
+    """`tf.matmul`, but never that of oneDNN, which is slow for batched products with a vector."""
+    if x.dtype == tf.float16:  # the only kernel for this dtype on a CPU
         return tf.matmul(x, y, transpose_b=adj_y)
     return tf.raw_ops.BatchMatMulV3(x=x, y=y, Tout=x.dtype, adj_y=adj_y)
 
 
-def cache_specs(model) -> list[tuple[tf.TensorSpec, tf.TensorSpec]]:
-    """Shapes and dtypes of caches whose batch size and capacity are not known."""
+def cache_specs(model: TokenModel) -> list[tuple[tf.TensorSpec, tf.TensorSpec]]:
+    """Returns shapes and dtypes of caches of any batch size and capacity."""
     cache = tf.TensorSpec([None, None, model.config.head_dim], model.compute_dtype)
     return [(cache, cache)] * model.config.num_layers
 
 
 def grow(caches: Caches, capacity) -> Caches:
-    """The caches with room for `capacity` positions, an int32 scalar."""
+    """Returns the caches with room for `capacity` positions, an int32 scalar."""
     return tf.nest.map_structure(
         lambda cache: tf.pad(cache, [[0, 0], [0, capacity - tf.shape(cache)[1]], [0, 0]]), caches
     )
 
 
 def repeat(caches: Caches, num_heads: int, count: int) -> Caches:
-    """The caches of every sequence `count` times, one after the other."""
+    """Returns the caches of each sequence `count` times, one after the other."""
 
     def repeat_one(cache):
         shape = tf.shape(cache)

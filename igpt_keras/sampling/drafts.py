@@ -1,11 +1,12 @@
-"""Drafts: cheap predictors that guess the next pixels before the model checks them.
+"""Drafts: cheap predictors that guess the next tokens before the model checks them.
 
-A draft only changes how many passes of the model a completion takes, never its pixels; see
-`igpt_keras.sampling.speculative`. Shapes: B sequences, n positions, R = √n, V colors; tokens
-in a decoder are int32 [n, B], time first.
+A draft changes how many passes of the model a completion takes, never its tokens; see
+`igpt_keras.sampling.speculative`. Shapes: B sequences, n positions, V tokens in the vocabulary.
+Tokens of a decoding state are int32 [n, B], the position first.
 """
 
 import abc
+import math
 import os
 import zipfile
 from typing import Any
@@ -22,67 +23,84 @@ from igpt_keras.sampling.decoder import cache_specs, decode_step, grow, prefill,
 from igpt_keras.sampling.graphs import kept_by_model
 from igpt_keras.sampling.requests import check_positive
 
-# Rows and columns to the pixels that are looked at: left, above, above left, above right.
-NEIGHBOURS = ((0, -1), (-1, 0), (-1, -1), (-1, 1))
-# How many pixels of the average image a neighbor's row of counts starts with.
+# Offsets (rows, columns) of a pixel's neighbors: left, above, above left, above right.
+NEIGHBORS = ((0, -1), (-1, 0), (-1, -1), (-1, 1))
+# Each row of counts starts with this many pixels of the average distribution.
 PRIOR_COUNT = 5.0
 # The weights of the tables are fitted to at most this many pixels.
-WEIGHED_PIXELS = 4096
+MAX_FITTED_PIXELS = 4096
 NEWTON_STEPS = 10
 
 
 class Draft(abc.ABC):
-    """What `complete` takes as a draft.
+    """The base class of drafts, for the argument `draft` of `model.generate`.
 
-    A draft is traced into the decoder's graph. What it keeps between passes is a structure of
-    tensors, handed to it and back.
+    A draft is traced into the decoder's graph. Its state between two passes is a structure of
+    tensors, which it is given and returns.
 
     Attributes:
-        window: how many positions a pass of the model goes over. More settle more pixels a pass,
-            and make it dearer: `benchmarks/speculate.py` measures both.
+        window: The number of positions in a pass of the model. With more of them a pass settles
+            more tokens and takes longer; `benchmarks/speculate.py` measures both.
     """
 
     window = 16
 
     @abc.abstractmethod
     def check(self, config: ImageGPTConfig) -> None:
-        """Raises `InputError` for a model whose pixels it cannot guess."""
+        """Raises `InputError` for a model whose tokens the draft cannot guess."""
 
     @abc.abstractmethod
     def begin(self, tokens, prefix, num_completions: int) -> Any:
-        """What it keeps, after tokens int32 [B, n] of which the first `prefix` are known.
+        """Returns the state for tokens of which a prefix is known.
 
-        Each sequence will stand in the decoder `num_completions` times, one after the other.
+        Args:
+            tokens: int32 [B, n].
+            prefix: int32 scalar, the number of known tokens.
+            num_completions: How often the decoder holds each sequence, one after the other.
         """
 
     @abc.abstractmethod
     def spec(self) -> Any:
-        """What it keeps as `tf.TensorSpec`s that hold for any number of sequences."""
+        """Returns the state as `tf.TensorSpec`s for any number of sequences."""
 
     @abc.abstractmethod
-    def logits(self, kept: Any, tokens, start, count: int) -> tuple[Any, Any]:
-        """Logits at positions `start` … `start` + `count` - 1, each given the tokens before it.
+    def logits(self, state: Any, tokens, start, count: int) -> tuple[Any, Any]:
+        """Returns logits at some positions, each given the tokens before it.
 
         Args:
-            kept: what `begin` or the last call kept.
-            tokens: of the last `window` before `start`, and of those after it, any may have
-                changed since the last call.
-            start: int32 scalar.
-            count: at most n.
+            state: The state from `begin` or the last call.
+            tokens: int32 [n, B]. Since the last call, the `window` tokens before `start` and any
+                after it may have changed.
+            start: int32 scalar, the first of the positions.
+            count: The number of positions, at most n.
 
-        Returns: float32 [count, B, V], and what it keeps.
+        Returns:
+            float32 [count, B, V], and the new state.
         """
 
 
 class ModelDraft(Draft):
-    """An autoregressive model, much smaller than the one that checks, with its own cache."""
+    """A draft by an autoregressive model that is much smaller than the one that checks.
+
+    `model.generate` makes one from a model given as `draft`.
+
+    Args:
+        model: An autoregressive model with a token head.
+
+    Example:
+        ```python
+        draft = ModelDraft(small_model)
+        draft.window = 8
+        completions = model.generate(images, keep_rows=16, draft=draft)
+        ```
+    """
 
     def __init__(self, model: TokenModel):
         check_autoregressive(model)
         self.model = model
 
     def check(self, config: ImageGPTConfig) -> None:
-        _check_sizes(self.model.config.image_size, self.model.config.vocabulary_size, config)
+        _check_sizes(self.model.config, config)
 
     def begin(self, tokens, prefix, num_completions):
         config = self.model.config
@@ -92,30 +110,36 @@ class ModelDraft(Draft):
     def spec(self):
         return cache_specs(self.model)
 
-    def logits(self, kept, tokens, start, count):
+    def logits(self, state, tokens, start, count):
         length = self.model.config.sequence_length
-        # Goes anew over what may have changed.
-        num_anew = min(self.window + count, length)
-        first = tf.clip_by_value(start - self.window, 0, length - num_anew)
-        previous = tf.gather(tokens, tf.maximum(first - 1 + tf.range(num_anew), 0))
-        logits, caches = decode_step(self.model, tf.transpose(previous), first, kept)
+        # The tokens of the last window may have changed.
+        num_positions = min(self.window + count, length)
+        first = tf.clip_by_value(start - self.window, 0, length - num_positions)
+        previous = tf.gather(tokens, tf.maximum(first - 1 + tf.range(num_positions), 0))
+        logits, caches = decode_step(self.model, tf.transpose(previous), first, state)
         logits = tf.gather(logits, start - first + tf.range(count), axis=1)
         return tf.transpose(logits, [1, 0, 2]), caches
 
 
 class NeighborDraft(Draft):
-    """Predicts a pixel from its place and from its neighbors left, above and beside that.
+    """Predicts a pixel from its position and the four neighbors before it in raster order.
 
-    Its logits are a sum of one row for the place and one for the color of each neighbor: a
-    lookup instead of a network.
+    The logits are sums of table rows, one for the position and one for the color of each
+    neighbor: a lookup instead of a network. For models whose tokens are pixels.
 
     Args:
-        places: float32 [n, V].
-        neighbors: float32 [4, V + 1, V], by the color of the pixel left, above, above left,
-            above right; the last row of each is for a neighbor outside the image.
+        places: float32 [n, V], by position.
+        neighbors: float32 [4, V + 1, V], by the color of the pixel left, above, above left and
+            above right. The last row of each table is for a neighbor outside the image.
 
     Raises:
-        InputError: tables of other shapes, or not finite.
+        InputError: A table has another shape or is not finite.
+
+    Example:
+        ```python
+        draft = NeighborDraft.fit(model.tokenizer.tokenize(train_images), vocabulary_size=512)
+        completions = model.generate(images, keep_rows=16, draft=draft)
+        ```
     """
 
     SUFFIX = ".npz"
@@ -123,9 +147,9 @@ class NeighborDraft(Draft):
     def __init__(self, places: np.ndarray, neighbors: np.ndarray):
         places, neighbors = (np.asarray(table, np.float32) for table in (places, neighbors))
         length, vocabulary_size = places.shape if places.ndim == 2 else (0, 0)
-        self.image_size = round(length**0.5)
-        self.vocabulary_size = vocabulary_size
-        expected = (len(NEIGHBOURS), vocabulary_size + 1, vocabulary_size)
+        self.image_size = math.isqrt(length)
+        self.sequence_length, self.vocabulary_size = length, vocabulary_size
+        expected = (len(NEIGHBORS), vocabulary_size + 1, vocabulary_size)
         if not length or self.image_size**2 != length or neighbors.shape != expected:
             raise InputError(
                 "a neighbor draft needs tables [n, V] with n a square, and [4, V + 1, V], "
@@ -138,19 +162,19 @@ class NeighborDraft(Draft):
 
     @classmethod
     def fit(cls, tokens: np.ndarray, vocabulary_size: int, seed: int = 0) -> "NeighborDraft":
-        """Counts how often each color follows each neighbor.
+        """Fits a draft to images by counting how often each color follows each neighbor.
 
-        A table holds the logarithms of what a color's frequency is beside a neighbor,
-        relative to its frequency at all; rare neighbors are backed off to the latter. The tables
-        are added with weights that maximize the likelihood of pixels of the given images.
+        A table holds the logarithm of a color's frequency next to a neighbor relative to its
+        overall frequency; rare neighbors are smoothed towards the latter. The tables are added
+        with weights that maximize the likelihood of a sample of pixels.
 
         Args:
-            tokens: int [N, n], of images like those to be completed.
+            tokens: int [N, n], of images like those to complete.
             vocabulary_size: V.
-            seed: of the choice of these pixels.
+            seed: The seed of the sample of pixels.
 
         Raises:
-            InputError: tokens of another shape or vocabulary.
+            InputError: The tokens have another shape or vocabulary.
         """
         tokens = _check_tokens(tokens, vocabulary_size)
         count, length = tokens.shape
@@ -160,13 +184,13 @@ class NeighborDraft(Draft):
             np.broadcast_to(np.arange(length), tokens.shape),
             *_neighbor_tokens(tokens, vocabulary_size),
         ]
-        sizes = [length] + [vocabulary_size + 1] * len(NEIGHBOURS)
+        sizes = [length] + [vocabulary_size + 1] * len(NEIGHBORS)
         tables = [
             _log_ratios(context, tokens, size, average)
             for context, size in zip(contexts, sizes, strict=True)
         ]
         chosen = np.random.default_rng(seed).choice(
-            tokens.size, min(tokens.size, WEIGHED_PIXELS), replace=False
+            tokens.size, min(tokens.size, MAX_FITTED_PIXELS), replace=False
         )
         features = [
             table[context.ravel()[chosen]] for table, context in zip(tables, contexts, strict=True)
@@ -177,7 +201,11 @@ class NeighborDraft(Draft):
         return cls(places, np.stack(tables[1:]) * weights[1:-1, None, None])
 
     def save(self, path: str | os.PathLike, overwrite: bool = False) -> None:
-        """Writes the tables as one `.npz`, whole or not at all.
+        """Writes the tables into an `.npz` file, completely or not at all.
+
+        Args:
+            path: The path of the file.
+            overwrite: Whether to replace an existing file.
 
         Raises:
             FileExistsError: `path` exists and `overwrite` is false.
@@ -187,11 +215,11 @@ class NeighborDraft(Draft):
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "NeighborDraft":
-        """Reads what `save` wrote.
+        """Reads a file that `save` wrote.
 
         Raises:
-            FileNotFoundError: no such file.
-            InputError: another kind of file.
+            FileNotFoundError: There is no such file.
+            InputError: The file does not hold a draft.
         """
         try:
             tables = np.load(path, allow_pickle=False)
@@ -203,7 +231,7 @@ class NeighborDraft(Draft):
             raise InputError(f"draft {path} is unusable: {error}") from None
 
     def check(self, config: ImageGPTConfig) -> None:
-        _check_sizes(self.image_size, self.vocabulary_size, config)
+        _check_sizes(self, config)
 
     def begin(self, tokens, prefix, num_completions):
         return ()
@@ -211,17 +239,17 @@ class NeighborDraft(Draft):
     def spec(self):
         return ()
 
-    def logits(self, kept, tokens, start, count):
-        size, length = self.vocabulary_size + 1, len(self.places)
+    def logits(self, state, tokens, start, count):
+        size, length = self.vocabulary_size + 1, self.sequence_length
         positions = start + tf.range(count)
-        beside = tf.gather(_neighbor_positions(self.image_size), positions)
-        colors = tf.gather(tokens, tf.minimum(beside, length - 1))
-        colors = tf.where((beside == length)[..., None], self.vocabulary_size, colors)
-        # One table of all four below each other.
-        rows = colors + size * tf.range(len(NEIGHBOURS))[:, None]
+        neighbors = tf.gather(_neighbor_positions(self.image_size), positions)
+        colors = tf.gather(tokens, tf.minimum(neighbors, length - 1))
+        colors = tf.where((neighbors == length)[..., None], self.vocabulary_size, colors)
+        # The four tables stacked to one.
+        rows = colors + size * tf.range(len(NEIGHBORS))[:, None]
         table = self.neighbors.reshape(-1, self.vocabulary_size)
-        of_neighbors = tf.reduce_sum(tf.gather(table, rows), axis=1)
-        return of_neighbors + tf.gather(self.places, positions)[:, None], kept
+        by_neighbors = tf.reduce_sum(tf.gather(table, rows), axis=1)
+        return by_neighbors + tf.gather(self.places, positions)[:, None], state
 
 
 def as_draft(draft: "Draft | TokenModel", config: ImageGPTConfig) -> Draft:
@@ -244,17 +272,19 @@ def _model_draft(model: TokenModel) -> ModelDraft:
     return ModelDraft(model)
 
 
-def _check_sizes(image_size, vocabulary_size, config):
-    if (image_size, vocabulary_size) != (config.image_size, config.vocabulary_size):
+def _check_sizes(draft: "NeighborDraft | ImageGPTConfig", config: ImageGPTConfig) -> None:
+    names = ["image_size", "vocabulary_size", "sequence_length"]
+    found, wanted = ([getattr(sizes, name) for name in names] for sizes in (draft, config))
+    if found != wanted:
         raise InputError(
-            f"draft must have the model's image_size={config.image_size} and "
-            f"vocabulary_size={config.vocabulary_size}, got {image_size} and {vocabulary_size}"
+            f"draft must have the model's image_size={wanted[0]}, vocabulary_size={wanted[1]} and "
+            f"sequence_length={wanted[2]}, got {found[0]}, {found[1]} and {found[2]}"
         )
 
 
 def _check_tokens(tokens, vocabulary_size) -> np.ndarray:
     tokens = np.asarray(tokens)
-    if tokens.ndim != 2 or not tokens.size or round(tokens.shape[1] ** 0.5) ** 2 != tokens.shape[1]:
+    if tokens.ndim != 2 or not tokens.size or math.isqrt(tokens.shape[1]) ** 2 != tokens.shape[1]:
         raise InputError(f"tokens must have shape [N, n], n a square, got {list(tokens.shape)}")
     check_positive("vocabulary_size", vocabulary_size)
     if tokens.dtype.kind not in "iu" or tokens.min() < 0 or tokens.max() >= vocabulary_size:
@@ -266,10 +296,10 @@ def _check_tokens(tokens, vocabulary_size) -> np.ndarray:
 
 
 def _neighbor_positions(image_size: int) -> np.ndarray:
-    """Positions of every pixel's neighbors, n for one outside: int32 [n, 4]."""
+    """Returns the positions of each pixel's neighbors, n for one outside: int32 [n, 4]."""
     rows, columns = np.divmod(np.arange(image_size**2), image_size)
-    positions = np.empty((image_size**2, len(NEIGHBOURS)), np.int32)
-    for index, (down, right) in enumerate(NEIGHBOURS):
+    positions = np.empty((image_size**2, len(NEIGHBORS)), np.int32)
+    for index, (down, right) in enumerate(NEIGHBORS):
         row, column = rows + down, columns + right
         inside = (row >= 0) & (column >= 0) & (column < image_size)
         positions[:, index] = np.where(inside, row * image_size + column, image_size**2)
@@ -277,14 +307,14 @@ def _neighbor_positions(image_size: int) -> np.ndarray:
 
 
 def _neighbor_tokens(tokens, vocabulary_size):
-    """For each kind of neighbor, its tokens [N, n], V for one outside."""
+    """Returns for each kind of neighbor its tokens [N, n], V for one outside."""
     padded = np.pad(tokens, [(0, 0), (0, 1)], constant_values=vocabulary_size)
-    positions = _neighbor_positions(round(tokens.shape[1] ** 0.5))
-    return [padded[:, positions[:, index]] for index in range(len(NEIGHBOURS))]
+    positions = _neighbor_positions(math.isqrt(tokens.shape[1]))
+    return [padded[:, positions[:, index]] for index in range(len(NEIGHBORS))]
 
 
 def _log_ratios(context, tokens, num_contexts, average) -> np.ndarray:
-    """ln of the smoothed frequency of each token in each context, over `average` [V]."""
+    """Returns ln of the smoothed frequency of each token in each context, over `average` [V]."""
     vocabulary_size = len(average)
     pairs = np.bincount(
         (context * vocabulary_size + tokens).ravel(), minlength=num_contexts * vocabulary_size
@@ -294,19 +324,20 @@ def _log_ratios(context, tokens, num_contexts, average) -> np.ndarray:
 
 
 def _fit_weights(features, tokens) -> np.ndarray:
-    """Weights [F] of features [F, P, V] that maximize the likelihood of tokens [P].
+    """Returns weights [F] of features [F, P, V] that maximize the likelihood of tokens [P].
 
-    Newton's method on a concave function, with a weak pull to equal weights that sum to one.
+    This is Newton's method on a concave function, with a weak prior for equal weights that sum
+    to one.
     """
     count = len(features)
     weights = start = np.full(count, 1 / count)
-    of_tokens = features[:, np.arange(len(tokens)), tokens]
+    token_features = features[:, np.arange(len(tokens)), tokens]
     for _ in range(NEWTON_STEPS):
         logits = np.tensordot(weights, features, 1)
         probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities /= probabilities.sum(axis=1, keepdims=True)
         means = (features * probabilities).sum(axis=2)
-        gradient = (of_tokens - means).sum(axis=1) - (weights - start)
+        gradient = (token_features - means).sum(axis=1) - (weights - start)
         squares = np.einsum("ipv,jpv,pv->ij", features, features, probabilities, optimize=True)
         curvature = squares - means @ means.T + np.eye(count)
         weights = weights + np.linalg.solve(curvature, gradient)

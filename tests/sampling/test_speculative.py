@@ -27,9 +27,9 @@ class WrongDraft(Draft):
     def spec(self):
         return ()
 
-    def logits(self, kept, tokens, start, count):
+    def logits(self, state, tokens, start, count):
         logits = tf.constant([1e9, 0.0, 0.0, 0.0])
-        return tf.tile(logits[None, None], [count, tf.shape(tokens)[1], 1]), kept
+        return tf.tile(logits[None, None], [count, tf.shape(tokens)[1], 1]), state
 
 
 @pytest.fixture(scope="session")
@@ -182,7 +182,7 @@ def test_a_file_that_is_no_draft_is_named(tmp_path, content):
 
 def test_drafts_that_do_not_fit_are_named(trained, digits, config, neighbor_draft):
     model, images = trained[0], digits[0][:1]
-    with pytest.raises(InputError, match="image_size=8 and vocabulary_size=4, got 4 and 8"):
+    with pytest.raises(InputError, match="image_size=8, vocabulary_size=4 .*=64, got 4, 8 and 16"):
         model.generate(images, keep_rows=2, draft=ImageGPT(config))
     with pytest.raises(InputError, match="draft must be a model or a NeighborDraft, got str"):
         model.generate(images, keep_rows=2, draft="small")
