@@ -92,7 +92,7 @@ def _check_images(images, config: ImageGPTConfig, kind: str = "array") -> None:
         actual not in (wanted, None)
         for actual, wanted in zip(shape[1:], (size, size, 3), strict=True)
     ):
-        hint = f"resize them: igpt_keras.data.augmentation.area(images, {size}, {size})"
+        hint = f"resize them: igpt_keras.data.augmentation.resize_area(images, {size}, {size})"
         if len(shape) == 3:
             hint = BATCH_HINTS[kind]
         elif shape[-1] not in (3, None):

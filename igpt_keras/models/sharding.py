@@ -1,7 +1,7 @@
-"""A model over several devices, for `keras.distribution.ModelParallel` (JAX backend).
+"""The layout of a model on several devices, for `keras.distribution.ModelParallel` (JAX).
 
-Each block is split as in Megatron-LM (Shoeybi et al., 2019): a device has some of the heads and
-some of the MLP's hidden units, for its share of the images.
+Each block is split as in Megatron-LM (Shoeybi et al., 2019): a device has some of the heads
+and some of the MLP's hidden units, for its share of the images.
 """
 
 import keras
@@ -11,9 +11,9 @@ from igpt_keras.network.config import ImageGPTConfig
 
 BATCH_AXIS, MODEL_AXIS = "batch", "model"
 
-# By a variable's path (a regular expression for all of it), the mesh axis that each of its axes
-# is split over. Both linear maps of a half block are split along what lies between them: the
-# first by its outputs, the second by its inputs, whose products are then summed.
+# Regular expressions for whole variable paths, and the mesh axis that each axis of these
+# variables is split over. The first projection of a pair is split by its outputs, the second by
+# its inputs; the products of the second are then summed over the devices.
 LAYOUTS = {
     r".*/attention/qkv/kernel": (None, MODEL_AXIS),
     r".*/attention/qkv/bias": (MODEL_AXIS,),
@@ -21,8 +21,8 @@ LAYOUTS = {
     r".*/mlp/up_proj/kernel": (None, MODEL_AXIS),
     r".*/mlp/up_proj/bias": (MODEL_AXIS,),
     r".*/mlp/down_proj/kernel": (MODEL_AXIS, None),
-    # By color: where these, or the positions, are split by hidden_dim, XLA splits the states
-    # between the blocks as well, and gathers them anew in every block.
+    # Split by token. If this or the position embedding is split by hidden_dim, XLA also splits
+    # the states between the blocks, and gathers them in every block.
     r".*/embedding/token_embedding": (MODEL_AXIS, None),
     r".*/token_head/kernel": (None, MODEL_AXIS),
 }
@@ -31,30 +31,41 @@ LAYOUTS = {
 def layout_map(
     config: ImageGPTConfig, device_mesh: keras.distribution.DeviceMesh
 ) -> keras.distribution.LayoutMap:
-    """How `ImageGPT` and `ImageGPTClassifier` lie on the devices of `device_mesh`.
+    """Returns how `ImageGPT` and `ImageGPTClassifier` lie on the devices of a mesh.
 
-    For `keras.distribution.ModelParallel` with `batch_dim_name="batch"`, set before the model
-    is made; its optimizer's state is then split in the same way. Split over the mesh axis
-    "model" are the matrices of the blocks, the token embedding and the token logits, and the
-    biases of what is split by its outputs. The rest has a copy on every device: norms, start
-    vector, biases that are added after a sum over devices, positions (0.2% of XL's parameters
-    at 64²) and class logits, whose number m need not divide.
+    Pass it to `keras.distribution.ModelParallel` with `batch_dim_name="batch"` before making
+    the model; the optimizer's state is then split in the same way. The mesh axis "model" splits
+    the matrices of the blocks, the token embedding, the token head, and the biases of
+    projections that are split by their outputs. Every device has a copy of the rest: norms,
+    start vector, biases added after a sum over devices, position embedding (0.2% of XL's
+    parameters at 64²) and class head, whose number of classes m need not divide.
 
-    Communication per block, for states [B, n, d] of a device's images: a sum over the devices
-    of "model" after the attention and one after the MLP, and two more in the gradient. Beyond
-    these, queries, keys and values [B, n, 3 d] are gathered once, and their gradient once: in
-    the kernel's order (query, key, value; head; unit), that of the published weights, the
-    columns of a device are not those of its heads.
+    Communication in a block, for the states [B, n, d] of a device's images: the attention and
+    the MLP end with one sum each over the devices of "model", and their gradients with two
+    more. Queries, keys and values [B, n, 3 d] are gathered once, and their gradients once,
+    because the kernel's order, that of the published weights (query, key, value; head; unit),
+    puts columns on a device that are not those of its heads.
 
     Args:
-        config: the sizes of the model.
-        device_mesh: of the axes "batch" and "model", in either order. Of b · m devices, m
-            share the model, and b such groups every batch, the number of whose images must
-            be a multiple of b.
+        config: The sizes of the model.
+        device_mesh: A mesh with the axes "batch" and "model", in either order. Of b · m
+            devices, m share the model, and b such groups share each batch, whose number of
+            images b must divide.
 
     Raises:
-        InputError: a mesh of other axes, or one whose m does not divide `num_heads` and
+        InputError: The mesh has other axes, or m does not divide `num_heads` and
             `vocabulary_size`.
+
+    Example:
+        ```python
+        mesh = keras.distribution.DeviceMesh((2, 4), ("batch", "model"))
+        keras.distribution.set_distribution(
+            keras.distribution.ModelParallel(
+                layout_map=layout_map(config, mesh), batch_dim_name="batch"
+            )
+        )
+        model = igpt_keras.ImageGPT(config)
+        ```
     """
     if sorted(device_mesh.axis_names) != [BATCH_AXIS, MODEL_AXIS]:
         raise InputError(

@@ -391,3 +391,43 @@ def test_unusable_masks_are_named(config, inputs, message):
 def test_unusable_arguments_are_named(config, build, message):
     with pytest.raises(InputError, match=message):
         build(config)
+
+
+@pytest.mark.parametrize(("objective", "rates"), [("ar", (0.003, 0.0003)), ("bert", (0.01, 0.001))])
+def test_compile_without_arguments_uses_the_optimizer_of_the_paper(config, objective, rates):
+    models = (ImageGPT(config, objective), ImageGPTClassifier(config, 3, objective))
+    for model, rate in zip(models, rates, strict=True):
+        model.compile()
+        assert type(model.optimizer) is keras.optimizers.Adam
+        assert (model.optimizer.beta_1, model.optimizer.beta_2) == (0.9, 0.95)
+        assert float(model.optimizer.learning_rate) == pytest.approx(rate)
+
+
+def test_keras_files_keep_how_a_model_was_compiled(config, tokens, tmp_path):
+    classifier = ImageGPTClassifier(config, 3)
+    classifier.compile(remat=True, micro_batches=2)
+    classifier.fit(tokens, LABELS, verbose=0)
+    classifier.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.backbone.remat and loaded.micro_batches == 2
+    for model in (classifier, loaded):
+        history = model.fit(tokens, LABELS, verbose=0).history
+        assert set(history) == {"loss", "accuracy", "bits_per_pixel", "gradient_norm"}
+    for expected, weight in zip(classifier.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_allclose(weight, expected, atol=1e-6)
+
+
+def test_metrics_given_to_compile_replace_the_accuracy(config, tokens):
+    classifier = ImageGPTClassifier(config, 3, generative_weight=0)
+    classifier.compile(metrics=["sparse_top_k_categorical_accuracy"])
+    result = classifier.evaluate(tokens, LABELS, verbose=0, return_dict=True)
+    assert set(result) == {"loss", "sparse_top_k_categorical_accuracy"}
+    classifier = ImageGPTClassifier(config, 3, generative_weight=0)
+    classifier.compile(metrics=None)
+    assert isinstance(classifier.evaluate(tokens, LABELS, verbose=0), float)
+
+
+@pytest.mark.parametrize("micro_batches", [0, -1])
+def test_unusable_micro_batches_are_named(config, micro_batches):
+    with pytest.raises(InputError, match=f"micro_batches must be at least 1, got {micro_batches}"):
+        ImageGPT(config).compile(micro_batches=micro_batches)
