@@ -105,22 +105,24 @@ class ImageGPTClassifier(GenerativeModel):
             ```
         """
         if isinstance(preset, ImageGPT):
-            model = preset
-        else:
-            stored = read_preset(preset, load_weights=load_weights)
-            found = model_classes.get(stored.class_name)
-            if issubclass(found, cls):
-                if num_classes not in (None, stored.settings.get("num_classes")):
-                    raise InputError(
-                        f"{preset} is a classifier of {stored.settings.get('num_classes')} "
-                        f"classes, got num_classes={num_classes}; start from a generative preset"
-                    )
-                return stored.build(found, load_weights, **settings)
-            if num_classes is None:
-                raise InputError(f"num_classes is missing: {preset} is not a classifier yet")
+            return cls._from_model(preset, num_classes, **settings)
+        stored = read_preset(preset, load_weights=load_weights)
+        found = model_classes.get(stored.class_name)
+        if not issubclass(found, cls):
             model = load_preset(preset, ImageGPT, load_weights=load_weights)
+            return cls._from_model(model, num_classes, **settings)
+        stored_classes = stored.settings.get("num_classes")
+        if num_classes not in (None, stored_classes):
+            raise InputError(
+                f"{preset} is a classifier of {stored_classes} classes, "
+                f"got num_classes={num_classes}; start from a generative preset"
+            )
+        return stored.build(found, load_weights, **settings)
+
+    @classmethod
+    def _from_model(cls, model: ImageGPT, num_classes: int | None, **settings: Any):
         if num_classes is None:
-            raise InputError("num_classes is missing: an ImageGPT has no classes yet")
+            raise InputError("num_classes is missing: a generative model has no classes yet")
         classifier = cls(
             model.config,
             num_classes,

@@ -16,7 +16,7 @@ from igpt_keras.models.keras_internals import TrainerOverrides
 
 
 class DistributedTrainer(TrainerOverrides):
-    """Mixed into a `keras.Model`, before it.
+    """A `keras.Model` that trains under any strategy as on one device.
 
     The loss of a step is the mean over the global batch, whatever share of it a replica has
     (it may be empty). Gradients are summed over the replicas before the optimizer clips,
@@ -79,7 +79,7 @@ class DistributedTrainer(TrainerOverrides):
         parts = tf.nest.map_structure(
             lambda x: tf.reshape(x[: each * count], (count, each, *x.shape[1:])), given
         )
-        if tf.get_static_value(size % count) == 0:
+        if tf.get_static_value(tf.math.floormod(size, count)) == 0:
             sums = [tf.zeros(v.shape, v.dtype) for v in self.trainable_variables]
         else:
             rest = tf.nest.map_structure(lambda x: x[each * count :], given)

@@ -1,37 +1,39 @@
 """What Image GPT and its classifier share: Keras models on one backbone."""
 
+# Keras declares that `ops.shape` may return None.
+# pyright: reportOptionalSubscript=false
+
 import contextlib
 import math
-import os
-import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from igpt_keras import paper, saving
+from igpt_keras import paper
 from igpt_keras.errors import InputError
 from igpt_keras.models.inputs import to_tokens
 from igpt_keras.models.keras_internals import first_added_loss
 from igpt_keras.models.masking import draw_fresh_mask
+from igpt_keras.models.task import Task
 from igpt_keras.network.backbone import ImageGPTBackbone
 from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.network.losses import autoregressive_nll, masked_nll
 from igpt_keras.tokenizers import load_tokenizer
 from igpt_keras.tokenizers.base import ImageTokenizer, bind, deserialize, serialize
 
-if keras.backend.backend() == "tensorflow":
+if TYPE_CHECKING or keras.backend.backend() == "tensorflow":
     from igpt_keras.models.distributed import DistributedTrainer as Trainer
 else:
 
-    class Trainer:
+    class Trainer(keras.Model):
         """Other backends distribute by themselves (`keras.distribution`)."""
 
         distribute_scope = contextlib.nullcontext
 
 
-class GenerativeModel(Trainer, keras.Model):
+class GenerativeModel(Trainer, Task):
     """Base of `ImageGPT` and `ImageGPTClassifier`: backbone, mask, generative loss, features.
 
     `fit`, `evaluate`, `predict` and calls take images uint8 [B, R, R, 3], tokens int32
@@ -256,7 +258,7 @@ class GenerativeModel(Trainer, keras.Model):
             keras.tree.map_structure(lambda x, i=i: x[i : i + batch_size], inputs)
             for i in range(0, max(num_images, 1), batch_size)
         ]
-        features = [ops.convert_to_numpy(self.layer_features(batch, layer)) for batch in batches]
+        features = [np.asarray(self.layer_features(batch, layer)) for batch in batches]
         return np.concatenate(features)
 
     def layer_features(self, tokens, layer: int):
@@ -270,24 +272,6 @@ class GenerativeModel(Trainer, keras.Model):
         tokens = self._with_mask(to_tokens(self, tokens))
         return ops.stack([pool(n) for n in self.backbone.normalized_states(tokens)], axis=1)
 
-    def generate(self, images, **settings):
-        """Completes images: `igpt_keras.sampling.generate.generate` with this model."""
-        from igpt_keras.sampling.generate import generate
-
-        return generate(self, images, **settings)
-
-    def sample(self, num_samples, **settings):
-        """Samples images from nothing: `igpt_keras.sampling.generate.sample` with this model."""
-        from igpt_keras.sampling.generate import sample
-
-        return sample(self, num_samples, **settings)
-
-    def score(self, images, **settings):
-        """Log-likelihoods of images: `igpt_keras.sampling.scoring.score` with this model."""
-        from igpt_keras.sampling.scoring import score
-
-        return score(self, images, **settings)
-
     def save_assets(self, folder: str) -> None:
         """Writes the tokenizer into a `.keras` file; called by Keras."""
         if self.tokenizer is not None:
@@ -296,53 +280,6 @@ class GenerativeModel(Trainer, keras.Model):
     def load_assets(self, folder: str) -> None:
         """Reads what `save_assets` wrote: a tokenizer's weights are not in `get_config`."""
         self.tokenizer = load_tokenizer(folder) or self.tokenizer
-
-    @classmethod
-    def from_preset(cls, preset: str | os.PathLike, *, load_weights: bool = True, **settings: Any):
-        """Loads a model.
-
-        Args:
-            preset: A preset folder or the folder of a run; a `.keras` file; a folder of
-                Hugging Face Transformers; the prefix of a checkpoint of the original
-                TensorFlow code, or its folder; `hf://<owner>/<name>`; or the name of a
-                preset, such as "image_gpt_small".
-            load_weights: Whether to load the weights; False leaves them random.
-            **settings: Arguments of the class to change, such as `dtype`.
-
-        Raises:
-            FileNotFoundError: There is nothing at `preset`.
-            InputError: It is not a model or one of another class, or a part of it is missing
-                or damaged.
-
-        Example:
-            ```python
-            model = igpt_keras.ImageGPT.from_preset("image_gpt_small", load_weights=False)
-            ```
-        """
-        return saving.load_preset(preset, cls, load_weights=load_weights, **settings)
-
-    def save_to_preset(
-        self,
-        path: str | os.PathLike,
-        *,
-        training: dict[str, Any] | None = None,
-        overwrite: bool = False,
-    ) -> pathlib.Path:
-        """Writes the model and its tokenizer as a folder that `from_preset` reads.
-
-        Args:
-            path: The folder.
-            training: How the model was trained, JSON-serializable.
-            overwrite: Whether to replace an existing folder of a model.
-
-        Returns:
-            The folder's path.
-
-        Raises:
-            FileExistsError: `path` exists and `overwrite` is false, or it is not the folder
-                of a model.
-        """
-        return saving.save_to_preset(self, path, training=training, overwrite=overwrite)
 
     def check_layer(self, layer: int) -> None:
         """Raises `InputError` for a layer that features cannot be taken from."""

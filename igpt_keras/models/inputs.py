@@ -41,7 +41,7 @@ def to_tokens(model, inputs: Any) -> Any:
         tokenizer = tokenizer_of(model)
         if keras.backend.backend() == "tensorflow" and keras.ops.is_tensor(inputs):
             return tokenizer.tokenize_in_graph(inputs)
-        return tokenizer.tokenize(keras.ops.convert_to_numpy(inputs))
+        return tokenizer.tokenize(np.asarray(inputs))
     else:
         _check_tokens(inputs, model.config)
     return inputs

@@ -9,12 +9,8 @@ from typing import Any
 import keras
 
 
-class TrainerOverrides:
-    """Overrides of Keras' TensorFlow trainer, mixed into a `keras.Model` before it."""
-
-    distribute_strategy: Any
-    get_metrics_result: Any
-    _symbolic_build: Any
+class TrainerOverrides(keras.Model):
+    """Overrides of Keras' TensorFlow trainer."""
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Builds compiled losses and metrics from the batch of the first replica.

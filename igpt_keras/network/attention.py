@@ -3,6 +3,9 @@
 Shapes: B images, n positions, H heads of width D.
 """
 
+# Keras declares that `ops.shape` may return None.
+# pyright: reportOptionalSubscript=false
+
 import math
 from typing import Any, NamedTuple
 

@@ -5,7 +5,11 @@ Shapes: B images, n positions, d `hidden_dim`, H heads of width D = d / H, V
 weights are those of the published code (`igpt_keras.paper`).
 """
 
+# Keras declares that `ops.shape` may return None.
+# pyright: reportOptionalSubscript=false
+
 from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import ops
@@ -271,10 +275,11 @@ def _projection(
     units: int, stddev: float, name: str, layer: SelfAttention | MLP
 ) -> keras.layers.Dense:
     """Returns a projection of `layer`, with its bias and dtype settings."""
+    initializer: Any = RandomNormal(stddev=stddev)
     return keras.layers.Dense(
         units,
         use_bias=layer.use_bias,
-        kernel_initializer=RandomNormal(stddev=stddev),
+        kernel_initializer=initializer,
         name=name,
         dtype=layer.dtype_policy,
     )

@@ -1,5 +1,8 @@
 """Generative losses in nats per token, float32. Shapes: B images, n positions, V tokens."""
 
+# Keras declares that `ops.shape` may return None.
+# pyright: reportOptionalSubscript=false
+
 from keras import ops
 
 

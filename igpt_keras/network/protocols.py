@@ -15,12 +15,12 @@ class TokenModel(Protocol):
     """A model from tokens int32 [B, n] to logits float32 [B, n, V].
 
     Attributes:
-        config: the sizes.
+        config: The sizes.
         objective: "ar" or "bert".
-        backbone: tokens to the normalized final states.
-        token_head: these states to logits; missing where `generative_weight` is 0.
-        tokenizer: images to tokens and back, or None.
-        generative_weight: factor of the generative loss.
+        backbone: Maps tokens to the normalized final states.
+        token_head: Maps these states to logits; missing if `generative_weight` is 0.
+        tokenizer: Maps images to tokens and back; may be None.
+        generative_weight: Factor of the generative loss.
     """
 
     config: ImageGPTConfig

@@ -117,6 +117,37 @@ def test_every_block_is_recomputed_on_jax_in_training_and_evaluation(tmp_path):
     )
 
 
+def test_images_train_as_their_tokens_on_jax(tmp_path):
+    pytest.importorskip("jax")
+    run_python(
+        """
+        import keras, numpy as np, igpt_keras
+        generator = np.random.default_rng(0)
+        images = generator.integers(0, 256, (6, 4, 4, 3)).astype("uint8")
+        palette = igpt_keras.ColorPalette(generator.uniform(-1, 1, (8, 3)))
+        config = igpt_keras.ImageGPTConfig(4, 8, 16, 2, 2)
+        results = []
+        for inputs in (images, palette.tokenize(images)):
+            keras.utils.set_random_seed(0)
+            model = igpt_keras.ImageGPT(config, tokenizer=palette)
+            model.compile()
+            model.fit(inputs, validation_data=(inputs, None), epochs=2, verbose=0)
+            results.append([*model.get_weights(), model.predict(inputs, verbose=0)])
+            results[-1].append(model.features(inputs, 1))
+        for of_images, of_tokens in zip(*results, strict=True):
+            np.testing.assert_array_equal(of_images, of_tokens)
+        try:
+            model.compile(micro_batches=2)
+        except igpt_keras.InputError as error:
+            assert "TensorFlow backend, got jax" in str(error), error
+        else:
+            raise AssertionError("micro_batches were ignored")
+        """,
+        "jax",
+        tmp_path,
+    )
+
+
 def test_hugging_face_folders_need_no_tensorflow(tmp_path):
     pytest.importorskip("jax")
     fixture = str(FIXTURES / "hf" / "causal")
