@@ -1,4 +1,4 @@
-"""Where a model trains: on one device, several, several hosts, or a TPU."""
+"""Distribution strategies: one device, several, several hosts, or a TPU."""
 
 import functools
 import json
@@ -13,19 +13,35 @@ STRATEGIES = ("auto", "none", "mirrored", "multi-worker", "tpu")
 
 
 def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
-    """A `tf.distribute` strategy, under whose scope models are made.
+    """Returns a `tf.distribute` strategy, in whose scope models are made.
 
-    Call it before anything else of TensorFlow: devices are set up once.
+    Call it before other TensorFlow functions: devices are initialized once.
 
     Args:
-        name: "none", the first device; "mirrored", all GPUs of this host (without any, all
-            logical CPU devices); "multi-worker", all hosts that `TF_CONFIG` names; "tpu", the
-            one that `TPU_NAME` names, or this host's; "auto", the first of multi-worker, tpu
-            and mirrored that the environment speaks of or more than one GPU is there for,
-            else none.
+        name: One of
+
+            - "none": the first device.
+            - "mirrored": all GPUs of this host, or, without GPUs, all logical CPU devices.
+            - "multi-worker": all hosts in `TF_CONFIG`.
+            - "tpu": the TPU that `TPU_NAME` names, or that of this host.
+            - "auto": "multi-worker" if `TF_CONFIG` names several workers, else "tpu" if
+              `TPU_NAME` is set, else "mirrored" with more than one GPU, else "none".
+
+    Returns:
+        The strategy.
 
     Raises:
-        InputError: an unknown name, or hosts or a TPU that are not there.
+        InputError: The name is unknown, or the hosts or the TPU cannot be found.
+
+    Example:
+
+    ```python
+    import igpt_keras
+    from igpt_keras.training.strategies import make_strategy
+
+    with make_strategy("auto").scope():
+        model = igpt_keras.ImageGPT(config)
+    ```
     """
     if name not in STRATEGIES:
         raise InputError(f"strategy must be one of {', '.join(STRATEGIES)}, got {name!r}")
@@ -54,7 +70,7 @@ def _from_environment() -> str:
 
 
 def _workers() -> list[str]:
-    """The workers, a chief first, that `TF_CONFIG` names."""
+    """The workers in `TF_CONFIG`, the chief first."""
     text = os.environ.get("TF_CONFIG") or "{}"
     try:
         cluster = json.loads(text).get("cluster", {})
@@ -65,7 +81,7 @@ def _workers() -> list[str]:
 
 @functools.cache
 def _mirrored_strategy() -> tf.distribute.MirroredStrategy:
-    """The same at every call: collectives of two strategies in one process get mixed up."""
+    """Is cached: collectives of two strategies in one process interfere with each other."""
     gpus = tf.config.list_logical_devices("GPU")
     devices = gpus or tf.config.list_logical_devices("CPU")
     return tf.distribute.MirroredStrategy([device.name for device in devices])
@@ -77,12 +93,12 @@ def _tpu_strategy() -> tf.distribute.TPUStrategy:
             os.environ.get("TPU_NAME", "local")
         )
     except (ValueError, tf.errors.OpError) as error:
-        raise InputError(f"strategy=tpu found no TPU, set TPU_NAME to its name: {error}") from error
+        raise InputError(f"strategy=tpu found no TPU; set TPU_NAME to its name: {error}") from error
     return tf.distribute.TPUStrategy(resolver)
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process is the one that writes files: one alone, or the first of several."""
+    """Returns whether this process writes files: the only worker, or the first of several."""
     resolver = strategy.cluster_resolver
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) or resolver is None:
         return True
@@ -92,7 +108,7 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 def check_batch_size(strategy: tf.distribute.Strategy, batch_size: int) -> None:
-    """Raises `InputError` for a global batch that cannot be shared out evenly."""
+    """Raises `InputError` where the replicas cannot share a global batch evenly."""
     replicas = strategy.num_replicas_in_sync
     if batch_size % replicas:
         raise InputError(
@@ -103,15 +119,18 @@ def check_batch_size(strategy: tf.distribute.Strategy, batch_size: int) -> None:
 def distribute(
     batches: Callable[[int, int], tf.data.Dataset], strategy: tf.distribute.Strategy
 ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
-    """Batches for `fit`, of which every worker reads its own share alone.
+    """Returns batches for `fit`, of which every worker reads only its own share.
 
     Args:
-        batches: the worker's index and the number of workers to its equal share of every
-            global batch, as `TrainingStream.dataset` gives it.
-        strategy: that of the model.
+        batches: Function from a worker's index and the number of workers to its equal share of
+            every global batch, such as `TrainingStream.dataset`.
+        strategy: The strategy of the model.
+
+    Returns:
+        Batches that Keras or `tf.distribute` splits among the replicas.
     """
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        # Keras shares these out among the replicas.
+        # Keras splits these among the replicas.
         return batches(0, 1)
 
     def of_worker(context):

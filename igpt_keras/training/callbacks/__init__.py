@@ -1,1 +1,1 @@
-"""Callbacks of Keras, one a file."""
+"""Keras callbacks for training, one per module."""

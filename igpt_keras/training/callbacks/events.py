@@ -26,7 +26,7 @@ def can_write_events() -> bool:
 
 
 class EventWriter:
-    """Writes scalars and images to a new event file; they are on disk when a call returns.
+    """Writes scalars and images to a new event file, and flushes after every call.
 
     Args:
         folder: Folder of event files.

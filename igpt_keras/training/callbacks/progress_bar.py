@@ -1,4 +1,4 @@
-"""How far a training is, for a person or for a log."""
+"""Progress of a training, for a terminal or for a log."""
 
 import json
 import math
@@ -14,39 +14,43 @@ from igpt_keras.training.callbacks.running_means import updates_done
 
 FORMS = ("auto", "json", "quiet")
 SECONDS_BETWEEN_LINES = 10
-# Steps that fast hardware takes in milliseconds and slow hardware in a minute: the speed is
-# that of the last ten minutes, but of not more than rich's 1,000 updates.
+# A step takes from milliseconds to a minute. rich measures the speed over this many seconds, or
+# over the last 1,000 updates.
 SPEED_PERIOD = 600
 
 
 class ProgressBar(keras.callbacks.Callback):
-    """Step, latest figures, images/s and time left of a whole run, which may be several `fit`s.
+    """Shows step, latest metrics, speed and remaining time of a run of one or more `fit` calls.
 
-    At a terminal that is a bar. Elsewhere it is a line of text at the end of every Keras
-    epoch, and of the records of a `HistoryLogger` one in ten seconds. The time left is by the speed
-    of this process, validation included.
+    On a terminal this is a bar. Elsewhere it is a line of text at the end of every epoch and,
+    with a `HistoryLogger`, at most every ten seconds between. The remaining time follows from
+    the speed of this process, including validation.
 
-    A context manager, so that the terminal is as before whatever ends the run:
-
-    >>> with ProgressBar("pre-training", ("loss", "val_loss")) as bar:
-    ...     model.fit(tokens, callbacks=[bar], verbose=0)
-
-    The figures are those of Keras' logs at the end of an epoch; with `show` among the
-    listeners of a `HistoryLogger` they are the means since its last record:
-
-    >>> journal = HistoryLogger("run", every=10, batch_size=128, listeners=[bar.show])
-    >>> model.fit(tokens, callbacks=[journal, bar], verbose=0)
+    It is a context manager, which restores the terminal however the run ends. Metrics are those
+    of Keras' logs at the end of an epoch; with `show` as a listener of a `HistoryLogger` they are
+    the means since its last record.
 
     Args:
-        description: what stands before the bar.
-        metrics: names of the figures to show, as in the logs of `fit`; JSON has all.
-        total_steps: of the run, with those before it was resumed; else that of the `fit`.
-        form: "auto"; "json", one object a line for every record (or epoch, without a
-            `HistoryLogger`), with `total_steps` and `seconds_left` besides; "quiet", nothing.
-        console: where to; the standard output unless given.
+        description: Text before the bar.
+        metrics: Names of the metrics to show, as in the logs of `fit`. JSON has all of them.
+        total_steps: Steps of the whole run, including those before it was resumed; None for
+            those of `fit`.
+        form: "auto"; "json" for one object a line for every record (or epoch, without a
+            `HistoryLogger`), with `total_steps` and `seconds_left`; or "quiet".
+        console: The console to write to; None for standard output.
 
     Raises:
-        InputError: another form.
+        InputError: The form is unknown.
+
+    Example:
+
+    ```python
+    from igpt_keras.training import HistoryLogger, ProgressBar
+
+    with ProgressBar("pre-training", ("loss", "val_loss")) as bar:
+        logger = HistoryLogger("run", every=10, batch_size=128, listeners=[bar.show])
+        model.fit(tokens, batch_size=128, callbacks=[logger, bar], verbose=0)
+    ```
     """
 
     def __init__(
@@ -66,16 +70,16 @@ class ProgressBar(keras.callbacks.Callback):
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=16),
-            TextColumn("{task.fields[position]} {task.fields[figures]}"),
+            TextColumn("{task.fields[position]} {task.fields[metrics]}"),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             console=console,
             speed_estimate_period=SPEED_PERIOD,
         )
-        self.progress.add_task(description, total=total_steps, start=False, position="", figures="")
+        self.progress.add_task(description, total=total_steps, start=False, position="", metrics="")
         (self._task,) = self.progress.tasks
         self._step: int | None = None
-        self._figures: dict[str, Any] = {}
-        self._has_journal = False
+        self._latest: dict[str, Any] = {}
+        self._has_logger = False
         self._last_line = -math.inf
 
     def __enter__(self) -> "ProgressBar":
@@ -88,15 +92,15 @@ class ProgressBar(keras.callbacks.Callback):
             self.progress.stop()
 
     def show(self, record: dict[str, float | None]) -> None:
-        """Shows the figures of a record of a `HistoryLogger`."""
-        self._has_journal = True
+        """Shows a record of a `HistoryLogger`."""
+        self._has_logger = True
         self._advance(record["step"])
         self._report(record, any(name.startswith("val_") for name in record))
 
     def on_train_begin(self, logs=None):
         if self._step is None:
             self._step = updates_done(self.model)
-            # Not an update, by which the speed would be that of steps done before.
+            # `update` would count the steps before a resumed run in the speed.
             self.progress.reset(self._task.id, completed=self._step)
         if self._task.total is None and self.params["steps"]:
             total = self._step + self.params["epochs"] * self.params["steps"]
@@ -113,26 +117,26 @@ class ProgressBar(keras.callbacks.Callback):
         if self.params["steps"]:
             self._advance(self._start_of_epoch + self.params["steps"])
         elif self._task.total is None:
-            # Of data that say only now how many batches they have.
+            # The number of batches is known only at the end of the first epoch.
             total = self._step + (self.params["epochs"] - epoch - 1) * (
                 self._step - self._start_of_epoch
             )
             self.progress.update(self._task.id, total=total)
             self._advance(self._step)
-        if not self._has_journal:
+        if not self._has_logger:
             self._report({"step": self._step, **logs}, True)
 
-    def _advance(self, step):
+    def _advance(self, step: int) -> None:
         self._step = step
         total = "?" if self._task.total is None else f"{self._task.total:.0f}"
         self.progress.update(self._task.id, completed=step, position=f"{step}/{total}")
 
-    def _report(self, record, at_once):
-        """`at_once`: also if a line was printed a moment ago."""
-        self._figures |= {name: value for name, value in record.items() if value is not None}
+    def _report(self, record: dict[str, float | None], at_once: bool) -> None:
+        """Shows a record; `at_once` also where a line was printed a moment ago."""
+        self._latest |= {name: value for name, value in record.items() if value is not None}
         shown = [*self.metrics, "images_per_second"]
-        figures = [_in_words(name, self._figures[name]) for name in shown if name in self._figures]
-        self.progress.update(self._task.id, figures=", ".join(figures))
+        metrics = [_in_words(name, self._latest[name]) for name in shown if name in self._latest]
+        self.progress.update(self._task.id, metrics=", ".join(metrics))
         left = self._task.time_remaining
         if self.form == "json":
             numbers = {"total_steps": self._task.total, "seconds_left": left}
@@ -147,13 +151,13 @@ class ProgressBar(keras.callbacks.Callback):
                 self._last_line = now
                 remaining = [] if left is None else [f"{_clock(left)} left"]
                 head = f"{self._task.description}: step {self._task.fields['position']}"
-                self._print(", ".join([head, *figures, *remaining]))
+                self._print(", ".join([head, *metrics, *remaining]))
 
-    def _print(self, line):
+    def _print(self, line: str) -> None:
         print(line, file=self.progress.console.file, flush=True)
 
 
-def _in_words(name, value):
+def _in_words(name: str, value: float) -> str:
     if name == "loss":
         return f"loss {value:.3f} nats"
     if name == "bits_per_pixel":
@@ -163,8 +167,8 @@ def _in_words(name, value):
     return f"{name} {value:.3f}"
 
 
-def _clock(seconds):
-    """Hours, minutes and seconds."""
+def _clock(seconds: float) -> str:
+    """Formats a duration as H:MM:SS."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"

@@ -16,21 +16,21 @@ STEPS_PER_EPOCH, EPOCHS = 5, 3
 
 
 class Losses(keras.callbacks.Callback):
-    """What Keras says of every step; remembers how many steps it heard of."""
+    """Keras' loss after every step; its state is how many steps it has seen."""
 
     def __init__(self):
         super().__init__()
-        self.heard, self.losses = 0, []
+        self.seen, self.losses = 0, []
 
     def on_train_batch_end(self, batch, logs=None):
-        self.heard += 1
+        self.seen += 1
         self.losses.append(logs["loss"])
 
     def get_state(self):
-        return {"heard": self.heard}
+        return {"seen": self.seen}
 
     def set_state(self, state):
-        self.heard = state["heard"]
+        self.seen = state["seen"]
 
 
 def batches(step):
@@ -132,7 +132,7 @@ def test_callbacks_go_on_from_what_they_knew(config, tmp_path):
     again = Losses()
     checkpoints = CheckpointManager(tmp_path, 100, callbacks={"losses": again})
     train(config, checkpoints, callbacks=[again])
-    assert (losses.heard, again.heard) == (7, 15)
+    assert (losses.seen, again.seen) == (7, 15)
     whole = Losses()
     train(config, CheckpointManager(tmp_path / "whole", 100), callbacks=[whole])
     assert [*losses.losses, *again.losses] == whole.losses
@@ -146,7 +146,7 @@ def test_a_callback_may_be_new_in_a_training_that_goes_on(config, tmp_path):
     train(
         config, CheckpointManager(tmp_path, 100, callbacks={"losses": losses}), callbacks=[losses]
     )
-    assert losses.heard == 8
+    assert losses.seen == 8
 
 
 def test_a_state_that_cannot_be_written_leaves_the_last_one(config, tmp_path):

@@ -24,7 +24,7 @@ def _untrained():
 def diverged_at(losses, detector=None, execution=1, steps_of_epoch=None, restart_at=None):
     """The step at which the detector raises on a run of these losses, or None.
 
-    At `restart_at` another detector goes on from what the first remembers.
+    At `restart_at` another detector resumes from the state of the first.
     """
     detector = detector or DivergenceDetector(len(losses))
     detector.set_model(_untrained())

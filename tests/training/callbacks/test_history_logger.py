@@ -98,12 +98,12 @@ def test_a_record_holds_the_means_over_the_steps_since_the_last(config, images, 
             nll -= np.take_along_axis(logits, part[..., None], axis=-1)[..., 0]
             losses.append(nll.mean())
 
-    heard = []
-    logger = HistoryLogger(tmp_path, 3, BATCH_SIZE, listeners=[heard.append])
+    records_seen = []
+    logger = HistoryLogger(tmp_path, 3, BATCH_SIZE, listeners=[records_seen.append])
     model = new_model(config)
     fit(model, images, [Losses(), logger], epochs=2)
     records = read_history(tmp_path)
-    assert records == heard
+    assert records == records_seen
     # At multiples of 3, and at the ends of both epochs.
     assert [record["step"] for record in records] == [3, 5, 6, 9, 10]
     before = 0
@@ -292,10 +292,12 @@ def test_the_rate_beneath_a_loss_scale(config, images, tmp_path):
 
 
 def test_other_workers_write_nothing(config, images, tmp_path):
-    heard = []
-    logger = HistoryLogger(tmp_path / "run", 1, BATCH_SIZE, listeners=[heard.append], writes=False)
+    records_seen = []
+    logger = HistoryLogger(
+        tmp_path / "run", 1, BATCH_SIZE, listeners=[records_seen.append], writes=False
+    )
     fit(new_model(config), images, [logger], epochs=1)
-    assert not list(tmp_path.iterdir()) and not heard
+    assert not list(tmp_path.iterdir()) and not records_seen
 
 
 def test_on_jax_without_tensorflow_there_is_a_history(config, images, tmp_path):

@@ -60,10 +60,10 @@ def test_elsewhere_it_is_a_line_an_epoch(model, tokens, capsys):
     assert lines[-1].endswith("0:00:00 left")
 
 
-def test_with_a_journal_the_figures_are_those_of_its_records(model, tokens, tmp_path, capsys):
+def test_with_a_logger_the_metrics_are_those_of_its_records(model, tokens, tmp_path, capsys):
     with ProgressBar("pre-training", METRICS) as bar:
-        journal = HistoryLogger(tmp_path, every=2, batch_size=2, listeners=[bar.show])
-        fit(model, tokens, [journal, bar])
+        logger = HistoryLogger(tmp_path, every=2, batch_size=2, listeners=[bar.show])
+        fit(model, tokens, [logger, bar])
     lines = capsys.readouterr().out.splitlines()
     ends = [record for record in read_history(tmp_path) if "val_loss" in record]
     # The first record, and then the ends of epochs: the others follow within ten seconds.
@@ -76,8 +76,8 @@ def test_with_a_journal_the_figures_are_those_of_its_records(model, tokens, tmp_
 
 def test_json_has_one_object_a_record(model, tokens, tmp_path, capsys):
     with ProgressBar("run", METRICS, form="json") as bar:
-        journal = HistoryLogger(tmp_path, every=2, batch_size=2, listeners=[bar.show])
-        fit(model, tokens, [journal, bar])
+        logger = HistoryLogger(tmp_path, every=2, batch_size=2, listeners=[bar.show])
+        fit(model, tokens, [logger, bar])
     objects = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     records = read_history(tmp_path)
     assert len(objects) == len(records) == 5
@@ -87,7 +87,7 @@ def test_json_has_one_object_a_record(model, tokens, tmp_path, capsys):
     assert objects[-1]["seconds_left"] == 0
 
 
-def test_json_without_a_journal_has_one_object_an_epoch(model, tokens, capsys):
+def test_json_without_a_logger_has_one_object_an_epoch(model, tokens, capsys):
     with ProgressBar("run", (), form="json") as bar:
         history = fit(model, tokens, [bar])
     objects = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
