@@ -46,7 +46,6 @@ def write_report(
         FileExistsError: `output` exists and must not be replaced.
 
     Example:
-
     ```python
     from igpt_keras.report import write_report
 

@@ -11,7 +11,6 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -112,7 +111,6 @@ def pretrain(
         Interrupted: `checkpoints.stop` was called; a checkpoint is on disk.
 
     Example:
-
     ```python
     import igpt_keras
     from igpt_keras.data import open_data
@@ -128,9 +126,9 @@ def pretrain(
     history = pretrain(model, tokens[:-100], tokens[-100:], epochs=1)
     ```
     """
-    _check(train, steps_per_epoch, checkpoints)
+    arrays = train if callable(train) else (train,)
+    steps = _count_steps(arrays, batch_size, steps_per_epoch, checkpoints)
     keras.utils.set_random_seed(seed)
-    steps = steps_per_epoch if callable(train) else math.ceil(len(train) / batch_size)
     if warmup_steps is None:
         warmup_steps = paper.WARMUP_EPOCHS * steps
     schedule = warmup_cosine(learning_rate, warmup_steps, total_steps=epochs * steps)
@@ -139,7 +137,7 @@ def pretrain(
     model.compile(optimizer, remat=remat, micro_batches=micro_batches)
     return _fit(
         model,
-        train if callable(train) else (train,),
+        arrays,
         steps_per_epoch=steps,
         checkpoints=checkpoints,
         epochs=epochs,
@@ -219,7 +217,7 @@ def finetune(
             "train must be a tuple of inputs and labels, or a function from a step to batches "
             f"of both, got {type(train).__name__}"
         )
-    _check(train, steps_per_epoch, checkpoints)
+    steps = _count_steps(train, batch_size, steps_per_epoch, checkpoints)
     keras.utils.set_random_seed(seed)
     with classifier.distribute_scope():
         optimizer = adam(learning_rate, clip_norm)
@@ -230,7 +228,7 @@ def finetune(
     history = _fit(
         classifier,
         train,
-        steps_per_epoch=steps_per_epoch,
+        steps_per_epoch=steps,
         checkpoints=checkpoints,
         should_stop=lambda: early_stopping is not None and early_stopping.should_stop,
         epochs=epochs,
@@ -245,18 +243,28 @@ def finetune(
     return FineTuningHistory(history, early_stopping.best_epoch + 1)
 
 
-def _check(train: Any, steps_per_epoch: int | None, checkpoints: CheckpointManager | None) -> None:
-    if callable(train) and steps_per_epoch is None:
-        raise InputError("steps_per_epoch must be given where train is a function")
-    if checkpoints is not None and not callable(train):
+def _count_steps(
+    train: tuple | Batches,
+    batch_size: int,
+    steps_per_epoch: int | None,
+    checkpoints: CheckpointManager | None,
+) -> int:
+    """Returns the steps of an epoch; raises `InputError` where the arguments do not agree."""
+    if callable(train):
+        if steps_per_epoch is None:
+            raise InputError("steps_per_epoch must be given where train is a function")
+        return steps_per_epoch
+    if checkpoints is not None:
         raise InputError("checkpoints need train as a function from a step to batches, got arrays")
+    # Inputs may be tokens with masks, labels are one array.
+    return math.ceil(len(train[-1]) / batch_size)
 
 
 def _fit(
     model: keras.Model,
     train: tuple | Batches,
     *,
-    steps_per_epoch: int | None,
+    steps_per_epoch: int,
     checkpoints: CheckpointManager | None,
     batch_size: int,
     should_stop: Callable[[], bool] = lambda: False,

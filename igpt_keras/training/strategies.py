@@ -34,7 +34,6 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
         InputError: The name is unknown, or the hosts or the TPU cannot be found.
 
     Example:
-
     ```python
     import igpt_keras
     from igpt_keras.training.strategies import make_strategy

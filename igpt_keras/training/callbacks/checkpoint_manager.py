@@ -59,7 +59,6 @@ class CheckpointManager(keras.callbacks.Callback):
         InputError: `every` or `max_to_keep` is less than 1.
 
     Example:
-
     ```python
     import numpy as np
     import tensorflow as tf

@@ -119,7 +119,6 @@ class DivergenceDetector(keras.callbacks.Callback):
         InputError: A number is not positive.
 
     Example:
-
     ```python
     from igpt_keras.training import DivergenceDetector, Diverged
 

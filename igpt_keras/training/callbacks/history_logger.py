@@ -61,7 +61,6 @@ class HistoryLogger(keras.callbacks.Callback):
         InputError: `every` or `batch_size` is less than 1.
 
     Example:
-
     ```python
     from igpt_keras.training import HistoryLogger, read_history
 
@@ -115,7 +114,7 @@ class HistoryLogger(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         seconds = time.perf_counter() - self._start
         before = self._means.step
-        steps = self._means.update(batch, logs)
+        steps = self._means.update(batch, logs or {})
         if not self._compiles:
             self._seconds += seconds
             self._timed_steps += steps
@@ -124,6 +123,7 @@ class HistoryLogger(keras.callbacks.Callback):
             self._record({})
 
     def on_epoch_end(self, epoch, logs=None):
+        logs = logs or {}
         if self.params["steps"]:
             # Keras reports no batch end where the data ends within an execution of several steps.
             running = {k: v for k, v in logs.items() if not k.startswith("val_")}

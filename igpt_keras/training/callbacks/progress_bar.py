@@ -43,7 +43,6 @@ class ProgressBar(keras.callbacks.Callback):
         InputError: The form is unknown.
 
     Example:
-
     ```python
     from igpt_keras.training import HistoryLogger, ProgressBar
 
@@ -65,7 +64,7 @@ class ProgressBar(keras.callbacks.Callback):
         if form not in FORMS:
             raise InputError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
         self.metrics = metrics
-        console = console or Console()
+        console = Console() if console is None else console
         self.form = ("bar" if console.is_terminal else "lines") if form == "auto" else form
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -77,7 +76,8 @@ class ProgressBar(keras.callbacks.Callback):
         )
         self.progress.add_task(description, total=total_steps, start=False, position="", metrics="")
         (self._task,) = self.progress.tasks
-        self._step: int | None = None
+        self._step = 0
+        self._started = False
         self._latest: dict[str, Any] = {}
         self._has_logger = False
         self._last_line = -math.inf
@@ -94,12 +94,12 @@ class ProgressBar(keras.callbacks.Callback):
     def show(self, record: dict[str, float | None]) -> None:
         """Shows a record of a `HistoryLogger`."""
         self._has_logger = True
-        self._advance(record["step"])
+        self._advance(int(record["step"] or 0))
         self._report(record, any(name.startswith("val_") for name in record))
 
     def on_train_begin(self, logs=None):
-        if self._step is None:
-            self._step = updates_done(self.model)
+        if not self._started:
+            self._step, self._started = updates_done(self.model), True
             # `update` would count the steps before a resumed run in the speed.
             self.progress.reset(self._task.id, completed=self._step)
         if self._task.total is None and self.params["steps"]:
@@ -124,7 +124,7 @@ class ProgressBar(keras.callbacks.Callback):
             self.progress.update(self._task.id, total=total)
             self._advance(self._step)
         if not self._has_logger:
-            self._report({"step": self._step, **logs}, True)
+            self._report({"step": self._step, **(logs or {})}, True)
 
     def _advance(self, step: int) -> None:
         self._step = step

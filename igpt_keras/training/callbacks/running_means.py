@@ -13,13 +13,13 @@ class RunningMeans:
     an epoch of 60,000 steps the mean of a single step is accurate to a percent.
 
     Attributes:
-        step: Steps since the training began; None before `begin`.
+        step: Steps since the training began; 0 before `begin`.
         steps: The steps that the next `result` averages over.
     """
 
     def __init__(self):
-        self.step: int | None = None
-        self.steps = 0
+        self.step = self.steps = 0
+        self._begun = False
         self._sums: dict[str, float] = {}
         self._totals: dict[str, float] = {}
         self._steps_of_epoch = 0
@@ -27,8 +27,8 @@ class RunningMeans:
 
     def begin(self, model: keras.Model) -> None:
         """Sets the first step to that of `model`, unless it is known. Call it as `fit` begins."""
-        if self.step is None:
-            self.step = updates_done(model)
+        if not self._begun:
+            self.step, self._begun = updates_done(model), True
 
     def update(self, batch: int, logs: dict[str, float]) -> int:
         """Adds the running means after `batch`, an index within the epoch of this `fit`.
@@ -71,7 +71,7 @@ class RunningMeans:
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Restores what `get_state` returned; the next `fit` trains the rest of that epoch."""
-        self.step, self.steps = state["step"], state["steps"]
+        self.step, self.steps, self._begun = state["step"], state["steps"], True
         self._sums, self._totals = dict(state["sums"]), dict(state["totals"])
         self._steps_of_epoch = self._steps_before_fit = state["steps_of_epoch"]
 
