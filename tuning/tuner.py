@@ -142,8 +142,6 @@ class LearningRateSearch(keras_tuner.Tuner):
             value = self.experiment.run(settings, self.run_folder(trial), [_Hooks(self, trial)])
         except Diverged as diverged:
             trial.message = str(diverged)
-            if self.writes:
-                self.experiment.remove_checkpoints(self.run_folder(trial))
             value = -math.inf if objective.direction == "max" else math.inf
         except Exception as error:
             raise _Failed(error) from error
@@ -181,11 +179,11 @@ class LearningRateSearch(keras_tuner.Tuner):
         """Returns the settings that must stay the same when the search is resumed."""
         space = keras_tuner.HyperParameters()
         space.Choice(RATE, self.oracle.rates.values())
-        settings = self.experiment.described(space)
+        settings = self.experiment.describe(space)
         return {
             "settings": settings,
             "hyperparameters": space.get_config()["space"],
-            "images": self.experiment.images.fingerprints(),
+            "images": self.experiment.data.fingerprints(),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:

@@ -127,7 +127,7 @@ def pretraining(digits: Digits, palette: igpt_keras.ColorPalette, folder: pathli
     model.save_to_preset(folder / "pretrained", training=training)
 
     loss = model.evaluate(test, batch_size=len(test), verbose=0, return_dict=True)["loss"]
-    baselines = generative_baselines(train, test, NUM_COLORS, config.image_size)
+    baselines = generative_baselines(train, test, NUM_COLORS, model.tokenizer.grid)
     neighbor = min(baselines.pop("left pixel"), baselines.pop("pixel above"))
     others = [f"{name} {nll:.3f}" for name, nll in baselines.items()]
     others.append(f"best single neighbor {neighbor:.3f}")

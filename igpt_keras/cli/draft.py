@@ -6,6 +6,7 @@ import click
 
 from igpt_keras.cli.command import command
 from igpt_keras.cli.options import DATA, MODEL, output, overwrite, seed
+from igpt_keras.cli.training import print_bad_images
 from igpt_keras.errors import InputError
 
 
@@ -23,16 +24,16 @@ def draft(model: str, data, output: pathlib.Path, seed: int, overwrite: bool):
     `igpt complete --draft`, MODEL samples the same pixels as without it.
     """
     from igpt_keras.atomic import check_replaceable
-    from igpt_keras.runs.tokenizers import load_with_palette
+    from igpt_keras.runs.tokenizers import load_with_tokenizer
     from igpt_keras.sampling.drafts import NeighborDraft
 
     if output.suffix != NeighborDraft.SUFFIX:
         raise InputError(f"--output must end in {NeighborDraft.SUFFIX}, got {output}")
     check_replaceable(output, overwrite)
-    loaded = load_with_palette(model)
-    tokenized = data.tokenize(data.open().train, loaded.tokenizer)
+    loaded = load_with_tokenizer(model)
+    tokenized = data.tokenize(data.data_set.train, loaded)
     fitted = NeighborDraft.fit(tokenized.tokens, loaded.config.vocabulary_size, seed)
     fitted.save(output, overwrite)
-    data.report_bad_images()
+    print_bad_images(data)
     click.echo(f"Fitted a draft to {len(tokenized.tokens):,} images")
     click.echo(f"Wrote {output}")

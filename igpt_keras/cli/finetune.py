@@ -12,19 +12,15 @@ from igpt_keras.cli.options import (
     DATA,
     MODEL,
     POSITIVE,
-    RECORDING,
+    PROGRESS,
     TRAINING,
     batch_size,
     output,
     overwrite,
     seed,
 )
-from igpt_keras.cli.resume import (
-    check_nothing_changes,
-    exit_interrupted,
-    resume_option,
-    say_if_finished,
-)
+from igpt_keras.cli.resume import check_nothing_changes, resume_option
+from igpt_keras.cli.training import print_bad_images, print_result, train
 
 
 @command(
@@ -73,11 +69,11 @@ from igpt_keras.cli.resume import (
                 help="Number of random images of each class to train on, which also limits the "
                 "batch size.",
             ),
-            *RECORDING,
+            *TRAINING,
             seed("Random seed for new weights, the subset of images, their order and masks."),
         ),
     ),
-    TRAINING,
+    PROGRESS,
     overwrite("Replace an existing run."),
 )
 @click.pass_context
@@ -86,7 +82,7 @@ def finetune(
     model: str,
     resume: pathlib.Path | None,
     data,
-    training,
+    progress: str,
     output: pathlib.Path,
     overwrite: bool,
     settings: dict,
@@ -98,43 +94,46 @@ def finetune(
     after the current step and save a checkpoint; --resume continues from the last checkpoint,
     also after a crash.
     """
-    from igpt_keras.atomic import check_replaceable
-    from igpt_keras.runs.finetune import KIND, Material, Run, Settings
-    from igpt_keras.runs.folder import RUN_FILE
-    from igpt_keras.training.callbacks.checkpoint_manager import Interrupted
-    from igpt_keras.training.strategies import is_chief, make_strategy
+    from igpt_keras.runs import Finetune
 
-    settings = Settings(**settings)
     if resume is not None:
         check_nothing_changes(context)
-        if say_if_finished(output, training):
-            return
-    strategy = make_strategy(training.strategy)
-    writes = is_chief(strategy)
-    if writes and resume is None:
-        check_replaceable(output, overwrite, marker=RUN_FILE)
-    material = Material.open(model, data, settings, strategy)
-    if resume is not None:
-        run = Run.resume(material, settings, training, output)
-    else:
-        run = Run(command_line(), material, settings, training, output)
-        if writes:
-            run.create(overwrite)
-    try:
-        metrics = run.finish(strategy)
-    except Interrupted as interrupted:
-        exit_interrupted(interrupted, KIND, output)
-    if writes:
-        data.report_bad_images()
-        _show(metrics, output, training)
+    run = Finetune.open(
+        Finetune.Settings(model=model, **settings),
+        data,
+        output,
+        resume=resume is not None,
+        overwrite=overwrite,
+        command=command_line(),
+    )
+    if not run.finished and progress != "quiet":
+        print_result(_plan(run), progress)
+    result = train(run, ("loss", "val_accuracy"), progress)
+    if result is not None:
+        print_bad_images(data)
+        _show(result.metrics, output, progress)
 
 
-def _show(metrics: dict[str, Any], output: pathlib.Path, training) -> None:
+def _plan(run) -> str:
+    """Returns how many images there are, and how long the training takes."""
+    images = f"{run.num_images} images to train, {len(run.held_out['test'])} to test"
+    if "validation" not in run.held_out:
+        return (
+            f"{images}\nThe validation images are trained on: no early stopping, exactly "
+            f"{run.settings.epochs} epochs"
+        )
+    return (
+        f"{images}\n{len(run.held_out['validation'])} to validate: at most {run.settings.epochs} "
+        f"epochs, ended by {run.settings.patience} without a better validation accuracy"
+    )
+
+
+def _show(metrics: dict[str, Any], output: pathlib.Path, progress: str) -> None:
     """Prints the metrics as a table, and where they are."""
     from rich.console import Console
     from rich.table import Table
 
-    from igpt_keras.runs.result import RESULT_FILE
+    from igpt_keras.runs.folder import RESULT_FILE
     from igpt_keras.saving import MODEL_FOLDER
 
     table = Table(title="Fine-tuning", title_justify="left")
@@ -152,5 +151,7 @@ def _show(metrics: dict[str, Any], output: pathlib.Path, training) -> None:
             table.add_row(row, format(metrics[name], form))
     epochs = len(metrics["history"]["loss"])
     table.add_row("best epoch", f"{metrics['best_epoch']} of {epochs}")
-    Console(stderr=training.progress == "json").print(table)
-    training.conclude(f"Wrote the classifier {output / MODEL_FOLDER} and {output / RESULT_FILE}")
+    Console(stderr=progress == "json").print(table)
+    print_result(
+        f"Wrote the classifier {output / MODEL_FOLDER} and {output / RESULT_FILE}", progress
+    )

@@ -21,12 +21,6 @@ def _data_options(skip_bad_images: bool, **values: Any):
     return DataOptions(**values, decoder=ImageDecoder(skip_bad_images))
 
 
-def _training_options(**values: Any):
-    from igpt_keras.runs.options import TrainingOptions
-
-    return TrainingOptions(**values)
-
-
 DATA = OptionGroup(
     "data",
     (
@@ -80,49 +74,41 @@ PROGRESS = option(
     "object per line.",
 )
 
-TRAINING = OptionGroup(
-    "training",
-    (
-        option(
-            "--strategy",
-            type=click.Choice(["auto", "none", "mirrored", "multi-worker", "tpu"]),
-            default="auto",
-            help="Devices to train on. The batch size is the total over all devices.",
-        ),
-        option(
-            "--precision",
-            type=click.Choice(["float32", "mixed_bfloat16", "mixed_float16"]),
-            default="float32",
-            help="Compute precision. Weights, norms, softmax and losses stay in float32.",
-        ),
-        option(
-            "--micro-batches",
-            type=COUNT,
-            default=1,
-            help="Number of parts of a batch to process one after another, to save memory.",
-        ),
-        option(
-            "--remat",
-            is_flag=True,
-            help="Recompute activations in the backward pass, to save memory.",
-        ),
-        option(
-            "--clip-norm",
-            type=POSITIVE,
-            show_default="no clipping",
-            help="Maximum global norm of the gradient.",
-        ),
-        option(
-            "--stop-on-divergence/--no-stop-on-divergence",
-            default=True,
-            help="Stop with exit status 3 if the loss is not finite or spikes without recovering.",
-        ),
-        PROGRESS,
+TRAINING = (
+    option(
+        "--strategy",
+        type=click.Choice(["auto", "none", "mirrored", "multi-worker", "tpu"]),
+        default="auto",
+        help="Devices to train on. The batch size is the total over all devices.",
     ),
-    _training_options,
-)
-
-RECORDING = (
+    option(
+        "--precision",
+        type=click.Choice(["float32", "mixed_bfloat16", "mixed_float16"]),
+        default="float32",
+        help="Compute precision. Weights, norms, softmax and losses stay in float32.",
+    ),
+    option(
+        "--micro-batches",
+        type=COUNT,
+        default=1,
+        help="Number of parts of a batch to process one after another, to save memory.",
+    ),
+    option(
+        "--remat",
+        is_flag=True,
+        help="Recompute activations in the backward pass, to save memory.",
+    ),
+    option(
+        "--clip-norm",
+        type=POSITIVE,
+        show_default="no clipping",
+        help="Maximum global norm of the gradient.",
+    ),
+    option(
+        "--stop-on-divergence/--no-stop-on-divergence",
+        default=True,
+        help="Stop with exit status 3 if the loss is not finite or spikes without recovering.",
+    ),
     option(
         "--checkpoint-every",
         type=COUNT,

@@ -9,6 +9,7 @@ from igpt_keras import paper
 from igpt_keras.cli import Group
 from igpt_keras.cli.command import argument, command, option
 from igpt_keras.cli.options import COUNT, DATA, PATH, output, overwrite, seed
+from igpt_keras.cli.training import print_bad_images
 from igpt_keras.errors import InputError
 
 
@@ -69,10 +70,10 @@ def fit(
     if output.suffix != SUFFIX:
         raise InputError(f"--output must end in {SUFFIX}, got {output}")
     check_replaceable(output, overwrite)
-    images = training_images(data, data.open(), image_size, max_images, seed)
+    images = training_images(data, image_size, max_images, seed)
     fitted = ColorPalette.fit(images, num_colors, seed, max_pixels)
     fitted.save(output, overwrite)
-    data.report_bad_images()
+    print_bad_images(data)
     click.echo(f"Fitted {num_colors} colors to {len(images):,} images; {_error(fitted, images)}")
     click.echo(f"Wrote {output}")
 
@@ -118,12 +119,12 @@ def show(
     from igpt_keras.data.splits import FileSplit
     from igpt_keras.data.tokenization import read_images
     from igpt_keras.pictures import save_png, stacked, swatches
-    from igpt_keras.runs.tokenizers import read_palette
+    from igpt_keras.runs.tokenizers import read_tokenizer
 
     if images and data:
         raise click.UsageError("give IMAGES or --data, not both")
     check_replaceable(output, overwrite)
-    shown, model_size = read_palette(palette_or_model)
+    shown, model_size = read_tokenizer(palette_or_model)
     size = image_size or model_size
     pictures = [swatches(shown.rgb)]
     message = f"Wrote {output}: {shown.vocabulary_size} colors"

@@ -10,19 +10,15 @@ from igpt_keras.cli.options import (
     COUNT,
     DATA,
     POSITIVE,
-    RECORDING,
+    PROGRESS,
     TRAINING,
     batch_size,
     output,
     overwrite,
     seed,
 )
-from igpt_keras.cli.resume import (
-    check_nothing_changes,
-    exit_interrupted,
-    resume_option,
-    say_if_finished,
-)
+from igpt_keras.cli.resume import check_nothing_changes, resume_option
+from igpt_keras.cli.training import print_bad_images, print_result, train
 
 MODEL_OPTIONS = (
     option(
@@ -44,7 +40,6 @@ MODEL_OPTIONS = (
     option("--hidden-dim", type=COUNT, help="Width of the model, instead of the preset's."),
     option("--num-heads", type=COUNT, help="Number of attention heads, instead of the preset's."),
     option(
-        "palette",
         "--tokenizer",
         metavar="PATH",
         show_default="fit a palette",
@@ -89,11 +84,11 @@ MODEL_OPTIONS = (
                 help="Number of models to keep: the last one and those after 1/2, 1/4, … of the "
                 "steps. The best one is kept as well.",
             ),
-            *RECORDING,
+            *TRAINING,
             seed(),
         ),
     ),
-    TRAINING,
+    PROGRESS,
     overwrite("Replace an existing run."),
 )
 @click.pass_context
@@ -101,7 +96,7 @@ def pretrain(
     context: click.Context,
     resume: pathlib.Path | None,
     data,
-    training,
+    progress: str,
     output: pathlib.Path,
     overwrite: bool,
     settings: dict,
@@ -113,34 +108,20 @@ def pretrain(
     training after the current step and save a checkpoint; --resume continues from the last
     checkpoint, also after a crash.
     """
-    from igpt_keras.atomic import check_replaceable
-    from igpt_keras.runs.folder import RUN_FILE
-    from igpt_keras.runs.pretrain import KIND, Images, Run, Settings, find_palette
-    from igpt_keras.training.callbacks.checkpoint_manager import Interrupted
-    from igpt_keras.training.strategies import check_batch_size, is_chief, make_strategy
+    from igpt_keras.runs import Pretrain
 
-    settings = Settings(**settings)
     if resume is not None:
         check_nothing_changes(context)
-        if say_if_finished(output, training):
-            return
-    strategy = make_strategy(training.strategy)
-    check_batch_size(strategy, settings.batch_size)
-    if resume is not None:
-        run = Run.resume(Images.open(data), settings, training, output)
-    else:
-        writes = is_chief(strategy)
-        if writes:
-            check_replaceable(output, overwrite, marker=RUN_FILE)
-        images = Images.open(data)
-        palette = find_palette(images, settings)
-        run = Run(command_line(), images, settings, training, output, palette)
-        if writes:
-            run.create(overwrite)
-    try:
-        loss = run.finish(strategy)
-    except Interrupted as interrupted:
-        exit_interrupted(interrupted, KIND, output)
-    if is_chief(strategy):
-        data.report_bad_images()
-        training.conclude(f"Validation loss: {loss:.4f} nats per pixel. Wrote {output}")
+    run = Pretrain.open(
+        Pretrain.Settings(**settings),
+        data,
+        output,
+        resume=resume is not None,
+        overwrite=overwrite,
+        command=command_line(),
+    )
+    result = train(run, ("loss", "bits_per_pixel", "val_loss"), progress)
+    if result is not None:
+        print_bad_images(data)
+        loss = result.metrics["validation_loss"]
+        print_result(f"Validation loss: {loss:.4f} nats per pixel. Wrote {output}", progress)

@@ -18,6 +18,7 @@ from igpt_keras.cli.options import (
     overwrite,
     seed,
 )
+from igpt_keras.cli.training import print_bad_images
 
 
 class Integers(click.ParamType):
@@ -56,9 +57,9 @@ class Integers(click.ParamType):
         (
             option(
                 "--method",
-                type=click.Choice(["lbfgs", "sgd"]),
                 default="lbfgs",
-                help="Method of fitting. SGD reads the features from "
+                metavar="NAME",
+                help="Method of fitting: lbfgs, sgd or a plug-in's. SGD reads the features from "
                 "disk, for data sets too large for L-BFGS.",
             ),
             option(
@@ -81,7 +82,7 @@ class Integers(click.ParamType):
             ),
             option(
                 "--baseline",
-                type=click.Choice(["pixels", "tokens"]),
+                metavar="NAME",
                 help="Probe pixels, or the colors of tokens, at the image size and with the "
                 "palette of MODEL, instead of its features.",
             ),
@@ -123,13 +124,16 @@ def probe(
     validation images; the test images are only used to measure the accuracy. With
     --train-on-validation each classifier is then trained again on training and validation images.
     """
-    from igpt_keras.runs.probe import Run, Settings
-    from igpt_keras.runs.result import RESULT_FILE
+    from igpt_keras.cli.stages import StageBars
+    from igpt_keras.runs import Probe
+    from igpt_keras.runs.folder import RESULT_FILE
 
-    settings = Settings(**settings)
-    metrics = Run(command_line(), model, data, settings, output, feature_cache).finish(overwrite)
-    data.report_bad_images()
-    _show(metrics, settings)
+    settings = Probe.Settings(model=model, feature_cache=feature_cache, **settings)
+    run = Probe.open(settings, data, output, overwrite=overwrite, command=command_line())
+    with StageBars() as bars:
+        result = run.run([bars])
+    print_bad_images(data)
+    _show(result.metrics, settings)
     click.echo(f"Wrote {output / RESULT_FILE}")
 
 
@@ -138,9 +142,10 @@ def _show(metrics: dict[str, Any], settings) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    chosen = "learning rate" if settings.method == "sgd" else "C"
+    others = {"layer", "validation_accuracy", "test_accuracy", "converged"}
+    chosen = next((name for name in metrics["layers"][0] if name not in others), "setting")
     table = Table(title="Linear probes", title_justify="left")
-    for column in ("features", "validation", "test", chosen):
+    for column in ("features", "validation", "test", chosen.replace("_", " ")):
         table.add_column(column, justify="left" if column == "features" else "right")
     for entry in metrics["layers"]:
         layer = entry["layer"]
@@ -165,7 +170,7 @@ def _show(metrics: dict[str, Any], settings) -> None:
 
 
 def _add_row(table, entry: dict[str, Any], chosen: str, name: str) -> None:
-    value = f"{entry[chosen.replace(' ', '_')]:g}"
+    value = f"{entry[chosen]:g}" if chosen in entry else ""
     if not entry.get("converged", True):
         value += ", not converged"
     accuracies = (entry["validation_accuracy"], entry["test_accuracy"])

@@ -1,10 +1,5 @@
 """`--resume RUN`, for commands that train in a run's folder."""
 
-import pathlib
-import shlex
-import sys
-from typing import NoReturn
-
 import click
 from click.core import ParameterSource
 
@@ -41,26 +36,9 @@ def check_nothing_changes(context: click.Context) -> None:
         parameter.opts[0] if isinstance(parameter, click.Option) else parameter.name.upper()
         for parameter in context.command.params
         if context.get_parameter_source(parameter.name) == ParameterSource.COMMANDLINE
-        and parameter.name not in {"resume", *LAYOUT}
+        and parameter.name not in {"resume", "progress", *LAYOUT}
     ]
     if given:
         raise click.UsageError(
             f"--resume uses the options that the run was started with; leave out {', '.join(given)}"
         )
-
-
-def say_if_finished(output: pathlib.Path, training) -> bool:
-    """Returns whether the run in `output` is finished, and says so."""
-    from igpt_keras.runs.result import RESULT_FILE
-
-    if not (output / RESULT_FILE).exists():
-        return False
-    training.conclude(f"{output} is finished: nothing is left to do")
-    return True
-
-
-def exit_interrupted(interrupted, kind: str, output: pathlib.Path) -> NoReturn:
-    """Says how to resume, and exits with the status that the signal asks for."""
-    command = shlex.join(["igpt", kind, "--resume", str(output)])
-    click.echo(f"{interrupted}; resume with: {command}", err=True)
-    sys.exit(128 + interrupted.signal_number)

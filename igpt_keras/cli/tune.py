@@ -13,9 +13,10 @@ from igpt_keras import paper
 from igpt_keras.cli import Group
 from igpt_keras.cli.command import command, command_line, option, to_command_line
 from igpt_keras.cli.finetune import finetune as finetune_command
-from igpt_keras.cli.options import DATA, PROGRESS, TRAINING, output
+from igpt_keras.cli.options import DATA, PROGRESS, output
 from igpt_keras.cli.pretrain import pretrain as pretrain_command
 from igpt_keras.cli.probe import probe as probe_command
+from igpt_keras.cli.training import print_bad_images
 from igpt_keras.errors import InputError
 from igpt_keras.extras import require
 
@@ -127,9 +128,7 @@ def pretrain(**values):
             hp.Choice("size", list(sizes))
         return _made(Settings, options_of(hp.values))
 
-    experiment = PretrainExperiment(
-        _data(values), settings, _training(values), command=command_line()
-    )
+    experiment = PretrainExperiment(_data(values), settings, command=command_line())
     tuner = _run(experiment, values)
     table = _table_of_sizes(tuner, options_of) if sizes else None
     _report(tuner, _commands(tuner, pretrain_command, values, options_of), values, table)
@@ -145,13 +144,7 @@ def finetune(**values):
     from igpt_keras.runs.finetune import Settings
     from tuning import FinetuneExperiment
 
-    experiment = FinetuneExperiment(
-        values["model"],
-        _data(values),
-        _made(Settings, values),
-        _training(values),
-        command=command_line(),
-    )
+    experiment = FinetuneExperiment(_data(values), _made(Settings, values), command=command_line())
     tuner = _run(experiment, values)
     _report(tuner, _commands(tuner, finetune_command, values, lambda _: values), values)
 
@@ -164,11 +157,11 @@ def probe(**values):
     first learning rate is 30, unless --start gives another.
     """
     from igpt_keras.runs.probe import Settings
-    from igpt_keras.runs.tokenizers import load_with_palette
+    from igpt_keras.runs.tokenizers import load_with_tokenizer
     from tuning import ProbeExperiment
 
     layers = values.pop("layers")
-    model = load_with_palette(values["model"])
+    model = load_with_tokenizer(values["model"])
     layers = list(range(model.config.num_layers + 1)) if layers is None else layers
     for layer in layers:
         model.check_layer(layer)
@@ -181,9 +174,7 @@ def probe(**values):
         return _made(Settings, options_of(hp.values))
 
     features = values["output"] / "features"
-    experiment = ProbeExperiment(
-        values["model"], _data(values), settings, features=features, command=command_line()
-    )
+    experiment = ProbeExperiment(_data(values), settings, features=features, command=command_line())
     tuner = _run(experiment, values)
     _report(tuner, _commands(tuner, probe_command, values, options_of), values)
 
@@ -196,11 +187,6 @@ def _made(kind: type, values: dict[str, Any]):
 
 def _data(values: dict[str, Any]):
     return DATA.gather(dict(values))
-
-
-def _training(values: dict[str, Any]):
-    """Returns the options of trials, whose progress is shown by the search."""
-    return dataclasses.replace(TRAINING.gather(dict(values)), progress="quiet")
 
 
 def _run(experiment, values: dict[str, Any]):
@@ -289,7 +275,7 @@ def _report(tuner, commands: list[str | None], values: dict[str, Any], table=Non
         click.echo(f"{of}{verdict(search)}", err=to_stderr)
         if line is not None:
             click.echo(f"  {line}", err=to_stderr)
-    tuner.experiment.data.report_bad_images()
+    print_bad_images(tuner.experiment.data)
     write_summary(tuner, commands, output)
     written = [SUMMARY_FILE, *_draw(tuner, output)]
     click.echo(f"Wrote {', '.join(written)} in {output}", err=to_stderr)

@@ -1,1 +1,1 @@
-"""What a model is measured against."""
+"""What models are measured by: losses, accuracies, linear probes and baselines."""

@@ -1,69 +1,162 @@
-"""Baselines: what simple models reach on the same split."""
+"""Baselines: count-based models of images, and probes of images without a model.
+
+`BASELINES` holds the count-based models and `PROBE_BASELINES` the features of the probes, each by
+name.
+"""
+
+import abc
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from igpt_keras.data.labeled import LabeledImages, LabeledTokens
-from igpt_keras.evaluation.probes import LBFGS, LayerFeatures, ProbeSplits, fit_probe
-from igpt_keras.tokenizers.color_palette import ColorPalette
+from igpt_keras.evaluation.probe_features import LayerFeatures
+from igpt_keras.evaluation.probe_methods import LBFGS, fit_probe
+from igpt_keras.evaluation.probes import ProbeSplits
+from igpt_keras.registry import Registry
+from igpt_keras.tokenizers import ImageTokenizer
+
+
+class CountBaseline(abc.ABC):
+    """A distribution of each token given a context, from counts in training images.
+
+    Counts start at 1 (Laplace).
+
+    Args:
+        tokens: Training images, int [N, rows, columns].
+        vocabulary_size: V; as a context, V stands for "none".
+    """
+
+    def __init__(self, tokens: np.ndarray, vocabulary_size: int):
+        self.vocabulary_size = vocabulary_size
+        counts = np.ones((vocabulary_size + 1, vocabulary_size))
+        np.add.at(counts, (self.context(tokens).ravel(), tokens.ravel()), 1)
+        self.probabilities = counts / counts.sum(axis=1, keepdims=True)
+
+    @abc.abstractmethod
+    def context(self, tokens: np.ndarray) -> np.ndarray:
+        """Returns the context of each of int [N, rows, columns], a number in 0…V."""
+
+    def loss(self, tokens: np.ndarray) -> float:
+        """Returns the mean negative log-likelihood in nats per token."""
+        return float(-np.log(self.probabilities[self.context(tokens), tokens]).mean())
+
+
+BASELINES: Registry[type[CountBaseline]] = Registry("baseline")
+
+
+@BASELINES.register("uniform")
+class Uniform(CountBaseline):
+    """All tokens are equally likely."""
+
+    def __init__(self, tokens: np.ndarray, vocabulary_size: int):
+        self.vocabulary_size = vocabulary_size
+
+    def context(self, tokens: np.ndarray) -> np.ndarray:
+        return np.zeros_like(tokens)
+
+    def loss(self, tokens: np.ndarray) -> float:
+        return float(np.log(self.vocabulary_size))
+
+
+@BASELINES.register("unigram")
+class Unigram(CountBaseline):
+    """A token has the same distribution everywhere."""
+
+    def context(self, tokens: np.ndarray) -> np.ndarray:
+        return np.zeros_like(tokens)
+
+
+@BASELINES.register("left pixel")
+class LeftPixel(CountBaseline):
+    """The context is the token on the left."""
+
+    def context(self, tokens: np.ndarray) -> np.ndarray:
+        padding = [(0, 0), (0, 0), (1, 0)]
+        return np.pad(tokens, padding, constant_values=self.vocabulary_size)[:, :, :-1]
+
+
+@BASELINES.register("pixel above")
+class PixelAbove(CountBaseline):
+    """The context is the token above."""
+
+    def context(self, tokens: np.ndarray) -> np.ndarray:
+        padding = [(0, 0), (1, 0), (0, 0)]
+        return np.pad(tokens, padding, constant_values=self.vocabulary_size)[:, :-1]
 
 
 def generative_baselines(
-    tokens: np.ndarray, held_out: np.ndarray, vocabulary_size: int, image_size: int
+    tokens: np.ndarray, held_out: np.ndarray, vocabulary_size: int, grid: tuple[int, int]
 ) -> dict[str, float]:
-    """Losses in nats per pixel of count-based models, fitted to `tokens`.
-
-    Counts start at 1 (Laplace). The two conditional models see the pixel to the
-    left or above; a pixel without such a neighbor conditions on "none".
+    """Returns the losses of all count-based models, in nats per token, by name.
 
     Args:
-        tokens: int32 [N, n], what the counts are taken from.
-        held_out: int32 [M, n], what the losses are of.
+        tokens: Training images, int [N, n].
+        held_out: Images to measure the losses on, int [M, n].
         vocabulary_size: V.
-        image_size: R, n = R².
-
-    Returns: the losses of "uniform", "unigram", "left pixel" and "pixel above".
+        grid: Rows and columns of tokens; n is their product.
     """
-
-    def conditional(neighbor):
-        counts = np.ones((vocabulary_size + 1, vocabulary_size))
-        np.add.at(counts, (neighbor(tokens).ravel(), tokens.ravel()), 1)
-        probabilities = counts / counts.sum(axis=1, keepdims=True)
-        return float(-np.log(probabilities[neighbor(held_out).ravel(), held_out.ravel()]).mean())
-
-    def shifted(flat, axis):
-        images = flat.reshape(-1, image_size, image_size)
-        padding = [(0, 0), (0, 0), (0, 0)]
-        padding[axis] = (1, 0)
-        padded = np.pad(images, padding, constant_values=vocabulary_size)
-        return np.take(padded, np.arange(image_size), axis=axis)
-
+    train, test = (np.reshape(x, (-1, *grid)).astype(np.int32) for x in (tokens, held_out))
     return {
-        "uniform": float(np.log(vocabulary_size)),
-        "unigram": conditional(np.zeros_like),
-        "left pixel": conditional(lambda flat: shifted(flat, axis=2)),
-        "pixel above": conditional(lambda flat: shifted(flat, axis=1)),
+        name: BASELINES.get(name)(train, vocabulary_size).loss(test) for name in BASELINES.names()
     }
 
 
-def pixel_features(images: LabeledImages) -> LayerFeatures:
-    """Raw pixels as the features of a single layer, [N, H · W · 3]."""
-    return LayerFeatures([images.images.reshape(len(images.images), -1)], images.labels)
+class ProbeBaseline(abc.ABC):
+    """Features of images that a probe is trained on instead of a model's."""
+
+    reads: ClassVar[Literal["images", "tokens"]]
+
+    @abc.abstractmethod
+    def features(self, split: Any, tokenizer: ImageTokenizer) -> np.ndarray:
+        """Returns float features [N, d].
+
+        Args:
+            split: `LabeledImages` or `LabeledTokens`, as `reads` says.
+            tokenizer: The tokenizer of the model.
+        """
 
 
-def token_features(tokens: LabeledTokens, palette: ColorPalette) -> LayerFeatures:
-    """The colors of the tokens as the features of a single layer, [N, n · 3].
+PROBE_BASELINES: Registry[type[ProbeBaseline]] = Registry("baseline")
 
-    What the model is shown of an image. (One-hot tokens would be n · V wide.)
+
+@PROBE_BASELINES.register("pixels")
+class Pixels(ProbeBaseline):
+    """Raw pixels, [N, R · R · 3]."""
+
+    reads = "images"
+
+    def features(self, split: LabeledImages, tokenizer: ImageTokenizer | None) -> np.ndarray:
+        return split.images.reshape(len(split.images), -1)
+
+
+@PROBE_BASELINES.register("tokens")
+class Tokens(ProbeBaseline):
+    """Pixels of the detokenized images, [N, R · R · 3]: what the model sees of an image.
+
+    One-hot tokens would be n · V wide.
     """
-    colors = palette.detokenize(tokens.tokens)
-    return LayerFeatures([colors.reshape(len(tokens), -1)], tokens.labels)
+
+    reads = "tokens"
+
+    def features(self, split: LabeledTokens, tokenizer: ImageTokenizer) -> np.ndarray:
+        return tokenizer.detokenize(split.tokens).reshape(len(split.tokens), -1)
 
 
 def raw_pixel_accuracy(
     train: LabeledImages, validation: LabeledImages, test: LabeledImages
 ) -> float:
-    """Test accuracy of logistic regression on raw pixels, regularized as `validation` says."""
-    features = [pixel_features(split) for split in (train, validation, test)]
+    """Returns the test accuracy of logistic regression on raw pixels.
+
+    Args:
+        train: Images to train on.
+        validation: Images to choose the regularization by.
+        test: Images to measure on.
+    """
+    features = [
+        LayerFeatures([Pixels().features(split, None)], split.labels)
+        for split in (train, validation, test)
+    ]
     num_classes = 1 + max(int(split.labels.max()) for split in features)
     splits = ProbeSplits(*features, num_classes)
     return fit_probe(LBFGS(), splits).accuracy(splits.test)

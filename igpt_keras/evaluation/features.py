@@ -1,4 +1,4 @@
-"""Features f^l of every layer, from one pass over the data, kept on disk (paper, section 2.4)."""
+"""Features of every layer, from one pass over the data, kept on disk (paper, section 2.4)."""
 
 import hashlib
 import json
@@ -14,26 +14,37 @@ import numpy as np
 from igpt_keras import paper
 from igpt_keras.atomic import atomic_path
 from igpt_keras.errors import InputError
+from igpt_keras.evaluation.method_model import MethodModel
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.models.masking import draw_mask
 
-CHUNK = 4096
+IMAGES_PER_HASH_UPDATE = 4096
 SECONDS_BETWEEN_NOTES = 10.0
 
 
 class FeatureExtractor:
-    """Gives the features of every layer as files, and finds those it wrote before.
+    """Writes the features of every layer to files, and finds those that it wrote before.
 
-    Memory does not grow with the number of images. A process that was killed leaves what it has
-    computed, and the next one goes on from there; two at a time do not compute the same.
+    Memory does not grow with the number of images. What a killed process has computed stays, and
+    the next one continues from there; two processes do not compute the same.
 
     Args:
-        model: its weights are to stay as they are.
-        folder: for the files, which are named after the weights and the inputs; is created.
-        batch_size: images in a forward pass.
-        seed: of the masks, for BERT.
-        on_batch: called with the number of images after every forward pass, and of those that
+        model: The model; its weights must not change.
+        folder: Folder of the files, which are named after the weights and the inputs. It is
+            created.
+        batch_size: Images in a forward pass.
+        seed: Seed of the masks, for BERT.
+        on_batch: Called with the number of images after every forward pass, and of those that
             an earlier process has done.
+
+    Raises:
+        InputError: `batch_size` is below 1.
+
+    Example:
+        ```python
+        features = FeatureExtractor(model, "features").features(tokens)
+        features.shape  # (layers + 1, images, hidden_dim)
+        ```
     """
 
     def __init__(
@@ -52,23 +63,24 @@ class FeatureExtractor:
         self.batch_size = batch_size
         self.seed = seed
         self.on_batch = on_batch
-        self._all_layers = AllLayers(model)
+        self._all_layers = MethodModel(model, "features_of_all_layers")
         self._digest_of_model = _digest_of_model(model)
 
     def features(self, tokens: np.ndarray, vote: int = 0) -> np.ndarray:
-        """The features of every layer of images, read if they are there, else written.
+        """Returns the features of every layer, from the file if there is one.
 
         The file holds one layer after the other, so that the probe of a layer reads one
-        contiguous stretch of it.
+        contiguous part of it.
 
         Args:
-            tokens: int [N, n], N >= 1.
-            vote: a BERT model sees the mask that `draw_mask` gives for it.
+            tokens: int [N, n], N at least 1.
+            vote: Number of the mask that a BERT model sees; see `draw_mask`.
 
-        Returns: float32 [L + 1, N, d], read-only, mapped from disk.
+        Returns:
+            float32 [L + 1, N, d], read-only, mapped from disk.
 
         Raises:
-            InputError: unusable tokens, or a damaged file.
+            InputError: The tokens are unusable, or the file is damaged.
         """
         if not len(tokens):
             raise InputError("tokens must hold at least one image, got none")
@@ -83,12 +95,12 @@ class FeatureExtractor:
         except ValueError as error:
             raise InputError(f"{file} is damaged, remove it: {error}") from None
 
-    def _write(self, tokens, mask, file):
+    def _write(self, tokens: np.ndarray, mask: tuple | None, file: pathlib.Path) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         partial, done, lock = (
             file.with_name(f".{file.stem}.{suffix}") for suffix in ("partial", "done", "lock")
         )
-        # Whoever waits here finds the file.
+        # A process that waits here finds the file.
         with filelock.FileLock(lock):
             if not file.is_file():
                 self._write_rest(tokens, mask, partial, done)
@@ -96,8 +108,10 @@ class FeatureExtractor:
             for path in (done, lock):
                 path.unlink(missing_ok=True)
 
-    def _write_rest(self, tokens, mask, file, done):
-        """Writes `file`; `done` tells of how many images it holds the features already."""
+    def _write_rest(
+        self, tokens: np.ndarray, mask: tuple | None, file: pathlib.Path, done: pathlib.Path
+    ) -> None:
+        """Completes `file`; `done` holds the number of images whose features are in it."""
         config = self.model.config
         shape = (config.num_layers + 1, len(tokens), config.hidden_dim)
         first = int(done.read_text()) if done.is_file() and file.is_file() else 0
@@ -110,7 +124,7 @@ class FeatureExtractor:
         for start in range(first, len(tokens), batch_size):
             batch = np.asarray(tokens[start : start + batch_size], np.int32)
             count = len(batch)
-            # The last batch is filled up: another shape would be compiled anew.
+            # The last batch is padded: another shape would be compiled again.
             inputs = np.pad(batch, ((0, batch_size - count), (0, 0)), mode="edge")
             if mask is not None:
                 inputs = {"tokens": inputs, "masked": draw_mask(inputs.shape, *mask, start)}
@@ -125,29 +139,18 @@ class FeatureExtractor:
                 self.on_batch(count)
         features.flush()
 
-    def _digest(self, tokens, mask) -> str:
-        """Changes with whatever changes the features."""
+    def _digest(self, tokens: np.ndarray, mask: tuple | None) -> str:
+        """Returns a string that changes with everything that the features depend on."""
         inputs = {"model": self._digest_of_model, "shape": list(tokens.shape), "mask": mask}
         digest = hashlib.blake2b(json.dumps(inputs).encode(), digest_size=16)
-        for start in range(0, len(tokens), CHUNK):
-            chunk = np.ascontiguousarray(tokens[start : start + CHUNK], np.int32)
-            digest.update(chunk.tobytes())
+        for start in range(0, len(tokens), IMAGES_PER_HASH_UPDATE):
+            some = np.ascontiguousarray(tokens[start : start + IMAGES_PER_HASH_UPDATE], np.int32)
+            digest.update(some.tobytes())
         return digest.hexdigest()
 
 
-class AllLayers(keras.Model):
-    """`features_of_all_layers` as a model, so that Keras compiles it on any backend."""
-
-    def __init__(self, model: GenerativeModel):
-        super().__init__(dtype=model.dtype_policy)
-        self.model = model
-
-    def call(self, inputs):
-        return self.model.features_of_all_layers(inputs)
-
-
 def digest_of_weights(layer: keras.Layer) -> str:
-    """Changes with whatever weight of `layer` changes."""
+    """Returns a string that changes with every weight of `layer`."""
     digest = hashlib.blake2b(digest_size=16)
     for weight in layer.get_weights():
         digest.update(repr(weight.shape).encode())
@@ -155,6 +158,6 @@ def digest_of_weights(layer: keras.Layer) -> str:
     return digest.hexdigest()
 
 
-def _digest_of_model(model) -> list:
+def _digest_of_model(model: GenerativeModel) -> list:
     settings = [model.config.to_dict(), model.objective, model.dtype_policy.name]
     return [*settings, digest_of_weights(model.backbone)]

@@ -1,12 +1,12 @@
-"""What a model gets right and what its losses are, on tokens it was not trained on."""
+"""Losses and accuracies of a model on tokens that it was not trained on."""
 
 import dataclasses
 
-import keras
 import numpy as np
 
 from igpt_keras import paper
 from igpt_keras.errors import InputError
+from igpt_keras.evaluation.method_model import MethodModel
 from igpt_keras.evaluation.voting import VOTES, modal_vote
 from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.generative_model import GenerativeModel
@@ -15,13 +15,13 @@ from igpt_keras.models.masking import masked_inputs
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierMetrics:
-    """A classifier on one split of a data set.
+    """Metrics of a classifier on one split of a data set.
 
     Attributes:
-        accuracy: share of the images whose class is right; for BERT the class that most
-            of `VOTES` masks are for, ties broken at random (paper, appendix).
-        single_mask_accuracy: BERT's under the first of these masks; None for AR.
-        classification_loss: L_CLF in nats; for BERT the mean over the masks.
+        accuracy: Share of the images whose class is right; for BERT, the class that most of
+            `VOTES` masks are for, with ties broken at random (paper, section 4.6).
+        single_mask_accuracy: BERT's accuracy under the first of these masks; None for AR.
+        classification_loss: L_CLF in nats; for BERT, the mean over the masks.
         generative_loss: L_GEN in nats per pixel, likewise; None without a token head.
     """
 
@@ -39,17 +39,17 @@ def classifier_metrics(
     batch_size: int = paper.BATCH_SIZE,
     seed: int = 0,
 ) -> ClassifierMetrics:
-    """Accuracy and losses of `classifier`.
+    """Measures accuracy and losses of a classifier.
 
     Args:
-        classifier: of either objective.
+        classifier: A classifier of either objective.
         tokens: int [N, n].
         labels: int [N].
-        batch_size: of no influence on the metrics beyond rounding.
-        seed: of the masks and of the choice between ties (BERT).
+        batch_size: Images in a forward pass; it changes the metrics by rounding only.
+        seed: Seed of the masks and of the choice between ties (BERT).
 
     Raises:
-        InputError: labels that are not classes of `classifier`.
+        InputError: `labels` are not classes of `classifier`.
     """
     if len(labels) == 0 or labels.min() < 0 or labels.max() >= classifier.num_classes:
         raise InputError(
@@ -70,14 +70,22 @@ def classifier_metrics(
 
 
 def generative_loss(
-    model: GenerativeModel, tokens: np.ndarray, *, batch_size: int = paper.BATCH_SIZE, seed: int = 0
+    model: GenerativeModel,
+    tokens: np.ndarray,
+    *,
+    batch_size: int = paper.BATCH_SIZE,
+    seed: int = 0,
 ) -> float:
-    """L_GEN of `model` in nats per pixel; for BERT the mean over `VOTES` masks.
+    """Returns L_GEN in nats per pixel; for BERT, the mean over `VOTES` masks.
 
-    Args: as `classifier_metrics`.
+    Args:
+        model: A model of either objective.
+        tokens: int [N, n].
+        batch_size: Images in a forward pass; it changes the loss by rounding only.
+        seed: Seed of the masks (BERT).
 
     Raises:
-        InputError: a classifier without a token head.
+        InputError: `model` is a classifier without a token head.
     """
     outputs = _per_image(model, tokens, batch_size, seed)
     if "nll" not in outputs:
@@ -85,28 +93,19 @@ def generative_loss(
     return float(outputs["nll"].mean())
 
 
-class PerImage(keras.Model):
-    """A model's `per_image`, for `predict` to run batch by batch."""
-
-    def __init__(self, model: GenerativeModel):
-        super().__init__()
-        self.model = model
-
-    def call(self, inputs):
-        return self.model.per_image(inputs)
-
-
-def _per_image(model, tokens, batch_size, seed) -> dict[str, np.ndarray]:
-    """`model.per_image` as float64 [K, N, …] under K masks; K = 1 for AR."""
-    runner = PerImage(model)
+def _per_image(
+    model: GenerativeModel, tokens: np.ndarray, batch_size: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Returns `model.per_image` as float64 [K, N, …] under K masks; K = 1 for AR."""
+    per_image = MethodModel(model, "per_image")
     votes = [
-        runner.predict(masked_inputs(model, tokens, seed, vote), batch_size, verbose=0)
+        per_image.predict(masked_inputs(model, tokens, seed, vote), batch_size, verbose=0)
         for vote in range(VOTES if model.objective == "bert" else 1)
     ]
     return {name: np.stack([vote[name] for vote in votes]).astype(np.float64) for name in votes[0]}
 
 
 def _cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The mean over K masks and N images, in nats: float64 [K, N, C], int [N]."""
+    """Returns the mean over K masks and N images in nats; logits float64 [K, N, C]."""
     right = np.take_along_axis(logits, labels[None, :, None].astype(np.int64), axis=2)[..., 0]
     return float((np.logaddexp.reduce(logits, axis=2) - right).mean())

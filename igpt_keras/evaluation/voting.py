@@ -1,4 +1,4 @@
-"""BERT models are masked at evaluation too, and vote (paper, section 4.6)."""
+"""Votes of a BERT model, which is masked at evaluation too (paper, section 4.6)."""
 
 import numpy as np
 
@@ -8,14 +8,19 @@ VOTES = paper.NUM_VOTES
 
 
 def modal_vote(predictions: np.ndarray, num_classes: int, seed: int = 0) -> np.ndarray:
-    """The class that most votes are for; of equally many, one at random.
+    """Returns the class that most votes are for; of equally many, one at random.
 
     Args:
-        predictions: int [K, N], K votes on N images, in 0…`num_classes` - 1.
+        predictions: int [K, N], K votes on each of N images, in 0…`num_classes` - 1.
         num_classes: C.
-        seed: of the choice between ties, >= 0.
+        seed: Seed of the choice between ties, at least 0.
 
-    Returns: int32 [N].
+    Returns:
+        int32 [N].
+
+    Example:
+        >>> modal_vote(np.array([[0, 2], [0, 1], [1, 1]]), num_classes=3)
+        array([0, 1], dtype=int32)
     """
     images = np.arange(predictions.shape[1])
     votes = np.zeros((len(images), num_classes), np.int32)

@@ -1,1 +1,31 @@
-"""Pre-training, fine-tuning and probes from images to `result.json`, without the command line."""
+"""Experiments from images to the folder of a run, without the command line.
+
+| class | from | to |
+| --- | --- | --- |
+| `Pretrain` | images | a generative model |
+| `Finetune` | a model and labeled images | a classifier |
+| `Probe` | a model and labeled images | the accuracy of linear classifiers of its layers |
+| `Evaluate` | a model and images | losses and accuracy |
+
+Each has `Settings`, a frozen dataclass, and the same two steps: `open(settings, data, output)`
+checks everything, and `run()` returns a `Result`, which stands in the folder too.
+"""
+
+from igpt_keras.runs.evaluate import Evaluate
+from igpt_keras.runs.finetune import Finetune
+from igpt_keras.runs.options import DataOptions
+from igpt_keras.runs.pretrain import Pretrain
+from igpt_keras.runs.probe import Probe
+from igpt_keras.runs.result import Result, read_result
+from igpt_keras.runs.run import RunCallback
+
+__all__ = [
+    "DataOptions",
+    "Evaluate",
+    "Finetune",
+    "Pretrain",
+    "Probe",
+    "Result",
+    "RunCallback",
+    "read_result",
+]

@@ -1,20 +1,20 @@
-"""The folder of a training that can be gone on with.
+"""The folder of a run.
 
-| path | what it holds |
+| path | content |
 | --- | --- |
-| `run.json` | what the training was told, and which images (and model) it began with |
-| `palette.npy` | its palette |
-| `checkpoints/` | while it trains: what it resumes from; see `CheckpointManager` |
-| `snapshots/` | of pre-training: models on the way, and the best one; see `Snapshots` |
-| `history.jsonl`, `events/` | metrics of every few steps; see `HistoryLogger` |
-| `model/`, `result.json` | the trained model and what it reached, once training has ended |
+| `run.json` | settings of a training, and fingerprints of its images (and model) |
+| `tokenizer.json`, … | tokenizer of a training |
+| `checkpoints/` | what an unfinished training resumes from; see `CheckpointManager` |
+| `snapshots/` | models on the way of pre-training, and the best one; see `Snapshots` |
+| `history.jsonl`, `events/` | metrics every few steps; see `HistoryLogger` |
+| `model/` | the trained model, once training has ended |
+| `probe.npz` | the probe of the best layer |
+| `result.json` | what a finished run measured; see `Result` |
 """
 
 import contextlib
-import json
 import os
 import pathlib
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,10 +22,12 @@ import filelock
 
 from igpt_keras.atomic import atomic_path, remove_leftovers
 from igpt_keras.errors import InputError
-from igpt_keras.tokenizers.color_palette import ColorPalette
+from igpt_keras.json_files import read_json, write_json
+from igpt_keras.tokenizers import ImageTokenizer
 
 RUN_FILE = "run.json"
-PALETTE_FILE = "palette.npy"
+RESULT_FILE = "result.json"
+PROBE_FILE = "probe.npz"
 LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
 SNAPSHOTS = "snapshots"
@@ -35,67 +37,54 @@ FORMAT_VERSION = 2
 def create_run(
     folder: str | os.PathLike,
     kind: str,
-    about: dict[str, Any],
-    palette: ColorPalette,
+    content: dict[str, Any],
+    tokenizer: ImageTokenizer,
     overwrite: bool,
 ) -> None:
-    """Begins a run's folder, whole or not at all.
+    """Creates the folder of a training, whole or not at all.
 
     Args:
-        folder: of the run.
+        folder: The run's folder.
         kind: "pretrain" or "finetune".
-        about: what it was told, JSON-serializable; `read_run` gives it back.
-        palette: of its images.
-        overwrite: whether an earlier run is replaced.
+        content: JSON values, which `read_run` returns.
+        tokenizer: The tokenizer of the run's images.
+        overwrite: Whether to replace an earlier run.
 
     Raises:
-        FileExistsError: `folder` exists and `overwrite` is false, or it is no run.
+        FileExistsError: `folder` exists, and `overwrite` is false or it is not a run.
     """
     with atomic_path(folder, overwrite, marker=RUN_FILE) as partial:
         (partial / CHECKPOINTS).mkdir(parents=True)
-        palette.save(partial / PALETTE_FILE)
-        content = {"format_version": FORMAT_VERSION, "kind": kind, **about}
-        (partial / RUN_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        tokenizer.save_to_preset(partial)
+        write_json(partial / RUN_FILE, {"format_version": FORMAT_VERSION, "kind": kind, **content})
 
 
 def read_run(folder: str | os.PathLike, kind: str) -> dict[str, Any]:
-    """What `create_run` was told.
+    """Returns the content that `create_run` was given.
 
     Raises:
-        InputError: `folder` is no run, or one of another kind or version.
+        InputError: `folder` is not a run, or one of another kind or format version.
     """
     file = pathlib.Path(folder, RUN_FILE)
     if not file.is_file():
         raise InputError(f"{folder} is not the folder of a run: it holds no {RUN_FILE}")
-    try:
-        about = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} is not valid JSON: {error}") from None
-    if about.get("format_version") != FORMAT_VERSION:
+    content = read_json(file)
+    if content.get("format_version") != FORMAT_VERSION:
         raise InputError(
-            f"{file} has format_version {about.get('format_version')}; this version reads "
+            f"{file} has format_version {content.get('format_version')}; this version reads "
             f"{FORMAT_VERSION}"
         )
-    if about["kind"] != kind:
-        raise InputError(f"{folder} is a run of igpt {about['kind']}, not of igpt {kind}")
-    return about
-
-
-def remove_checkpoints(folder: str | os.PathLike) -> None:
-    """To be called when the result of a run is written: nothing goes on from its states then."""
-    states = pathlib.Path(folder, CHECKPOINTS)
-    if states.exists():
-        shutil.rmtree(states)
+    if content["kind"] != kind:
+        raise InputError(f"{folder} is a run of igpt {content['kind']}, not of igpt {kind}")
+    return content
 
 
 @contextlib.contextmanager
 def only_writer(folder: str | os.PathLike) -> Iterator[None]:
-    """Keeps every other process from writing to a run's folder.
-
-    What a process that was killed left half-written there is removed.
+    """Keeps other processes from writing to a run, and removes what a killed one left half-written.
 
     Raises:
-        InputError: another process does so already.
+        InputError: Another process is writing to it.
     """
     folder = pathlib.Path(folder)
     try:

@@ -1,60 +1,90 @@
-"""What a user says of the data and of how training runs, for every experiment."""
+"""Options that the experiments share: which data, and how training runs."""
 
 import dataclasses
-import pathlib
-import sys
+import functools
+import os
 from typing import Any
 
 from igpt_keras.data.data_set import DataSet, open_data
 from igpt_keras.data.image_decoding import ImageDecoder
-from igpt_keras.data.labeled import LabeledTokens
+from igpt_keras.data.labeled import LabeledImages, LabeledTokens
 from igpt_keras.data.splits import Split
 from igpt_keras.data.stream import TrainingStream
-from igpt_keras.data.tokenization import tokenize
+from igpt_keras.data.tokenization import read_images, tokenize
+from igpt_keras.errors import InputError
+from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.tokenizers import ImageTokenizer
+from igpt_keras.training.callbacks.checkpoint_manager import CHECKPOINT_EVERY, MAX_TO_KEEP
 
-# Options that change how a training runs and what it keeps, not what it learns.
-LAYOUT = {"strategy", "micro_batches", "remat", "stop_on_divergence", "progress"}
-LAYOUT |= {"checkpoint_every", "max_checkpoints", "log_every"}
+# Fields that change how a training runs and what it keeps, but not what it learns.
+LAYOUT = {
+    "strategy",
+    "micro_batches",
+    "remat",
+    "stop_on_divergence",
+    "checkpoint_every",
+    "max_checkpoints",
+    "log_every",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class DataOptions:
-    """What the user said of the data.
+    """Which images an experiment reads, and how.
 
     Attributes:
-        data: one or more sources, in the notation of `open_data`.
-        data_dir: where TFDS keeps its sets.
-        train_on_validation: whether the validation split is trained on.
-        augmentation: name of the augmentation; its evaluation crops all else.
-        split_seed: of which images are held out.
-        cache: folder of cached tokens, or None.
-        decoder: keeps account of bad images.
+        data: One source or several, in the notation of `open_data`.
+        data_dir: Folder of TensorFlow Datasets.
+        train_on_validation: Whether to train on the validation split as well.
+        augmentation: Name of the augmentation of training images; all other images get its
+            evaluation crop.
+        split_seed: Seed of the choice of held-out images.
+        cache: Folder for tokens, or None to tokenize in every run.
+        decoder: Decodes images and keeps a list of the bad ones.
+
+    Example:
+        ```python
+        data = DataOptions("folder:photos", augmentation="imagenet")
+        data.data_set.describe()
+        ```
     """
 
-    data: tuple[str, ...]
-    data_dir: str | None = None
+    data: str | tuple[str, ...]
+    data_dir: str | os.PathLike | None = None
     train_on_validation: bool = False
     augmentation: str = "none"
     split_seed: int = 0
-    cache: pathlib.Path | None = None
+    cache: str | os.PathLike | None = None
     decoder: ImageDecoder = dataclasses.field(default_factory=ImageDecoder)
 
-    def described(self) -> dict[str, Any]:
-        """The options as JSON values, by their names on the command line."""
-        values = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name != "decoder"
-        }
-        values |= {
-            "data": list(self.data),
-            "cache": self.cache and str(self.cache),
-            "skip_bad_images": self.decoder.skip_bad_images,
-        }
-        return values
+    def __post_init__(self):
+        sources = (self.data,) if isinstance(self.data, str) else tuple(self.data)
+        object.__setattr__(self, "data", sources)
 
-    def open(self) -> DataSet:
+    @classmethod
+    def of(cls, data: "str | tuple[str, ...] | DataOptions") -> "DataOptions":
+        """Returns `data` itself, or the options of sources with all else at its default."""
+        return data if isinstance(data, DataOptions) else cls(data)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the options as JSON values, by their names on the command line."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del values["decoder"]
+        paths = {"data_dir": self.data_dir, "cache": self.cache}
+        return values | {
+            "data": list(self.data),
+            "skip_bad_images": self.decoder.skip_bad_images,
+            **{name: path and os.fspath(path) for name, path in paths.items()},
+        }
+
+    @functools.cached_property
+    def data_set(self) -> DataSet:
+        """The opened data set.
+
+        Raises:
+            FileNotFoundError: A source does not exist.
+            InputError: A source cannot be read.
+        """
         return open_data(
             self.data,
             data_dir=self.data_dir,
@@ -62,62 +92,86 @@ class DataOptions:
             seed=self.split_seed,
         )
 
-    def reading(self) -> dict[str, Any]:
-        """Arguments of `read_images` and `tokenize` that the user chose."""
-        return {"augmentation": self.augmentation, "decoder": self.decoder}
+    def labeled_data_set(self) -> DataSet:
+        """Returns the data set for what trains and tests a classifier.
 
-    def tokenize(self, split: Split, tokenizer: ImageTokenizer) -> LabeledTokens:
-        return tokenize(
+        Raises:
+            InputError: Several sources, images without labels, or no labeled test split.
+        """
+        self.data_set.labeled_train()
+        if self.data_set.test is None or not self.data_set.test.labeled:
+            raise InputError(
+                f"data={self.data_set.specs[0]} has no labeled test split to measure the accuracy "
+                "on; a folder has its own in test/<class>/"
+            )
+        return self.data_set
+
+    def fingerprints(self) -> list[str]:
+        """Returns one string for each split, which changes with its images."""
+        data_set = self.data_set
+        splits = [source.split for source in data_set.sources]
+        splits += [data_set.validation, data_set.test]
+        return [split.fingerprint() for split in splits if split is not None]
+
+    def read_images(
+        self, split: Split, image_size: int, limit: int | None = None, seed: int | None = None
+    ) -> LabeledImages:
+        """Reads images of a split as `igpt_keras.data.tokenization.read_images` does."""
+        return read_images(
             split,
-            tokenizer,
-            cache=self.cache,
-            **self.reading(),
+            image_size,
+            augmentation=self.augmentation,
+            decoder=self.decoder,
+            limit=limit,
+            seed=seed,
         )
 
-    def stream(
-        self,
-        data_set: DataSet,
-        tokenizer: ImageTokenizer,
-        batch_size: int,
-        seed: int,
-        labels: bool,
-        mask_probability: float | None,
-    ) -> TrainingStream:
-        """Batches to train on: with labels for fine-tuning, with masks for BERT."""
-        if labels:
-            data_set.labeled_train()
-        return TrainingStream(
-            data_set.sources,
-            tokenizer,
-            batch_size,
+    def tokenize(self, split: Split, model: GenerativeModel) -> LabeledTokens:
+        """Returns the tokens of a split's images for `model`, from the cache if there is one."""
+        return tokenize(
+            split,
+            model.tokenizer,
             augmentation=self.augmentation,
-            seed=seed,
-            labels=labels,
-            mask_probability=mask_probability,
             decoder=self.decoder,
             cache=self.cache,
         )
 
-    def report_bad_images(self) -> None:
-        """Says on stderr which images were skipped."""
-        if self.decoder.bad:
-            print(f"skipped {len(self.decoder.bad)} bad images:", file=sys.stderr)
-        for name, reason in self.decoder.bad.items():
-            print(f"  {name}: {reason}", file=sys.stderr)
+    def tokenize_held_out(self, model: GenerativeModel) -> dict[str, LabeledTokens]:
+        """Returns the tokens of the "validation" and the "test" split, of those that exist."""
+        splits = {"validation": self.data_set.validation, "test": self.data_set.test}
+        return {
+            name: self.tokenize(split, model) for name, split in splits.items() if split is not None
+        }
+
+    def stream(self, tokenizer: ImageTokenizer, **settings: Any) -> TrainingStream:
+        """Returns the batches to train on; `settings` are further fields of `TrainingStream`."""
+        return TrainingStream(
+            self.data_set.sources,
+            tokenizer,
+            augmentation=self.augmentation,
+            decoder=self.decoder,
+            cache=self.cache,
+            **settings,
+        )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """How training runs: `precision` and `clip_norm` change its result, the rest does not.
+    """How a training runs and what it keeps; the settings of pre-training and fine-tuning.
+
+    Only `precision` and `clip_norm` change what is learned.
 
     Attributes:
-        strategy: as `make_strategy` takes it.
-        precision: name of a Keras dtype policy.
-        micro_batches: see `DistributedTrainer`.
-        remat: see `ImageGPTBackbone`.
-        clip_norm: the largest global norm of a gradient, or None.
-        stop_on_divergence: whether a loss that does not come down again ends the training.
-        progress: form of the `ProgressBar`.
+        strategy: Devices to train on; see `make_strategy`.
+        precision: Name of a Keras dtype policy.
+        micro_batches: Parts of a batch that go through the model in turn; see
+            `DistributedTrainer`.
+        remat: Whether activations are recomputed; see `ImageGPTBackbone`.
+        clip_norm: Largest global norm of a gradient, or None.
+        stop_on_divergence: Whether a loss that does not recover ends the training.
+        checkpoint_every: Steps between two checkpoints.
+        max_checkpoints: Number of latest checkpoints to keep.
+        log_every: Steps between two records of the history.
     """
 
     strategy: str = "auto"
@@ -126,13 +180,20 @@ class TrainingOptions:
     remat: bool = False
     clip_norm: float | None = None
     stop_on_divergence: bool = True
-    progress: str = "auto"
+    checkpoint_every: int = CHECKPOINT_EVERY
+    max_checkpoints: int = MAX_TO_KEEP
+    log_every: int = 10
 
-    def say(self, message: str) -> None:
-        """Prints what a person may want to know; not where --progress asks for quiet."""
-        if self.progress != "quiet":
-            self.conclude(message)
 
-    def conclude(self, message: str) -> None:
-        """Prints what the training came to; on stderr where the standard output is JSON."""
-        print(message, file=sys.stderr if self.progress == "json" else sys.stdout, flush=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The model that an experiment begins with.
+
+    Attributes:
+        model: Path of whatever `igpt_keras.load` reads.
+    """
+
+    model: str | os.PathLike
+
+    def __post_init__(self):
+        object.__setattr__(self, "model", os.fspath(self.model))

@@ -1,55 +1,70 @@
-"""Pre-training: images in, the folder of a run out, which can be gone on with."""
+"""Pre-training: from images to a generative model (paper, section 2.1).
 
-import contextlib
+Metrics of the result; losses in nats per pixel:
+
+| key | value |
+| --- | --- |
+| `history` | `step`, `loss` (mean since the last evaluation), `val_loss`: a list each |
+| `validation_loss`, `test_loss` | of the trained model; `test_loss` is None without a test split |
+| `snapshots` | models on the way: `step`, `validation_loss`, `path` in the run's folder |
+| `best_checkpoint` | likewise, of the model with the lowest validation loss |
+| `images_per_second`, `minutes` | median speed of training, and its duration at that speed |
+"""
+
 import dataclasses
-import pathlib
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
-import igpt_keras
-from igpt_keras import paper, saving
-from igpt_keras.data.data_set import DataSet
-from igpt_keras.data.splits import Split
-from igpt_keras.data.stream import TrainingStream
-from igpt_keras.data.tokenization import read_images
+from igpt_keras import paper
 from igpt_keras.errors import InputError
+from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.models.masking import masked_inputs
-from igpt_keras.network.config import PRESETS
+from igpt_keras.network.config import PRESETS, ImageGPTConfig
 from igpt_keras.pictures import contact_sheet, keep_top, save_png
-from igpt_keras.runs.folder import (
-    PALETTE_FILE,
-    SNAPSHOTS,
-    create_run,
-    only_writer,
-    read_run,
-    remove_checkpoints,
-)
-from igpt_keras.runs.options import DataOptions, TrainingOptions
-from igpt_keras.runs.recording import RecordingSettings, recording, stopping
-from igpt_keras.runs.result import Result, describe_model, write_result
-from igpt_keras.runs.tokenizers import MAX_IMAGES, read_palette, training_images
+from igpt_keras.runs.folder import SNAPSHOTS
+from igpt_keras.runs.options import TrainingOptions
+from igpt_keras.runs.result import Result, describe_model
+from igpt_keras.runs.run import Callbacks, Training
+from igpt_keras.runs.tokenizers import fit_palette, read_tokenizer
+from igpt_keras.saving import MODEL_FOLDER
+from igpt_keras.tokenizers import ImageTokenizer
+from igpt_keras.training import recipes
 from igpt_keras.training.callbacks.history_logger import read_history
-from igpt_keras.training.callbacks.progress_bar import ProgressBar
 from igpt_keras.training.callbacks.snapshots import Snapshots
-from igpt_keras.training.recipes import pretrain
-from igpt_keras.training.strategies import distribute, is_chief
+from igpt_keras.training.strategies import distribute
 
-KIND = "pretrain"
-PICTURED, COMPLETIONS_EACH, SAMPLES = 8, 6, 40
+NUM_PICTURES, NUM_COMPLETIONS, NUM_SAMPLES = 8, 6, 40
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings(RecordingSettings):
-    """The model and its training; see `igpt pretrain --help`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(TrainingOptions):
+    """Settings of the model and of its pre-training.
+
+    Attributes:
+        objective: "ar" or "bert".
+        image_size: Side of the model's input in pixels; None for that of the preset.
+        preset: Name of a model of the paper, whose sizes hold unless given.
+        num_layers: Number of layers.
+        hidden_dim: Width.
+        num_heads: Number of attention heads.
+        tokenizer: Path of a palette, or of a model whose tokenizer to use; None to fit a palette
+            to the training images.
+        num_colors: Size of a palette that is fitted.
+        epochs: Passes over the images; give either `epochs` or `steps`.
+        steps: Batches to train on.
+        batch_size: Images in a step, of all devices together.
+        learning_rate: The peak, after the warm-up.
+        mask_probability: Probability of a position to be masked, for BERT.
+        snapshots: Number of models to keep: the last one, and those after 1/2, 1/4, … of the
+            steps.
+        seed: Seed of every random choice.
 
     Raises:
-        InputError: settings that contradict each other or are out of range.
+        InputError: Settings that contradict each other or are out of range.
     """
 
     objective: str = "ar"
@@ -58,7 +73,7 @@ class Settings(RecordingSettings):
     num_layers: int | None = None
     hidden_dim: int | None = None
     num_heads: int | None = None
-    palette: str | None = None
+    tokenizer: str | None = None
     num_colors: int = paper.PALETTE_SIZE
     epochs: float | None = None
     steps: int | None = None
@@ -71,31 +86,38 @@ class Settings(RecordingSettings):
     def __post_init__(self):
         if (self.epochs is None) == (self.steps is None):
             raise InputError(
-                f"give either --epochs or --steps, got epochs={self.epochs} and steps={self.steps}"
+                f"give either epochs or steps, got epochs={self.epochs} and steps={self.steps}"
             )
         if self.snapshots < 1:
             raise InputError(f"snapshots must be at least 1, got {self.snapshots}")
         # Raises what is wrong with the sizes.
-        igpt_keras.ImageGPTConfig(vocabulary_size=self.num_colors, **self.sizes())
+        ImageGPTConfig(vocabulary_size=self.num_colors, **self.sizes())
 
     def sizes(self) -> dict[str, int]:
-        """Arguments of `ImageGPTConfig`: those of the preset, unless given."""
+        """Returns arguments of `ImageGPTConfig`: those of the preset, unless given.
+
+        Raises:
+            InputError: A size is missing.
+        """
         names = ("num_layers", "hidden_dim", "num_heads", "image_size")
         given = {name: getattr(self, name) for name in names}
         sizes = dict(PRESETS[self.preset]) if self.preset else {}
         sizes |= {name: size for name, size in given.items() if size is not None}
-        missing = [name.replace("_", "-") for name in given if name not in sizes]
+        missing = [name for name in given if name not in sizes]
         if missing:
-            raise InputError(f"without --preset, give --{', --'.join(missing)} as well")
+            raise InputError(f"without a preset, give {', '.join(missing)} as well")
         return sizes
 
     def intervals(self, steps_of_data: int) -> dict[str, int]:
-        """Arguments of `pretrain`: Keras' epochs are the intervals between two evaluations.
+        """Returns arguments of `recipes.pretrain`, whose epochs end with an evaluation each.
 
-        There are 2^(`snapshots` - 1), so that every snapshot is at the end of one.
+        There are 2^(`snapshots` - 1) of them, so that every snapshot is at the end of one.
 
         Args:
-            steps_of_data: batches in a pass over the images.
+            steps_of_data: Batches in a pass over the images.
+
+        Raises:
+            InputError: There are fewer steps than that.
         """
         total_steps = self.steps or round(self.epochs * steps_of_data)
         intervals = 2 ** (self.snapshots - 1)
@@ -111,249 +133,186 @@ class Settings(RecordingSettings):
         }
 
 
-@dataclasses.dataclass(frozen=True)
-class Images:
-    """What a run learns from, and is measured on.
+class Pretrain(Training[Settings]):
+    """Pre-trains an `ImageGPT` on images, without labels.
 
-    Attributes:
-        options: what the user said of the data.
-        data_set: the images.
-        held_out: those whose loss is followed: the validation split, or, where it is folded,
-            the test split.
+    Writes checkpoints, `history.jsonl`, TensorBoard's events and snapshots while it trains, and
+    at the end the model, `completions.png`, `samples.png` and `result.json`.
     """
 
-    options: DataOptions
-    data_set: DataSet
-    held_out: Split
+    kind = "pretrain"
+    Settings = Settings
 
-    @classmethod
-    def open(cls, options: DataOptions) -> "Images":
-        data_set = options.open()
-        held_out = data_set.validation or data_set.test
-        if held_out is None:
+    def _load(self) -> None:
+        data_set = self.data.data_set
+        # Without a validation split the loss on the test split is followed.
+        self.held_out = data_set.validation or data_set.test
+        if self.held_out is None:
             raise InputError(
                 "train_on_validation leaves nothing to validate on: there is no test split"
             )
-        return cls(options, data_set, held_out)
+        num_images = sum(source.split.num_examples for source in data_set.sources)
+        self.intervals = self.settings.intervals(-(-num_images // self.settings.batch_size))
+        self.steps_per_epoch = self.intervals["steps_per_epoch"]
+        self.total_steps = self.intervals["epochs"] * self.steps_per_epoch
 
-    def fingerprints(self) -> list[str]:
-        """What changes when the images change."""
-        splits = [*(each.split for each in self.data_set.sources), self.held_out]
-        return [split.fingerprint() for split in splits]
+    def fingerprints(self) -> dict[str, Any]:
+        return {"images": self.data.fingerprints()}
 
-    def stream(self, palette: igpt_keras.ColorPalette, settings: Settings) -> TrainingStream:
-        return self.options.stream(
-            self.data_set,
-            palette.bind(settings.sizes()["image_size"]),
-            settings.batch_size,
-            settings.seed,
-            labels=False,
-            mask_probability=settings.mask_probability if settings.objective == "bert" else None,
+    def _global_batch_size(self) -> int:
+        return self.settings.batch_size
+
+    def _find_tokenizer(self) -> ImageTokenizer:
+        settings = self.settings
+        if settings.tokenizer is not None:
+            return read_tokenizer(settings.tokenizer)[0]
+        size = settings.sizes()["image_size"]
+        return fit_palette(self.data, size, settings.num_colors, settings.seed)
+
+    def _prepare(self) -> None:
+        settings = self.settings
+        bert = settings.objective == "bert"
+        self.stream = self.data.stream(
+            self.tokenizer.bind(settings.sizes()["image_size"]),
+            batch_size=self.batch_size,
+            seed=settings.seed,
+            mask_probability=settings.mask_probability if bert else None,
         )
 
+    def _build(self) -> ImageGPT:
+        settings = self.settings
+        config = ImageGPTConfig(vocabulary_size=self.tokenizer.vocabulary_size, **settings.sizes())
+        keras.utils.set_random_seed(settings.seed)
+        return ImageGPT(
+            config,
+            settings.objective,
+            mask_probability=settings.mask_probability,
+            tokenizer=self.tokenizer,
+            dtype=settings.precision,
+        )
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One training and its folder.
-
-    Attributes:
-        command: that began it.
-        images: what it learns from.
-        settings: of the model and its training.
-        training: how it runs.
-        output: the folder.
-        palette: of the tokens.
-    """
-
-    command: str
-    images: Images
-    settings: Settings
-    training: TrainingOptions
-    output: pathlib.Path
-    palette: igpt_keras.ColorPalette
-
-    @classmethod
-    def resume(
-        cls, images: Images, settings: Settings, training: TrainingOptions, output: pathlib.Path
-    ) -> "Run":
-        """The run in `output`, to go on from its last state.
-
-        Raises:
-            InputError: `output` is no run, or one of other images.
-        """
-        begun = read_run(output, KIND)
-        if begun["images"] != images.fingerprints():
-            data = " ".join(images.options.data)
-            raise InputError(f"the images of {data} are not those of {output}")
-        palette = igpt_keras.ColorPalette.load(output / PALETTE_FILE)
-        return cls(begun["command"], images, settings, training, output, palette)
-
-    def create(self, overwrite: bool = False) -> None:
-        """Begins the folder of a new run.
-
-        Raises:
-            InputError: settings that do not fit the number of images.
-            FileExistsError: the folder exists and must not be replaced.
-        """
-        self.intervals()
-        options = {
-            **self.images.options.described(),
-            **dataclasses.asdict(self.training),
-            **dataclasses.asdict(self.settings),
+    def _train(self, model: ImageGPT, callbacks: Callbacks) -> Result:
+        snapshots = self._fit(model, callbacks)
+        metrics = {
+            "validation_loss": snapshots.saved[-1]["validation_loss"],
+            "test_loss": self._test_loss(model),
         }
-        images = self.images.fingerprints()
-        about = {"command": self.command, "options": options, "images": images}
-        create_run(self.output, KIND, about, self.palette, overwrite)
+        if self.is_chief:
+            metrics |= self._history_metrics(snapshots)
+            self._save(model, metrics)
+        return Result(
+            kind=self.kind,
+            command=self.command,
+            model=describe_model(model, self.output),
+            data=self.data.data_set.describe(),
+            settings={
+                **dataclasses.asdict(self.settings),
+                "augmentation": self.data.augmentation,
+            },
+            metrics=metrics,
+        )
 
-    def stream(self) -> TrainingStream:
-        """The batches that it learns from."""
-        return self.images.stream(self.palette, self.settings)
+    def _fit(self, model: ImageGPT, callbacks: Callbacks) -> Snapshots:
+        settings = self.settings
+        intervals = self.intervals["epochs"]
+        snapshots = Snapshots(
+            self.output / SNAPSHOTS,
+            {intervals >> halvings for halvings in range(settings.snapshots)},
+            self.steps_per_epoch,
+            self._about(),
+            writes=self.is_chief,
+        )
+        checkpoints = self._checkpoints(
+            callbacks, pictures=self._pictures, others={"snapshots": snapshots}
+        )
+        tokens = self.data.tokenize(self.held_out, model).tokens
+        with self._fitting(checkpoints):
+            recipes.pretrain(
+                model,
+                lambda step: distribute(partial(self.stream.dataset, step), self.strategy),
+                masked_inputs(model, tokens, settings.seed),
+                batch_size=self.batch_size,
+                learning_rate=settings.learning_rate,
+                clip_norm=settings.clip_norm,
+                remat=settings.remat,
+                micro_batches=settings.micro_batches,
+                seed=settings.seed,
+                checkpoints=checkpoints,
+                callbacks=[*checkpoints.callbacks.values(), *callbacks],
+                verbose=0,
+                **self.intervals,
+            )
+        return snapshots
 
-    def intervals(self) -> dict[str, int]:
-        """As `Settings.intervals`."""
-        return self.settings.intervals(self.stream().steps_per_epoch)
-
-    def about(self) -> dict[str, Any]:
-        """What a model folder says of its training."""
-        name = self.images.data_set.describe()["name"]
+    def _about(self) -> dict[str, Any]:
+        """Returns what a model folder says of its training."""
         return {
             "name": self.output.name,
-            "data": name,
+            "data": self.data.data_set.describe()["name"],
             "command": self.command,
             "learning_rate": self.settings.learning_rate,
         }
 
-    def finish(
-        self,
-        strategy: tf.distribute.Strategy,
-        callbacks: Sequence[keras.callbacks.Callback] = (),
-    ) -> float:
-        """Trains from the last state on, or from the beginning, and writes what comes of it.
+    def _test_loss(self, model: ImageGPT) -> float | None:
+        test = self.data.data_set.test
+        if test is None:
+            return None
+        tokens = self.data.tokenize(test, model).tokens
+        logs = model.evaluate(tokens, batch_size=self.batch_size, verbose=0, return_dict=True)
+        return logs["loss"]
 
-        Args:
-            strategy: that the model is made under.
-            callbacks: of Keras, besides those that write the run.
+    def _history_metrics(self, snapshots: Snapshots) -> dict[str, Any]:
+        records = read_history(self.output)
+        evaluations = [record for record in records if "val_loss" in record]
+        speeds = [r["images_per_second"] for r in records if r.get("images_per_second")]
+        speed = float(np.median(speeds)) if speeds else None
+        steps = evaluations[-1]["step"]
+        best = snapshots.best
+        return {
+            "history": {
+                "step": [record["step"] for record in evaluations],
+                "loss": _means_between(records, evaluations),
+                "val_loss": [record["val_loss"] for record in evaluations],
+            },
+            "snapshots": [
+                {**saved, "path": f"{SNAPSHOTS}/{saved['path']}"} for saved in snapshots.saved
+            ],
+            "best_checkpoint": {**best, "path": f"{SNAPSHOTS}/{best['path']}"},
+            "images_per_second": speed,
+            "minutes": speed and steps * self.batch_size / speed / 60,
+        }
 
-        Returns: the validation loss after the last step, nats per pixel.
+    def _save(self, model: ImageGPT, metrics: dict[str, Any]) -> None:
+        """Writes the model and its pictures."""
+        history = metrics["history"]
+        measured = {"step": history["step"][-1], "validation_loss": metrics["validation_loss"]}
+        about = {**self._about(), **measured, "history": history}
+        model.save_to_preset(self.output / MODEL_FOLDER, training=about, overwrite=True)
+        for name, picture in self._pictures(model).items():
+            save_png(picture, self.output / f"{name}.png")
+        if model.objective == "ar":
+            samples = model.sample(NUM_SAMPLES, seed=self.settings.seed).images[:, 0]
+            save_png(contact_sheet(np.array_split(samples, 5)), self.output / "samples.png")
 
-        Raises:
-            InputError: another process trains in the folder.
-            Interrupted: a signal told it to stop; its state is written.
-            Diverged: as `DivergenceDetector`.
-        """
-        writes = is_chief(strategy)
-        with only_writer(self.output) if writes else contextlib.nullcontext():
-            with strategy.scope():
-                model = _new_model(self.palette, self.settings, self.training.precision)
-            saving = _train(model, self, callbacks)
-            test_loss = _test_loss(model, self)
-            if writes:
-                _write(model, self, {**_metrics(saving, self), "test_loss": test_loss})
-        return saving.saved[-1]["validation_loss"]
-
-
-def find_palette(images: Images, settings: Settings) -> igpt_keras.ColorPalette:
-    """The palette that `settings` ask for, or one fitted to the images."""
-    if settings.palette is not None:
-        return read_palette(settings.palette)[0]
-    size = settings.sizes()["image_size"]
-    pixels = training_images(images.options, images.data_set, size, MAX_IMAGES, settings.seed)
-    return igpt_keras.ColorPalette.fit(pixels, settings.num_colors, settings.seed)
-
-
-def _new_model(
-    palette: igpt_keras.ColorPalette, settings: Settings, precision: str
-) -> igpt_keras.ImageGPT:
-    config = igpt_keras.ImageGPTConfig(vocabulary_size=palette.vocabulary_size, **settings.sizes())
-    keras.utils.set_random_seed(settings.seed)
-    return igpt_keras.ImageGPT(
-        config,
-        settings.objective,
-        mask_probability=settings.mask_probability,
-        tokenizer=palette,
-        dtype=precision,
-    )
-
-
-def _train(
-    model: igpt_keras.ImageGPT, run: Run, others: Sequence[keras.callbacks.Callback]
-) -> Snapshots:
-    """Trains `model`, from the last state on if there is one."""
-    images, settings, training, output = run.images, run.settings, run.training, run.output
-    stream, intervals = run.stream(), run.intervals()
-    total_steps = intervals["epochs"] * intervals["steps_per_epoch"]
-    strategy = model.distribute_strategy
-    bar = ProgressBar(
-        output.name, ("loss", "bits_per_pixel", "val_loss"), total_steps, training.progress
-    )
-    saving = Snapshots(
-        output / SNAPSHOTS,
-        {intervals["epochs"] >> halvings for halvings in range(settings.snapshots)},
-        intervals["steps_per_epoch"],
-        run.about(),
-        writes=is_chief(strategy),
-    )
-    states = recording(
-        output,
-        settings,
-        training,
-        strategy,
-        batch_size=settings.batch_size,
-        total_steps=total_steps,
-        listener=bar.show,
-        pictures=partial(_pictures, run=run),
-        others={"snapshots": saving},
-    )
-    training.say(
-        f"{model.count_params():,} parameters, {total_steps} steps of {settings.batch_size} images"
-    )
-    tokens = images.options.tokenize(images.held_out, model.tokenizer).tokens
-    with (
-        bar,
-        images.options.decoder.restore_errors(),
-        stopping(states, strategy),
-    ):
-        pretrain(
-            model,
-            lambda step: distribute(partial(stream.dataset, step), strategy),
-            masked_inputs(model, tokens, settings.seed),
-            batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate,
-            clip_norm=training.clip_norm,
-            remat=training.remat,
-            micro_batches=training.micro_batches,
-            seed=settings.seed,
-            checkpoints=states,
-            callbacks=[*states.callbacks.values(), bar, *others],
-            verbose=0,
-            **intervals,
+    def _pictures(self, model: ImageGPT) -> dict[str, Image.Image]:
+        """Returns completions of held-out images by an autoregressive model."""
+        if model.objective != "ar":
+            return {}
+        size, seed = model.config.image_size, self.settings.seed
+        keep_rows = size // 2
+        pixels = self.data.read_images(self.held_out, size, NUM_PICTURES, seed).images
+        completions = model.generate(
+            pixels, keep_rows=keep_rows, num_completions=NUM_COMPLETIONS, seed=seed
         )
-    return saving
-
-
-def _metrics(saving: Snapshots, run: Run) -> dict[str, Any]:
-    """Figures of a result: losses in nats per pixel, at every evaluation and of the models."""
-    records = read_history(run.output)
-    evaluations = [record for record in records if "val_loss" in record]
-    speeds = [r["images_per_second"] for r in records if r.get("images_per_second")]
-    speed = float(np.median(speeds)) if speeds else None
-    steps = evaluations[-1]["step"]
-    return {
-        "history": {
-            "step": [record["step"] for record in evaluations],
-            "loss": _means_between(records, evaluations),
-            "val_loss": [record["val_loss"] for record in evaluations],
-        },
-        "validation_loss": saving.saved[-1]["validation_loss"],
-        "snapshots": [{**saved, "path": f"{SNAPSHOTS}/{saved['path']}"} for saved in saving.saved],
-        "best_checkpoint": {**saving.best, "path": f"{SNAPSHOTS}/{saving.best['path']}"},
-        "images_per_second": speed,
-        "minutes": speed and steps * run.settings.batch_size / speed / 60,
-    }
+        rows = [
+            [original, keep_top(original, keep_rows), *completed]
+            for original, completed in zip(pixels, completions.images, strict=True)
+        ]
+        return {"completions": contact_sheet(rows, ["original", "known", "completions"])}
 
 
 def _means_between(records: list[dict], evaluations: list[dict]) -> list[float]:
-    """The mean training loss of the steps before each of `evaluations`, since the one before."""
+    """Returns the mean training loss before each evaluation, since the one before it."""
     means, total, first, previous = [], 0.0, 0, 0
     for record in records:
         total += record.get("loss", 0.0) * (record["step"] - previous)
@@ -362,58 +321,3 @@ def _means_between(records: list[dict], evaluations: list[dict]) -> list[float]:
             means.append(total / (previous - first))
             total, first = 0.0, previous
     return means
-
-
-def _test_loss(model: igpt_keras.ImageGPT, run: Run) -> float | None:
-    """The generative loss in nats per pixel on the test split, if there is one."""
-    test = run.images.data_set.test
-    if test is None:
-        return None
-    tokens = run.images.options.tokenize(test, model.tokenizer).tokens
-    size = run.settings.batch_size
-    return model.evaluate(tokens, batch_size=size, verbose=0, return_dict=True)["loss"]
-
-
-def _pictures(model: igpt_keras.ImageGPT, run: Run) -> dict[str, Image.Image]:
-    """Completions of held-out images, by an autoregressive model."""
-    if model.objective != "ar":
-        return {}
-    images, seed = run.images, run.settings.seed
-    size, keep_rows = model.config.image_size, model.config.image_size // 2
-    reading = images.options.reading()
-    pixels = read_images(images.held_out, size, limit=PICTURED, seed=seed, **reading).images
-    completions = model.generate(
-        pixels, keep_rows=keep_rows, num_completions=COMPLETIONS_EACH, seed=seed
-    )
-    rows = [
-        [original, keep_top(original, keep_rows), *completed]
-        for original, completed in zip(pixels, completions.images, strict=True)
-    ]
-    return {"completions": contact_sheet(rows, ["original", "known", "completions"])}
-
-
-def _write(model: igpt_keras.ImageGPT, run: Run, metrics: dict[str, Any]) -> None:
-    """Writes what a finished run has: the model, pictures, and the result in the end."""
-    history = metrics["history"]
-    measured = {"step": history["step"][-1], "validation_loss": metrics["validation_loss"]}
-    about = {**run.about(), **measured, "history": history}
-    model.save_to_preset(run.output / saving.MODEL_FOLDER, training=about, overwrite=True)
-    for name, picture in _pictures(model, run).items():
-        save_png(picture, run.output / f"{name}.png")
-    if model.objective == "ar":
-        samples = model.sample(SAMPLES, seed=run.settings.seed).images[:, 0]
-        save_png(contact_sheet(np.array_split(samples, 5)), run.output / "samples.png")
-    result = Result(
-        kind=KIND,
-        command=run.command,
-        model=describe_model(model, run.output),
-        data=run.images.data_set.describe(),
-        settings={
-            **dataclasses.asdict(run.settings),
-            **dataclasses.asdict(run.training),
-            "augmentation": run.images.options.augmentation,
-        },
-        metrics=metrics,
-    )
-    write_result(result, run.output)
-    remove_checkpoints(run.output)

@@ -1,54 +1,65 @@
-"""Probes: a model in, what linear classifiers read off its layers out.
+"""Linear probes: what classifiers read off each layer of a model (paper, section 2.4).
 
-The folder of a run holds `result.json`, and `probe.npz`, the probe of the best layer.
+Metrics of the result; accuracies are shares of the images:
+
+| key | value |
+| --- | --- |
+| `method`, `num_classes` | as they say |
+| `layers` | each layer's `layer`, `validation_accuracy`, `test_accuracy` and chosen setting |
+| `best_layer` | the layer of the highest validation accuracy; None for a baseline |
+| `validation_accuracy`, `test_accuracy` | those of the best layer |
+| `concatenated` | likewise for several `layers` side by side, or None |
+| `low_data` | accuracies with few labels, as of `low_data_runs` |
+| `voting` | BERT's `test_accuracy` by the vote, and `single_mask_accuracy`; else None |
 """
 
 import contextlib
 import dataclasses
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 
 from igpt_keras import paper
-from igpt_keras.atomic import atomic_path
-from igpt_keras.data.data_set import DataSet
-from igpt_keras.data.labeled import LabeledImages, LabeledTokens
+from igpt_keras.data.labeled import LabeledTokens
 from igpt_keras.data.splits import Split
-from igpt_keras.data.tokenization import read_images
 from igpt_keras.errors import InputError
-from igpt_keras.evaluation.baselines import pixel_features, token_features
+from igpt_keras.evaluation.baselines import PROBE_BASELINES
 from igpt_keras.evaluation.features import FeatureExtractor
-from igpt_keras.evaluation.probes import (
-    LBFGS,
-    SGD,
-    FitCheckpoints,
-    LayerFeatures,
-    Probe,
-    ProbeSplits,
-    best_layer,
-    fit_probe,
-    layers_around,
-    low_data_runs,
-)
+from igpt_keras.evaluation.low_data import low_data_runs
+from igpt_keras.evaluation.probe_features import LayerFeatures
+from igpt_keras.evaluation.probe_methods import METHODS, FitCheckpoints, ProbeMethod, fit_probe
+from igpt_keras.evaluation.probes import Probe as LinearProbe
+from igpt_keras.evaluation.probes import ProbeSplits, best_layer, layers_around
 from igpt_keras.evaluation.voting import VOTES, modal_vote
-from igpt_keras.models.generative_model import GenerativeModel
-from igpt_keras.runs.options import DataOptions
-from igpt_keras.runs.result import RESULT_FILE, Result, describe_model, write_result
-from igpt_keras.runs.tokenizers import load_with_palette
-
-PROBE_FILE = "probe.npz"
-
-console = Console()
+from igpt_keras.runs.folder import CHECKPOINTS, PROBE_FILE
+from igpt_keras.runs.options import DataOptions, ModelOptions
+from igpt_keras.runs.result import Result, describe_model
+from igpt_keras.runs.run import Callbacks, Measurement, report_progress
+from igpt_keras.runs.tokenizers import load_with_tokenizer
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """The probes; see `igpt probe --help`."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(ModelOptions):
+    """Settings of the probes of a model.
+
+    Attributes:
+        model: Path of the model.
+        method: Name of one of `METHODS`, such as "lbfgs" or "sgd".
+        layers: Layers to probe; None for all.
+        concatenate: Number of layers around the best one to probe side by side, or None.
+        labels_per_class: Numbers of labels of each class to probe the best layer with as well.
+        baseline: Name of one of `PROBE_BASELINES`, "pixels" or "tokens", to probe instead of the
+            model's layers; or None.
+        epochs: Passes over the images for every learning rate of SGD.
+        learning_rate: The only rate of SGD; None for the best of several.
+        batch_size: Images in a forward pass of the model.
+        seed: Seed of subsets, the order of images, BERT's masks and ties.
+        feature_cache: Folder that keeps features for later runs, or None.
+    """
 
     method: str = "lbfgs"
     layers: list[int] | None = None
@@ -59,116 +70,200 @@ class Settings:
     learning_rate: float | None = None
     batch_size: int = paper.BATCH_SIZE
     seed: int = 0
+    feature_cache: pathlib.Path | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """The probes of one model, and the folder of their result.
+class Probe(Measurement[Settings]):
+    """Trains linear probes on the features of a model, and measures them on the test images.
 
-    Attributes:
-        command: that began it.
-        model: path of the model.
-        data: what the probes learn from, and are measured on.
-        settings: of the probes.
-        output: the folder.
-        feature_cache: folder where features are kept, or None.
-        states: folder where SGD keeps what it goes on from, for whoever calls to remove; or None.
-        quiet: whether no progress is shown.
+    Writes `result.json` and `probe.npz`, the probe of the best layer. With `resume`, SGD writes
+    checkpoints beside the run's folder, which a later process resumes from.
     """
 
-    command: str
-    model: str
-    data: DataOptions
-    settings: Settings
-    output: pathlib.Path
-    feature_cache: pathlib.Path | None = None
-    states: pathlib.Path | None = None
-    quiet: bool = False
+    kind = "probe"
+    Settings = Settings
 
-    def finish(self, overwrite: bool = False) -> dict[str, Any]:
-        """Trains the probes, from their last states on, measures and writes the result.
+    def _begin(self, resume: bool, overwrite: bool) -> None:
+        self._resume = resume
+        super()._begin(resume, overwrite)
+
+    @property
+    def _checkpoints(self) -> pathlib.Path:
+        return self.output.with_name(f"{self.output.name}-{CHECKPOINTS}")
+
+    def _load(self) -> None:
+        self.model = load_with_tokenizer(self.settings.model)
+        _check(self.settings, self.model.config.num_layers)
+        # With train_on_validation, settings are chosen on the validation images first.
+        options = dataclasses.replace(self.data, train_on_validation=False)
+        self.data_set = options.labeled_data_set()
+
+    def remove_checkpoints(self) -> None:
+        if self._checkpoints.exists():
+            shutil.rmtree(self._checkpoints)
+
+    def _measure(self, folder: pathlib.Path, callbacks: Callbacks) -> Result:
+        with _feature_folder(self.settings.feature_cache, folder) as features:
+            metrics, probe = self._probe(features, callbacks)
+        probe.save(folder / PROBE_FILE)
+        return Result(
+            kind=self.kind,
+            command=self.command,
+            model=describe_model(self.model, self.settings.model),
+            data=self.data_set.describe(),
+            settings=_describe(self.settings, self.data),
+            metrics=metrics,
+        )
+
+    def _probe(
+        self, folder: pathlib.Path, callbacks: Callbacks
+    ) -> tuple[dict[str, Any], LinearProbe]:
+        """Returns the metrics, and the best layer's probe; `folder` is for the features."""
+        num_classes = len(self.data_set.class_names)
+        splits = (self.data_set.train, self.data_set.validation, self.data_set.test)
+        if self.settings.baseline is not None:
+            features = [self._baseline_features(split) for split in splits]
+            return self._probe_baseline(ProbeSplits(*features, num_classes))
+        tokens = [self.data.tokenize(split, self.model) for split in splits]
+        train, validation, *votes = self._extract(tokens, folder, callbacks)
+        return self._probe_layers(
+            ProbeSplits(train, validation, votes[0], num_classes), votes, callbacks
+        )
+
+    def _baseline_features(self, split: Split) -> LayerFeatures:
+        baseline = PROBE_BASELINES.get(self.settings.baseline)()
+        if baseline.reads == "images":
+            read = self.data.read_images(split, self.model.config.image_size)
+        else:
+            read = self.data.tokenize(split, self.model)
+        return LayerFeatures([baseline.features(read, self.model.tokenizer)], read.labels)
+
+    def _extract(
+        self, tokens: list[LabeledTokens], folder: pathlib.Path, callbacks: Callbacks
+    ) -> list[LayerFeatures]:
+        """Returns features of train, validation and test; for BERT of test under every mask."""
+        train, validation, test = tokens
+        votes = VOTES if self.model.objective == "bert" else 1
+        passes = [(train, 0), (validation, 0), *((test, vote) for vote in range(votes))]
+        total, done = sum(len(split) for split, _ in passes), 0
+
+        def on_batch(count):
+            nonlocal done
+            done += count
+            report_progress(callbacks, "features", done, total)
+
+        extractor = FeatureExtractor(
+            self.model,
+            folder,
+            batch_size=self.settings.batch_size,
+            seed=self.settings.seed,
+            on_batch=on_batch,
+        )
+        features = [
+            LayerFeatures(extractor.features(split.tokens, vote), split.labels)
+            for split, vote in passes
+        ]
+        # Features that the cache holds ran no batch.
+        report_progress(callbacks, "features", total, total)
+        return features
+
+    def _probe_baseline(self, splits: ProbeSplits) -> tuple[dict[str, Any], LinearProbe]:
+        """Returns the metrics without layers, and the probe."""
+        method = self._make_method()
+        probe = fit_probe(method, splits, self.data.train_on_validation)
+        of_probe = _probe_metrics(probe, splits)
+        metrics = {
+            "method": self.settings.method,
+            "num_classes": splits.num_classes,
+            "layers": [{"layer": None, **of_probe}],
+            "best_layer": None,
+            "validation_accuracy": of_probe["validation_accuracy"],
+            "test_accuracy": of_probe["test_accuracy"],
+            "concatenated": None,
+            "low_data": self._low_data(splits, method, self.settings.baseline),
+            "voting": None,
+        }
+        return metrics, probe
+
+    def _probe_layers(
+        self, splits: ProbeSplits, votes: list[LayerFeatures], callbacks: Callbacks
+    ) -> tuple[dict[str, Any], LinearProbe]:
+        """Returns the metrics of every layer, and the probe of the best one.
 
         Args:
-            overwrite: whether an earlier run is replaced.
-
-        Returns: the metrics of the result.
-
-        Raises:
-            FileExistsError: the folder exists and must not be replaced.
-            InputError: a model, settings or data that do not fit.
-            Interrupted: a signal told SGD to stop; its state is written.
-            Diverged: the weights that SGD ends with are not finite.
+            splits: Features of all layers.
+            votes: The test split under every mask.
+            callbacks: Those that hear of the progress.
         """
-        with atomic_path(self.output, overwrite, marker=RESULT_FILE) as partial:
-            loaded = load_with_palette(self.model)
-            check_settings(loaded, self.settings)
-            # What is folded is folded after the choice.
-            data_set = dataclasses.replace(self.data, train_on_validation=False).open()
-            check_data(data_set)
-            partial.mkdir()
-            with feature_folder(self.feature_cache, partial) as folder:
-                metrics, probe = self._measure(loaded, data_set, folder)
-            probe.save(partial / PROBE_FILE)
-            result = Result(
-                kind="probe",
-                command=self.command,
-                model=describe_model(loaded, self.model),
-                data=data_set.describe(),
-                settings=describe_settings(self.data, self.settings),
-                metrics=metrics,
-            )
-            write_result(result, partial)
-        return metrics
+        settings, fold = self.settings, self.data.train_on_validation
+        method = self._make_method()
+        last = len(splits.train.layers) - 1
+        layers = settings.layers or range(last + 1)
+        probes = {}
+        for done, layer in enumerate(layers, start=1):
+            probes[layer] = fit_probe(method, splits.select([layer]), fold)
+            report_progress(callbacks, "probes", done, len(layers))
+        of_layers = {
+            layer: _probe_metrics(probe, splits.select([layer])) for layer, probe in probes.items()
+        }
+        best = best_layer(probes)
+        concatenated = None
+        if settings.concatenate is not None:
+            around = layers_around(best, settings.concatenate, last)
+            chosen = splits.select(around)
+            concatenated = {
+                "layers": around,
+                **_probe_metrics(fit_probe(method, chosen, fold), chosen),
+            }
+        metrics = {
+            "method": settings.method,
+            "num_classes": splits.num_classes,
+            "layers": [{"layer": layer, **each} for layer, each in of_layers.items()],
+            "best_layer": best,
+            "validation_accuracy": of_layers[best]["validation_accuracy"],
+            "test_accuracy": of_layers[best]["test_accuracy"],
+            "concatenated": concatenated,
+            "low_data": self._low_data(splits.select([best]), method, f"best layer {best}"),
+            "voting": _voting_metrics(
+                probes[best], [v.select([best]) for v in votes], splits.num_classes, settings.seed
+            ),
+        }
+        return metrics, probes[best]
 
-    def _measure(
-        self, model: GenerativeModel, data_set: DataSet, folder: pathlib.Path
-    ) -> tuple[dict[str, Any], Probe]:
-        """The metrics of a result, and the best layer's probe; `folder` is for the features."""
-        data, settings = self.data, self.settings
-        method = make_method(settings, self.states)
-        num_classes = len(data_set.class_names)
-        sources = (data_set.train, data_set.validation, data_set.test)
-        if settings.baseline == "pixels":
-            images = [read_pixels(split, model, data) for split in sources]
-            splits = ProbeSplits(*map(pixel_features, images), num_classes)
-            return baseline_metrics(splits, method, data, settings)
-        tokens = [data.tokenize(split, model.tokenizer) for split in sources]
-        if settings.baseline == "tokens":
-            features = [token_features(split, model.tokenizer) for split in tokens]
-            return baseline_metrics(ProbeSplits(*features, num_classes), method, data, settings)
-        train, validation, *votes = extract(model, tokens, settings, folder, self.quiet)
-        splits = ProbeSplits(train, validation, votes[0], num_classes)
-        return model_metrics(splits, votes, method, data, settings, self.quiet)
-
-
-def check_settings(model: GenerativeModel, settings: Settings) -> None:
-    """Raises `InputError` for layers that are not there, or a rate that nothing learns at."""
-    last = model.config.num_layers
-    if settings.learning_rate is not None and settings.method != "sgd":
-        raise InputError(
-            f"learning_rate={settings.learning_rate} is for method=sgd, got {settings.method}"
+    def _make_method(self) -> ProbeMethod:
+        settings = self.settings
+        return METHODS.get(settings.method).from_options(
+            learning_rate=settings.learning_rate,
+            epochs=settings.epochs,
+            seed=settings.seed,
+            checkpoints=FitCheckpoints(self._checkpoints) if self._resume else None,
         )
+
+    def _low_data(
+        self, splits: ProbeSplits, method: ProbeMethod, features: str
+    ) -> list[dict[str, Any]]:
+        """Returns what `low_data_runs` does, with the name of the features."""
+        counts, seed = self.settings.labels_per_class or [], self.settings.seed
+        runs = low_data_runs(method, splits, counts, seed=seed)
+        return [{"features": features, **run} for run in runs]
+
+
+def _check(settings: Settings, num_layers: int) -> None:
+    """Raises `InputError` for settings that do not fit each other or the model."""
+    METHODS.get(settings.method).from_options(learning_rate=settings.learning_rate)
+    if settings.baseline is not None:
+        PROBE_BASELINES.get(settings.baseline)
     if settings.baseline is not None and (settings.layers or settings.concatenate):
         raise InputError(f"baseline={settings.baseline} has no layers to choose or concatenate")
-    if settings.layers is not None and max(settings.layers) > last:
-        raise InputError(f"layers must lie in 0…{last}, got {max(settings.layers)}")
-    if settings.concatenate is not None and settings.concatenate > last + 1:
-        raise InputError(f"concatenate must lie in 2…{last + 1}, got {settings.concatenate}")
-
-
-def check_data(data_set: DataSet) -> None:
-    """Raises `InputError` for data that probes cannot be trained and measured on."""
-    data_set.labeled_train()
-    if data_set.test is None or not data_set.test.labeled:
-        raise InputError(
-            f"data={data_set.specs[0]} has no labeled test split to measure the accuracy on; "
-            "a folder has its own in test/<class>/"
-        )
+    if settings.layers is not None and max(settings.layers) > num_layers:
+        raise InputError(f"layers must lie in 0…{num_layers}, got {max(settings.layers)}")
+    if settings.concatenate is not None and settings.concatenate > num_layers + 1:
+        raise InputError(f"concatenate must lie in 2…{num_layers + 1}, got {settings.concatenate}")
 
 
 @contextlib.contextmanager
-def feature_folder(cache: pathlib.Path | None, run: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Where features go: to `cache`, or beside the result of `run` for as long as needed."""
+def _feature_folder(cache: pathlib.Path | None, run: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives the cache, or a temporary folder inside the run's."""
     if cache is not None:
         yield cache
         return
@@ -176,119 +271,7 @@ def feature_folder(cache: pathlib.Path | None, run: pathlib.Path) -> Iterator[pa
         yield pathlib.Path(folder)
 
 
-def read_pixels(split: Split, model: GenerativeModel, data: DataOptions) -> LabeledImages:
-    """The images of `split` at the size of `model`, before the palette."""
-    return read_images(
-        split,
-        model.config.image_size,
-        augmentation=data.augmentation,
-        decoder=data.decoder,
-    )
-
-
-def extract(
-    model: GenerativeModel,
-    tokens: list[LabeledTokens],
-    settings: Settings,
-    folder: pathlib.Path,
-    quiet: bool,
-) -> list[LayerFeatures]:
-    """Features of train, validation and test split; for BERT of test under every mask."""
-    train, validation, test = tokens
-    votes = VOTES if model.objective == "bert" else 1
-    passes = [(train, 0), (validation, 0), *((test, vote) for vote in range(votes))]
-    total = sum(len(split) for split, _ in passes)
-    with Progress(console=console, disable=quiet) as progress:
-        task = progress.add_task("features", total=total)
-        extractor = FeatureExtractor(
-            model,
-            folder,
-            batch_size=settings.batch_size,
-            seed=settings.seed,
-            on_batch=lambda count: progress.advance(task, count),
-        )
-        features = [
-            LayerFeatures(extractor.features(split.tokens, vote), split.labels)
-            for split, vote in passes
-        ]
-        # Those found in the cache ran no batch.
-        progress.update(task, completed=total)
-    return features
-
-
-def baseline_metrics(
-    splits: ProbeSplits, method: LBFGS | SGD, data: DataOptions, settings: Settings
-) -> tuple[dict[str, Any], Probe]:
-    """The metrics of a result without a model's layers, and the probe."""
-    probe = fit_probe(method, splits, data.train_on_validation)
-    of_probe = probe_metrics(probe, splits)
-    metrics = {
-        "method": settings.method,
-        "num_classes": splits.num_classes,
-        "layers": [{"layer": None, **of_probe}],
-        "best_layer": None,
-        "validation_accuracy": of_probe["validation_accuracy"],
-        "test_accuracy": of_probe["test_accuracy"],
-        "concatenated": None,
-        "low_data": low_data(splits, method, settings, settings.baseline),
-        "voting": None,
-    }
-    return metrics, probe
-
-
-def model_metrics(
-    splits: ProbeSplits,
-    votes: list[LayerFeatures],
-    method: LBFGS | SGD,
-    data: DataOptions,
-    settings: Settings,
-    quiet: bool,
-) -> tuple[dict[str, Any], Probe]:
-    """The metrics of a result of every layer, and the probe of the best.
-
-    `votes` is the test split under every mask.
-    """
-    last = len(splits.train.layers) - 1
-    curve = {}
-    with Progress(console=console, disable=quiet) as progress:
-        for layer in progress.track(settings.layers or range(last + 1), description="probes"):
-            curve[layer] = fit_probe(method, splits.select([layer]), data.train_on_validation)
-    of_layers = {
-        layer: probe_metrics(probe, splits.select([layer])) for layer, probe in curve.items()
-    }
-    best = best_layer(curve)
-    concatenated = None
-    if settings.concatenate is not None:
-        around = layers_around(best, settings.concatenate, last)
-        chosen = splits.select(around)
-        probe = fit_probe(method, chosen, data.train_on_validation)
-        concatenated = {"layers": around, **probe_metrics(probe, chosen)}
-    metrics = {
-        "method": settings.method,
-        "num_classes": splits.num_classes,
-        "layers": [{"layer": layer, **each} for layer, each in of_layers.items()],
-        "best_layer": best,
-        "validation_accuracy": of_layers[best]["validation_accuracy"],
-        "test_accuracy": of_layers[best]["test_accuracy"],
-        "concatenated": concatenated,
-        "low_data": low_data(splits.select([best]), method, settings, f"best layer {best}"),
-        "voting": voting_metrics(
-            curve[best], [vote.select([best]) for vote in votes], splits.num_classes, settings.seed
-        ),
-    }
-    return metrics, curve[best]
-
-
-def make_method(settings: Settings, states: pathlib.Path | None) -> LBFGS | SGD:
-    if settings.method == "sgd":
-        rate = settings.learning_rate
-        rates = paper.PROBE_LEARNING_RATES if rate is None else (rate,)
-        kept = None if states is None else FitCheckpoints(states)
-        return SGD(rates, epochs=settings.epochs, seed=settings.seed, states=kept)
-    return LBFGS()
-
-
-def probe_metrics(probe: Probe, splits: ProbeSplits) -> dict[str, Any]:
+def _probe_metrics(probe: LinearProbe, splits: ProbeSplits) -> dict[str, Any]:
     return {
         "validation_accuracy": probe.validation_accuracy,
         "test_accuracy": probe.accuracy(splits.test),
@@ -296,19 +279,10 @@ def probe_metrics(probe: Probe, splits: ProbeSplits) -> dict[str, Any]:
     }
 
 
-def low_data(
-    splits: ProbeSplits, method: LBFGS | SGD, settings: Settings, features: str
-) -> list[dict[str, Any]]:
-    """As `low_data_runs`; `features` says what they are of."""
-    counts = settings.labels_per_class or []
-    runs = low_data_runs(method, splits, counts, seed=settings.seed)
-    return [{"features": features, **run} for run in runs]
-
-
-def voting_metrics(
-    probe: Probe, votes: list[LayerFeatures], num_classes: int, seed: int
+def _voting_metrics(
+    probe: LinearProbe, votes: list[LayerFeatures], num_classes: int, seed: int
 ) -> dict[str, float] | None:
-    """Accuracy of the vote and of its first voter; None where there is one alone."""
+    """Returns the accuracies of the vote and of its first voter; None if there is only one."""
     if len(votes) == 1:
         return None
     predictions = np.stack([probe.predict(vote) for vote in votes])
@@ -319,9 +293,10 @@ def voting_metrics(
     }
 
 
-def describe_settings(data: DataOptions, settings: Settings) -> dict[str, Any]:
-    """What a result says of the settings."""
+def _describe(settings: Settings, data: DataOptions) -> dict[str, Any]:
+    """Returns the settings for a result."""
     described = dataclasses.asdict(settings)
+    del described["model"], described["feature_cache"]
     return {
         "features": described.pop("baseline") or "model",
         **described,

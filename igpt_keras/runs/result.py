@@ -1,36 +1,31 @@
-"""What a run measured, as `result.json` in the run's folder.
-
-A run is one call of `igpt pretrain`, `finetune`, `probe` or `evaluate`. Its folder holds
-`result.json`, where it trained one `model/` (a model folder), and `snapshots/`.
-"""
+"""The result of a run: what it measured, and on which model and data."""
 
 import dataclasses
-import json
 import os
 import pathlib
 from typing import Any
 
-from igpt_keras.atomic import atomic_path
 from igpt_keras.errors import InputError
+from igpt_keras.json_files import read_json, write_json
 from igpt_keras.models.generative_model import GenerativeModel
+from igpt_keras.runs.folder import RESULT_FILE
 from igpt_keras.saving import read_training
 
-RESULT_FILE = "result.json"
 FORMAT_VERSION = 1
-KINDS = ("pretrain", "finetune", "probe", "evaluate")
+KINDS = ("pretrain", "finetune", "probe", "evaluate", "complete", "sample")
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One run.
+    """The result of one run.
 
     Attributes:
-        kind: "pretrain", "finetune", "probe" or "evaluate".
-        command: the command line that made it.
-        model: as `describe_model` returns.
-        data: as `DataSet.describe` returns.
-        settings: the options that shaped the metrics.
-        metrics: what was measured; see the module that makes it.
+        kind: One of `KINDS`.
+        command: The command that made the run.
+        model: What `describe_model` returns.
+        data: What `DataSet.describe` returns.
+        settings: The settings that shaped the metrics.
+        metrics: What was measured; the verb's module documents the keys.
     """
 
     kind: str
@@ -42,29 +37,28 @@ class Result:
 
 
 def write_result(result: Result, folder: str | os.PathLike) -> None:
-    """Writes `folder`/result.json whole or not at all; the folder exists."""
-    with atomic_path(pathlib.Path(folder, RESULT_FILE), overwrite=True) as partial:
-        content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(result)}
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    """Writes `folder`/result.json, whole or not at all; the folder must exist."""
+    content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(result)}
+    write_json(pathlib.Path(folder, RESULT_FILE), content)
 
 
 def read_result(folder: str | os.PathLike) -> Result:
     """Reads the result of a run.
 
     Raises:
-        FileNotFoundError: no `result.json` in `folder`.
-        InputError: a `result.json` that is damaged or of another version.
+        FileNotFoundError: `folder` holds no `result.json`.
+        InputError: The file is damaged or of another format version.
     """
     file = pathlib.Path(folder, RESULT_FILE)
+    content = read_json(file)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
         version = content.pop("format_version")
         if version != FORMAT_VERSION:
             raise InputError(
                 f"{file} has format_version {version}; this version reads {FORMAT_VERSION}"
             )
         result = Result(**content)
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{file} is not the result of a run: {error}") from None
     if result.kind not in KINDS:
         raise InputError(f"{file} is of kind {result.kind!r}; expected one of {', '.join(KINDS)}")
@@ -72,15 +66,16 @@ def read_result(folder: str | os.PathLike) -> Result:
 
 
 def describe_model(model: GenerativeModel, path: str | os.PathLike) -> dict[str, Any]:
-    """What a result says of the model it is about.
+    """Describes the model of a run, for its result.
 
     Args:
-        model: as loaded from `path`.
-        path: of the model folder, or of what else `igpt_keras.load` read.
+        model: The model.
+        path: Where it was loaded from, or where it was saved.
 
-    Returns: `path`, `objective`, `config`, `parameters`; and from the model folder's
-    `training.json`, null where unknown: `name` (of the run), `data`, `step`, and
-    `validation_loss` (nats per pixel, on the data it was pre-trained on).
+    Returns:
+        `path`, `objective`, `config`, `parameters` (their number), and from the model folder's
+        `training.json`, None where unknown: `name` (of the run that trained it), `data`, `step`
+        and `validation_loss` (nats per pixel, on the data it was pre-trained on).
     """
     training = read_training(path)
     return {

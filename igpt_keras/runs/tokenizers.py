@@ -1,42 +1,55 @@
-"""The palette of a model or a file, and the images that one is fitted to."""
+"""The tokenizer of a model or a file, and palettes fitted to images."""
 
+import functools
 import math
 
 import numpy as np
 
-import igpt_keras
-from igpt_keras.data.data_set import DataSet
 from igpt_keras.data.tokenization import read_images
 from igpt_keras.errors import InputError
+from igpt_keras.models import load
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.runs.options import DataOptions
-from igpt_keras.tokenizers.color_palette import ColorPalette
+from igpt_keras.tokenizers import ColorPalette, ImageTokenizer
 
 SUFFIX = ".npy"
 IMAGE_SIZE = 32
 MAX_IMAGES = 10_000
 
 
-def load_with_palette(path: str) -> GenerativeModel:
-    """The model at `path`.
+def load_with_tokenizer(path: str) -> GenerativeModel:
+    """Loads the model at `path`.
 
     Raises:
-        InputError: it has no palette, so that images have no tokens.
+        InputError: The model has no tokenizer, so it cannot read images.
     """
-    model = igpt_keras.load(path)
+    model = load(path)
     if model.tokenizer is None:
         raise InputError(
-            f"{path} has no palette, which images are encoded with; the palette of its "
-            "pre-training belongs into its folder as palette.npy"
+            f"{path} has no palette to tokenize images with; put the palette of its pre-training "
+            "into its folder as palette.npy"
         )
     return model
 
 
-def training_images(
-    data: DataOptions, data_set: DataSet, image_size: int, max_images: int, seed: int
-) -> np.ndarray:
-    """Random images to fit a palette to: uint8 [N, R, R, 3]; of mixed sources by weight."""
-    total = sum(source.weight for source in data_set.sources)
+@functools.lru_cache(maxsize=8)
+def fit_palette(data: DataOptions, image_size: int, num_colors: int, seed: int) -> ColorPalette:
+    """Fits a palette to training images, once for all runs in a process that ask for the same.
+
+    Args:
+        data: Sources of a mixture contribute images by weight.
+        image_size: Side in pixels that images are averaged down to.
+        num_colors: Number of colors.
+        seed: Seed of the choice of images and of k-means.
+    """
+    images = training_images(data, image_size, MAX_IMAGES, seed)
+    return ColorPalette.fit(images, num_colors, seed)
+
+
+def training_images(data: DataOptions, image_size: int, max_images: int, seed: int) -> np.ndarray:
+    """Returns random training images, uint8 [N, R, R, 3], from mixed sources by weight."""
+    sources = data.data_set.sources
+    total = sum(source.weight for source in sources)
     images = [
         read_images(
             source.split,
@@ -46,14 +59,14 @@ def training_images(
             limit=math.ceil(max_images * source.weight / total),
             seed=seed,
         ).images
-        for source in data_set.sources
+        for source in sources
     ]
     return np.concatenate(images)
 
 
-def read_palette(path: str) -> tuple[ColorPalette, int]:
-    """The palette at `path`, of a file or a model, and the side of images it is for."""
+def read_tokenizer(path: str) -> tuple[ImageTokenizer, int]:
+    """Returns the tokenizer of a model, or the palette of a .npy file, and its image size."""
     if path.endswith(SUFFIX):
         return ColorPalette.load(path), IMAGE_SIZE
-    model = load_with_palette(path)
+    model = load_with_tokenizer(path)
     return model.tokenizer, model.config.image_size

@@ -24,7 +24,7 @@ def test_a_draft_is_fitted_and_gives_the_same_pixels(igpt, pretrained, photos, t
 
 @pytest.mark.parametrize(
     ("output", "message"),
-    [("draft.npy", "--output must end in .npz, got"), ("there.npz", "there.npz exists already")],
+    [("draft.npy", "output must end in .npz, got"), ("there.npz", "there.npz exists already")],
 )
 def test_a_place_that_will_not_do_is_named(
     igpt, pretrained, photos, tmp_path, output, message, monkeypatch

@@ -7,7 +7,7 @@ from PIL import Image
 
 import igpt_keras
 from igpt_keras.models.masking import draw_mask
-from igpt_keras.runs import finetune as finetuning
+from igpt_keras.runs import run as run_module
 from igpt_keras.runs.finetune import Settings, load_start
 from igpt_keras.runs.folder import only_writer
 from igpt_keras.runs.result import read_result
@@ -110,8 +110,8 @@ def test_finetune_from_scratch_takes_no_weights_of_the_model(igpt, photos, pretr
     assert result.data["train"] == 6
 
     def embedding(seed, from_scratch=True):
-        settings = Settings(from_scratch, 1.0, None, 1, 1, 8, 0.01, None, seed)
-        return load_start(model, settings).backbone.get_weights()[0]
+        settings = Settings(model=model, from_scratch=from_scratch, seed=seed)
+        return load_start(settings).backbone.get_weights()[0]
 
     trained = igpt_keras.load(run / "model").backbone.get_weights()[0]
     np.testing.assert_array_equal(trained, embedding(4))
@@ -132,7 +132,7 @@ def test_finetune_from_scratch_takes_no_weights_of_the_model(igpt, photos, pretr
             {"options": ("--labels-per-class", 3, "--augmentation", "cifar")},
             "got augmentation=cifar",
         ),
-        ({"data": "test"}, "has no test split"),
+        ({"data": "test"}, "has no labeled test split"),
         ({"data": "test/dark"}, "has no labels"),
     ],
 )
@@ -174,7 +174,7 @@ def tuned(igpt, photos, pretrained, tmp_path, monkeypatch):
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(finetuning, "write_result", fail)
+        patch.setattr(run_module, "write_result", fail)
         status, _, errors = igpt(*arguments, tmp_path / "run")
     assert (status, errors) == (2, "igpt: error: the disk is full\n")
     return tmp_path / "run", read_result(tmp_path / "whole")
@@ -206,7 +206,7 @@ def test_resuming_writes_what_is_missing(igpt, tuned):
     assert not (run / "checkpoints").exists()
     assert f"{result.metrics['test_accuracy']:.2%}" in printed
     status, printed, _ = igpt("finetune", "--resume", run)
-    assert (status, printed) == (0, f"{run} is finished, nothing is left to do\n")
+    assert (status, printed) == (0, f"{run} is finished: nothing is left to do\n")
 
 
 @pytest.mark.parametrize(

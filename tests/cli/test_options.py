@@ -7,7 +7,7 @@ import pytest
 
 from igpt_keras import cli
 from igpt_keras.runs import finetune, pretrain, probe
-from igpt_keras.runs.options import DataOptions, TrainingOptions
+from igpt_keras.runs.options import DataOptions
 from serving.exporting import MAX_PIXELS
 from serving.server import Server
 from serving.transport import MAX_MESSAGE_BYTES
@@ -51,13 +51,13 @@ def test_every_command_and_option_is_described(name):
             [f"--{name.replace('_', '-')}={size}" for name, size in SIZES.items()],
             pretrain.Settings(**SIZES),
         ),
-        ("finetune", ["model"], finetune.Settings()),
-        ("probe", ["model"], probe.Settings()),
+        ("finetune", ["model"], finetune.Settings(model="model")),
+        ("probe", ["model"], probe.Settings(model="model")),
     ],
 )
 def test_defaults_are_those_of_python(command, words, settings):
     given = values(command, [*words, *DATA])
-    for options in (settings, DataOptions(("digits",)), TrainingOptions()):
+    for options in (settings, DataOptions("digits")):
         for name, value in vars(options).items():
             if name in given:
                 assert given[name] == value, name

@@ -169,7 +169,7 @@ def test_an_existing_output_stays_unless_overwritten(run, palette_file, tmp_path
             "data must be KIND:LOCATION, such as folder:",
         ),
         (["show", "PALETTE", "a.png", "--data", "digits"], "give IMAGES or --data, not both"),
-        (["fit", "--data", "digits"], "--output must end in .npy"),
+        (["fit", "--data", "digits"], "output must end in .npy"),
         (["fit", "--data", "digits", "--output", "x.npy"], "ask for at most"),
     ],
 )

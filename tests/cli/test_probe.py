@@ -10,7 +10,9 @@ import igpt_keras
 from igpt_keras.data.data_set import open_data
 from igpt_keras.data.tokenization import tokenize
 from igpt_keras.evaluation.features import FeatureExtractor
-from igpt_keras.evaluation.probes import LBFGS, LayerFeatures, ProbeSplits, fit_probe, load_probe
+from igpt_keras.evaluation.probe_features import LayerFeatures
+from igpt_keras.evaluation.probe_methods import LBFGS, fit_probe
+from igpt_keras.evaluation.probes import ProbeSplits, load_probe
 from igpt_keras.evaluation.voting import modal_vote
 from igpt_keras.runs.result import read_result
 

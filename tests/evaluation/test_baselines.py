@@ -29,7 +29,7 @@ def brute_force(tokens, held_out, vocabulary_size, size, neighbor):
 def test_generative_baselines_are_those_counted_one_by_one():
     generator = np.random.default_rng(13)
     tokens, held_out = generator.integers(0, 5, (7, 9)), generator.integers(0, 5, (4, 9))
-    baselines = generative_baselines(tokens, held_out, 5, 3)
+    baselines = generative_baselines(tokens, held_out, 5, (3, 3))
     counted = {
         "unigram": brute_force(tokens, held_out, 5, 3, lambda y, x: (-1, -1)),
         "left pixel": brute_force(tokens, held_out, 5, 3, lambda y, x: (y, x - 1)),

@@ -78,13 +78,13 @@ def test_what_a_process_that_was_killed_computed_is_not_computed_again(
 
     with pytest.raises(Killed):
         FeatureExtractor(model, tmp_path / "cut", batch_size=1, on_batch=die).features(tokens)
-    batches, call = [], features.AllLayers.predict_on_batch
+    batches, call = [], features.MethodModel.predict_on_batch
 
     def predict(self, inputs):
         batches.append(len(inputs))
         return call(self, inputs)
 
-    monkeypatch.setattr(features.AllLayers, "predict_on_batch", predict)
+    monkeypatch.setattr(features.MethodModel, "predict_on_batch", predict)
     seen.clear()
     extractor = FeatureExtractor(model, tmp_path / "cut", batch_size=1, on_batch=seen.append)
     np.testing.assert_allclose(extractor.features(tokens), expected, atol=1e-6)

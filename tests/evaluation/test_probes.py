@@ -9,20 +9,15 @@ from sklearn.linear_model import LogisticRegression
 
 from igpt_keras.data.labeled import per_class
 from igpt_keras.errors import InputError
+from igpt_keras.evaluation.low_data import low_data_runs
+from igpt_keras.evaluation.probe_features import LayerFeatures, Scaling
+from igpt_keras.evaluation.probe_methods import LBFGS, SGD, Batches, FitCheckpoints, fit_probe
 from igpt_keras.evaluation.probes import (
-    LBFGS,
-    SGD,
-    Batches,
-    FitCheckpoints,
-    LayerFeatures,
     Probe,
     ProbeSplits,
-    Scaling,
     best_layer,
-    fit_probe,
     layers_around,
     load_probe,
-    low_data_runs,
 )
 from igpt_keras.training.callbacks.checkpoint_manager import CheckpointManager, Interrupted
 
@@ -177,7 +172,7 @@ def test_folding_trains_the_chosen_setting_on_both_parts(method):
         [np.concatenate([splits.train.layers[0], splits.validation.layers[0]])],
         np.concatenate([splits.train.labels, splits.validation.labels]),
     )
-    (expected,) = method.with_setting(chosen).fits(both, 3)
+    (expected,) = method.with_setting(chosen.setting).fits(both, 3)
     np.testing.assert_allclose(folded.weights, expected.weights, rtol=1e-3)
     assert not np.allclose(folded.weights, chosen.weights, rtol=1e-3)
 
@@ -233,12 +228,12 @@ def test_sgd_that_was_stopped_ends_like_one_that_was_not(tmp_path):
     for stop in stops:
         states = Counting(tmp_path, stop - done)
         with pytest.raises(Interrupted):
-            list(dataclasses.replace(method, states=states).fits(splits.train, 3))
+            list(dataclasses.replace(method, checkpoints=states).fits(splits.train, 3))
         # No step is made twice.
         assert states.done == stop - done
         done = stop
     states = Counting(tmp_path)
-    resumed = list(dataclasses.replace(method, states=states).fits(splits.train, 3))
+    resumed = list(dataclasses.replace(method, checkpoints=states).fits(splits.train, 3))
     assert states.done == 0
     for ours, theirs in zip(resumed, whole, strict=True):
         np.testing.assert_array_equal(ours.weights, theirs.weights)
@@ -311,7 +306,7 @@ def test_memory_of_sgd_does_not_grow_with_the_features(tmp_path):
     assert many - few < features / 4
 
 
-def test_scaling_is_by_mean_and_total_variance_over_many_pieces():
+def test_scaling_is_by_mean_and_total_variance_over_many_reads():
     generator = np.random.default_rng(0)
     x = (generator.normal(0, [1, 2, 3], (5001, 3)) + [100, 0, -5]).astype(np.float32)
     scaling = Scaling.of(LayerFeatures([x[:, :1], x[:, 1:]], np.zeros(len(x), int)))
@@ -334,7 +329,7 @@ def test_layers_lie_side_by_side_and_parts_one_after_the_other():
         np.testing.assert_array_equal(joined.read(chosen), expected[chosen])
     np.testing.assert_array_equal(joined.take(rows).read(slice(None)), expected[rows])
     np.testing.assert_array_equal(joined.take(rows).labels, rows)
-    assert np.concatenate(list(joined.pieces())).dtype == np.float32
+    assert np.concatenate(list(joined.read_all())).dtype == np.float32
 
 
 @pytest.mark.parametrize(

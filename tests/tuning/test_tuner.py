@@ -13,25 +13,23 @@ import igpt_keras
 from igpt_keras import InputError
 from igpt_keras.cli import igpt
 from igpt_keras.data.data_set import open_data
+from igpt_keras.evaluation.features import FeatureExtractor
 from igpt_keras.runs import probe as probing
 from igpt_keras.runs.folder import only_writer
-from igpt_keras.runs.options import DataOptions, TrainingOptions
+from igpt_keras.runs.options import DataOptions
 from igpt_keras.runs.pretrain import Settings
 from igpt_keras.runs.result import read_result
 from tuning import LearningRateSearch, PretrainExperiment, ProbeExperiment, Rates
 
 SIZES = {"image_size": 8, "num_layers": 1, "hidden_dim": 16, "num_heads": 1, "num_colors": 8}
 # BERT, for AR draws pictures.
-SETTINGS = Settings("bert", **SIZES, steps=24, batch_size=32, snapshots=1)
+SETTINGS = Settings(objective="bert", **SIZES, steps=24, batch_size=32, snapshots=1)
 # 1e30, which no model stands, and 0.01.
 RATES = Rates(1e30, floor=0.001, factor=1e32)
 
 
-def tuner(directory, settings=SETTINGS, rates=RATES, **training):
-    options = TrainingOptions(progress="quiet", **training)
-    return LearningRateSearch(
-        PretrainExperiment("digits", settings, options), rates, directory=directory
-    )
+def tuner(directory, settings=SETTINGS, rates=RATES):
+    return LearningRateSearch(PretrainExperiment("digits", settings), rates, directory=directory)
 
 
 @pytest.fixture(scope="module")
@@ -87,18 +85,23 @@ def test_the_best_model_is_the_trained_one(searched):
 def test_the_best_model_of_probes_is_a_linear_classifier(searched, tmp_path):
     (trial,) = searched.oracle.get_best_trials()
     model = searched.run_folder(trial)
-    settings = probing.Settings(layers=[1], epochs=3)
-    experiment = ProbeExperiment(model, "digits", settings, features=tmp_path / "features")
+    settings = probing.Settings(model=model, layers=[1], epochs=3)
+    experiment = ProbeExperiment("digits", settings, features=tmp_path / "features")
     search = LearningRateSearch(experiment, Rates(3, floor=1), directory=tmp_path)
     search.search(verbose=0)
     (linear,) = search.get_best_models()
     validation = open_data("digits").validation
-    tokens = igpt_keras.load(model).tokenizer.tokenize(validation.images)
-    logits = linear.predict(igpt_keras.load(model).features(tokens, 1), verbose=0)
+    loaded = igpt_keras.load(model)
+    tokens = loaded.tokenizer.tokenize(validation.images)
+    # As the probe saw them: a BERT model is masked.
+    features = FeatureExtractor(loaded, tmp_path / "features").features(tokens)[1]
     (best,) = search.oracle.get_best_trials()
+    with np.load(search.run_folder(best) / "probe.npz") as probe:
+        logits = features @ probe["weights"] + probe["bias"]
     assert np.mean(logits.argmax(axis=1) == validation.labels) == best.score
+    np.testing.assert_allclose(linear.predict(features, verbose=0), logits, atol=1e-4)
     # What a trial went on from goes with its end.
-    assert not list(tmp_path.rglob("checkpoints"))
+    assert not list(tmp_path.rglob("*checkpoints"))
 
 
 def test_results_summary(searched, capsys):
@@ -134,7 +137,7 @@ def test_another_search_in_the_same_folder(searched):
     with pytest.raises(InputError, match="over other hyperparameters"):
         tuner(searched.directory, _of_layers)
     # What does not change the result may change.
-    tuner(searched.directory, dataclasses.replace(SETTINGS, log_every=7), strategy="mirrored")
+    tuner(searched.directory, dataclasses.replace(SETTINGS, log_every=7, strategy="mirrored"))
 
 
 def test_a_trial_that_was_finished_but_not_noted_is_read(searched, tmp_path):
@@ -158,7 +161,7 @@ def test_a_trial_that_was_finished_but_not_noted_is_read(searched, tmp_path):
 
 @pytest.mark.slow
 def test_two_replicas_find_what_one_finds(searched, tmp_path):
-    mirrored = tuner(tmp_path, strategy="mirrored")
+    mirrored = tuner(tmp_path, dataclasses.replace(SETTINGS, strategy="mirrored"))
     assert mirrored.experiment.strategy.num_replicas_in_sync == 2
     mirrored.search(verbose=0)
     assert [t.status for t in mirrored.oracle.trials.values()] == ["FAILED", "COMPLETED"]
@@ -166,16 +169,22 @@ def test_two_replicas_find_what_one_finds(searched, tmp_path):
 
 
 def test_an_error_in_a_trial_is_raised_as_it_is(tmp_path):
+    search = tuner(tmp_path, dataclasses.replace(SETTINGS, batch_size=31, strategy="mirrored"))
+    with pytest.raises(InputError, match="batch_size must be a multiple of the 2 replicas, got 31"):
+        search.search(verbose=0)
+
+
+def test_what_no_trial_could_train_with_is_found_before_there_is_a_folder(tmp_path):
     settings = dataclasses.replace(SETTINGS, steps=1, snapshots=5)
     with pytest.raises(InputError, match="1 steps are too few for snapshots=5"):
-        tuner(tmp_path, settings).search(verbose=0)
+        tuner(tmp_path, settings)
+    assert not list(tmp_path.iterdir())
 
 
 def test_layers_that_are_not_there(searched, tmp_path):
     (trial,) = searched.oracle.get_best_trials()
-    settings = probing.Settings(layers=[0, 2])
-    model = searched.run_folder(trial)
-    experiment = ProbeExperiment(model, "digits", settings, features=tmp_path / "features")
+    settings = probing.Settings(model=searched.run_folder(trial), layers=[0, 2])
+    experiment = ProbeExperiment("digits", settings, features=tmp_path / "features")
     with pytest.raises(InputError, match="layers must lie in 0…1, got 2"):
         LearningRateSearch(experiment, directory=tmp_path)
     assert not list(tmp_path.iterdir())

@@ -27,8 +27,8 @@ class ProgressBar(keras.callbacks.Callback):
     the speed of this process, including validation.
 
     It is a context manager, which restores the terminal however the run ends. Metrics are those
-    of Keras' logs at the end of an epoch; with `show` as a listener of a `HistoryLogger` they are
-    the means since its last record.
+    of Keras' logs at the end of an epoch; with `on_record` as a listener of a `HistoryLogger` they
+    are the means since its last record.
 
     Args:
         description: Text before the bar.
@@ -47,7 +47,7 @@ class ProgressBar(keras.callbacks.Callback):
     from igpt_keras.training import HistoryLogger, ProgressBar
 
     with ProgressBar("pre-training", ("loss", "val_loss")) as bar:
-        logger = HistoryLogger("run", every=10, batch_size=128, listeners=[bar.show])
+        logger = HistoryLogger("run", every=10, batch_size=128, listeners=[bar.on_record])
         model.fit(tokens, batch_size=128, callbacks=[logger, bar], verbose=0)
     ```
     """
@@ -91,7 +91,7 @@ class ProgressBar(keras.callbacks.Callback):
         if self.form == "bar":
             self.progress.stop()
 
-    def show(self, record: dict[str, float | None]) -> None:
+    def on_record(self, record: dict[str, float | None]) -> None:
         """Shows a record of a `HistoryLogger`."""
         self._has_logger = True
         self._advance(int(record["step"] or 0))

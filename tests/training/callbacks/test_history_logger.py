@@ -316,7 +316,7 @@ def test_on_jax_without_tensorflow_there_is_a_history(config, images, tmp_path):
         model = igpt_keras.ImageGPT(igpt_keras.ImageGPTConfig(4, 8, 16, 2, 2))
         model.compile(adam(warmup_cosine(0.01, 5, 20)))
         with ProgressBar("jax", ("loss",), form="json") as bar:
-            logger = HistoryLogger(folder, 2, 4, listeners=[bar.show])
+            logger = HistoryLogger(folder, 2, 4, listeners=[bar.on_record])
             model.fit(
                 images, batch_size=4, epochs=2, callbacks=[DivergenceDetector(10), logger, bar],
                 verbose=0,

@@ -62,7 +62,7 @@ def test_elsewhere_it_is_a_line_an_epoch(model, tokens, capsys):
 
 def test_with_a_logger_the_metrics_are_those_of_its_records(model, tokens, tmp_path, capsys):
     with ProgressBar("pre-training", METRICS) as bar:
-        logger = HistoryLogger(tmp_path, every=2, batch_size=2, listeners=[bar.show])
+        logger = HistoryLogger(tmp_path, every=2, batch_size=2, listeners=[bar.on_record])
         fit(model, tokens, [logger, bar])
     lines = capsys.readouterr().out.splitlines()
     ends = [record for record in read_history(tmp_path) if "val_loss" in record]
@@ -76,7 +76,7 @@ def test_with_a_logger_the_metrics_are_those_of_its_records(model, tokens, tmp_p
 
 def test_json_has_one_object_a_record(model, tokens, tmp_path, capsys):
     with ProgressBar("run", METRICS, form="json") as bar:
-        logger = HistoryLogger(tmp_path, every=2, batch_size=2, listeners=[bar.show])
+        logger = HistoryLogger(tmp_path, every=2, batch_size=2, listeners=[bar.on_record])
         fit(model, tokens, [logger, bar])
     objects = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     records = read_history(tmp_path)
@@ -97,7 +97,7 @@ def test_json_without_a_logger_has_one_object_an_epoch(model, tokens, capsys):
 
 def test_quiet_says_nothing(model, tokens, tmp_path, capsys):
     with ProgressBar("run", METRICS, form="quiet") as bar:
-        fit(model, tokens, [HistoryLogger(tmp_path, 2, 2, listeners=[bar.show]), bar])
+        fit(model, tokens, [HistoryLogger(tmp_path, 2, 2, listeners=[bar.on_record]), bar])
     assert capsys.readouterr().out == ""
 
 

@@ -1,0 +1,51 @@
+"""What the commands that train have in common: the progress bar, and how they end."""
+
+import shlex
+import sys
+
+import click
+
+
+def train(run, metrics: tuple[str, ...], progress: str):
+    """Runs a training under a progress bar.
+
+    Args:
+        run: A `Pretrain` or `Finetune`.
+        metrics: Names of the metrics that the bar shows.
+        progress: The value of --progress.
+
+    Returns:
+        The result, for the process that reports it; None in other workers, and if the run was
+        finished before. An interrupted run exits with the status that the signal asks for.
+    """
+    from igpt_keras.errors import Interrupted
+    from igpt_keras.training.callbacks.progress_bar import ProgressBar
+
+    if run.finished:
+        print_result(f"{run.output} is finished: nothing is left to do", progress)
+        return None
+    if progress != "quiet":
+        steps = f"{run.total_steps:,} steps of {run.batch_size} images"
+        print_result(steps, progress)
+    try:
+        with ProgressBar(run.output.name, metrics, run.total_steps, progress) as bar:
+            result = run.run([bar])
+    except Interrupted as interrupted:
+        command = shlex.join(["igpt", run.kind, "--resume", str(run.output)])
+        click.echo(f"{interrupted}; resume with: {command}", err=True)
+        sys.exit(128 + interrupted.signal_number)
+    return result if run.is_chief else None
+
+
+def print_result(message: str, progress: str) -> None:
+    """Prints a message, on stderr if stdout is for the JSON of --progress json."""
+    click.echo(message, err=progress == "json")
+
+
+def print_bad_images(data) -> None:
+    """Lists on stderr the images that were skipped."""
+    bad = data.decoder.bad
+    if bad:
+        click.echo(f"Skipped {len(bad)} bad images:", err=True)
+    for name, reason in bad.items():
+        click.echo(f"  {name}: {reason}", err=True)

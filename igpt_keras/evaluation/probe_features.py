@@ -1,0 +1,124 @@
+"""Features that probes are trained on: layers side by side, in memory or on disk."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+IMAGES_PER_READ = 2048
+
+
+class JoinedRows:
+    """Arrays [N, d] and [M, d] as one [N + M, d], of which only the indexed rows are read."""
+
+    def __init__(self, first: np.ndarray, second: np.ndarray):
+        self.arrays = (first, second)
+        self.shape = (len(first) + len(second), first.shape[1])
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(self.shape[0]))
+        first, second = self.arrays
+        read = np.empty((len(rows), self.shape[1]), np.result_type(first, second))
+        in_first = rows < len(first)
+        read[in_first] = first[rows[in_first]]
+        read[~in_first] = second[rows[~in_first] - len(first)]
+        return read
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerFeatures:
+    """Features of one or several layers, side by side, and the labels of the images.
+
+    Attributes:
+        layers: k arrays [N, d], one for each layer; they may be mapped from disk.
+        labels: int [N].
+
+    Example:
+        >>> features = LayerFeatures([np.zeros((10, 4)), np.ones((10, 4))], np.zeros(10, int))
+        >>> features.width, features.select([1]).read(slice(2)).shape
+        (8, (2, 4))
+    """
+
+    layers: Sequence[np.ndarray | JoinedRows]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def width(self) -> int:
+        """k · d."""
+        return sum(layer.shape[1] for layer in self.layers)
+
+    def select(self, layers: Iterable[int]) -> "LayerFeatures":
+        """Returns only these layers, without reading them."""
+        return LayerFeatures([self.layers[layer] for layer in layers], self.labels)
+
+    def take(self, indices: np.ndarray) -> "LayerFeatures":
+        """Returns the images at `indices`, in that order, in memory."""
+        return LayerFeatures([layer[indices] for layer in self.layers], self.labels[indices])
+
+    def join(self, other: "LayerFeatures") -> "LayerFeatures":
+        """Returns the images of both, without reading them."""
+        layers = [JoinedRows(*pair) for pair in zip(self.layers, other.layers, strict=True)]
+        return LayerFeatures(layers, np.concatenate([self.labels, other.labels]))
+
+    def read(self, rows: slice | np.ndarray) -> np.ndarray:
+        """Returns the features of some images, layer beside layer: float32 [m, k · d]."""
+        return np.concatenate([layer[rows] for layer in self.layers], axis=1, dtype=np.float32)
+
+    def read_all(self) -> Iterator[np.ndarray]:
+        """Yields all features in order, a few thousand images at a time."""
+        for start in range(0, len(self), IMAGES_PER_READ):
+            yield self.read(slice(start, start + IMAGES_PER_READ))
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaling:
+    """Features minus their mean, divided by the square root of the sum of their variances.
+
+    The mean squared norm is then 1 for every model, so that a regularization or a learning rate
+    means the same for all. Directions keep their proportions: this is logistic regression on the
+    features as they are, with another unit of regularization.
+
+    Attributes:
+        mean: float32 [k · d].
+        scale: The divisor.
+    """
+
+    mean: np.ndarray
+    scale: float
+
+    @classmethod
+    def of(cls, features: LayerFeatures) -> "Scaling":
+        """Takes mean and variances from one pass over `features`."""
+        count, mean, squares = 0, np.zeros(features.width), 0.0
+        for x in features.read_all():
+            x = x.astype(np.float64)
+            # Chan, Golub and LeVeque: sums of squares about the mean of all so far.
+            difference = x.mean(axis=0) - mean
+            total = count + len(x)
+            squares += ((x - x.mean(axis=0)) ** 2).sum()
+            squares += (difference**2).sum() * count * len(x) / total
+            mean += difference * len(x) / total
+            count = total
+        return cls(mean.astype(np.float32), float(np.sqrt(squares / count)) or 1.0)
+
+    def apply(self, x: np.ndarray) -> np.ndarray:
+        """Scales features, float32 [m, k · d]."""
+        return (x - self.mean) / np.float32(self.scale)
+
+    def unapply(self, weights: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the projection of unscaled features that equals one of scaled features.
+
+        Args:
+            weights: [k · d, C].
+            bias: [C].
+
+        Returns:
+            float32 [k · d, C] and float32 [C].
+        """
+        weights = weights.astype(np.float64) / self.scale
+        bias = bias - self.mean @ weights
+        return weights.astype(np.float32), bias.astype(np.float32)

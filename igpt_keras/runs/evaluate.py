@@ -1,0 +1,123 @@
+"""Evaluation: losses and accuracy of a model on validation and test images.
+
+Metrics of the result, `S` being "validation" and "test", where there is such a split:
+
+| key | value |
+| --- | --- |
+| `S_loss`, `S_bits_per_pixel` | generative loss in nats and bits; None without token head |
+| `S_accuracy`, `S_single_mask_accuracy` | of a classifier, as of `ClassifierMetrics` |
+| `S_classification_loss` | of a classifier, in nats |
+| `votes` | number of masks that an image is measured under, for BERT; else None |
+| `baselines` | of each split, losses of count-based models in nats per pixel, by name |
+"""
+
+import dataclasses
+import math
+import pathlib
+from typing import Any
+
+from igpt_keras import paper
+from igpt_keras.data.labeled import LabeledTokens
+from igpt_keras.errors import InputError
+from igpt_keras.evaluation.baselines import generative_baselines
+from igpt_keras.evaluation.metrics import classifier_metrics, generative_loss
+from igpt_keras.evaluation.voting import VOTES
+from igpt_keras.models.classifier import ImageGPTClassifier
+from igpt_keras.runs.options import ModelOptions
+from igpt_keras.runs.result import Result, describe_model
+from igpt_keras.runs.run import Callbacks, Measurement
+from igpt_keras.runs.tokenizers import load_with_tokenizer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(ModelOptions):
+    """Settings of an evaluation.
+
+    Attributes:
+        model: Path of the model.
+        batch_size: Images in a forward pass.
+        baselines: Whether to measure count-based models of the training images as well.
+        seed: Seed of BERT's masks.
+    """
+
+    batch_size: int = paper.BATCH_SIZE
+    baselines: bool = True
+    seed: int = 0
+
+
+class Evaluate(Measurement[Settings]):
+    """Measures a model on the validation and the test split, and writes `result.json`.
+
+    Attributes:
+        model: The model.
+        held_out: Tokens of the "validation" and the "test" split, of those that exist.
+    """
+
+    kind = "evaluate"
+    Settings = Settings
+
+    def _load(self) -> None:
+        self.model = load_with_tokenizer(self.settings.model)
+        names, expected = self.data.data_set.class_names, getattr(self.model, "class_names", None)
+        if isinstance(self.model, ImageGPTClassifier) and names != expected:
+            raise InputError(
+                f"data must have the classes of the classifier, {_names(expected)}; "
+                f"got {_names(names)}"
+            )
+        self.held_out = self.data.tokenize_held_out(self.model)
+        if not self.held_out:
+            raise InputError("data has neither a validation split nor a test split to evaluate on")
+
+    def _measure(self, folder: pathlib.Path, callbacks: Callbacks) -> Result:
+        metrics: dict[str, Any] = {"votes": VOTES if self.model.objective == "bert" else None}
+        for name, tokens in self.held_out.items():
+            metrics |= self._measure_split(name, tokens)
+        if self.settings.baselines and self.model.generative_weight > 0:
+            metrics["baselines"] = self._baselines()
+        return Result(
+            kind=self.kind,
+            command=self.command,
+            model=describe_model(self.model, self.settings.model),
+            data=self.data.data_set.describe(),
+            settings={
+                "batch_size": self.settings.batch_size,
+                "seed": self.settings.seed,
+                "augmentation": self.data.augmentation,
+                "split_seed": self.data.split_seed,
+            },
+            metrics=metrics,
+        )
+
+    def _measure_split(self, name: str, split: LabeledTokens) -> dict[str, float | None]:
+        """Returns the metrics of one split, whose name they begin with."""
+        settings = {"batch_size": self.settings.batch_size, "seed": self.settings.seed}
+        if not isinstance(self.model, ImageGPTClassifier):
+            return _losses(name, generative_loss(self.model, split.tokens, **settings))
+        metrics = classifier_metrics(self.model, split.tokens, split.labels, **settings)
+        return {
+            **_losses(name, metrics.generative_loss),
+            f"{name}_accuracy": metrics.accuracy,
+            f"{name}_single_mask_accuracy": metrics.single_mask_accuracy,
+            f"{name}_classification_loss": metrics.classification_loss,
+        }
+
+    def _baselines(self) -> dict[str, dict[str, float]]:
+        """Returns the losses of count-based models of the training images, for every split."""
+        grid = self.model.tokenizer.grid
+        train = self.data.tokenize(self.data.data_set.train, self.model).tokens
+        return {
+            name: generative_baselines(train, split.tokens, self.model.config.vocabulary_size, grid)
+            for name, split in self.held_out.items()
+        }
+
+
+def _losses(name: str, nll: float | None) -> dict[str, float | None]:
+    bits = None if nll is None else nll / math.log(2)
+    return {f"{name}_loss": nll, f"{name}_bits_per_pixel": bits}
+
+
+def _names(class_names: list[str] | None) -> str:
+    if not class_names:
+        return "none"
+    shown = ", ".join(class_names[:5])
+    return shown if len(class_names) <= 5 else f"{shown}, … ({len(class_names)} in all)"

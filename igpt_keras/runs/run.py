@@ -1,0 +1,351 @@
+"""The protocol of every experiment: `open` checks, `run` measures and writes a folder."""
+
+import abc
+import contextlib
+import dataclasses
+import functools
+import json
+import pathlib
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import keras
+import tensorflow as tf
+
+from igpt_keras.atomic import atomic_path, check_replaceable
+from igpt_keras.errors import InputError
+from igpt_keras.models.generative_model import GenerativeModel
+from igpt_keras.runs.folder import (
+    CHECKPOINTS,
+    RESULT_FILE,
+    RUN_FILE,
+    create_run,
+    only_writer,
+    read_run,
+)
+from igpt_keras.runs.options import LAYOUT, DataOptions
+from igpt_keras.runs.result import Result, read_result, write_result
+from igpt_keras.tokenizers import ImageTokenizer, load_tokenizer
+from igpt_keras.training.callbacks.checkpoint_manager import (
+    CheckpointManager,
+    Stateful,
+    stopped_by_signals,
+)
+from igpt_keras.training.callbacks.divergence_detector import DivergenceDetector
+from igpt_keras.training.callbacks.history_logger import HistoryLogger, Picture, Record
+from igpt_keras.training.strategies import check_batch_size, is_chief, make_strategy
+
+SettingsT = TypeVar("SettingsT")
+Callbacks = Sequence[keras.callbacks.Callback]
+
+
+class RunCallback(keras.callbacks.Callback):
+    """A Keras callback that also hears of what happens outside `fit` in a run.
+
+    Any callback that has one of these methods is called, whatever its class.
+    """
+
+    def on_record(self, record: Record) -> None:
+        """Called with every record that training adds to `history.jsonl`."""
+
+    def on_progress(self, stage: str, done: int, total: int) -> None:
+        """Called as work other than `fit` proceeds.
+
+        Args:
+            stage: What is being done: "features" (images), "probes" (layers) or "rows".
+            done: Units done so far.
+            total: Units in all.
+        """
+
+
+class Run(abc.ABC, Generic[SettingsT]):
+    """One experiment and its folder.
+
+    Attributes:
+        settings: Settings of the experiment.
+        data: Images that it reads.
+        output: Its folder.
+        command: The command that made it, for its result.
+
+    Example:
+        ```python
+        from igpt_keras.runs import Pretrain
+
+        settings = Pretrain.Settings(
+            image_size=8, num_layers=1, hidden_dim=16, num_heads=1, num_colors=8, steps=16
+        )
+        result = Pretrain.open(settings, "digits", "runs/tiny").run()
+        print(result.metrics["validation_loss"])
+        ```
+    """
+
+    kind: ClassVar[str]
+    Settings: ClassVar[type]
+
+    def __init__(self, settings: SettingsT, data: Any, output: pathlib.Path, command: str):
+        self.settings = settings
+        self.data = data
+        self.output = output
+        self.command = command
+        self._finished: Result | None = None
+
+    @classmethod
+    def open(
+        cls,
+        settings: SettingsT,
+        data: Any,
+        output: str | pathlib.Path,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        command: str | None = None,
+    ) -> Self:
+        """Checks that everything fits, and begins or resumes the run.
+
+        Args:
+            settings: Settings of the experiment, an instance of the class's `Settings`.
+            data: Images: a source in the notation of `open_data`, several sources, or
+                `DataOptions`.
+            output: The run's folder.
+            resume: Whether to continue what is in `output`. A run that is finished is not run
+                again: `run` returns its result. Where `output` does not exist, the run begins.
+            overwrite: Whether to replace an earlier run in `output`.
+            command: The command that makes the run, for its result.
+
+        Raises:
+            InputError: Settings, model or data that do not fit each other, or a run in `output`
+                that has other ones. No folder is made.
+            FileExistsError: `output` exists, with neither `resume` nor `overwrite`.
+        """
+        command = command or f"igpt_keras.runs.{cls.__name__}"
+        run = cls(settings, cls._data_options(data), pathlib.Path(output), command)
+        if resume and (run.output / RESULT_FILE).exists():
+            run._finished = read_result(run.output)
+        else:
+            run._begin(resume, overwrite)
+        return run
+
+    @classmethod
+    def check(cls, settings: SettingsT, data: Any) -> None:
+        """Checks settings, data and model as `open` does, without an output folder.
+
+        Raises:
+            InputError: They do not fit.
+        """
+        cls(settings, cls._data_options(data), pathlib.Path(), "")._load()
+
+    @classmethod
+    def _data_options(cls, data: Any) -> Any:
+        return DataOptions.of(data)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run was finished when it was opened."""
+        return self._finished is not None
+
+    def run(self, callbacks: Callbacks = ()) -> Result:
+        """Runs the experiment to its end and writes its folder.
+
+        Args:
+            callbacks: Keras callbacks of the training; see `RunCallback` for what else they hear.
+
+        Returns:
+            The result, also when an earlier process finished the run.
+
+        Raises:
+            InputError: Another process writes to the folder.
+            Interrupted: A signal stopped training; a checkpoint is written.
+            Diverged: Training diverged.
+        """
+        if self._finished is None:
+            self._finished = self._run(callbacks)
+        self.remove_checkpoints()
+        return self._finished
+
+    def remove_checkpoints(self) -> None:
+        """Removes the checkpoints, if any: nothing can resume the run then."""
+
+    @abc.abstractmethod
+    def _load(self) -> None:
+        """Loads the model and opens the data; raises `InputError` where they do not fit."""
+
+    @abc.abstractmethod
+    def _begin(self, resume: bool, overwrite: bool) -> None:
+        """Does what `open` does for a run that is not finished."""
+
+    @abc.abstractmethod
+    def _run(self, callbacks: Callbacks) -> Result:
+        """Does what `run` does for a run that is not finished."""
+
+
+class Measurement(Run[SettingsT]):
+    """A run whose folder appears whole, with its result, at the end."""
+
+    marker = RESULT_FILE
+
+    def _begin(self, resume: bool, overwrite: bool) -> None:
+        self._overwrite = overwrite
+        check_replaceable(self.output, overwrite, self.marker)
+        self._load()
+
+    def _run(self, callbacks: Callbacks) -> Result:
+        with atomic_path(self.output, self._overwrite, self.marker) as partial:
+            partial.mkdir()
+            result = self._measure(partial, callbacks)
+            write_result(result, partial)
+        return result
+
+    @abc.abstractmethod
+    def _measure(self, folder: pathlib.Path, callbacks: Callbacks) -> Result:
+        """Returns the result; writes what else belongs into the run's folder."""
+
+
+class Training(Run[SettingsT]):
+    """A run that trains a model, in a folder that it resumes from.
+
+    Attributes:
+        tokenizer: The tokenizer of the images.
+        batch_size: Images in a step, of all devices together.
+        steps_per_epoch: Steps between two evaluations.
+        total_steps: Steps of the training.
+    """
+
+    settings: Any
+    steps_per_epoch: int
+    total_steps: int
+
+    def _begin(self, resume: bool, overwrite: bool) -> None:
+        content = read_run(self.output, self.kind) if resume and self.output.exists() else None
+        if content is None and self.is_chief:
+            check_replaceable(self.output, overwrite, RUN_FILE)
+        self._load()
+        self.batch_size = self._global_batch_size()
+        check_batch_size(self.strategy, self.batch_size)
+        options = {**self.data.to_json(), **dataclasses.asdict(self.settings)}
+        if content is not None:
+            self.command = content["command"]
+            self._check_unchanged(content, json.loads(json.dumps(options)))
+            self.tokenizer = load_tokenizer(self.output)
+        else:
+            self.tokenizer = self._find_tokenizer()
+        self._prepare()
+        if content is None and self.is_chief:
+            content = {"command": self.command, "options": options, **self.fingerprints()}
+            create_run(self.output, self.kind, content, self.tokenizer, overwrite)
+
+    def _check_unchanged(self, content: dict[str, Any], options: dict[str, Any]) -> None:
+        """Raises `InputError` if `content` of run.json is of other settings, images or model."""
+        before = content["options"]
+        for name in options:
+            if name not in LAYOUT and options[name] != before.get(name):
+                raise InputError(
+                    f"{self.output} began with {name}={before.get(name)}, got {options[name]}"
+                )
+        for name, fingerprint in self.fingerprints().items():
+            if content[name] != fingerprint:
+                given = options["model"] if name == "model" else " ".join(options["data"])
+                raise InputError(f"{name} {given} changed since {self.output} began")
+
+    def _run(self, callbacks: Callbacks) -> Result:
+        with only_writer(self.output) if self.is_chief else contextlib.nullcontext():
+            with self.strategy.scope():
+                model = self._build()
+            result = self._train(model, callbacks)
+            if self.is_chief:
+                write_result(result, self.output)
+        return result
+
+    def remove_checkpoints(self) -> None:
+        if (self.output / CHECKPOINTS).exists() and self.is_chief:
+            shutil.rmtree(self.output / CHECKPOINTS)
+
+    @functools.cached_property
+    def strategy(self) -> tf.distribute.Strategy:
+        """The strategy that the model is made under."""
+        return cached_strategy(self.settings.strategy)
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process writes the run: the only one, or the first of several workers."""
+        return is_chief(self.strategy)
+
+    @abc.abstractmethod
+    def fingerprints(self) -> dict[str, Any]:
+        """Returns what changes when the "images", or the "model" to begin with, change."""
+
+    @abc.abstractmethod
+    def _global_batch_size(self) -> int:
+        """Returns the number of images in a step."""
+
+    @abc.abstractmethod
+    def _find_tokenizer(self) -> ImageTokenizer:
+        """Returns the tokenizer of a new run."""
+
+    @abc.abstractmethod
+    def _prepare(self) -> None:
+        """Prepares the images; sets `steps_per_epoch` and `total_steps`."""
+
+    @abc.abstractmethod
+    def _build(self) -> GenerativeModel:
+        """Returns the model to train, under the strategy's scope."""
+
+    @abc.abstractmethod
+    def _train(self, model: Any, callbacks: Callbacks) -> Result:
+        """Trains, measures and, in the chief, writes the model; returns the result."""
+
+    def _checkpoints(
+        self,
+        callbacks: Callbacks,
+        *,
+        pictures: Callable[[keras.Model], dict[str, Picture]] | None = None,
+        others: dict[str, Stateful] | None = None,
+    ) -> CheckpointManager:
+        """Returns the checkpoints of the run and the callbacks whose state is in them.
+
+        Args:
+            callbacks: Callbacks of the user; those with `on_record` get the history's records.
+            pictures: As of `HistoryLogger`.
+            others: Further callbacks with a state, by name.
+        """
+        history = HistoryLogger(
+            self.output,
+            self.settings.log_every,
+            self.batch_size,
+            pictures=pictures,
+            listeners=[c.on_record for c in callbacks if hasattr(c, "on_record")],
+            writes=self.is_chief,
+        )
+        stateful = {**(others or {}), "journal": history}
+        if self.settings.stop_on_divergence:
+            stateful["divergence_detector"] = DivergenceDetector(self.total_steps)
+        return CheckpointManager(
+            self.output / CHECKPOINTS,
+            self.settings.checkpoint_every,
+            max_to_keep=self.settings.max_checkpoints,
+            writes=self.is_chief,
+            callbacks=stateful,
+        )
+
+    @contextlib.contextmanager
+    def _fitting(self, checkpoints: CheckpointManager):
+        """Around training: a signal stops it, and a bad image is named."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.data.decoder.restore_errors())
+            # Other workers would wait for one that stops.
+            if not isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy):
+                stack.enter_context(stopped_by_signals(checkpoints))
+            yield
+
+
+@functools.cache
+def cached_strategy(name: str) -> tf.distribute.Strategy:
+    """Returns `make_strategy(name)`, once: a process sets up its devices only once."""
+    return make_strategy(name)
+
+
+def report_progress(callbacks: Callbacks, stage: str, done: int, total: int) -> None:
+    """Calls `on_progress` of the callbacks that have it."""
+    for callback in callbacks:
+        if hasattr(callback, "on_progress"):
+            callback.on_progress(stage, done, total)

@@ -1,0 +1,256 @@
+"""Every verb by the same protocol, from Python."""
+
+import dataclasses
+import inspect
+
+import numpy as np
+import pytest
+
+import igpt_keras
+from igpt_keras import InputError, runs
+from igpt_keras.data.data_set import open_data
+from igpt_keras.data.tokenization import read_images
+from igpt_keras.runs import (
+    DataOptions,
+    Evaluate,
+    Finetune,
+    Pretrain,
+    Probe,
+    RunCallback,
+    read_result,
+)
+from igpt_keras.runs.folder import only_writer
+
+SIZES = {"image_size": 8, "num_layers": 1, "hidden_dim": 16, "num_heads": 1, "num_colors": 8}
+SETTINGS = Pretrain.Settings(**SIZES, steps=24, batch_size=32, snapshots=2, learning_rate=0.01)
+
+
+class Heard(RunCallback):
+    """Notes what it is called with."""
+
+    def __init__(self):
+        super().__init__()
+        self.records, self.progress, self.steps = [], [], 0
+
+    def on_record(self, record):
+        self.records.append(record)
+
+    def on_progress(self, stage, done, total):
+        self.progress.append((stage, done, total))
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps += 1
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """A run of pre-training: its folder, its result, and what callbacks and a terminal heard."""
+    output = tmp_path_factory.mktemp("runs") / "pretrained"
+    heard = Heard()
+    run = Pretrain.open(SETTINGS, "digits", output)
+    assert (output / "run.json").exists() and not (output / "result.json").exists()
+    return output, run.run([heard]), heard
+
+
+def settings_of(verb, model):
+    if verb is Pretrain:
+        return SETTINGS
+    few = {"layers": [1]} if verb is Probe else {"epochs": 1} if verb is Finetune else {}
+    return verb.Settings(model=model, **few)
+
+
+VERBS = [Pretrain, Finetune, Probe, Evaluate]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_result_is_returned_and_written_and_nothing_is_printed(
+    verb, pretrained, tmp_path, capfd
+):
+    settings = settings_of(verb, pretrained[0])
+    run = verb.open(settings, "digits", tmp_path / "run", command="mine")
+    assert not run.finished
+    result = run.run()
+    assert result.kind == verb.kind and result.command == "mine"
+    assert result == read_result(tmp_path / "run")
+    assert result.data["train"] == 1257
+    assert capfd.readouterr().out == ""
+    # What is finished is read: with nothing left to do, nothing is loaded.
+    again = verb.open(settings, "nowhere", tmp_path / "run", resume=True)
+    assert again.finished and again.run() == result
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_earlier_folder_stays(verb, pretrained, tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file.txt").write_text("mine")
+    settings = settings_of(verb, pretrained[0])
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError):
+            verb.open(settings, "digits", tmp_path / "precious", overwrite=overwrite)
+    assert (tmp_path / "precious" / "file.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_wrong_source_leaves_no_folder(verb, pretrained, tmp_path):
+    with pytest.raises((InputError, OSError), match="nowhere"):
+        verb.open(settings_of(verb, pretrained[0]), "folder:nowhere", tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_open_of_all_verbs_takes_the_same(verb):
+    names = list(inspect.signature(verb.open).parameters)
+    assert names == ["settings", "data", "output", "resume", "overwrite", "command"]
+    assert getattr(runs, verb.__name__) is verb
+    assert dataclasses.fields(verb.Settings)
+
+
+def test_callbacks_hear_of_steps_and_records(pretrained):
+    _, result, heard = pretrained
+    assert heard.steps == 24
+    evaluated = [record["val_loss"] for record in heard.records if "val_loss" in record]
+    assert evaluated == result.metrics["history"]["val_loss"]
+    assert [record["step"] for record in heard.records] == [10, 12, 20, 24]
+
+
+def test_callbacks_hear_of_features_and_probes(pretrained, tmp_path):
+    heard = Heard()
+    settings = Probe.Settings(model=pretrained[0], layers=[0, 1])
+    Probe.open(settings, "digits", tmp_path / "run").run([heard])
+    features = [done for stage, done, total in heard.progress if stage == "features"]
+    assert features == sorted(features) and features[-1] == 1797
+    assert [event for event in heard.progress if event[0] == "probes"] == [
+        ("probes", 1, 2),
+        ("probes", 2, 2),
+    ]
+
+
+class Stop(RunCallback):
+    """Fails at a step, as a crash would."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step -= 1
+        if self.step < 0:
+            raise RuntimeError("crashed")
+
+
+def test_a_run_that_crashed_is_resumed_to_the_same_end(pretrained, tmp_path):
+    settings = dataclasses.replace(SETTINGS, checkpoint_every=5)
+    run = Pretrain.open(settings, "digits", tmp_path / "run", resume=True)
+    with pytest.raises(RuntimeError, match="crashed"):
+        run.run([Stop(17)])
+    resumed = Pretrain.open(settings, "digits", tmp_path / "run", resume=True)
+    heard = Heard()
+    result = resumed.run([heard])
+    assert heard.steps == 24 - 15
+    assert result.metrics["history"] == pretrained[1].metrics["history"]
+    models = [igpt_keras.load(path) for path in (tmp_path / "run", pretrained[0])]
+    for ours, theirs in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.fixture
+def crashed(pretrained, tmp_path):
+    run = Pretrain.open(SETTINGS, "digits", tmp_path / "run")
+    with pytest.raises(RuntimeError, match="crashed"):
+        run.run([Stop(3)])
+    return tmp_path / "run"
+
+
+def test_resuming_with_other_settings_or_data_is_refused(crashed):
+    for settings, data, message in (
+        (
+            dataclasses.replace(SETTINGS, learning_rate=0.02),
+            "digits",
+            "learning_rate=0.01, got 0.02",
+        ),
+        (SETTINGS, DataOptions("digits", split_seed=1), "split_seed=0, got 1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Pretrain.open(settings, data, crashed, resume=True)
+    # What does not change the result may change.
+    Pretrain.open(dataclasses.replace(SETTINGS, log_every=3), "digits", crashed, resume=True)
+
+
+def test_one_process_writes_at_a_time(crashed):
+    run = Pretrain.open(SETTINGS, "digits", crashed, resume=True)
+    with only_writer(crashed), pytest.raises(InputError, match="another process is training"):
+        run.run()
+
+
+def test_another_kind_of_run_is_not_resumed(crashed, pretrained):
+    with pytest.raises(InputError, match="is a run of igpt pretrain, not of igpt finetune"):
+        Finetune.open(settings_of(Finetune, pretrained[0]), "digits", crashed, resume=True)
+
+
+def test_a_probe_by_sgd_is_resumed(pretrained, tmp_path):
+    """What a crashed process has fitted is not fitted again."""
+    settings = Probe.Settings(model=pretrained[0], layers=[0, 1], method="sgd", epochs=3)
+    whole = Probe.open(settings, "digits", tmp_path / "whole").run()
+
+    class Crash(RunCallback):
+        def on_progress(self, stage, done, total):
+            if (stage, done) == ("probes", 1):
+                raise RuntimeError("crashed")
+
+    run = Probe.open(settings, "digits", tmp_path / "cut", resume=True)
+    with pytest.raises(RuntimeError, match="crashed"):
+        run.run([Crash()])
+    checkpoints = tmp_path / "cut-checkpoints"
+    fits = sorted(checkpoints.iterdir())
+    assert fits and not (tmp_path / "cut").exists()
+    before = {file: file.stat().st_mtime_ns for fit in fits for file in fit.glob("step-*")}
+    resumed = Probe.open(settings, "digits", tmp_path / "cut", resume=True)
+
+    class Check(RunCallback):
+        def on_progress(self, stage, done, total):
+            if (stage, done) == ("probes", 1):
+                assert {file: file.stat().st_mtime_ns for file in before} == before
+
+    assert resumed.run([Check()]).metrics == whole.metrics
+    assert not checkpoints.exists()
+
+
+def test_check_finds_what_open_would(pretrained):
+    Pretrain.check(SETTINGS, "digits")
+    for verb, change, message in (
+        (Pretrain, {"steps": 1}, "1 steps are too few for snapshots=2"),
+        (Finetune, {"layer": 2}, "layer must lie in 0…1, got 2"),
+        (Probe, {"layers": [2]}, "layers must lie in 0…1, got 2"),
+        (Probe, {"learning_rate": 1.0, "layers": None}, "learning_rate=1.0 is for method=sgd"),
+        (Probe, {"method": "nearest"}, "method must be one of lbfgs, sgd, got 'nearest'"),
+        (Probe, {"baseline": "noise", "layers": None}, "baseline must be one of pixels, tokens"),
+    ):
+        settings = dataclasses.replace(settings_of(verb, pretrained[0]), **change)
+        with pytest.raises(InputError, match=message):
+            verb.check(settings, "digits")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": None}, "give either epochs or steps, got epochs=None and steps=None"),
+        ({"epochs": 1.0}, "give either epochs or steps, got epochs=1.0 and steps=24"),
+        ({"num_layers": None, "num_heads": None}, "give num_layers, num_heads as well"),
+        ({"snapshots": 0}, "snapshots must be at least 1"),
+    ],
+)
+def test_settings_that_contradict_each_other(change, message):
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(SETTINGS, **change)
+
+
+def test_settings_and_data_of_another_seed_make_another_palette(pretrained, tmp_path):
+    data = DataOptions("digits")
+    first = Pretrain.open(SETTINGS, data, tmp_path / "a").tokenizer
+    assert Pretrain.open(SETTINGS, data, tmp_path / "b").tokenizer is first
+    other = Pretrain.open(dataclasses.replace(SETTINGS, seed=1), data, tmp_path / "c").tokenizer
+    assert (other.colors != first.colors).any()
+    images = read_images(open_data("digits").train, 8).images
+    own = igpt_keras.ColorPalette.fit(images, 8, seed=0)
+    np.testing.assert_array_equal(first.colors, own.colors)
