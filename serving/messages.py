@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-_FIELD = re.compile(r"(repeated )?(\w+) (\w+) = (\d+)")
+_FIELD = re.compile(r"^(repeated )?(\w+) (\w+) = (\d+)$")
 _Field = descriptor_pb2.FieldDescriptorProto
 
 
@@ -37,7 +37,7 @@ def message_classes(declarations: Mapping[str, Sequence[str]]) -> types.SimpleNa
     for name, fields in declarations.items():
         message = file.message_type.add(name=name)
         for declaration in fields:
-            repeated, kind, field_name, number = _FIELD.fullmatch(declaration).groups()
+            ((repeated, kind, field_name, number),) = _FIELD.findall(declaration)
             field = message.field.add(name=field_name, number=int(number))
             field.label = _Field.LABEL_REPEATED if repeated else _Field.LABEL_OPTIONAL
             if kind in declarations:

@@ -5,7 +5,7 @@ The package imports neither TensorFlow nor Keras.
 
 from serving.client.clients import AsyncClient, Client
 from serving.client.connection import TLS, RetryPolicy
-from serving.client.errors import MissingSignature, ServingError
+from serving.client.errors import MissingSignatureError, ServingError
 from serving.client.queries import Classifications, Scores, VersionStatus
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "AsyncClient",
     "Classifications",
     "Client",
-    "MissingSignature",
+    "MissingSignatureError",
     "RetryPolicy",
     "Scores",
     "ServingError",

@@ -39,7 +39,7 @@ class ServingError(RuntimeError):
         self.code = code
 
 
-class MissingSignature(ServingError):
+class MissingSignatureError(ServingError):
     """The model has no signature of that name, such as classes of a generative model."""
 
 
@@ -57,5 +57,5 @@ def serving_error(
     message = f"{address}: {code.name}: {' '.join(details.split())}"
     if _NO_SIGNATURE.search(details):
         needs = _NEEDS.get(signature_name)
-        return MissingSignature(f"{message} It needs {needs}." if needs else message, code)
+        return MissingSignatureError(f"{message} It needs {needs}." if needs else message, code)
     return ServingError(message, code)

@@ -193,7 +193,7 @@ class Served:
 
     def parts(self, inputs: dict[str, np.ndarray]) -> Iterator[slice]:
         """Splits inputs [B, …] into parts within `batch_size` and `request_bytes`, or of one."""
-        sizes = sum(_bytes_of_each(values) for values in inputs.values())
+        sizes = np.sum([_bytes_of_each(values) for values in inputs.values()], axis=0)
         start, total = 0, 0
         for index, size in enumerate(sizes):
             full = total + size > self.request_bytes or index - start == self.batch_size

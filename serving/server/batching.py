@@ -56,7 +56,7 @@ class Task:
         size: The number b of examples.
         call: The request's client.
         arrived: Time of arrival on the clock of `time.monotonic`.
-        started: Time when its batch began; None before.
+        started: Time when its batch began; the time of arrival before.
         batch_size: Size of that batch.
         future: The outputs, arrays [b, …] by name.
     """
@@ -66,7 +66,7 @@ class Task:
         self.size = len(next(iter(inputs.values())))
         self.call = call
         self.arrived = time.monotonic()
-        self.started: float | None = None
+        self.started = self.arrived
         self.batch_size = 0
         self.future: futures.Future[Arrays] = futures.Future()
 

@@ -6,6 +6,9 @@ tensorflow_serving/servables/tensorflow/session_bundle_config.proto and
 tensorflow_serving/config/monitoring_config.proto.
 """
 
+# Protocol buffer classes are made at run time.
+# pyright: reportAttributeAccessIssue=false
+
 import dataclasses
 import os
 import pathlib

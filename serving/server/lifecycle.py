@@ -5,6 +5,9 @@ version is loaded before the old one is unloaded, and a version is unloaded when
 is done.
 """
 
+# Protocol buffer classes are made at run time.
+# pyright: reportAttributeAccessIssue=false
+
 import contextlib
 import dataclasses
 import gc
@@ -13,6 +16,7 @@ import os
 import pathlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import grpc
 from tensorflow_serving.apis import get_model_status_pb2, model_pb2
@@ -35,7 +39,7 @@ class Version:
         number: Its number.
         folder: The folder of its SavedModel.
         state: Its state, from LOADING to END.
-        servable: The loaded model, from AVAILABLE to UNLOADING.
+        servable: The `Servable`, from AVAILABLE to UNLOADING; None otherwise.
         error: Why it could not be loaded; empty if it could.
         files: The files, as `_files` lists them, that could not be loaded.
         leases: The number of requests that use it.
@@ -43,8 +47,8 @@ class Version:
 
     number: int
     folder: pathlib.Path
-    state: State = State.LOADING
-    servable: Servable | None = None
+    state: int = State.LOADING
+    servable: Any = None
     error: str = ""
     files: tuple = ()
     leases: int = 0

@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import prometheus_client
 from prometheus_client.core import GaugeMetricFamily
@@ -155,7 +156,8 @@ class MetricsServer:
                 else:
                     self.send_error(404)
 
-        self._server = http.server.ThreadingHTTPServer((host, port), Handler)
+        handler: Any = Handler
+        self._server = http.server.ThreadingHTTPServer((host, port), handler)
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)

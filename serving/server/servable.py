@@ -1,5 +1,8 @@
 """One version of a model, which answers requests."""
 
+# Protocol buffer classes are made at run time.
+# pyright: reportAttributeAccessIssue=false
+
 import os
 import pathlib
 from collections.abc import Callable, Mapping

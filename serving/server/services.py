@@ -1,5 +1,8 @@
 """The gRPC services. A method that is not defined here answers UNIMPLEMENTED."""
 
+# Protocol buffer classes are made at run time.
+# pyright: reportAttributeAccessIssue=false
+
 import contextlib
 import functools
 import logging

@@ -5,6 +5,9 @@ Only this module imports `tensorflow.core` and `tensorflow.python`.
 when a TensorFlow release no longer has it.
 """
 
+# Protocol buffer classes are made at run time.
+# pyright: reportAttributeAccessIssue=false
+
 import itertools
 from collections.abc import Mapping
 from typing import Any
@@ -56,7 +59,7 @@ def run_cancelable(
     inner: Any = function._inference_function
     bound = inner.function_type.bind(**tensors)
     arguments = [*inner.function_type.unpack_inputs(bound), *function.captured_inputs]
-    eager = context.context()
+    eager: Any = context.context()
     attributes = tuple(itertools.chain(*eager.function_call_options.as_attrs().items()))
     outputs = execute.execute_with_cancellation(
         inner.name.decode(),
@@ -71,4 +74,5 @@ def run_cancelable(
 
 def function_names() -> list[str]:
     """Returns the functions that the process holds; a dropped model should leave none behind."""
-    return context.context().list_function_names()
+    eager: Any = context.context()
+    return eager.list_function_names()

@@ -5,6 +5,9 @@ classifier.cc and util.cc in tensorflow_serving/servables/tensorflow and util.cc
 tensorflow/cc/saved_model.
 """
 
+# Protocol buffer classes are made at run time.
+# pyright: reportAttributeAccessIssue=false
+
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -14,7 +14,7 @@ from igpt_keras.sampling.samplers import Categorical, TopP
 from serving.client import (
     AsyncClient,
     Client,
-    MissingSignature,
+    MissingSignatureError,
     RetryPolicy,
     ServingError,
 )
@@ -281,7 +281,7 @@ def test_versions_are_asked_for_by_number(client):
 
 
 def test_a_missing_signature_is_told(client):
-    with pytest.raises(MissingSignature, match='"colorize" not found'):
+    with pytest.raises(MissingSignatureError, match='"colorize" not found'):
         client.predict("colorize", {"image_bytes": [png(IMAGES[0])]})
     names = {"classify", "classify_images", "complete", "features", "sample", "score"}
     assert set(client.signatures()) == names | {"serving_default"}

@@ -20,7 +20,14 @@ from tensorflow_serving.apis import (
 )
 
 from igpt_keras import InputError
-from serving.client import TLS, AsyncClient, Client, MissingSignature, RetryPolicy, ServingError
+from serving.client import (
+    TLS,
+    AsyncClient,
+    Client,
+    MissingSignatureError,
+    RetryPolicy,
+    ServingError,
+)
 from serving.client.connection import Attempts, Deadline
 
 CERTIFICATES = pathlib.Path(__file__).parents[1] / "fixtures" / "tls"
@@ -226,7 +233,7 @@ def test_version_and_label_exclude_each_other():
 )
 def test_what_a_missing_signature_needs_is_told(service, address, details, signature_name, needs):
     service.failures = [(grpc.StatusCode.FAILED_PRECONDITION, details)]
-    with Client(address) as client, pytest.raises(MissingSignature, match=needs):
+    with Client(address) as client, pytest.raises(MissingSignatureError, match=needs):
         if signature_name == "classify":
             client.classify(IMAGE)
         else:
