@@ -5,6 +5,8 @@ import sys
 
 import click
 
+from igpt_keras.cli.command import plural
+
 
 def train(run, metrics: tuple[str, ...], progress: str):
     """Runs a training under a progress bar.
@@ -46,6 +48,6 @@ def print_bad_images(data) -> None:
     """Lists on stderr the images that were skipped."""
     bad = data.decoder.bad
     if bad:
-        click.echo(f"Skipped {len(bad)} bad images:", err=True)
+        click.echo(f"Skipped {plural(len(bad), 'bad image')}:", err=True)
     for name, reason in bad.items():
         click.echo(f"  {name}: {reason}", err=True)

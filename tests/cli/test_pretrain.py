@@ -3,11 +3,9 @@ import shutil
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 import igpt_keras
-from igpt_keras.cli import igpt
 from igpt_keras.data.data_set import open_data
 from igpt_keras.runs.folder import only_writer, read_run
 from igpt_keras.runs.result import read_result
@@ -15,16 +13,14 @@ from igpt_keras.runs.result import read_result
 SIZES = ["--image-size", "8", "--num-layers", "1", "--hidden-dim", "16", "--num-heads", "1"]
 
 
-def run(*arguments):
-    return CliRunner().invoke(igpt, ["pretrain", *map(str, arguments)])
-
-
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(igpt, tmp_path_factory):
     output = tmp_path_factory.mktemp("pretrain") / "tiny"
     arguments = ["--data", "digits", "--num-colors", 8, *SIZES, "--steps", 24, "--batch-size", 32]
-    result = run(*arguments, "--snapshots", 3, "--learning-rate", 0.01, "--output", output)
-    assert result.exit_code == 0, result.output
+    status, _, errors = igpt(
+        "pretrain", *arguments, "--snapshots", 3, "--learning-rate", 0.01, "--output", output
+    )
+    assert status == 0, errors
     return output
 
 
@@ -81,10 +77,12 @@ def test_pictures(trained):
         assert picture.std() > 0
 
 
-def test_another_run_from_its_palette(trained, tmp_path):
+def test_another_run_from_its_palette(igpt, trained, tmp_path):
     arguments = ["--data", "digits", "--tokenizer", trained, *SIZES, "--steps", 2]
-    result = run(*arguments, "--snapshots", 1, "--objective", "bert", "--output", tmp_path / "b")
-    assert result.exit_code == 0, result.output
+    status, _, errors = igpt(
+        "pretrain", *arguments, "--snapshots", 1, "--objective", "bert", "--output", tmp_path / "b"
+    )
+    assert status == 0, errors
     model = igpt_keras.load(tmp_path / "b")
     assert model.objective == "bert"
     np.testing.assert_array_equal(model.tokenizer.colors, igpt_keras.load(trained).tokenizer.colors)
@@ -93,11 +91,11 @@ def test_another_run_from_its_palette(trained, tmp_path):
 @pytest.mark.parametrize(
     "layout", [[], ["--strategy", "mirrored", "--micro-batches", 2, "--remat"]]
 )
-def test_the_same_seed_gives_the_same_model_however_it_is_laid_out(trained, tmp_path, layout):
+def test_the_same_seed_gives_the_same_model_however_it_is_laid_out(igpt, trained, tmp_path, layout):
     arguments = ["--data", "digits", "--num-colors", 8, *SIZES, "--steps", 24, "--batch-size", 32]
     arguments += ["--snapshots", 3, "--learning-rate", 0.01, "--output", tmp_path / "again"]
-    result = run(*arguments, *layout)
-    assert result.exit_code == 0, result.output
+    status, _, errors = igpt("pretrain", *arguments, *layout)
+    assert status == 0, errors
     first, again = (read_result(path).metrics for path in (trained, tmp_path / "again"))
     for name in ("loss", "val_loss"):
         np.testing.assert_allclose(
@@ -105,10 +103,12 @@ def test_the_same_seed_gives_the_same_model_however_it_is_laid_out(trained, tmp_
         )
 
 
-def test_precision_is_that_of_the_model(tmp_path):
+def test_precision_is_that_of_the_model(igpt, tmp_path):
     arguments = ["--data", "digits", "--num-colors", 8, *SIZES, "--steps", 2, "--snapshots", 1]
-    result = run(*arguments, "--precision", "mixed_bfloat16", "--output", tmp_path / "run")
-    assert result.exit_code == 0, result.output
+    status, _, errors = igpt(
+        "pretrain", *arguments, "--precision", "mixed_bfloat16", "--output", tmp_path / "run"
+    )
+    assert status == 0, errors
     model = igpt_keras.load(tmp_path / "run")
     assert model.dtype_policy.name == model.backbone.dtype_policy.name == "mixed_bfloat16"
     assert {weight.dtype for weight in model.get_weights()} == {np.dtype("float32")}
@@ -137,20 +137,20 @@ def test_two_workers_write_one_run(trained, two_workers, tmp_path):
         (["--steps", "16", "--learning-rate", "-1"], "x>0"),
     ],
 )
-def test_unusable_settings(tmp_path, arguments, message):
+def test_unusable_settings(igpt, tmp_path, arguments, message):
     output = tmp_path / "run"
     data = ["--data", "digits", "--num-colors", "8", *SIZES]
-    result = run(*data, *arguments, "--output", output)
-    assert result.exit_code != 0
-    assert message in f"{result.output} {result.exception}"
+    status, _, errors = igpt("pretrain", *data, *arguments, "--output", output)
+    assert (status, errors.count("\n")) == (2, 1)
+    assert message in errors
     assert not output.exists()
 
 
-def test_sizes_must_be_given(tmp_path):
-    result = run(
-        "--data", "digits", "--num-colors", "8", "--steps", "16", "--output", tmp_path / "r"
-    )
-    assert "without a preset, give num_layers" in str(result.exception)
+def test_sizes_must_be_given(igpt, tmp_path):
+    arguments = ["--data", "digits", "--num-colors", 8, "--steps", 16, "--output", tmp_path / "r"]
+    status, _, errors = igpt("pretrain", *arguments)
+    assert status == 2
+    assert "without a preset, give num_layers" in errors
 
 
 def test_a_rate_that_is_too_high_ends_with_status_3(igpt, tmp_path):
@@ -187,8 +187,10 @@ def test_resuming_what_is_no_run(igpt, tmp_path):
 def test_resuming_with_other_images(igpt, photos, tmp_path):
     output = tmp_path / "run"
     arguments = ["--data", f"folder:{photos}", "--num-colors", 8, *SIZES, "--batch-size", 4]
-    result = run(*arguments, "--steps", 2, "--snapshots", 1, "--output", output)
-    assert result.exit_code == 0, result.output
+    status, _, errors = igpt(
+        "pretrain", *arguments, "--steps", 2, "--snapshots", 1, "--output", output
+    )
+    assert status == 0, errors
     (output / "result.json").unlink()
     (photos / "train" / "light" / "3.png").unlink()
     status, _, errors = igpt("pretrain", "--resume", output)
@@ -218,10 +220,12 @@ def test_json_progress_is_json(igpt, tmp_path):
     assert "Wrote" in errors
 
 
-def test_another_folder_is_not_replaced(tmp_path):
+def test_another_folder_is_not_replaced(igpt, tmp_path):
     (tmp_path / "precious.txt").write_text("mine")
-    result = run("--data", "digits", *SIZES, "--steps", "16", "--output", tmp_path, "--overwrite")
-    assert isinstance(result.exception, FileExistsError)
+    arguments = ["--data", "digits", *SIZES, "--steps", 16, "--output", tmp_path, "--overwrite"]
+    status, _, errors = igpt("pretrain", *arguments)
+    assert status == 2
+    assert "folder of other things" in errors
     assert (tmp_path / "precious.txt").read_text() == "mine"
 
 
