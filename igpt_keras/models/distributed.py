@@ -18,8 +18,8 @@ from igpt_keras.models.keras_internals import TrainerOverrides
 class DistributedTrainer(TrainerOverrides):
     """A `keras.Model` that trains under any strategy as on one device.
 
-    The loss of a step is the mean over the global batch, whatever share of it a replica has
-    (it may be empty). Gradients are summed over the replicas before the optimizer clips,
+    The loss of a step is the mean over the global batch, of which a replica may have any share
+    (even none). Gradients are summed over the replicas before the optimizer clips,
     unscales or accumulates them, so a step is that of one device.
 
     Attributes:

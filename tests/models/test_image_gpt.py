@@ -136,11 +136,11 @@ def test_the_class_head_reads_the_features_of_its_layer(
 ):
     inputs = {"tokens": tokens, "masked": masks()}
     joint = randomized(ImageGPTClassifier(config, 3, objective, layer=layer))
-    alone = ImageGPTClassifier(config, 3, objective, layer=layer, generative_weight=0)
-    alone.backbone.set_weights(joint.backbone.get_weights())
-    alone.class_head.set_weights(joint.class_head.get_weights())
+    discriminative = ImageGPTClassifier(config, 3, objective, layer=layer, generative_weight=0)
+    discriminative.backbone.set_weights(joint.backbone.get_weights())
+    discriminative.class_head.set_weights(joint.class_head.get_weights())
     expected = as_array(joint.features(inputs, layer)) @ as_array(joint.class_head.kernel)
-    for classifier in (joint, alone):
+    for classifier in (joint, discriminative):
         np.testing.assert_allclose(as_array(classifier(inputs)), expected, atol=1e-5)
     at_the_end = as_array(joint.features(inputs, 2)) @ as_array(joint.class_head.kernel)
     assert np.abs(at_the_end - expected).max() > 1e-2
@@ -152,7 +152,7 @@ def test_the_class_head_reads_the_features_of_its_layer(
         token_head = joint.token_head(joint.backbone(inputs))
         expected = masked_nll(tokens, token_head, masks())
     np.testing.assert_allclose(nll, as_array(expected), atol=1e-5)
-    assert set(alone.per_image(inputs)) == {"class_logits"}
+    assert set(discriminative.per_image(inputs)) == {"class_logits"}
     joint.compile("adam")
     result = joint.evaluate(inputs, LABELS, verbose=0, return_dict=True)
     assert result["bits_per_pixel"] == pytest.approx(nll.mean() / math.log(2), abs=1e-5)
@@ -175,13 +175,15 @@ def after_layer(classifier, layer):
 def test_training_the_class_head_alone_changes_nothing_after_its_layer(
     config, tokens, randomized, layer
 ):
-    alone = randomized(ImageGPTClassifier(config, 3, layer=layer, generative_weight=0))
-    unused = after_layer(alone, layer)
-    before = {weight.path: as_array(weight) for weight in alone.weights}
-    alone.compile(keras.optimizers.SGD(1.0))
-    alone.fit(tokens, LABELS, verbose=0)
+    discriminative = randomized(ImageGPTClassifier(config, 3, layer=layer, generative_weight=0))
+    unused = after_layer(discriminative, layer)
+    before = {weight.path: as_array(weight) for weight in discriminative.weights}
+    discriminative.compile(keras.optimizers.SGD(1.0))
+    discriminative.fit(tokens, LABELS, verbose=0)
     same = {
-        weight.path for weight in alone.weights if (before[weight.path] == as_array(weight)).all()
+        weight.path
+        for weight in discriminative.weights
+        if (before[weight.path] == as_array(weight)).all()
     }
     assert same == unused
 
@@ -267,7 +269,7 @@ def test_fit_learns_a_pattern(config, objective):
     model.compile(keras.optimizers.Adam(0.01))
     model.fit(tokens, epochs=25, batch_size=32, verbose=0)
     loss = model.evaluate(tokens, verbose=0)[0]
-    # The first pixel alone costs log(8) / 16 = 0.13 nats; a unigram model log(8) = 2.08.
+    # The first pixel costs log(8) / 16 = 0.13 nats; a unigram model log(8) = 2.08.
     assert loss < 0.4
 
 

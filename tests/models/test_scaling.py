@@ -1,4 +1,4 @@
-"""The formulas of benchmarks/scaling.py beside XLA's own analysis, and the page made of them."""
+"""The formulas of benchmarks/scaling.py against XLA's own analysis, and the page made of them."""
 
 import importlib.util
 import pathlib

@@ -72,16 +72,20 @@ def train(folder, shape, names=tuple(MODELS), remat=False):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
+def single_device(tmp_path_factory):
     """What one device ends with, by the model's name."""
-    return train(tmp_path_factory.mktemp("alone"), shape=None)
+    return train(tmp_path_factory.mktemp("single_device"), shape=None)
 
 
-def assert_same(folder, split, alone):
+def assert_same(folder, split, single_device):
     for name, result in split.items():
         for figure in ("weights", "history", "features"):
             np.testing.assert_allclose(
-                result[figure], alone[name][figure], rtol=0, atol=1e-5, err_msg=f"{name} {figure}"
+                result[figure],
+                single_device[name][figure],
+                rtol=0,
+                atol=1e-5,
+                err_msg=f"{name} {figure}",
             )
         saved = igpt_keras.load(folder / name)
         weights = np.concatenate([weight.ravel() for weight in saved.get_weights()])
@@ -103,17 +107,19 @@ def assert_matrices_are_split(result, count, parts):
 
 
 @pytest.mark.slow
-def test_two_by_two_devices_end_where_one_ends(alone, tmp_path):
+def test_two_by_two_devices_end_where_one_ends(single_device, tmp_path):
     split = train(tmp_path, (2, 2))
-    assert_same(tmp_path, split, alone)
+    assert_same(tmp_path, split, single_device)
     for name, result in split.items():
         assert_matrices_are_split(result, 12 if name == "classifier" else 11, parts=2)
 
 
 @pytest.mark.slow
-def test_a_model_over_four_devices_that_recomputes_ends_where_one_device_ends(alone, tmp_path):
+def test_a_model_over_four_devices_that_recomputes_ends_where_one_device_ends(
+    single_device, tmp_path
+):
     split = train(tmp_path, (1, 4), names=("ar",), remat=True)
-    assert_same(tmp_path, split, alone)
+    assert_same(tmp_path, split, single_device)
     assert_matrices_are_split(split["ar"], 11, parts=4)
 
 

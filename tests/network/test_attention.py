@@ -1,4 +1,4 @@
-"""Attention by blocks of queries beside attention taken one query at a time."""
+"""Block-wise attention against attention computed one query at a time."""
 
 import keras
 import numpy as np

@@ -33,9 +33,9 @@ def test_parameter_count_is_that_of_the_built_model(objective, use_bias):
     assert model.count_params() == config.parameter_count(objective)
     joint = ImageGPTClassifier(config, 5, objective)
     assert joint.count_params() == config.parameter_count(objective, num_classes=5)
-    alone = ImageGPTClassifier(config, 5, objective, generative_weight=0)
+    discriminative = ImageGPTClassifier(config, 5, objective, generative_weight=0)
     expected = config.parameter_count(objective, num_classes=5, token_head=False)
-    assert alone.count_params() == expected
+    assert discriminative.count_params() == expected
 
 
 def test_igpt_s_built_has_its_parameter_count():

@@ -25,7 +25,7 @@ def mirrored():
 
 
 @functools.cache
-def alone(kind):
+def single_device(kind):
     """What one device ends with."""
     return train(tf.distribute.get_strategy(), **KINDS[kind])
 
@@ -41,7 +41,7 @@ def assert_same(result, expected, tolerance=1e-5):
     "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind != "bert")) for kind in KINDS]
 )
 def test_two_replicas_end_where_one_ends(kind):
-    assert_same(train(mirrored(), **KINDS[kind]), alone(kind))
+    assert_same(train(mirrored(), **KINDS[kind]), single_device(kind))
 
 
 @pytest.mark.parametrize("strategy", [tf.distribute.get_strategy, mirrored])
@@ -49,7 +49,7 @@ def test_two_replicas_end_where_one_ends(kind):
 def test_several_steps_an_execution_end_where_single_ones_end(strategy, steps):
     # Four batches are an epoch: the second, or the first, execution meets the end of the data.
     result = train(strategy(), steps_per_execution=steps, **KINDS["bert"])
-    assert_same(result, alone("bert"))
+    assert_same(result, single_device("bert"))
 
 
 @pytest.mark.slow
@@ -68,14 +68,14 @@ def test_two_workers_end_where_one_ends(tmp_path):
             process.kill()
     for index in range(2):
         for kind in KINDS:
-            assert_same(np.load(tmp_path / f"worker-{index}" / f"{kind}.npz"), alone(kind))
+            assert_same(np.load(tmp_path / f"worker-{index}" / f"{kind}.npz"), single_device(kind))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "classifier"])
 def test_micro_batches_and_remat_end_where_whole_batches_end(kind):
     cut = train(mirrored(), micro_batches=3, remat=True, **KINDS[kind])
-    assert_same(cut, alone(kind))
+    assert_same(cut, single_device(kind))
 
 
 @pytest.mark.slow
@@ -88,7 +88,7 @@ def test_the_step_compiled_by_xla_ends_where_the_other_ends(objective):
         micro_batches=5,
         **KINDS[objective],
     )
-    assert_same(compiled, alone(objective))
+    assert_same(compiled, single_device(objective))
 
 
 def test_the_gradient_norm_is_that_of_the_whole_gradient():
@@ -154,4 +154,6 @@ def test_a_loss_scale_that_grows_changes_nothing():
 def test_mixed_precision_ends_near_float32(policy, distance):
     for strategy in (tf.distribute.get_strategy(), mirrored()):
         mixed = train(strategy, dtype=policy, **KINDS["ar"])
-        np.testing.assert_allclose(mixed["losses"], alone("ar")["losses"], rtol=0, atol=distance)
+        np.testing.assert_allclose(
+            mixed["losses"], single_device("ar")["losses"], rtol=0, atol=distance
+        )
