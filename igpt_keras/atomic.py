@@ -14,21 +14,27 @@ SUFFIX = ".unfinished"
 def atomic_path(
     path: str | os.PathLike, overwrite: bool = False, marker: str | None = None
 ) -> Iterator[pathlib.Path]:
-    """A temporary sibling of `path` that becomes `path` when the block ends well.
+    """Yields a temporary sibling of `path` that becomes `path` when the block succeeds.
 
-    The block creates a file or a folder at the yielded path. If it fails, what it
-    wrote is removed and `path` is as it was.
+    The block creates a file or a folder at the yielded path. If it fails, what it wrote is
+    removed and `path` is as it was.
 
     Args:
-        path: where the result shall be; its parent folders are created.
-        overwrite: whether an existing `path` is replaced.
-        marker: name of a file that tells a folder of the same kind; a folder without
-            it is never replaced, unless it is empty.
+        path: The file or folder to create; its parent folders are created as well.
+        overwrite: Whether to replace an existing `path`.
+        marker: Name of a file that every folder of this kind holds. A folder without it is
+            never replaced, unless it is empty.
 
     Raises:
-        FileExistsError: `path` exists and must not be replaced; raised before the block.
+        FileExistsError: `path` exists and must not be replaced; raised before the block runs.
+
+    Example:
+        ```python
+        with atomic_path("results.txt", overwrite=True) as partial:
+            partial.write_text("complete")
+        ```
     """
-    path = pathlib.Path(path).absolute()
+    path = pathlib.Path(path).expanduser().absolute()
     check_replaceable(path, overwrite, marker)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
@@ -44,7 +50,7 @@ def atomic_path(
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:
-    """Removes from `folder` what `atomic_path` left there when its process was killed."""
+    """Removes what `atomic_path` left in `folder` when its process was killed."""
     for path in pathlib.Path(folder).glob(f".*{SUFFIX}"):
         shutil.rmtree(path)
 
@@ -52,15 +58,18 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
 def check_replaceable(
     path: str | os.PathLike, overwrite: bool = False, marker: str | None = None
 ) -> None:
-    """Raises `FileExistsError` if `path` exists and must not be replaced; see `atomic_path`."""
+    """Checks that `path` may be created or replaced; arguments as for `atomic_path`.
+
+    Raises:
+        FileExistsError: `path` exists and must not be replaced.
+    """
+    path = pathlib.Path(path).expanduser()
     if not os.path.lexists(path):
         return
     if not overwrite:
-        raise FileExistsError(
-            f"{path} exists already; choose another path, or overwrite it (--overwrite)"
-        )
-    if os.path.isdir(path) and os.listdir(path):
-        if marker is None or not os.path.exists(os.path.join(path, marker)):
+        raise FileExistsError(f"{path} exists already; choose another path or overwrite it")
+    if path.is_dir() and any(path.iterdir()):
+        if marker is None or not (path / marker).exists():
             raise FileExistsError(
                 f"{path} is a folder of other things (it holds no {marker}) and is not replaced; "
                 "choose another path"

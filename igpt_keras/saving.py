@@ -16,7 +16,7 @@ import json
 import os
 import pathlib
 import zipfile
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import keras
 
@@ -57,11 +57,20 @@ Class = TypeVar("Class", bound=type)
 def register_model(cls: Class) -> Class:
     """Registers a model class with Keras and with the preset folders; a decorator."""
     model_classes.register(cls.__name__)(cls)
-    return keras.saving.register_keras_serializable("igpt_keras")(cls)
+    keras.saving.register_keras_serializable("igpt_keras")(cls)
+    return cls
+
+
+class KerasTokenModel(TokenModel, Protocol):
+    """What saving needs of a model."""
+
+    def get_config(self) -> dict[str, Any]: ...
+
+    def save_weights(self, filepath: pathlib.Path) -> None: ...
 
 
 def save_to_preset(
-    model: TokenModel,
+    model: KerasTokenModel,
     path: str | os.PathLike,
     *,
     training: dict[str, Any] | None = None,

@@ -48,6 +48,16 @@ def test_overwriting_replaces_a_folder_whole(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
 
 
+def test_home_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with atomic_path("~/file.txt") as partial:
+        partial.write_text("whole")
+    assert (tmp_path / "file.txt").read_text() == "whole"
+    with pytest.raises(FileExistsError, match="file.txt exists already; choose .* overwrite it$"):
+        with atomic_path("~/file.txt"):
+            pytest.fail("the block ran")
+
+
 def test_what_appears_meanwhile_is_not_overwritten(tmp_path):
     path = tmp_path / "file.txt"
     with pytest.raises(FileExistsError), atomic_path(path) as partial:

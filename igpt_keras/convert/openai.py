@@ -190,5 +190,6 @@ def _assign(model: TokenModel, read: Callable[[str], np.ndarray]) -> None:
     backbone.final_norm.scale.assign(read(FINAL_NORM))
     if model.generative_weight > 0:
         model.token_head.kernel.assign(read(TOKEN_HEAD).T)
-    if hasattr(model, "class_head"):
-        model.class_head.kernel.assign(read(CLASS_HEAD).T)
+    class_head = getattr(model, "class_head", None)
+    if class_head is not None:
+        class_head.kernel.assign(read(CLASS_HEAD).T)

@@ -128,7 +128,7 @@ class ColorPalette(ImageTokenizer):
                 f"num_colors={num_colors} but the images hold only {len(distinct)} distinct "
                 f"colors; ask for at most {len(distinct)}"
             )
-        kmeans = KMeans(num_colors, n_init=1, random_state=seed)
+        kmeans = KMeans(num_colors, n_init=1, random_state=seed)  # pyright: ignore[reportArgumentType]
         kmeans.fit(distinct / 127.5 - 1, sample_weight=counts)
         colors = np.clip(kmeans.cluster_centers_, -1, 1)
         colors = colors[np.argsort(colors.sum(axis=1), kind="stable")]

@@ -97,6 +97,7 @@ def variables(model: TokenModel) -> dict[str, keras.Variable]:
 
 def head_of(model: TokenModel) -> tuple[str, keras.Variable]:
     """Returns name and variable [d, out] of the head; the file holds its transpose."""
-    if hasattr(model, "class_head"):
-        return CLASS_HEAD, model.class_head.kernel
+    class_head = getattr(model, "class_head", None)
+    if class_head is not None:
+        return CLASS_HEAD, class_head.kernel
     return TOKEN_HEAD, model.token_head.kernel

@@ -1,5 +1,6 @@
 """Reads models of Hugging Face Transformers."""
 
+import importlib
 import os
 import pathlib
 import re
@@ -191,7 +192,7 @@ def _read_shards(file: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _read_torch(file: pathlib.Path) -> dict[str, np.ndarray]:
     try:
-        import torch
+        torch = importlib.import_module("torch")
     except ModuleNotFoundError:
         raise InputError(
             f"reading {file} needs PyTorch: pip install torch, "

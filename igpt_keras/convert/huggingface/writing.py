@@ -57,7 +57,7 @@ def save_huggingface(
         OSError: The folder cannot be written.
     """
     folder = pathlib.Path(folder).expanduser()
-    check_convertible(model)
+    palette = _check_convertible(model)
     with atomic_path(folder, overwrite, marker=CONFIG_FILE) as partial:
         partial.mkdir()
         write_json(partial / CONFIG_FILE, _settings(model))
@@ -67,13 +67,13 @@ def save_huggingface(
             )
         except safetensors.SafetensorError as error:
             raise OSError(f"{folder}: {WEIGHTS_FILE} cannot be written: {error}") from error
-        if model.tokenizer is not None:
-            write_json(partial / PREPROCESSOR_FILE, _preprocessor(model.tokenizer))
+        if palette is not None:
+            write_json(partial / PREPROCESSOR_FILE, _preprocessor(palette))
     return folder
 
 
-def check_convertible(model: TokenModel) -> None:
-    """Raises `InputError` if Transformers has no model like this one."""
+def _check_convertible(model: TokenModel) -> ColorPalette | None:
+    """Returns the palette; raises `InputError` if Transformers has no model like this one."""
     if model.objective != "ar":
         raise InputError(
             "Hugging Face's ImageGPT is autoregressive only, "
@@ -93,6 +93,7 @@ def check_convertible(model: TokenModel) -> None:
             "Hugging Face's image processor takes a ColorPalette, "
             f"got a model with a {type(model.tokenizer).__name__}"
         )
+    return model.tokenizer
 
 
 def image_processor_tokens(
@@ -123,7 +124,8 @@ def image_processor_tokens(
     size = (image_size, image_size)
     resized = np.empty((len(images), *size, 3), np.uint8)
     for index, image in enumerate(images):
-        resized[index] = PIL.Image.fromarray(image).resize(size, PIL.Image.Resampling.BILINEAR)
+        picture = PIL.Image.fromarray(image).resize(size, PIL.Image.Resampling.BILINEAR)
+        resized[index] = np.asarray(picture)
     return palette.bind(image_size).tokenize(resized)
 
 
@@ -131,7 +133,7 @@ def _tensors(model: TokenModel) -> dict[str, np.ndarray]:
     tensors = {name: _float32(variable) for name, variable in variables(model).items()}
     for name, layer in projections(model):
         if not layer.use_bias:
-            tensors[f"{name}.bias"] = np.zeros(layer.kernel.shape[-1], np.float32)
+            tensors[f"{name}.bias"] = np.zeros(tensors[f"{name}.weight"].shape[-1], np.float32)
     embedding = model.backbone.embedding
     tensors[TOKEN_EMBEDDING] = np.concatenate(
         [_float32(embedding.token_embedding), _float32(embedding.start_vector)[None]]
