@@ -3,10 +3,11 @@
 import functools
 import math
 import os
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from igpt_keras.atomic import atomic_path
 
@@ -16,6 +17,7 @@ FRAME_COLOR = (200, 200, 200)
 UNKNOWN_COLOR = (120, 150, 190)
 TEXT_SIZE = 14
 GAP = 6
+SHEET_FILE = "contact-sheet.png"
 # The color map "inferno" (CC0), sampled evenly: equal steps of a value look equal.
 INFERNO = np.array(
     [
@@ -175,3 +177,74 @@ def save_png(picture: Image.Image, path: str | os.PathLike, overwrite: bool = Tr
     """
     with atomic_path(path, overwrite) as partial:
         picture.save(partial, format="PNG")
+
+
+def completion_names(paths: Sequence[str | os.PathLike], count: int) -> list[list[str]]:
+    """Returns the file names of `count` completions of each image, by its place and its name."""
+    return [
+        [f"{index:03d}-{pathlib.Path(path).stem}-{number:02d}.png" for number in range(count)]
+        for index, path in enumerate(paths)
+    ]
+
+
+def write_completions(
+    folder: pathlib.Path,
+    names: Sequence[Sequence[str]],
+    originals: np.ndarray,
+    completed: np.ndarray,
+    known: np.ndarray,
+) -> None:
+    """Writes a PNG for each completion, and a contact sheet of all.
+
+    Args:
+        folder: The folder to write to; it exists.
+        names: B lists of N file names.
+        originals: uint8 [B, R, R, 3], the images as the model sees them.
+        completed: uint8 [B, N, R, R, 3].
+        known: bool [R, R], the pixels that were known.
+    """
+    rows = []
+    for of_image, original, images in zip(names, originals, completed, strict=True):
+        for name, image in zip(of_image, images, strict=True):
+            save_png(Image.fromarray(image), folder / name)
+        rows.append([original, keep_known(original, known), *images])
+    sheet = contact_sheet(rows, ["original", "known", "completions"], cell_size_of(originals))
+    save_png(sheet, folder / SHEET_FILE)
+
+
+def write_samples(folder: pathlib.Path, images: np.ndarray) -> list[str]:
+    """Writes a PNG for each image, uint8 [N, R, R, 3], and a contact sheet of all.
+
+    Args:
+        folder: The folder to write to; it exists.
+        images: The images.
+
+    Returns:
+        The names of the PNGs.
+    """
+    names = [f"{number:03d}.png" for number in range(len(images))]
+    for name, image in zip(names, images, strict=True):
+        save_png(Image.fromarray(image), folder / name)
+    save_png(square_sheet(images), folder / SHEET_FILE)
+    return names
+
+
+def square_sheet(images: np.ndarray) -> Image.Image:
+    """Draws a contact sheet of images uint8 [N, R, R, 3] that is about as wide as high."""
+    columns = math.ceil(math.sqrt(len(images)))
+    return contact_sheet(
+        [images[start : start + columns] for start in range(0, len(images), columns)],
+        cell_size=cell_size_of(images),
+    )
+
+
+def cell_size_of(images: np.ndarray) -> int:
+    """Returns the side in pixels of images uint8 [..., R, R, 3] on a contact sheet."""
+    return max(96, 4 * images.shape[-2])
+
+
+def thumbnail(path: str | os.PathLike, size: int) -> np.ndarray:
+    """Reads the center square of an image file for a contact sheet: uint8 [size, size, 3]."""
+    with Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+    return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BOX))

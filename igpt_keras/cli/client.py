@@ -116,9 +116,9 @@ def complete(
     import numpy as np
 
     from igpt_keras.atomic import atomic_path
-    from igpt_keras.cli import completions as files
+    from igpt_keras.pictures import SHEET_FILE, completion_names, thumbnail, write_completions
 
-    with atomic_path(output, overwrite, marker=files.SHEET) as partial:
+    with atomic_path(output, overwrite, marker=SHEET_FILE) as partial:
         completed = connection.complete(
             images,
             keep_rows=keep_rows,
@@ -127,11 +127,13 @@ def complete(
             seed=seed,
         ).images
         size = completed.shape[2]
-        originals = np.stack([files.thumbnail(path, size) for path in images])
+        originals = np.stack([thumbnail(path, size) for path in images])
         known = np.broadcast_to(np.arange(size)[:, None] < keep_rows, (size, size))
-        files.write_completions(partial, images, originals, completed, known)
+        partial.mkdir()
+        names = completion_names(images, num_completions)
+        write_completions(partial, names, originals, completed, known)
     count = plural(len(images) * num_completions, "completion")
-    click.echo(f"Wrote {count} and {files.SHEET} to {output}")
+    click.echo(f"Wrote {count} and {SHEET_FILE} to {output}")
 
 
 @_request(NUM_SAMPLES, SAMPLER, *SAMPLING)
@@ -145,12 +147,13 @@ def sample(
 ):
     """Sample new images."""
     from igpt_keras.atomic import atomic_path
-    from igpt_keras.cli import completions as files
+    from igpt_keras.pictures import SHEET_FILE, write_samples
 
-    with atomic_path(output, overwrite, marker=files.SHEET) as partial:
+    with atomic_path(output, overwrite, marker=SHEET_FILE) as partial:
         images = connection.sample(num_samples, sampler=sampler, seed=seed).images[:, 0]
-        files.write_samples(partial, images)
-    click.echo(f"Wrote {plural(num_samples, 'sample')} and {files.SHEET} to {output}")
+        partial.mkdir()
+        write_samples(partial, images)
+    click.echo(f"Wrote {plural(num_samples, 'sample')} and {SHEET_FILE} to {output}")
 
 
 @_request(IMAGES)

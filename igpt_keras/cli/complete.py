@@ -4,11 +4,9 @@ import pathlib
 
 import click
 
-from igpt_keras.cli.command import command, option, plural
+from igpt_keras.cli.command import command, command_line, option, plural
 from igpt_keras.cli.options import COUNT, IMAGES, PATH, output, overwrite, seed
 from igpt_keras.cli.sampler_options import SAMPLER, SamplerCommand
-from igpt_keras.errors import InputError
-from igpt_keras.json_files import write_json
 from igpt_keras.sampling.samplers import Sampler
 
 SAMPLING = (output(), seed("Random seed for sampling."), overwrite())
@@ -81,38 +79,38 @@ def complete(
     The model samples the pixels that are not kept. Writes the completions, a contact sheet of all
     of them, and their log-likelihoods.
     """
-    import numpy as np
+    from igpt_keras.runs import Complete
 
-    import igpt_keras
-    from igpt_keras.atomic import atomic_path
-    from igpt_keras.cli import completions as files
-    from igpt_keras.data.image_decoding import read_image
-    from igpt_keras.pictures import save_png
+    settings = Complete.Settings(
+        model=model,
+        keep_rows=keep_rows,
+        mask=mask,
+        num_completions=num_completions,
+        sampler=sampler,
+        draft=draft,
+        num_steps=num_steps,
+        entropy=entropy,
+        seed=seed,
+    )
+    run = Complete.open(settings, images, output, overwrite=overwrite, command=command_line())
+    generate(run, progress, "completion")
 
-    if (keep_rows is None) == (mask is None):
-        raise InputError("give either --keep-rows or --mask")
-    with atomic_path(output, overwrite, marker=files.SHEET) as partial:
-        loaded = igpt_keras.load(model)
-        size = loaded.config.image_size
-        originals = np.stack([read_image(path, size) for path in images])
-        known = None if mask is None else files.read_mask(mask, size)
-        settings = {
-            "keep_rows": keep_rows,
-            "known_mask": known,
-            "num_completions": num_completions,
-            "sampler": sampler,
-            "draft": draft and files.read_draft(draft),
-            "num_steps": num_steps,
-        }
-        completions = files.complete_in_groups(loaded, originals, seed, settings, progress)
-        if known is None:
-            known = np.broadcast_to(np.arange(size)[:, None] < keep_rows, (size, size))
-        names = files.write_completions(partial, images, originals, completions.images, known)
-        records = files.likelihoods(completions, names, int((~known).sum()))
-        write_json(partial / files.LIKELIHOODS, records)
-        if entropy:
-            picture = files.entropy_sheet(completions, originals, known)
-            save_png(picture, partial / files.ENTROPY)
-    files.print_likelihoods(records)
-    count = plural(len(records), "completion")
-    click.echo(f"Wrote {count} and {files.SHEET} to {output}")
+
+def generate(run, progress: str, noun: str) -> None:
+    """Runs a `Complete` or a `Sample`, and prints the log-likelihoods and what it wrote."""
+    from igpt_keras.cli.stages import StageBars
+    from igpt_keras.pictures import SHEET_FILE
+
+    with StageBars() as bars:
+        result = run.run([bars] if progress == "auto" and bars.is_shown else [])
+    records = result.metrics["completions"]
+    for record in records:
+        parts = [record["file"]]
+        for what, name, per_pixel in (
+            ("sampled pixels", "log_likelihood", "bits_per_sampled_pixel"),
+            ("all pixels", "total_log_likelihood", "bits_per_pixel"),
+        ):
+            if record.get(per_pixel) is not None:
+                parts.append(f"{what} {record[name]:.2f} nats ({record[per_pixel]:.3f} bits/pixel)")
+        click.echo("  ".join(parts))
+    click.echo(f"Wrote {plural(len(records), noun)} and {SHEET_FILE} to {run.output}")

@@ -32,6 +32,11 @@ class StageBars(RunCallback):
         )
         self._tasks = {}
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether there is a terminal to show bars at."""
+        return not self._progress.disable
+
     def __enter__(self) -> "StageBars":
         self._progress.start()
         return self

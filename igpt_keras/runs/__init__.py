@@ -6,11 +6,14 @@
 | `Finetune` | a model and labeled images | a classifier |
 | `Probe` | a model and labeled images | the accuracy of linear classifiers of its layers |
 | `Evaluate` | a model and images | losses and accuracy |
+| `Complete` | a model and image files | completions |
+| `Sample` | a model | new images |
 
 Each has `Settings`, a frozen dataclass, and the same two steps: `open(settings, data, output)`
 checks everything, and `run()` returns a `Result`, which stands in the folder too.
 """
 
+from igpt_keras.runs.complete import Complete, Sample
 from igpt_keras.runs.evaluate import Evaluate
 from igpt_keras.runs.finetune import Finetune
 from igpt_keras.runs.options import DataOptions
@@ -20,6 +23,7 @@ from igpt_keras.runs.result import Result, read_result
 from igpt_keras.runs.run import RunCallback
 
 __all__ = [
+    "Complete",
     "DataOptions",
     "Evaluate",
     "Finetune",
@@ -27,5 +31,6 @@ __all__ = [
     "Probe",
     "Result",
     "RunCallback",
+    "Sample",
     "read_result",
 ]

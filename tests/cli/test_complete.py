@@ -1,5 +1,4 @@
 import io
-import json
 import math
 from functools import partial
 
@@ -10,8 +9,8 @@ from rich.console import Console
 
 import igpt_keras
 from igpt_keras import ImageGPT, cli
-from igpt_keras.cli.completions import row_bar
 from igpt_keras.data.image_decoding import read_image
+from igpt_keras.runs import read_result
 
 
 @pytest.fixture
@@ -47,7 +46,7 @@ def test_complete_writes_every_completion_and_a_contact_sheet(
     assert status == 0, errors
     assert str(output) in printed
     names = {path.name for path in output.iterdir()}
-    assert names == {"contact-sheet.png", "log-likelihoods.json"} | {
+    assert names == {"contact-sheet.png", "result.json"} | {
         f"{index:03d}-{stem}-{number:02d}.png"
         for index, stem in enumerate(["photo", "other"])
         for number in range(3)
@@ -99,7 +98,7 @@ def test_likelihoods_are_printed_and_written(igpt, model_folder, photos, tmp_pat
     assert status == 0, errors
     images = np.stack([read_image(path, 4) for path in photos])
     expected = igpt_keras.load(model_folder).generate(images, keep_rows=1, num_completions=2)
-    records = json.loads((output / "log-likelihoods.json").read_text())
+    records = read_result(output).metrics["completions"]
     assert len(records) == 4
     for record, sampled, total in zip(
         records,
@@ -165,14 +164,15 @@ def test_many_images_are_completed_as_one_would_be(igpt, model_folder, tmp_path)
 
 
 @pytest.mark.parametrize("progress", ["auto", "quiet"])
-def test_a_terminal_sees_how_many_rows_are_done(progress, monkeypatch):
+def test_a_terminal_sees_how_many_rows_are_done(
+    igpt, model_folder, photos, tmp_path, progress, monkeypatch
+):
     shown = io.StringIO()
-    monkeypatch.setattr("igpt_keras.cli.completions.Console", partial(Console, file=shown))
+    monkeypatch.setattr("igpt_keras.cli.stages.Console", partial(Console, file=shown))
     monkeypatch.setattr(Console, "is_terminal", True)
-    with row_bar(4, progress) as on_row:
-        for row in range(4):
-            if on_row is not None:
-                on_row(row, None)
+    options = {"--model": model_folder, "--output": tmp_path / "out", "--keep-rows": 2}
+    status, _, errors = igpt("complete", photos[0], *flat(options), "--progress", progress)
+    assert status == 0, errors
     assert ("4/4" in shown.getvalue()) == (progress == "auto")
 
 
@@ -182,7 +182,7 @@ def test_a_terminal_sees_how_many_rows_are_done(progress, monkeypatch):
         ({"--model": "missing"}, "missing does not exist"),
         ({"image": "missing.png"}, "No such file or directory: 'missing.png'"),
         ({"image": __file__}, "cannot be read as an image"),
-        ({"--mask": "photo.png"}, "give either --keep-rows or --mask"),
+        ({"--mask": "photo.png"}, "give either keep_rows or mask"),
         ({"--draft": "draft.npz"}, "No such file or directory: 'draft.npz'"),
         ({"--num-steps": 3}, "num_steps=3 is for BERT models"),
         ({"--keep-rows": 5}, "keep_rows must lie in 0…4"),

@@ -1,10 +1,9 @@
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
 
 import igpt_keras
+from igpt_keras.runs import read_result
 
 
 @pytest.fixture
@@ -22,10 +21,10 @@ def test_samples_and_their_likelihoods_are_written(igpt, model, tmp_path):
     assert {path.name for path in output.iterdir()} == {
         *names,
         "contact-sheet.png",
-        "log-likelihoods.json",
+        "result.json",
     }
     sampled = igpt_keras.load(model).sample(5, seed=3)
-    records = json.loads((output / "log-likelihoods.json").read_text())
+    records = read_result(output).metrics["completions"]
     for index, (name, record) in enumerate(zip(names, records, strict=True)):
         np.testing.assert_array_equal(Image.open(output / name), sampled.images[index, 0])
         assert record["file"] == name
@@ -43,7 +42,7 @@ def test_a_bert_model_samples_in_rounds(igpt, pretrained, tmp_path):
     sampled = igpt_keras.load(model).sample(2, num_steps=3)
     np.testing.assert_array_equal(Image.open(output / "001.png"), sampled.images[1, 0])
     assert (output / "entropy.png").is_file()
-    assert "total_log_likelihood" not in (output / "log-likelihoods.json").read_text()
+    assert "total_log_likelihood" not in (output / "result.json").read_text()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,324 @@
+"""Completion: images of which some pixels are known, and images from nothing, as PNG files.
+
+Metrics of the result: `completions`, a list with a dictionary for each file:
+
+| key | value |
+| --- | --- |
+| `file` | name of the PNG in the run's folder |
+| `log_likelihood`, `bits_per_sampled_pixel` | of the sampled pixels, in nats and in bits |
+| `total_log_likelihood`, `bits_per_pixel` | the same of all pixels; absent for BERT |
+"""
+
+import dataclasses
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from igpt_keras.data.image_decoding import read_image
+from igpt_keras.errors import InputError
+from igpt_keras.models import load
+from igpt_keras.models.generative_model import GenerativeModel
+from igpt_keras.pictures import (
+    cell_size_of,
+    color_scale,
+    completion_names,
+    contact_sheet,
+    heat_map,
+    keep_known,
+    save_png,
+    square_sheet,
+    stacked,
+    write_completions,
+    write_samples,
+)
+from igpt_keras.runs.options import ModelOptions
+from igpt_keras.runs.result import Result, describe_model
+from igpt_keras.runs.run import Callbacks, Measurement, report_progress
+from igpt_keras.runs.tokenizers import load_with_tokenizer
+from igpt_keras.sampling.drafts import Draft, NeighborDraft
+from igpt_keras.sampling.requests import Completions
+from igpt_keras.sampling.samplers import Categorical, Sampler
+
+ENTROPY_FILE = "entropy.png"
+# More sequences take more memory and little less time each.
+SEQUENCES_AT_ONCE = 32
+# Lighter pixels of a mask are sampled.
+WHITE = 128
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingOptions(ModelOptions):
+    """Options that completions and samples share.
+
+    Attributes:
+        model: Path of the model.
+        sampler: How pixels are drawn.
+        draft: Path of a smaller model, or of a draft that `igpt draft` wrote, or None.
+        num_steps: Steps in which a BERT model fills the pixels; None for the default.
+        entropy: Whether to draw the entropy of each pixel, as `entropy.png`.
+        seed: Seed of the first image; the next image has the next seed.
+    """
+
+    sampler: Sampler = Categorical()
+    draft: str | os.PathLike | None = None
+    num_steps: int | None = None
+    entropy: bool = False
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(SamplingOptions):
+    """Settings of completions; the others stand in `SamplingOptions`.
+
+    Attributes:
+        keep_rows: Number of rows of the model's input that are known; give either this or `mask`.
+        mask: Path of an image that is white where pixels are to be sampled.
+        num_completions: Number of completions of each image.
+
+    Raises:
+        InputError: Both `keep_rows` and `mask` are given, or neither.
+    """
+
+    keep_rows: int | None = None
+    mask: str | os.PathLike | None = None
+    num_completions: int = 4
+
+    def __post_init__(self):
+        super().__post_init__()
+        if (self.keep_rows is None) == (self.mask is None):
+            raise InputError(
+                f"give either keep_rows or mask, got keep_rows={self.keep_rows} and "
+                f"mask={self.mask}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleSettings(SamplingOptions):
+    """Settings of samples; the others stand in `SamplingOptions`.
+
+    Attributes:
+        num_samples: Number of images.
+    """
+
+    num_samples: int = 16
+
+
+class _Generation(Measurement):
+    """What completions and samples share."""
+
+    def _load(self) -> None:
+        self.model = load_with_tokenizer(self.settings.model)
+        self.image_size = self.model.config.image_size
+        self._load_images()
+        self.draft = None if self.settings.draft is None else read_draft(self.settings.draft)
+
+    def _load_images(self) -> None:
+        """Reads the images."""
+
+    def _generate(self, images: np.ndarray, callbacks: Callbacks, **settings) -> Completions:
+        """Completes images group by group, so that memory does not grow with their number.
+
+        Args:
+            images: uint8 [B, R, R, 3].
+            callbacks: Callbacks that hear of each row.
+            **settings: Further arguments of `generate`.
+        """
+        count = settings.get("num_completions", 1)
+        at_once = max(SEQUENCES_AT_ONCE // max(count, 1), 1)
+        groups = np.split(np.arange(len(images)), range(at_once, len(images), at_once))
+        done, total = 0, self.image_size * len(groups)
+
+        def on_row(row, pixels):
+            nonlocal done
+            done += 1
+            report_progress(callbacks, "rows", done, total)
+
+        # A BERT model fills all rows together. Reporting rows takes time.
+        reports = (
+            self.model.objective == "ar"
+            and self.model.tokenizer.pixelwise
+            and any(hasattr(callback, "on_progress") for callback in callbacks)
+        )
+        return _joined(
+            [
+                self.model.generate(
+                    images[group],
+                    sampler=self.settings.sampler,
+                    seed=self.settings.seed + group,
+                    draft=self.draft,
+                    num_steps=self.settings.num_steps,
+                    on_row=on_row if reports else None,
+                    **settings,
+                )
+                for group in groups
+            ]
+        )
+
+    def _result(self, data: dict[str, Any], records: list[dict[str, Any]]) -> Result:
+        settings = dataclasses.asdict(self.settings)
+        del settings["model"]
+        for name in ("draft", "mask"):
+            if settings.get(name) is not None:
+                settings[name] = os.fspath(settings[name])
+        return Result(
+            kind=self.kind,
+            command=self.command,
+            model=describe_model(self.model, self.settings.model),
+            data=data,
+            settings=settings,
+            metrics={"completions": records},
+        )
+
+
+class Complete(_Generation):
+    """Keeps the known pixels of image files and lets a model sample the others.
+
+    `data` of `open` are the paths of the images, of any format and size: they are cropped to a
+    square and averaged down to the model's input. Writes a PNG for each completion, a contact
+    sheet of all, and `result.json`.
+    """
+
+    kind = "complete"
+    Settings = Settings
+
+    @classmethod
+    def _data_options(cls, data: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
+        return [pathlib.Path(path) for path in data]
+
+    def _load_images(self) -> None:
+        size, settings = self.image_size, self.settings
+        if not self.data:
+            raise InputError("data must name at least one image, got none")
+        self.originals = np.stack([read_image(path, size) for path in self.data])
+        if settings.mask is not None:
+            self.known_mask = read_mask(settings.mask, size)
+        else:
+            rows = np.arange(size)[:, None] < settings.keep_rows
+            self.known_mask = np.broadcast_to(rows, (size, size))
+
+    def _measure(self, folder: pathlib.Path, callbacks: Callbacks) -> Result:
+        settings = self.settings
+        known = {"keep_rows": settings.keep_rows}
+        if settings.mask is not None:
+            known = {"known_mask": self.known_mask}
+        completions = self._generate(
+            self.originals, callbacks, num_completions=settings.num_completions, **known
+        )
+        names = completion_names(self.data, settings.num_completions)
+        write_completions(folder, names, self.originals, completions.images, self.known_mask)
+        if settings.entropy:
+            sheet = entropy_sheet(completions, self.originals, self.known_mask)
+            save_png(sheet, folder / ENTROPY_FILE)
+        records = likelihoods(completions, names, int((~self.known_mask).sum()))
+        return self._result({"images": [str(path) for path in self.data]}, records)
+
+
+class Sample(_Generation):
+    """Lets a model sample images from nothing; `data` of `open` is None.
+
+    Writes a PNG for each image, a contact sheet of all, and `result.json`.
+    """
+
+    kind = "sample"
+    Settings = SampleSettings
+
+    @classmethod
+    def _data_options(cls, data: None) -> None:
+        if data is not None:
+            raise InputError(f"samples come from nothing: data must be None, got {data}")
+
+    def _measure(self, folder: pathlib.Path, callbacks: Callbacks) -> Result:
+        size = self.image_size
+        blank = np.zeros((self.settings.num_samples, size, size, 3), np.uint8)
+        samples = self._generate(blank, callbacks, keep_rows=0)
+        names = write_samples(folder, samples.images[:, 0])
+        if self.settings.entropy:
+            largest = _largest(samples.entropy)
+            sheet = square_sheet(heat_map(samples.entropy[:, 0], largest))
+            save_png(stacked([sheet, color_scale(largest, "nats")]), folder / ENTROPY_FILE)
+        return self._result({}, likelihoods(samples, [[name] for name in names], size * size))
+
+
+def read_mask(path: str | os.PathLike, size: int) -> np.ndarray:
+    """Returns the known pixels, bool [size, size], by an image that is white elsewhere."""
+    return read_image(path, size).mean(axis=-1) < WHITE
+
+
+def read_draft(path: str | os.PathLike) -> Draft | GenerativeModel:
+    """Reads a draft that `igpt draft` wrote, or a model."""
+    if pathlib.Path(path).suffix == NeighborDraft.SUFFIX:
+        return NeighborDraft.load(path)
+    return load(path)
+
+
+def likelihoods(
+    completions: Completions, names: Sequence[Sequence[str]], num_sampled: int
+) -> list[dict[str, Any]]:
+    """Returns the log-likelihoods of every completion, in nats and in bits per pixel.
+
+    Args:
+        completions: N completions of each of B images.
+        names: B lists of N file names.
+        num_sampled: Number of sampled pixels of each image.
+    """
+    num_pixels = completions.tokens.shape[-1]
+    records = []
+    for image, of_image in enumerate(names):
+        for number, name in enumerate(of_image):
+            sampled = float(completions.log_likelihood[image, number])
+            record = {"file": name, "log_likelihood": sampled}
+            record["bits_per_sampled_pixel"] = _bits(sampled, num_sampled)
+            if completions.total_log_likelihood is not None:
+                total = float(completions.total_log_likelihood[image, number])
+                record |= {
+                    "total_log_likelihood": total,
+                    "bits_per_pixel": _bits(total, num_pixels),
+                }
+            records.append(record)
+    return records
+
+
+def _bits(log_likelihood: float, num_pixels: int) -> float | None:
+    return -log_likelihood / math.log(2) / num_pixels if num_pixels else None
+
+
+def entropy_sheet(
+    completions: Completions, originals: np.ndarray, known: np.ndarray
+) -> Image.Image:
+    """Draws every completion beside the entropy of its pixels, above the scale of its colors.
+
+    Args:
+        completions: N completions of each of B images.
+        originals: uint8 [B, R, R, 3].
+        known: bool [R, R], the known pixels.
+    """
+    largest = _largest(completions.entropy)
+    colors = heat_map(completions.entropy, largest)
+    rows = []
+    for original, images, of_images in zip(originals, completions.images, colors, strict=True):
+        pairs = [picture for pair in zip(images, of_images, strict=True) for picture in pair]
+        rows.append([keep_known(original, known), *pairs])
+    sheet = contact_sheet(rows, ["known", "completion", "entropy"], cell_size_of(originals))
+    return stacked([sheet, color_scale(largest, "nats")])
+
+
+def _largest(entropy: np.ndarray) -> float:
+    return max(float(entropy.max()), 1e-6)
+
+
+def _joined(groups: Sequence[Completions]) -> Completions:
+    """Returns the completions of several groups of images as those of one."""
+    values = {
+        field.name: [getattr(group, field.name) for group in groups]
+        for field in dataclasses.fields(Completions)
+    }
+    passes = sum(values.pop("num_forward_passes"))
+    arrays = {
+        name: None if each[0] is None else np.concatenate(each) for name, each in values.items()
+    }
+    return Completions(**arrays, num_forward_passes=passes)

@@ -1,0 +1,73 @@
+"""Completions and samples as runs; what is in the files, the tests of the command line check."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import igpt_keras
+from igpt_keras import InputError
+from igpt_keras.data.image_decoding import read_image
+from igpt_keras.runs import Complete, RunCallback, Sample, read_result
+from igpt_keras.sampling.samplers import TopK
+
+
+@pytest.fixture
+def model(config, palette, randomized, tmp_path):
+    return randomized(igpt_keras.ImageGPT(config, tokenizer=palette)).save_to_preset(
+        tmp_path / "model"
+    )
+
+
+@pytest.fixture
+def photo(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def test_completions_are_returned_and_written_and_nothing_is_printed(model, photo, tmp_path, capfd):
+    settings = Complete.Settings(
+        model=model, keep_rows=2, num_completions=3, sampler=TopK(2), seed=4
+    )
+    rows = []
+
+    class Rows(RunCallback):
+        def on_progress(self, stage, done, total):
+            rows.append((stage, done, total))
+
+    result = Complete.open(settings, [photo], tmp_path / "out").run([Rows()])
+    assert capfd.readouterr().out == ""
+    assert result == read_result(tmp_path / "out")
+    assert rows == [("rows", done, 4) for done in range(1, 5)]
+    assert result.settings["sampler"] == {"k": 2, "temperature": 1.0}
+    expected = igpt_keras.load(model).generate(
+        read_image(photo, 4)[None], keep_rows=2, num_completions=3, sampler=TopK(2), seed=4
+    )
+    for number, record in enumerate(result.metrics["completions"]):
+        written = np.asarray(Image.open(tmp_path / "out" / record["file"]))
+        np.testing.assert_array_equal(written, expected.images[0, number])
+        assert record["log_likelihood"] == pytest.approx(float(expected.log_likelihood[0, number]))
+    again = Complete.open(settings, [photo], tmp_path / "out", resume=True)
+    assert again.finished and again.run() == result
+
+
+def test_samples(model, tmp_path):
+    settings = Sample.Settings(model=model, num_samples=3, seed=1)
+    result = Sample.open(settings, None, tmp_path / "out").run()
+    expected = igpt_keras.load(model).sample(3, seed=1).images[:, 0]
+    for image, record in zip(expected, result.metrics["completions"], strict=True):
+        np.testing.assert_array_equal(Image.open(tmp_path / "out" / record["file"]), image)
+
+
+def test_what_does_not_fit_leaves_no_folder(model, photo, tmp_path):
+    with pytest.raises(InputError, match="give either keep_rows or mask"):
+        Complete.Settings(model=model)
+    settings = Complete.Settings(model=model, keep_rows=2)
+    for data, message in (([], "at least one image"), ([tmp_path / "no.png"], "no.png")):
+        with pytest.raises((InputError, OSError), match=message):
+            Complete.open(settings, data, tmp_path / "out")
+    with pytest.raises(InputError, match="keep_rows must lie in 0…4"):
+        Complete.open(Complete.Settings(model=model, keep_rows=5), [photo], tmp_path / "out").run()
+    with pytest.raises(InputError, match="data must be None"):
+        Sample.open(Sample.Settings(model=model), "digits", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
