@@ -18,6 +18,7 @@ UNKNOWN_COLOR = (120, 150, 190)
 TEXT_SIZE = 14
 GAP = 6
 SHEET_FILE = "contact-sheet.png"
+NEAREST = Image.Resampling.NEAREST
 # The color map "inferno" (CC0), sampled evenly: equal steps of a value look equal.
 INFERNO = np.array(
     [
@@ -52,11 +53,11 @@ def keep_known(images: np.ndarray, known_mask: np.ndarray) -> np.ndarray:
     Returns:
         uint8 [..., H, W, 3].
     """
-    return np.where(known_mask[..., None], images, np.uint8(UNKNOWN_COLOR))
+    return np.where(known_mask[..., None], images, np.array(UNKNOWN_COLOR, np.uint8))
 
 
 def contact_sheet(
-    rows: Sequence[Sequence[np.ndarray]],
+    rows: Sequence[Sequence[np.ndarray] | np.ndarray],
     headings: Sequence[str] = (),
     cell_size: int = 96,
     captions: Sequence[str] = (),
@@ -64,7 +65,7 @@ def contact_sheet(
     """Arranges small images in rows, each enlarged without smoothing.
 
     Args:
-        rows: Images uint8 [H, W, 3]; the last rows may be shorter.
+        rows: Rows of images uint8 [H, W, 3]; the last rows may be shorter.
         headings: Texts above the first columns; the last one may be longer than its column.
         cell_size: Side of an enlarged image in pixels.
         captions: Texts to the right of the first rows.
@@ -102,7 +103,7 @@ def contact_sheet(
             left, upper = GAP + x * step, top + y * step
             frame = (left - 1, upper - 1, left + cell_size, upper + cell_size)
             pen.rectangle(frame, outline=FRAME_COLOR)
-            cell = Image.fromarray(image).resize((cell_size,) * 2, Image.Resampling.NEAREST)
+            cell = Image.fromarray(image).resize((cell_size, cell_size), NEAREST)
             sheet.paste(cell, (left, upper))
     return sheet
 

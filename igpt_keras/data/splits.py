@@ -255,7 +255,7 @@ class ArraySplit(IndexedSplit):
     def fingerprint(self) -> str:
         digest = hashlib.sha256(self.labels.tobytes())
         digest.update(repr(self.images.shape).encode())
-        digest.update(np.ascontiguousarray(self.images))
+        digest.update(np.ascontiguousarray(self.images).data)
         return digest.hexdigest()
 
 

@@ -115,7 +115,7 @@ class TrainingStream:
         batches = loader.load(references)
         batches = batches.rebatch(self.batch_size // num_workers, drop_remainder=True)
         if self.mask_probability is not None:
-            masks = self._masks(start_step, worker, num_workers)
+            masks = self._masks(self.mask_probability, start_step, worker, num_workers)
             batches = tf.data.Dataset.zip(batches, masks).map(
                 lambda batch, masked: ({"tokens": batch[0], "masked": masked}, batch[1])
             )
@@ -123,14 +123,15 @@ class TrainingStream:
             batches = batches.map(lambda inputs, labels: inputs)
         return batches.prefetch(tf.data.AUTOTUNE)
 
-    def _masks(self, start_step: int, worker: int, num_workers: int) -> tf.data.Dataset:
+    def _masks(
+        self, probability: float, start_step: int, worker: int, num_workers: int
+    ) -> tf.data.Dataset:
         """The mask M of a worker's share of every batch; seed and step determine it."""
         seed = _derived_seed(self.seed, len(self.sources))
         shape = (self.batch_size, math.prod(self.tokenizer.grid))
 
         def mask(step: tf.Tensor) -> tf.Tensor:
-            masked = draw_mask_of_step(shape, self.mask_probability, seed, step)
-            return masked[worker::num_workers]
+            return draw_mask_of_step(shape, probability, seed, step)[worker::num_workers]
 
         return tf.data.Dataset.range(start_step, ENDLESS).map(mask)
 

@@ -1,6 +1,7 @@
 """Splits that are read sequentially, such as those of TensorFlow Datasets and compressed tars."""
 
 import abc
+from typing import Any
 
 import tensorflow as tf
 
@@ -40,8 +41,9 @@ class StreamedSplit(Split):
                 [2], tf.stack([tf.constant(seed, tf.int64), epoch]), maxval=ENDLESS, dtype=tf.int64
             )
             buffer_size = min(SHUFFLE_BUFFER_SIZE, self.num_examples)
+            shuffle_seed: Any = seeds[1]  # Declared as int; tensors work as well.
             return self.references(seeds[0]).shuffle(
-                buffer_size, seed=seeds[1], reshuffle_each_iteration=False
+                buffer_size, seed=shuffle_seed, reshuffle_each_iteration=False
             )
 
         epochs = tf.data.Dataset.range(start // self.num_examples, ENDLESS)

@@ -1,5 +1,7 @@
 """The data set that needs no download: scikit-learn's handwritten digits."""
 
+from typing import Any
+
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -22,7 +24,7 @@ def open_digits(seed: int = 0) -> Source:
     Args:
         seed: Determines which images go to which split.
     """
-    digits = load_digits()
+    digits: Any = load_digits()  # scikit-learn declares the type of another of its forms.
     gray = np.rint(digits.images * (255 / MAX_GRAY)).astype(np.uint8)
     images = np.repeat(gray[..., None], 3, axis=-1)
     labels = digits.target.astype(np.int32)

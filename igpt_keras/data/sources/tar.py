@@ -75,9 +75,7 @@ def open_tar(location: str, split: str | None = None) -> Source:
         splits, class_names = layout(names, split, location)
     compressed = not all(file.endswith(".tar") for file in files)
 
-    def open_split(key: str) -> Split | None:
-        if key not in splits:
-            return None
+    def open_split(key: str) -> Split:
         indices, labels = splits[key]
         chosen = [members[index] for index in indices]
         name = f"tar:{location}, {key}"
@@ -88,7 +86,8 @@ def open_tar(location: str, split: str | None = None) -> Source:
             name, files, ranges, [f"{files[m.file]}:{m.name}" for m in chosen], labels
         )
 
-    return Source(open_split(TRAIN), open_split(VALIDATION), open_split(TEST), class_names)
+    opened = {key: open_split(key) for key in splits}
+    return Source(opened[TRAIN], opened.get(VALIDATION), opened.get(TEST), class_names)
 
 
 class CompressedTarSplit(StreamedSplit):
@@ -130,7 +129,7 @@ class CompressedTarSplit(StreamedSplit):
         order = np.arange(len(self._files))
         if seed is not None:
             order = np.random.default_rng(seed).permutation(order)
-        for which in order:
+        for which in order.tolist():
             file = self._files[which]
             with tarfile.open(file, "r|*") as tar:
                 for member in tar:
@@ -138,7 +137,7 @@ class CompressedTarSplit(StreamedSplit):
                     if index is not None:
                         yield {
                             "index": index,
-                            "image_bytes": tar.extractfile(member).read(),
+                            "image_bytes": _content(tar, member),
                             "label": UNLABELED if self._labels is None else self._labels[index],
                             "name": f"{file}:{member.name}",
                         }
@@ -182,11 +181,18 @@ def _members(index: int, path: str) -> Iterator[Member]:
                     continue
                 label = None
                 if member.name.endswith(LABEL_SUFFIX):
-                    label = _label(tar.extractfile(member).read(), f"{path}:{member.name}")
+                    label = _label(_content(tar, member), f"{path}:{member.name}")
                 name = posixpath.normpath(member.name)
                 yield Member(index, name, member.offset_data, member.size, label)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise InputError(f"{path} is not a tar file, or is damaged ({error})") from None
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    if file is None:
+        raise InputError(f"{member.name} is not a file")
+    return file.read()
 
 
 def _label(content: bytes, name: str) -> int:
@@ -200,7 +206,11 @@ def _with_label_files(
     members: Sequence[Member], location: str
 ) -> tuple[list[Member], np.ndarray, list[str]]:
     """Returns the images among `members`, their labels int32 [N] and the class names."""
-    label_of = {member.key: member.label for member in members if member.suffix == LABEL_SUFFIX}
+    label_of = {
+        member.key: member.label
+        for member in members
+        if member.label is not None and member.suffix == LABEL_SUFFIX
+    }
     images = [member for member in members if member.suffix in SUFFIXES]
     if not images:
         raise InputError(f"tar:{location} holds {LABEL_SUFFIX} files, but no images")
