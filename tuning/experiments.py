@@ -5,7 +5,7 @@ import functools
 import os
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import keras
 import keras_tuner
@@ -71,7 +71,8 @@ class Experiment(Generic[Settings]):
     def first_settings(self) -> Settings:
         """The settings with the default of every hyperparameter."""
         hp = keras_tuner.HyperParameters()
-        return self._settings(hp) if callable(self._settings) else self._settings
+        settings: Any = self._settings(hp) if callable(self._settings) else self._settings
+        return settings
 
     @functools.cached_property
     def strategy(self) -> tf.distribute.Strategy:
@@ -80,7 +81,7 @@ class Experiment(Generic[Settings]):
 
     def settings(self, hp: keras_tuner.HyperParameters) -> Settings:
         """Returns the settings of a trial."""
-        settings = self._settings(hp) if callable(self._settings) else self._settings
+        settings: Any = self._settings(hp) if callable(self._settings) else self._settings
         return dataclasses.replace(settings, **{RATE: hp.get(RATE)})
 
     def check(self, hp: keras_tuner.HyperParameters) -> None:
@@ -93,7 +94,8 @@ class Experiment(Generic[Settings]):
 
     def describe(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
         """Returns, as JSON values, what must not change when a search is resumed."""
-        options = {**self.data.to_json(), **dataclasses.asdict(self.settings(hp))}
+        settings: Any = self.settings(hp)
+        options = {**self.data.to_json(), **dataclasses.asdict(settings)}
         return {name: value for name, value in options.items() if name not in {*LAYOUT, RATE}}
 
     def rates(self) -> Rates:
@@ -122,7 +124,7 @@ class Experiment(Generic[Settings]):
         """Returns steps and training losses of a run, in nats; empty if it has no history."""
         if not (output / HISTORY_FILE).exists():
             return []
-        records = read_history(output)
+        records = cast(list[dict[str, Any]], read_history(output))
         return [(r["step"], r["loss"]) for r in records if r.get("loss") is not None]
 
     def load(self, output: pathlib.Path) -> Any:

@@ -5,7 +5,7 @@ import inspect
 import shlex
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -60,7 +60,8 @@ class Command(click.Command):
         """Calls the function."""
         if self.needs_tensorflow:
             load_tensorflow_for(ctx)
-        return ctx.invoke(self.callback, **self.gather(dict(ctx.params)))
+        function = cast(Callable[..., Any], self.callback)
+        return ctx.invoke(function, **self.gather(dict(ctx.params)))
 
     def gather(self, values: dict[str, Any]) -> dict[str, Any]:
         """Returns the arguments of the function for the values of the parameters."""
@@ -129,8 +130,9 @@ def to_command_line(command: click.Command, values: dict[str, Any], always: str 
             value = values.get(parameter.name)
             if isinstance(parameter, click.Argument):
                 words.append(str(value))
-            elif parameter.name == always or value not in (None, parameter.get_default(context)):
-                words += _words(parameter, value)
+            elif isinstance(parameter, click.Option):
+                if parameter.name == always or value not in (None, parameter.get_default(context)):
+                    words += _words(parameter, value)
     return shlex.join(words)
 
 

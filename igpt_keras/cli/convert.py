@@ -29,9 +29,10 @@ def convert(source: str, output: pathlib.Path, target: str, overwrite: bool):
     from igpt_keras import convert as conversion
     from igpt_keras import saving
     from igpt_keras.atomic import check_replaceable
+    from igpt_keras.convert import huggingface
     from igpt_keras.models import load
 
-    marker = saving.CONFIG_FILE if target == "folder" else conversion.huggingface.CONFIG_FILE
+    marker = saving.CONFIG_FILE if target == "folder" else huggingface.CONFIG_FILE
     check_replaceable(output, overwrite, marker)
     model = load(source)
     click.echo(f"Read {source}: {_description(model)}")

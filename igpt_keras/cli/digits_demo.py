@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import time
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import keras
 import numpy as np
@@ -14,6 +14,7 @@ import igpt_keras
 from igpt_keras.atomic import atomic_path
 from igpt_keras.data.data_set import open_data
 from igpt_keras.data.labeled import LabeledImages
+from igpt_keras.data.splits import Split
 from igpt_keras.data.tokenization import read_images
 from igpt_keras.evaluation.baselines import generative_baselines, raw_pixel_accuracy
 from igpt_keras.json_files import write_json
@@ -21,6 +22,7 @@ from igpt_keras.pictures import contact_sheet, keep_top, save_png
 from igpt_keras.sampling.checks import check_backend
 from igpt_keras.sampling.requests import Completions
 from igpt_keras.saving import read_training
+from igpt_keras.tokenizers.base import tokenizer_of
 from igpt_keras.training.callbacks.progress_bar import ProgressBar
 from igpt_keras.training.recipes import finetune, pretrain
 from serving import Client, Server, export
@@ -87,8 +89,11 @@ class Digits(NamedTuple):
 def read_digits(seed: int) -> Digits:
     """Reads the digits; the validation images are chosen by the seed."""
     data = open_data("digits", seed=seed)
-    splits = (data.train, data.validation, data.test)
-    return Digits(*(read_images(split, IMAGE_SIZE) for split in splits), data.class_names)
+    train, validation, test = (
+        read_images(cast(Split, split), IMAGE_SIZE)
+        for split in (data.train, data.validation, data.test)
+    )
+    return Digits(train, validation, test, data.class_names)
 
 
 def measure(folder: pathlib.Path, seed: int) -> list[Measurement]:
@@ -127,7 +132,7 @@ def pretraining(digits: Digits, palette: igpt_keras.ColorPalette, folder: pathli
     model.save_to_preset(folder / "pretrained", training=training)
 
     loss = model.evaluate(test, batch_size=len(test), verbose=0, return_dict=True)["loss"]
-    baselines = generative_baselines(train, test, NUM_COLORS, model.tokenizer.grid)
+    baselines = generative_baselines(train, test, NUM_COLORS, tokenizer_of(model).grid)
     neighbor = min(baselines.pop("left pixel"), baselines.pop("pixel above"))
     others = [f"{name} {nll:.3f}" for name, nll in baselines.items()]
     others.append(f"best single neighbor {neighbor:.3f}")
@@ -155,7 +160,9 @@ def draw_pictures(
     sheet = contact_sheet(rows, ["original", "known", "completions"])
     save_png(sheet, folder / "completions.png")
     samples = model.sample(SAMPLES, seed=seed).images[:, 0]
-    save_png(contact_sheet(np.array_split(samples, 6)), folder / "samples.png")
+    save_png(
+        contact_sheet([list(row) for row in np.array_split(samples, 6)]), folder / "samples.png"
+    )
 
 
 def finetuning(model: igpt_keras.ImageGPT, digits: Digits, folder: pathlib.Path, seed: int):
@@ -191,16 +198,17 @@ def classify(
     classifier = igpt_keras.ImageGPTClassifier.from_preset(
         model, len(digits.class_names), class_names=digits.class_names
     )
+    tokenizer = tokenizer_of(model)
     with ProgressBar(description, ("loss", "val_accuracy")) as bar:
         finetune(
             classifier,
-            (model.tokenizer.tokenize(train.images), train.labels),
-            (model.tokenizer.tokenize(digits.validation.images), digits.validation.labels),
+            (tokenizer.tokenize(train.images), train.labels),
+            (tokenizer.tokenize(digits.validation.images), digits.validation.labels),
             callbacks=[bar],
             verbose=0,
             **settings,
         )
-    logits = classifier.predict(model.tokenizer.tokenize(digits.test.images), verbose=0)
+    logits = classifier.predict(digits.test.images, verbose=0)
     return classifier, float((logits.argmax(axis=1) == digits.test.labels).mean())
 
 
@@ -225,7 +233,7 @@ def serve_and_ask(
     local = model.generate(
         images, keep_rows=KEEP_ROWS, num_completions=SHOWN_COMPLETIONS, seed=seed
     )
-    local_logits = classifier.predict(model.tokenizer.tokenize(images), verbose=0)
+    local_logits = classifier.predict(images, verbose=0)
     check_equal(remote, local, remote_classes, local_logits)
     count = len(images) * SHOWN_COMPLETIONS
     right = sum(

@@ -46,7 +46,11 @@ class DisplayedSearch(LearningRateSearch):
 
     def on_batch_end(self, trial, model, batch, logs=None):
         """Updates the table."""
-        if self.form == "table" and time.monotonic() > self._shown + SECONDS_BETWEEN_UPDATES:
+        if (
+            logs
+            and self.form == "table"
+            and time.monotonic() > self._shown + SECONDS_BETWEEN_UPDATES
+        ):
             self._show(f"step {updates_done(model)}, loss {logs['loss']:.3f}")
 
     def on_trial_end(self, trial):

@@ -38,8 +38,13 @@ def evaluate(model: str, data, output: pathlib.Path, overwrite: bool, settings: 
     from igpt_keras.runs import Evaluate
     from igpt_keras.runs.folder import RESULT_FILE
 
-    settings = Evaluate.Settings(model=model, **settings)
-    run = Evaluate.open(settings, data, output, overwrite=overwrite, command=command_line())
+    run = Evaluate.open(
+        Evaluate.Settings(model=model, **settings),
+        data,
+        output,
+        overwrite=overwrite,
+        command=command_line(),
+    )
     result = run.run()
     print_bad_images(data)
     _show(result.metrics, list(run.held_out), f"{model} on {result.data['name']}")

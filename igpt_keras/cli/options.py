@@ -32,9 +32,7 @@ DATA = OptionGroup(
             help="Source of images, such as digits, folder:PATH or tfds:NAME. Give several to mix "
             "them.",
         ),
-        option(
-            "--data-dir", type=PATH, metavar="DIR", help="Folder of TensorFlow Datasets' data sets."
-        ),
+        option("--data-dir", metavar="DIR", help="Folder of TensorFlow Datasets' data sets."),
         option(
             "--train-on-validation", is_flag=True, help="Train on the validation images as well."
         ),

@@ -82,9 +82,7 @@ def fit(
     argument("palette_or_model", metavar="PALETTE"),
     argument("images", nargs=-1, type=PATH),
     option("--data", metavar="SOURCE", help="Source to show random images of."),
-    option(
-        "--data-dir", type=PATH, metavar="DIR", help="Folder of TensorFlow Datasets' data sets."
-    ),
+    option("--data-dir", metavar="DIR", help="Folder of TensorFlow Datasets' data sets."),
     option("--num-images", type=COUNT, default=8, help="Number of images to take from the source."),
     seed("Random seed for choosing the images."),
     option(
@@ -101,7 +99,7 @@ def show(
     palette_or_model: str,
     images: tuple[pathlib.Path, ...],
     data: str | None,
-    data_dir: pathlib.Path | None,
+    data_dir: str | None,
     num_images: int,
     seed: int,
     image_size: int | None,
@@ -120,11 +118,14 @@ def show(
     from igpt_keras.data.tokenization import read_images
     from igpt_keras.pictures import save_png, stacked, swatches
     from igpt_keras.runs.tokenizers import read_tokenizer
+    from igpt_keras.tokenizers.color_palette import ColorPalette
 
     if images and data:
         raise click.UsageError("give IMAGES or --data, not both")
     check_replaceable(output, overwrite)
     shown, model_size = read_tokenizer(palette_or_model)
+    if not isinstance(shown, ColorPalette):
+        raise InputError(f"{palette_or_model} has a {type(shown).__name__}, not a palette")
     size = image_size or model_size
     pictures = [swatches(shown.rgb)]
     message = f"Wrote {output}: {shown.vocabulary_size} colors"
@@ -132,7 +133,7 @@ def show(
         pixels = read_images(FileSplit("IMAGES", images), size).images
     elif data:
         data_set = open_data(data, data_dir=data_dir)
-        split = data_set.test or data_set.validation
+        split = data_set.test or data_set.validation or data_set.train
         pixels = read_images(split, size, limit=num_images, seed=seed).images
     if images or data:
         pictures.append(_before_and_after(shown, pixels))

@@ -128,12 +128,12 @@ def probe(
     from igpt_keras.runs import Probe
     from igpt_keras.runs.folder import RESULT_FILE
 
-    settings = Probe.Settings(model=model, feature_cache=feature_cache, **settings)
-    run = Probe.open(settings, data, output, overwrite=overwrite, command=command_line())
+    probes = Probe.Settings(model=model, feature_cache=feature_cache, **settings)
+    run = Probe.open(probes, data, output, overwrite=overwrite, command=command_line())
     with StageBars() as bars:
         result = run.run([bars])
     print_bad_images(data)
-    _show(result.metrics, settings)
+    _show(result.metrics, probes)
     click.echo(f"Wrote {output / RESULT_FILE}")
 
 

@@ -29,7 +29,7 @@ def resume_option(kind: str) -> click.Option:
 
 
 def check_nothing_changes(context: click.Context) -> None:
-    """Raises `click.UsageError` for options beside --resume that would make it another run."""
+    """Raises `click.UsageError` if options other than --resume would make it another run."""
     from igpt_keras.runs.options import LAYOUT
 
     given = [

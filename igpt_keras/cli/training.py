@@ -35,7 +35,7 @@ def train(run, metrics: tuple[str, ...], progress: str):
     except Interrupted as interrupted:
         command = shlex.join(["igpt", run.kind, "--resume", str(run.output)])
         click.echo(f"{interrupted}; resume with: {command}", err=True)
-        sys.exit(128 + interrupted.signal_number)
+        sys.exit(128 + (interrupted.signal_number or 0))
     return result if run.is_chief else None
 
 

@@ -213,7 +213,7 @@ def _run(experiment, values: dict[str, Any]):
         tuner.search(verbose=0)
     except Interrupted as interrupted:
         click.echo(f"{interrupted}; resume with: {command_line()}", err=True)
-        sys.exit(128 + interrupted.signal_number)
+        sys.exit(128 + (interrupted.signal_number or 0))
     return tuner
 
 

@@ -10,7 +10,7 @@ from igpt_keras.data.tokenization import tokenize
 from igpt_keras.runs.result import read_result
 
 
-def test_evaluate_a_generative_model_beside_the_baselines(igpt, photos, pretrained, tmp_path):
+def test_evaluate_a_generative_model_and_its_baselines(igpt, photos, pretrained, tmp_path):
     path = pretrained("ar")
     run = tmp_path / "run"
     status, printed, _ = igpt("evaluate", path, "--data", f"folder:{photos}", "--output", run)

@@ -110,8 +110,8 @@ def test_show_draws_images_before_and_after(run, palette, palette_file, files, t
     rows = list(zip(images, palette.detokenize(palette.tokenize(images)), strict=True))
     sheet = np.asarray(contact_sheet(rows, ["before", "after"], 128))
     np.testing.assert_array_equal(picture[height:, : sheet.shape[1]], sheet)
-    beside = picture[height:, sheet.shape[1] :]
-    assert (beside < 128).any()
+    after = picture[height:, sheet.shape[1] :]
+    assert (after < 128).any()
 
 
 def test_show_takes_the_palette_and_the_size_of_a_model(run, config, palette, files, tmp_path):

@@ -53,7 +53,7 @@ def test_a_rate_that_diverges_is_followed_by_smaller_ones(searched):
     assert (diverged.status, trained.status) == ("FAILED", "COMPLETED")
     assert np.isnan(diverged.score)
     assert diverged.message.startswith("training diverged at step")
-    # Nothing goes on from either.
+    # Nothing resumes from either.
     assert not list(pathlib.Path(searched.project_dir).rglob("checkpoints"))
     (best,) = searched.get_best_hyperparameters(5)
     assert best.get("learning_rate") == 0.01
