@@ -1,11 +1,11 @@
-"""Sampling of iGPT-S pixel by pixel beside Hugging Face, KerasHub and bare matrix products.
+"""Sampling of iGPT-S pixel by pixel against Hugging Face, KerasHub and bare matrix products.
 
     python -m pip install -e '.[benchmark]'
     python benchmarks/decode.py
 
-Prints Markdown tables. The products are the limit of one pixel at a time: every matrix that a
-step needs, each once, and attention over the positions cached by then (on average). A side's
-time is that of `--steps` pixels after `--prefixes` known ones, without the pass over those.
+Prints Markdown tables. The products are a lower limit for one pixel at a time: each matrix of a
+step once, and attention over the positions cached by then (on average). The times are those of
+`--steps` pixels after `--prefixes` known ones, without the pass over the latter.
 """
 
 import argparse
@@ -28,7 +28,7 @@ LENGTH = IMAGE_SIZE**2
 OURS = "igpt_keras"
 HUGGING_FACE = "Hugging Face"
 KERAS_HUB = "KerasHub's GPT-2"
-# PyTorch's own layers keep the transposed matrices.
+# PyTorch's layers store the transposed matrices.
 PRODUCTS = ("products, TensorFlow", "products, PyTorch", "products, PyTorch, transposed")
 SIDES = (*PRODUCTS, OURS, HUGGING_FACE, KERAS_HUB)
 MAPS = [(HIDDEN_DIM, 3 * HIDDEN_DIM), (HIDDEN_DIM, HIDDEN_DIM)]
@@ -47,7 +47,7 @@ def random_tokens(batch: int, length: int):
     return np.random.default_rng(0).integers(0, COLORS, (batch, length)).astype(np.int32)
 
 
-# Every side yields, for one prefix, seconds a step: the first is that of a first call.
+# Each side yields seconds per step for one prefix; the first value is that of the first call.
 
 
 def tensorflow_products(batch: int, prefix: int, steps: int) -> Iterator[float]:
@@ -76,7 +76,7 @@ def tensorflow_products(batch: int, prefix: int, steps: int) -> Iterator[float]:
             multiply(query, keys, transpose_b=True)
             multiply(weights, values)
         multiply(rows[HIDDEN_DIM], head)
-        # What is not returned would not be computed.
+        # TensorFlow does not compute what is not returned.
         return products
 
     while True:
@@ -151,7 +151,7 @@ def our_decoder(steps: int):
 
 
 def our_prefix_passes(batch: int, prefix: int) -> dict[str, float]:
-    """Seconds of the pass over the prefix, for some images and for completions of one."""
+    """Returns seconds of the pass over the prefix, for several images and completions of one."""
     import tensorflow as tf
 
     begin, _ = our_decoder(LENGTH)
@@ -199,7 +199,7 @@ def hugging_face_steps(batch: int, prefix: int, steps: int) -> Iterator[float]:
     prompt = torch.cat([torch.full((batch, 1), COLORS), tokens], dim=1)
 
     def run(count):
-        # The start token is a logit like others here; it is left alone.
+        # Its start token has a logit like all others; it may be drawn.
         return model.generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
@@ -227,7 +227,7 @@ def keras_hub_model():
 
 
 def keras_hub_steps(batch: int, prefix: int, steps: int) -> Iterator[float]:
-    """Of the last pixels, whatever the prefix: a step goes over the cache of a whole image."""
+    """Times the last pixels for any prefix: a step goes over the cache of a whole image."""
     import numpy as np
 
     model = keras_hub_model()
@@ -241,14 +241,14 @@ def keras_hub_steps(batch: int, prefix: int, steps: int) -> Iterator[float]:
 
 
 def differences(longer: Callable, shorter: Callable, steps: int) -> Iterator[float]:
-    """Seconds a step from what `longer` takes more than `shorter`; the first in full."""
+    """Yields seconds per step from the difference of two runs; the first from `longer` alone."""
     yield seconds(longer) / steps
     while True:
         yield (seconds(longer) - seconds(shorter)) / steps
 
 
 def work(side: str, arguments: argparse.Namespace) -> dict:
-    """In a side's own process: what it measured, for every prefix."""
+    """Measures one side in its own process: for each prefix, its times."""
     functions = {
         PRODUCTS[0]: tensorflow_products,
         PRODUCTS[1]: functools.partial(torch_products, transposed=False),
@@ -261,19 +261,19 @@ def work(side: str, arguments: argparse.Namespace) -> dict:
     measured = {}
     for prefix in arguments.prefixes:
         times = functions[side](arguments.batches[0], prefix, arguments.steps)
-        # A first call, with its tracing, counts by itself.
+        # The first call traces the graph, so it is reported separately.
         first = next(times) * arguments.steps
         measured[prefix] = {"first": first, "best": min(next(times) for _ in range(repeats))}
     return {"prefixes": measured, "peak": peak_memory()}
 
 
 class Side:
-    """The best that a side has measured at a batch size.
+    """The best measurements of a side at one batch size.
 
     Attributes:
-        best: for every prefix, seconds a step.
-        first: seconds of the first call.
-        peak: bytes.
+        best: Seconds per step by prefix.
+        first: Seconds of the first call.
+        peak: Peak memory in bytes.
     """
 
     def __init__(self):

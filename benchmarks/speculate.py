@@ -1,4 +1,4 @@
-"""Speculative beside plain decoding, on trained models; what a pass over several positions costs.
+"""Speculative against plain decoding on trained models, and the cost of a pass by its positions.
 
     python benchmarks/speculate.py digits
     python benchmarks/speculate.py trained runs/ar runs/small --data folder:cifar10
@@ -6,12 +6,11 @@
         --as image_gpt_small
     python benchmarks/speculate.py passes --preset image_gpt_small
 
-`digits` first trains the model of `igpt quickstart` and a smaller one as its draft, in a minute
-or two; `trained` takes two models and fits the other draft, `NeighborDraft`, to the training
-images of the data. Both complete held-out images one at a time, from the first half and from
-nothing, with each draft in turn, and check that the pixels are those without one. Prints Markdown
-tables. `passes` needs no trained model. `--as` gives the model the cost of a preset, and leaves
-its distribution as it is.
+`digits` first trains a model and a smaller one as its draft, in a minute or two. `trained` takes
+two trained models. Both also fit a `NeighborDraft` to the training images, complete held-out images
+one at a time, from the first half and from nothing, with each draft in turn, and check that the
+pixels are those without a draft. `--as` gives the model the cost of a preset without changing its
+distribution. `passes` needs no trained model. The script prints Markdown tables.
 """
 
 import argparse
@@ -24,7 +23,7 @@ import sys
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# The script serving.py beside this one has the name of a package.
+# The script serving.py in this folder has the name of a package.
 sys.path.remove(str(pathlib.Path(__file__).parent.resolve()))
 
 import keras
@@ -32,15 +31,6 @@ import numpy as np
 import tensorflow as tf
 
 import igpt_keras
-from igpt_keras.cli.digits_demo import (
-    BATCH_SIZE,
-    HIDDEN_DIM,
-    NUM_COLORS,
-    NUM_HEADS,
-    NUM_LAYERS,
-    PRETRAINING_EPOCHS,
-    PRETRAINING_RATE,
-)
 from igpt_keras.data.data_set import open_data
 from igpt_keras.data.tokenization import tokenize
 from igpt_keras.sampling.decoder import decode_step, grow, prefill
@@ -49,6 +39,10 @@ from igpt_keras.sampling.gumbel import gumbel_noise
 from igpt_keras.sampling.requests import completion_seeds
 from igpt_keras.training.recipes import pretrain
 
+# The model for digits, that of `igpt quickstart`.
+NUM_COLORS = 16
+HIDDEN_DIM, NUM_LAYERS, NUM_HEADS = 64, 4, 4
+BATCH_SIZE, EPOCHS, LEARNING_RATE = 32, 20, 0.003
 IMAGES = 4
 ROUNDS = 2
 WINDOWS = (8, 16, 32)
@@ -60,7 +54,7 @@ REPEATS = 12
 
 @dataclasses.dataclass
 class Task:
-    """A model, what may draft for it, and held-out images, uint8 [B, R, R, 3]."""
+    """A model, its drafts by name, and held-out images, uint8 [B, R, R, 3]."""
 
     model: igpt_keras.ImageGPT
     drafts: dict[str, Draft]
@@ -85,9 +79,9 @@ def trained(config, palette, tokens) -> igpt_keras.ImageGPT:
         model,
         tokens,
         tokens[:BATCH_SIZE],
-        epochs=PRETRAINING_EPOCHS,
+        epochs=EPOCHS,
         batch_size=BATCH_SIZE,
-        learning_rate=PRETRAINING_RATE,
+        learning_rate=LEARNING_RATE,
         verbose=0,
     )
     return model
@@ -111,11 +105,11 @@ def drafts_of(small, tokens) -> dict[str, Draft]:
 
 
 def padded(model: igpt_keras.ImageGPT, preset: str) -> igpt_keras.ImageGPT:
-    """A model of the same distribution with the width, depth and cost of a preset.
+    """Returns a model with the distribution of `model` and the width, depth and cost of a preset.
 
-    Its weights are those of `model` among zeros. Width: a norm divides by the root of a mean over
-    more numbers, which its gain makes good. Depth: blocks of zeros add nothing. Heads: scores are
-    divided by the root of a larger width, which the queries make good.
+    Its weights are those of `model`, padded with zeros. Width: a norm divides by the root of a
+    mean over more numbers, for which its gain compensates. Depth: blocks of zeros add nothing.
+    Heads: scores are divided by the root of a larger width, for which the queries compensate.
     """
     small = model.config
     config = igpt_keras.ImageGPTConfig.preset(
@@ -160,11 +154,13 @@ def padded(model: igpt_keras.ImageGPT, preset: str) -> igpt_keras.ImageGPT:
 
 
 def acceptance(task: Task, draft: Draft, tokens: np.ndarray, seeds: np.ndarray) -> float:
-    """How often a draft that sees the final pixels before one draws the pixel that the model draws.
+    """Returns how often a draft, given all earlier pixels, draws the pixel that the model draws.
 
     Args:
-        tokens: int32 [B, n], drawn by the model from nothing.
-        seeds: int64 [B], those of the sequences.
+        task: The model.
+        draft: The draft.
+        tokens: int32 [B, n], samples of the model.
+        seeds: int64 [B], the seeds of these samples.
     """
     config = task.model.config
     size, length = config.image_size, config.sequence_length
@@ -174,14 +170,14 @@ def acceptance(task: Task, draft: Draft, tokens: np.ndarray, seeds: np.ndarray) 
 
 
 def compare(task: Task, windows: tuple[int, ...] = WINDOWS) -> None:
-    """Prints, for each draft and window, tokens a pass and steps/s beside plain decoding."""
+    """Prints tokens per pass and steps/s of each draft and window, and those of plain decoding."""
     model, size = task.model, task.model.config.image_size
     nll = -model.score(task.images).mean() / size**2
     print(f"\n{model.count_params():,} parameters, {size}×{size} pixels, ", end="")
-    print(f"{model.config.vocabulary_size} colors, {nll:.3f} nats a pixel\n")
+    print(f"{model.config.vocabulary_size} colors, {nll:.3f} nats per pixel\n")
     sampled = model.sample(32)
     seeds = completion_seeds(0, 32, 1)[:, 0]
-    print("| draft | acceptance | window | known rows | pixels a pass | plain, steps/s |", end="")
+    print("| draft | acceptance | window | known rows | pixels per pass | plain, steps/s |", end="")
     print(" speculative, steps/s | ratio |")
     print("| --- " + "| ---: " * 7 + "|")
     for name, draft in task.drafts.items():
@@ -199,7 +195,7 @@ def compare(task: Task, windows: tuple[int, ...] = WINDOWS) -> None:
 
 
 def times(task: Task, draft: Draft, keep_rows: int) -> tuple[float, float, float]:
-    """Passes an image, and seconds an image without and with the draft, in turns."""
+    """Returns passes per image, and seconds per image without and with the draft, in turns."""
     passes, seconds = [], {None: [], draft: []}
     for round_number in range(-1, ROUNDS):
         for image in range(len(task.images)):
@@ -220,7 +216,7 @@ def times(task: Task, draft: Draft, keep_rows: int) -> tuple[float, float, float
 
 
 def measure_passes(preset: str) -> None:
-    """Prints what a pass over k positions costs, at the middle of an image."""
+    """Prints the time of a pass over k positions in the middle of an image."""
     model = igpt_keras.ImageGPT(igpt_keras.ImageGPTConfig.preset(preset))
     config = model.config
     middle = config.sequence_length // 2
@@ -231,7 +227,7 @@ def measure_passes(preset: str) -> None:
 
         @tf.function(autograph=False)
         def repeat(caches, count=count):
-            """`REPEATS` passes, so that the caches are handed over as in the decoder."""
+            """Runs `REPEATS` passes, which hand the caches over as the decoder does."""
 
             def step(done, total, caches):
                 logits, caches = decode_step(model, tf.zeros([1, count], tf.int32), middle, caches)
@@ -247,7 +243,7 @@ def measure_passes(preset: str) -> None:
             repeat(caches).numpy()
             seconds[count].append((time.perf_counter() - start) / REPEATS)
     print(f"\n{preset}, batch 1, {middle} positions cached\n")
-    print("| positions a pass | ms | beside one |\n| ---: | ---: | ---: |")
+    print("| positions per pass | ms | relative to one |\n| ---: | ---: | ---: |")
     for count, values in seconds.items():
         best = min(values)
         print(f"| {count} | {1000 * best:.1f} | {best / min(seconds[1]):.2f} |")
@@ -264,7 +260,7 @@ def main() -> None:
     command.add_argument("draft")
     command.add_argument("--data", required=True)
     command.add_argument(
-        "--as", dest="preset", help="pad the model to a preset's cost, see `padded`"
+        "--as", dest="preset", help="pad the model to the cost of a preset, see `padded`"
     )
     command.add_argument("--windows", type=int, nargs="+", default=WINDOWS)
     command.add_argument("--cache", help="folder of cached tokens, as of `igpt pretrain`")

@@ -1,11 +1,11 @@
-"""How often a completion depends on what it is computed beside.
+"""How often a completion depends on the batch that it is computed in.
 
     python benchmarks/ties.py MODEL --images folder-of-images
 
-Matrix products round differently at different batch sizes, so where two colors tie to within
-rounding, the other one may be drawn, and what follows differs. Completes the lower halves of
-images in other batches and in other ways than all at once, and prints a Markdown table of the
-completions that are not the same.
+Matrix products round differently at different batch sizes. Where two colors tie to within
+rounding, the other one may be drawn, and the rest of the completion differs. This script
+completes the lower halves of images all at once, in smaller batches and in other ways, and prints
+a Markdown table of the completions that differ.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from igpt_keras.data import open_data, read_image
 
 
 def images_of(folder: pathlib.Path | None, size: int, count: int) -> np.ndarray:
-    """Some images uint8 [B, R, R, 3] of a folder, else the digits of scikit-learn."""
+    """Returns images uint8 [B, R, R, 3] of a folder, or scikit-learn's digits without one."""
     if folder is None:
         return open_data("digits").test.images[:count]
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -29,9 +29,11 @@ def images_of(folder: pathlib.Path | None, size: int, count: int) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
-    parser.add_argument("--images", type=pathlib.Path, help="a folder; without it, the digits")
+    parser.add_argument(
+        "--images", type=pathlib.Path, help="a folder of images; scikit-learn's digits by default"
+    )
     parser.add_argument("--count", type=int, default=100)
-    parser.add_argument("--completions", type=int, default=4, help="of each image")
+    parser.add_argument("--completions", type=int, default=4, help="completions of each image")
     arguments = parser.parse_args()
     model = igpt_keras.load(arguments.model)
     size = model.config.image_size
@@ -59,8 +61,8 @@ def main() -> None:
     }
     total = all_at_once[..., 0].size
     drawn = total * (size - size // 2) * size
-    print(f"{total} completions of {drawn} drawn pixels, against all at once:\n")
-    print("| | completions that differ | one in so many pixels |\n| --- | ---: | ---: |")
+    print(f"{total} completions with {drawn} drawn pixels, compared with all at once:\n")
+    print("| | completions that differ | drawn pixels per difference |\n| --- | ---: | ---: |")
     for name, (at_once, options) in ways.items():
         differ = int((complete(at_once, **options) != all_at_once).any(axis=-1).sum())
         print(f"| {name} | {differ} | {f'{drawn / differ:,.0f}' if differ else ''} |")

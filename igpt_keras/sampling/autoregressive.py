@@ -21,12 +21,12 @@ CACHE_GROWTH = 128
 
 
 class DecodingState(NamedTuple):
-    """B · N sequences between two positions."""
+    """B · N sequences between two positions: tensors, or their shapes and dtypes."""
 
-    position: tf.Tensor  # int32 scalar, the next one
-    tokens: tf.Tensor  # int32 [n, B · N]
-    log_probs: tf.Tensor  # float32 [n, B · N], nats
-    entropies: tf.Tensor  # float32 [n, B · N], nats
+    position: Any  # int32 scalar, the next one
+    tokens: Any  # int32 [n, B · N]
+    log_probs: Any  # float32 [n, B · N], nats
+    entropies: Any  # float32 [n, B · N], nats
     caches: Caches
     guesses: Any = ()  # `speculative.Guesses` with a draft
 

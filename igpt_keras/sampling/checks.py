@@ -106,7 +106,7 @@ def known_tokens(
         )
     shape = (num_images, image_size, image_size)
     height, width = (image_size // count for count in grid)
-    if known_mask is None:
+    if keep_rows is not None:
         if keep_rows > image_size:
             raise InputError(
                 f"keep_rows must lie in 0…{image_size} (the image's height), got {keep_rows}"

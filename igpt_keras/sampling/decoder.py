@@ -14,7 +14,7 @@ import tensorflow as tf
 from igpt_keras.network.attention import dot_product_attention
 from igpt_keras.network.protocols import TokenModel
 
-Caches = list[tuple[tf.Tensor, tf.Tensor]]
+Caches = list[tuple[Any, Any]]
 
 
 def prefill(model: TokenModel, tokens) -> tuple[Any, Caches]:
@@ -124,9 +124,9 @@ def _multiply(x, y, adj_y=False):
     return tf.raw_ops.BatchMatMulV3(x=x, y=y, Tout=x.dtype, adj_y=adj_y)
 
 
-def cache_specs(model: TokenModel) -> list[tuple[tf.TensorSpec, tf.TensorSpec]]:
+def cache_specs(model: TokenModel) -> Caches:
     """Returns shapes and dtypes of caches of any batch size and capacity."""
-    cache = tf.TensorSpec([None, None, model.config.head_dim], model.compute_dtype)
+    cache = tf.TensorSpec([None, None, model.config.head_dim], model.backbone.compute_dtype)
     return [(cache, cache)] * model.config.num_layers
 
 

@@ -9,7 +9,7 @@ import abc
 import math
 import os
 import zipfile
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
@@ -259,7 +259,7 @@ def as_draft(draft: "Draft | TokenModel", config: ImageGPTConfig) -> Draft:
         InputError: It is neither, or of another size.
     """
     if hasattr(draft, "backbone"):
-        draft = _model_draft(draft)
+        draft = _model_draft(cast(TokenModel, draft))
     if not isinstance(draft, Draft):
         raise InputError(f"draft must be a model or a NeighborDraft, got {type(draft).__name__}")
     draft.check(config)

@@ -232,7 +232,7 @@ def _decode(
     counts = prefix, num_completions
     # XLA needs to know shapes when it compiles.
     state = decoder.begin(sequences.tokens, *(counts if jit_compile else map(tf.constant, counts)))
-    known = tf.repeat(tf.transpose(sequences.known), num_completions, axis=1)
+    known = tf.constant(np.repeat(sequences.known.T, num_completions, axis=1))
     num_reported = 0
     while True:
         position = int(state.position)
@@ -240,7 +240,8 @@ def _decode(
             num_reported = _report(model, state, num_reported, sequences.seeds.shape, on_row)
         if position == length:
             passes = length - prefix if draft is None else int(state.guesses.num_passes)
-            return Decoded(*map(tf.transpose, state[1:4]), passes)
+            tokens, log_probs, entropies = (tf.transpose(x) for x in state[1:4])
+            return Decoded(tokens, log_probs, entropies, passes)
         state = decoder.decode_rows(state, known, seeds, fields)
 
 

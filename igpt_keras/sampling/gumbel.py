@@ -33,7 +33,12 @@ def gumbel_noise(seeds, first_row, num_rows: int, row_length: int, vocabulary_si
     def bits_of_row(pair):
         shape = [row_length, vocabulary_size]
         return tf.random.stateless_uniform(
-            shape, pair, minval=None, maxval=None, dtype=tf.uint32, alg="philox"
+            shape,
+            pair,
+            minval=None,  # pyright: ignore[reportArgumentType]
+            maxval=None,
+            dtype=tf.uint32,
+            alg="philox",
         )
 
     spec = tf.TensorSpec([row_length, vocabulary_size], tf.uint32)

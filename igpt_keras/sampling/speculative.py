@@ -32,10 +32,10 @@ SWEEPS = 2
 
 
 class Guesses(NamedTuple):
-    """What a decoding state needs with a draft; the guessed tokens stand among its tokens."""
+    """The part of a decoding state for a draft. The state's tokens hold the guessed ones."""
 
-    stop: tf.Tensor  # int32 scalar, the first position without a guess
-    num_passes: tf.Tensor  # int32 scalar, passes of the model so far
+    stop: Any  # int32 scalar, the first position without a guess
+    num_passes: Any  # int32 scalar, passes of the model so far
     draft_state: Any
 
 

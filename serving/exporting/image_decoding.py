@@ -242,7 +242,7 @@ def _decode_gif(file: Bytes, max_pixels: int):
     end = _after_blocks(file, frame + 11 + local_table_size, most_blocks)
     content = tf.strings.join([_part(file.content, 0, end), b";"])
     colors = tf.where(local_table_size > 0, frame + 10, 13)
-    transparent = (control > 0) & (file.number(control + 3) % 2 == 1)
+    transparent = (control > 0) & (tf.math.floormod(file.number(control + 3), 2) == 1)
     content = tf.cond(
         transparent,
         lambda: _replaced(
@@ -258,7 +258,8 @@ def _decode_gif(file: Bytes, max_pixels: int):
 def _color_table_size(file: Bytes, flags):
     """The size in bytes of the color table that the flags at a position announce."""
     value = file.number(flags)
-    return tf.where(value >= 128, 3 * 2 ** (value % 8 + 1), 0)
+    num_colors = tf.pow(tf.constant(2, tf.int64), tf.math.floormod(value, 8) + 1)
+    return tf.where(value >= 128, 3 * num_colors, 0)
 
 
 def _find_frame(file: Bytes, start):

@@ -112,8 +112,9 @@ def _write(
     signatures = make_signatures(models, feature_layer, max_pixels)
     # Only the variables are attached. A model would bring along the functions that Keras and
     # the sampler keep with it.
-    module = tf.Module()
-    module.weights = [v for function in signatures.values() for v in function.variables]
+    module: Any = tf.Module()
+    functions: list[Any] = list(signatures.values())
+    module.weights = [variable for function in functions for variable in function.variables]
     assets = work / "assets"
     assets.mkdir()
     paths = write_assets(assets, models, training, describe(signatures, models, feature_layer))

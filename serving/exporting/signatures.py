@@ -7,6 +7,7 @@ tokens, C classes, d `hidden_dim`. The batch is the first dimension of every inp
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 import tensorflow as tf
 
@@ -294,9 +295,9 @@ def mean_features(model: GenerativeModel, tokens, layer: int):
     batch = tf.shape(tokens)[0]
     inputs = {
         "tokens": tf.repeat(tokens, VOTES, axis=0),
-        "masked": tf.tile(masks, [batch, 1]),
+        "masked": tf.tile(masks, tf.stack([batch, 1])),
     }
-    features = model.layer_features(inputs, layer)
+    features: Any = model.layer_features(inputs, layer)
     return tf.reduce_mean(tf.reshape(features, [batch, VOTES, model.config.hidden_dim]), axis=1)
 
 

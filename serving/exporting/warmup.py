@@ -3,6 +3,9 @@
 Without them, the first request of each signature would wait for TensorFlow's set-up.
 """
 
+# The classes of protocol buffers are made at import.
+# pyright: reportAttributeAccessIssue=false
+
 import pathlib
 from collections.abc import Collection
 
