@@ -1,13 +1,14 @@
-"""Imports point down the list of rooms in docs/architecture.md."""
+"""Imports point down, and modules and functions are short."""
 
 import ast
 import pathlib
-
-import pytest
+import re
 
 ROOT = pathlib.Path(__file__).parent.parent
 # From the top down; rooms in one line do not import each other.
+FRONT = "igpt_keras"
 ROOMS = [
+    [FRONT],
     ["igpt_keras.__main__"],
     ["igpt_keras.cli"],
     ["serving", "tuning"],
@@ -27,7 +28,7 @@ ROOMS = [
     ["igpt_keras.paper", "igpt_keras.errors"],
 ]
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
-# These run on any backend, so TensorFlow may not be installed.
+# These run on any Keras backend, so they do not import TensorFlow when they are imported.
 WITHOUT_TENSORFLOW = [
     "igpt_keras.atomic",
     "igpt_keras.convert.huggingface",
@@ -41,6 +42,7 @@ WITHOUT_TENSORFLOW = [
 ]
 PACKAGES = ("igpt_keras", "serving", "tuning")
 MODULES = sorted(path for package in PACKAGES for path in ROOT.glob(f"{package}/**/*.py"))
+MAX_MODULE_LINES, MAX_FUNCTION_LINES = 400, 60
 
 
 def name_of(path):
@@ -49,32 +51,85 @@ def name_of(path):
 
 
 def room_of(module):
-    return next((r for r in LEVELS if module == r or module.startswith(r + ".")), None)
+    rooms = (room for room in LEVELS if room != FRONT and (module + ".").startswith(room + "."))
+    return next(rooms, FRONT if module == FRONT else None)
 
 
-def imports(path):
-    yield from imports_of(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+def is_for_type_checkers(node):
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
-def imports_of(nodes):
+def statements(nodes):
+    """All statements that run, those inside functions included."""
+    for node in nodes:
+        if not is_for_type_checkers(node):
+            yield node
+            yield from statements(ast.iter_child_nodes(node))
+
+
+def imported(nodes):
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_imports_point_down(path):
-    module, room = name_of(path), room_of(name_of(path))
-    if module == "igpt_keras":
-        return
-    assert room is not None, f"{module} is in no room"
-    for imported in imports(path):
-        other = room_of(imported)
-        if other not in (None, room):
-            assert LEVELS[other] > LEVELS[room], f"{module} imports {imported}"
-    if module.startswith(tuple(WITHOUT_TENSORFLOW)):
-        at_import = imports_of(ast.parse(path.read_text(encoding="utf-8")).body)
-        assert "tensorflow" not in {imported.partition(".")[0] for imported in at_import}
+def parsed(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def test_imports_point_down():
+    violations = []
+    for path in MODULES:
+        module, room = name_of(path), room_of(name_of(path))
+        for name in imported(statements(parsed(path).body)):
+            # What is in no room is a name of the front.
+            other = room_of(name) or (FRONT if name.startswith(FRONT + ".") else None)
+            if other not in (None, room) and LEVELS[other] <= LEVELS[room]:
+                violations.append(f"{module} imports {name}")
+    assert not violations
+
+
+def test_every_module_is_in_a_room():
+    assert {name_of(path) for path in MODULES if room_of(name_of(path)) is None} == set()
+
+
+def test_the_network_and_the_models_do_not_need_tensorflow():
+    violations = [
+        name_of(path)
+        for path in MODULES
+        if name_of(path).startswith(tuple(WITHOUT_TENSORFLOW))
+        and any(name.partition(".")[0] == "tensorflow" for name in imported(parsed(path).body))
+    ]
+    assert not violations
+
+
+def lines_of(node):
+    """Lines of a function without its docstring."""
+    docstring = ast.get_docstring(node, clean=False)
+    return node.end_lineno - node.lineno + 1 - len((docstring or "").splitlines())
+
+
+def test_modules_and_functions_are_short():
+    violations = []
+    for path in MODULES:
+        length = len(path.read_text(encoding="utf-8").splitlines())
+        if length > MAX_MODULE_LINES:
+            violations.append(f"{name_of(path)}: {length} lines")
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                if lines_of(node) > MAX_FUNCTION_LINES:
+                    violations.append(f"{name_of(path)}.{node.name}: {lines_of(node)} lines")
+    assert not violations
+
+
+def test_links_between_pages_lead_somewhere():
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]
+    broken = []
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+            if "://" not in target and not (page.parent / target).exists():
+                broken.append(f"{page.name}: {target}")
+    assert len(pages) > 10
+    assert not broken
