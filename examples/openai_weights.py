@@ -39,7 +39,7 @@ def main() -> None:
     if arguments.evaluate:
         test = igpt_keras.open_data(arguments.data).test
         images = igpt_keras.data.read_images(
-            test, size, augmentation_name="imagenet", limit=arguments.limit
+            test, size, augmentation="imagenet", limit=arguments.limit
         ).images
         model.compile()
         loss = model.evaluate(images, batch_size=8, return_dict=True)["loss"]

@@ -39,12 +39,12 @@ def export(
     `sample`, `score` and `features`, a classifier `classify`, `classify_images` and `features`;
     give one of each to get all of them. An existing version is never overwritten.
     """
-    import igpt_keras
+    from igpt_keras.models import load
     from igpt_keras.saving import read_training
     from serving import export as export_saved_model
 
     path = export_saved_model(
-        [igpt_keras.load(model) for model in models],
+        [load(model) for model in models],
         output,
         version,
         feature_layer=feature_layer,

@@ -93,7 +93,8 @@ def read_images(
     Args:
         split: The images.
         image_size: Side R that they are resized to, in pixels.
-        augmentation, decoder: As for `tokenize`.
+        augmentation: As for `tokenize`.
+        decoder: As for `tokenize`.
         limit: Maximum number of images.
         seed: Determines a random choice and order; None for the first images in order.
 

@@ -48,7 +48,7 @@ class LayerFeatures:
 
     @property
     def width(self) -> int:
-        """k · d."""
+        """Number of features of an image, k · d."""
         return sum(layer.shape[1] for layer in self.layers)
 
     def select(self, layers: Iterable[int]) -> "LayerFeatures":

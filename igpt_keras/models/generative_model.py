@@ -92,7 +92,7 @@ class GenerativeModel(Trainer, Task):
 
     @property
     def objective(self) -> str:
-        """ "ar" or "bert"."""
+        """The objective, "ar" or "bert"."""
         return self.backbone.objective
 
     @property

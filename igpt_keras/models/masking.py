@@ -43,9 +43,10 @@ def masked_inputs(model, tokens: np.ndarray, seed: int, vote: int = 0):
     """Returns inputs of `model` that are the same at every evaluation.
 
     Args:
-        model: an `ImageGPT` or `ImageGPTClassifier`.
+        model: An `ImageGPT` or `ImageGPTClassifier`.
         tokens: int [N, n].
-        seed, vote: see `draw_mask`.
+        seed: As for `draw_mask`.
+        vote: As for `draw_mask`.
 
     Returns:
         `tokens` as int32 [N, n] for an autoregressive model, `{"tokens", "masked"}` for BERT.
@@ -61,13 +62,13 @@ def draw_mask_of_step(shape: tuple[int, int], probability: float, seed: int, ste
     """Draws the mask M of a training batch in a TensorFlow graph.
 
     Args:
-        shape: images of the global batch and positions, (B, n).
-        probability: of each position to be in M.
-        seed: of the stream.
+        shape: Images of the global batch and positions, (B, n).
+        probability: Probability of each position to be in M.
+        seed: Seed of the stream.
         step: int64 scalar tensor, the number of the batch.
 
     Returns:
-        bool tensor [B, n].
+        Bool tensor [B, n].
     """
     import tensorflow as tf
 

@@ -263,8 +263,7 @@ def _color_table_size(file: Bytes, flags):
 
 
 def _find_frame(file: Bytes, start):
-    """The positions of the last graphic control extension before the first frame (0 if there is
-    none) and of that frame."""
+    """Returns the positions of the last control extension (0 without one) and the first frame."""
 
     def extension(control, position):
         control = tf.where(file.has(position, b"\x21\xf9"), position, control)
