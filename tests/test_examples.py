@@ -1,13 +1,14 @@
 """Every example runs, and the notebooks are the scripts with their output kept."""
 
-import json
 import pathlib
 import re
 import subprocess
 import sys
 
+import nbformat
 import numpy as np
 import pytest
+from nbclient import NotebookClient
 from PIL import Image
 
 from igpt_keras.network.config import ImageGPTConfig
@@ -29,6 +30,15 @@ def run(folder, *arguments):
     return result.stdout
 
 
+def execute(folder, name):
+    """Executes a notebook; returns what it prints."""
+    notebook = nbformat.read(EXAMPLES / f"{name}.ipynb", 4)
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, timeout=580, kernel_name="python3", resources=resources).execute()
+    outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
+    return "".join(o["text"] for o in outputs if o.get("name") == "stdout")
+
+
 @pytest.fixture
 def photos(tmp_path):
     folder = tmp_path / "photos"
@@ -42,7 +52,7 @@ def photos(tmp_path):
 
 @pytest.mark.slow
 def test_own_images(tmp_path):
-    output = run(tmp_path, EXAMPLES / "own_images.py")
+    output = execute(tmp_path, "own_images")
     assert "540 training images, 60 validation images" in output
     losses = [float(loss) for loss in re.findall(r"- loss: ([\d.]+)", output)]
     assert losses[-1] < losses[0]
@@ -52,7 +62,7 @@ def test_own_images(tmp_path):
 
 @pytest.mark.slow
 def test_probe_and_finetune(tmp_path):
-    output = run(tmp_path, EXAMPLES / "probe_and_finetune.py")
+    output = execute(tmp_path, "probe_and_finetune")
     accuracies = [float(value) for value in re.findall(r"layer \d: ([\d.]+)%", output)]
     assert len(accuracies) == 5
     assert max(accuracies) > 70  # chance is 10
@@ -61,7 +71,7 @@ def test_probe_and_finetune(tmp_path):
 
 @pytest.mark.slow
 def test_learning_rate(tmp_path):
-    output = run(tmp_path, EXAMPLES / "learning_rate.py")
+    output = execute(tmp_path, "learning_rate")
     losses = [line.split()[1] for line in output.splitlines() if re.match(r"[\d.]+ +\S+$", line)]
     assert "3      diverged" in output
     assert len(losses) > 2
@@ -96,11 +106,10 @@ def test_serve_with_stubs(tmp_path, photos):
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_is_its_script_with_output(name):
-    notebook = json.loads((EXAMPLES / f"{name}.ipynb").read_text(encoding="utf-8"))
-    code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    cells = [c for c in nbformat.read(EXAMPLES / f"{name}.ipynb", 4).cells if c.cell_type == "code"]
     script = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
-    cells = [cell.strip() for cell in re.split(r"# %%.*\n", script) if cell.strip()]
-    assert code == [cell for cell in cells if not cell.startswith("#")]
-    outputs = [cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    assert any(outputs)
-    assert not [o for output in outputs for o in output if o["output_type"] == "error"]
+    parts = [part.strip() for part in re.split(r"# %%.*\n", script) if part.strip()]
+    assert [cell.source for cell in cells] == [part for part in parts if part[0] != "#"]
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert outputs
+    assert not [output for output in outputs if output.output_type == "error"]
