@@ -10,7 +10,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-import igpt_keras
 from igpt_keras.atomic import atomic_path
 from igpt_keras.data.data_set import open_data
 from igpt_keras.data.labeled import LabeledImages
@@ -18,10 +17,13 @@ from igpt_keras.data.splits import Split
 from igpt_keras.data.tokenization import read_images
 from igpt_keras.evaluation.baselines import generative_baselines, raw_pixel_accuracy
 from igpt_keras.json_files import write_json
+from igpt_keras.models import ImageGPT, ImageGPTClassifier
+from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.pictures import contact_sheet, keep_top, save_png
 from igpt_keras.sampling.checks import check_backend
 from igpt_keras.sampling.requests import Completions
 from igpt_keras.saving import read_training
+from igpt_keras.tokenizers import ColorPalette
 from igpt_keras.tokenizers.base import tokenizer_of
 from igpt_keras.training.callbacks.progress_bar import ProgressBar
 from igpt_keras.training.recipes import finetune, pretrain
@@ -99,7 +101,7 @@ def read_digits(seed: int) -> Digits:
 def measure(folder: pathlib.Path, seed: int) -> list[Measurement]:
     """Runs all stages, which write into `folder`, and returns the results."""
     digits = read_digits(seed)
-    palette = igpt_keras.ColorPalette.fit(digits.train.images, NUM_COLORS, seed)
+    palette = ColorPalette.fit(digits.train.images, NUM_COLORS, seed)
     heading(
         f"{len(digits.train)} digits to train, {len(digits.validation)} to validate, "
         f"{len(digits.test)} to test; {NUM_COLORS} colors"
@@ -111,12 +113,12 @@ def measure(folder: pathlib.Path, seed: int) -> list[Measurement]:
     return measurements + accuracies + served
 
 
-def pretraining(digits: Digits, palette: igpt_keras.ColorPalette, folder: pathlib.Path, seed: int):
+def pretraining(digits: Digits, palette: ColorPalette, folder: pathlib.Path, seed: int):
     """Returns a pre-trained model, and its test loss compared with baselines."""
     heading("Pre-training (autoregressive)")
-    config = igpt_keras.ImageGPTConfig(IMAGE_SIZE, NUM_COLORS, HIDDEN_DIM, NUM_LAYERS, NUM_HEADS)
+    config = ImageGPTConfig(IMAGE_SIZE, NUM_COLORS, HIDDEN_DIM, NUM_LAYERS, NUM_HEADS)
     keras.utils.set_random_seed(seed)
-    model = igpt_keras.ImageGPT(config, tokenizer=palette)
+    model = ImageGPT(config, tokenizer=palette)
     train, validation, test = (
         palette.tokenize(split.images) for split in (digits.train, digits.validation, digits.test)
     )
@@ -143,9 +145,7 @@ def pretraining(digits: Digits, palette: igpt_keras.ColorPalette, folder: pathli
     ]
 
 
-def draw_pictures(
-    model: igpt_keras.ImageGPT, test: LabeledImages, folder: pathlib.Path, seed: int
-) -> None:
+def draw_pictures(model: ImageGPT, test: LabeledImages, folder: pathlib.Path, seed: int) -> None:
     """Writes completions.png, with a test image of each class per row, and samples.png."""
     heading("Completing and sampling")
     one_of_each = test.per_class(1, seed)
@@ -165,7 +165,7 @@ def draw_pictures(
     )
 
 
-def finetuning(model: igpt_keras.ImageGPT, digits: Digits, folder: pathlib.Path, seed: int):
+def finetuning(model: ImageGPT, digits: Digits, folder: pathlib.Path, seed: int):
     """Fine-tunes with few and with all labels; returns the last classifier and accuracies."""
     measurements = []
     few = digits.train.per_class(FEW_LABELS, seed)
@@ -175,7 +175,7 @@ def finetuning(model: igpt_keras.ImageGPT, digits: Digits, folder: pathlib.Path,
     ):
         heading(f"Fine-tuning with {name}")
         keras.utils.set_random_seed(seed)
-        scratch = igpt_keras.ImageGPT(model.config, tokenizer=model.tokenizer)
+        scratch = ImageGPT(model.config, tokenizer=model.tokenizer)
         settings = {**settings, "learning_rate": FINETUNING_RATE, "seed": seed}
         _, scratch_accuracy = classify(scratch, train, digits, "from scratch", settings)
         classifier, accuracy = classify(model, train, digits, "pre-trained", settings)
@@ -188,14 +188,14 @@ def finetuning(model: igpt_keras.ImageGPT, digits: Digits, folder: pathlib.Path,
 
 
 def classify(
-    model: igpt_keras.ImageGPT,
+    model: ImageGPT,
     train: LabeledImages,
     digits: Digits,
     description: str,
     settings: dict,
-) -> tuple[igpt_keras.ImageGPTClassifier, float]:
+) -> tuple[ImageGPTClassifier, float]:
     """Fine-tunes `model` with L_GEN + L_CLF; returns the classifier and its test accuracy."""
-    classifier = igpt_keras.ImageGPTClassifier.from_preset(
+    classifier = ImageGPTClassifier.from_preset(
         model, len(digits.class_names), class_names=digits.class_names
     )
     tokenizer = tokenizer_of(model)
@@ -213,8 +213,8 @@ def classify(
 
 
 def serve_and_ask(
-    model: igpt_keras.ImageGPT,
-    classifier: igpt_keras.ImageGPTClassifier,
+    model: ImageGPT,
+    classifier: ImageGPTClassifier,
     test: LabeledImages,
     folder: pathlib.Path,
     seed: int,

@@ -18,7 +18,7 @@ import pathlib
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -31,6 +31,9 @@ from igpt_keras.registry import Registry
 from igpt_keras.training.callbacks.checkpoint_manager import CheckpointManager, stopped_by_signals
 from igpt_keras.training.callbacks.divergence_detector import Diverged
 from igpt_keras.training.resumable_fit import resumable_fit
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 CS = tuple(10.0**power for power in range(-3, 5))
 # On the gradient of the mean loss. scikit-learn's 1e-4 stops weak regularization short: 0.7
@@ -67,7 +70,7 @@ class ProbeMethod(abc.ABC):
         epochs: int = 20,
         seed: int = 0,
         checkpoints: FitCheckpoints | None = None,
-    ) -> Self:
+    ) -> "Self":
         """Makes the method from the options of an experiment; it may ignore some of them.
 
         Args:
@@ -89,7 +92,7 @@ class ProbeMethod(abc.ABC):
         """Yields a trained probe for every setting."""
 
     @abc.abstractmethod
-    def with_setting(self, setting: dict[str, Any]) -> Self:
+    def with_setting(self, setting: dict[str, Any]) -> "Self":
         """Returns the method with only this setting, a `Probe.setting`."""
 
 

@@ -8,7 +8,7 @@ import json
 import pathlib
 import shutil
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import keras
 import tensorflow as tf
@@ -35,6 +35,9 @@ from igpt_keras.training.callbacks.checkpoint_manager import (
 from igpt_keras.training.callbacks.divergence_detector import DivergenceDetector
 from igpt_keras.training.callbacks.history_logger import HistoryLogger, Picture, Record
 from igpt_keras.training.strategies import check_batch_size, is_chief, make_strategy
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 SettingsT = TypeVar("SettingsT")
 Callbacks = Sequence[keras.callbacks.Callback]
@@ -100,7 +103,7 @@ class Run(abc.ABC, Generic[SettingsT]):
         resume: bool = False,
         overwrite: bool = False,
         command: str | None = None,
-    ) -> Self:
+    ) -> "Self":
         """Checks that everything fits, and begins or resumes the run.
 
         Args:
