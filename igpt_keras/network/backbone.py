@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from igpt_keras import paper
+from igpt_keras.network.attention_patterns import attention_patterns
 from igpt_keras.network.config import ImageGPTConfig, check_objective
 from igpt_keras.network.layers import Block, TokenEmbedding, rms_norm
 
@@ -53,8 +54,17 @@ class ImageGPTBackbone(keras.Model):
             dtype=dtype,
         )
         stddev = paper.attention_output_stddev(config.hidden_dim, config.num_layers)
+        pattern = attention_patterns.get(config.attention_pattern)
         self.blocks = [
-            Block(config.num_heads, causal, config.use_bias, stddev, name=f"block_{i}", dtype=dtype)
+            Block(
+                config.num_heads,
+                causal,
+                config.use_bias,
+                stddev,
+                pattern.for_block(config, i),
+                name=f"block_{i}",
+                dtype=dtype,
+            )
             for i in range(config.num_layers)
         ]
         self.final_norm = rms_norm("final_norm", dtype)

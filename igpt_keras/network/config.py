@@ -6,6 +6,7 @@ from typing import Any
 
 from igpt_keras import paper
 from igpt_keras.errors import InputError
+from igpt_keras.network.attention_patterns import attention_patterns
 
 PRESETS = paper.PRESETS
 OBJECTIVES = ("ar", "bert")
@@ -32,10 +33,11 @@ class ImageGPTConfig:
             has none; Hugging Face's port has them.
         grid: Rows and columns of an image's tokens, as the tokenizer's `grid`; None for one
             token per pixel, R × R.
+        attention_pattern: Name of the pattern in `igpt_keras.network.attention_patterns`.
 
     Raises:
-        InputError: A size is not a positive integer, or `num_heads` does not divide
-            `hidden_dim`.
+        InputError: A size is not a positive integer, `num_heads` does not divide
+            `hidden_dim`, or there is no such pattern.
 
     Example:
         >>> config = ImageGPTConfig(
@@ -52,12 +54,14 @@ class ImageGPTConfig:
     num_heads: int
     use_bias: bool = False
     grid: tuple[int, int] | None = None
+    attention_pattern: str = "dense"
 
     def __post_init__(self):
         self._check_grid()
+        attention_patterns.get(self.attention_pattern)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name == "grid":
+            if field.name in ("grid", "attention_pattern"):
                 continue
             if field.type is bool:
                 if not isinstance(value, bool):

@@ -17,6 +17,8 @@ from keras.initializers import RandomNormal
 
 from igpt_keras import paper
 from igpt_keras.network.attention import dot_product_attention
+from igpt_keras.network.attention_patterns import AttentionPattern, deserialize
+from igpt_keras.network.attention_patterns.dense import DENSE
 
 
 def rms_norm(name: str, dtype) -> keras.layers.RMSNormalization:
@@ -140,11 +142,13 @@ class SelfAttention(keras.layers.Layer):
         causal: Whether a position attends only to itself and earlier ones.
         use_bias: Whether both projections have bias vectors.
         output_stddev: Standard deviation of the output projection's initial weights.
+        pattern: Which keys a query attends to, in addition to causality.
 
     Call arguments:
         x: [B, n, d]; with `attend` also [B · n, d], which needs fewer TensorFlow operations.
-        attend: Maps queries, keys and values, each [..., H, D], to attended values of the
-            same shape; None for `dot_product_attention`. A decoder passes its own.
+        attend: Maps queries, keys and values, each [..., H, D], and the pattern to attended
+            values of the same shape; None for `dot_product_attention`. A decoder passes its
+            own.
 
     Returns:
         The shape of `x`.
@@ -156,13 +160,20 @@ class SelfAttention(keras.layers.Layer):
     """
 
     def __init__(
-        self, num_heads: int, causal: bool, use_bias: bool, output_stddev: float, **kwargs
+        self,
+        num_heads: int,
+        causal: bool,
+        use_bias: bool,
+        output_stddev: float,
+        pattern: AttentionPattern = DENSE,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self.num_heads = num_heads
         self.causal = causal
         self.use_bias = use_bias
         self.output_stddev = output_stddev
+        self.pattern = pattern
 
     def build(self, input_shape):
         d = input_shape[-1]
@@ -177,9 +188,9 @@ class SelfAttention(keras.layers.Layer):
         heads = (*batch, 3, self.num_heads, self.head_dim)
         query, key, value = ops.unstack(ops.reshape(self.qkv(x), heads), 3, axis=-3)
         if attend is None:
-            attended = dot_product_attention(query, key, value, self.causal)
+            attended = dot_product_attention(query, key, value, self.causal, self.pattern)
         else:
-            attended = attend(query, key, value)
+            attended = attend(query, key, value, self.pattern)
         return self.output_proj(ops.reshape(attended, (*batch, x.shape[-1])))
 
     def compute_output_shape(self, input_shape):
@@ -192,7 +203,12 @@ class SelfAttention(keras.layers.Layer):
             "causal": self.causal,
             "use_bias": self.use_bias,
             "output_stddev": self.output_stddev,
+            "pattern": self.pattern.get_config(),
         }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "pattern": deserialize(config["pattern"])})
 
 
 @keras.saving.register_keras_serializable("igpt_keras")
@@ -235,17 +251,24 @@ class Block(keras.layers.Layer):
     """
 
     def __init__(
-        self, num_heads: int, causal: bool, use_bias: bool, output_stddev: float, **kwargs
+        self,
+        num_heads: int,
+        causal: bool,
+        use_bias: bool,
+        output_stddev: float,
+        pattern: AttentionPattern = DENSE,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self.num_heads = num_heads
         self.causal = causal
         self.use_bias = use_bias
         self.output_stddev = output_stddev
+        self.pattern = pattern
         dtype = self.dtype_policy
         self.attention_norm = rms_norm("attention_norm", dtype)
         self.attention = SelfAttention(
-            num_heads, causal, use_bias, output_stddev, name="attention", dtype=dtype
+            num_heads, causal, use_bias, output_stddev, pattern, name="attention", dtype=dtype
         )
         self.mlp_norm = rms_norm("mlp_norm", dtype)
         self.mlp = MLP(use_bias, name="mlp", dtype=dtype)
@@ -268,7 +291,12 @@ class Block(keras.layers.Layer):
             "causal": self.causal,
             "use_bias": self.use_bias,
             "output_stddev": self.output_stddev,
+            "pattern": self.pattern.get_config(),
         }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "pattern": deserialize(config["pattern"])})
 
 
 def _projection(

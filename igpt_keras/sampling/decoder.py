@@ -6,12 +6,13 @@ dtype; entries beyond the positions seen have no effect. They take 2 · L · cap
 per sequence.
 """
 
+import functools
 import math
 from typing import Any
 
 import tensorflow as tf
 
-from igpt_keras.network.attention import dot_product_attention
+from igpt_keras.network.attention import dot_product_attention, hidden_keys
 from igpt_keras.network.protocols import TokenModel
 
 Caches = list[tuple[Any, Any]]
@@ -30,9 +31,9 @@ def prefill(model: TokenModel, tokens) -> tuple[Any, Caches]:
     """
     caches = []
 
-    def attend(query, key, value):
+    def attend(query, key, value, pattern):
         caches.append((_by_head(key), _by_head(value)))
-        return dot_product_attention(query, key, value, causal=True)
+        return dot_product_attention(query, key, value, causal=True, pattern=pattern)
 
     h = model.backbone.embedding(tokens)
     for block in model.backbone.blocks:
@@ -60,10 +61,12 @@ def decode_step(model: TokenModel, tokens, start, caches: Caches) -> tuple[Any, 
     heads, width = config.num_heads, config.head_dim
     is_one = tokens.shape[1] == 1
     count = 1 if is_one else tf.shape(tokens)[1]
-    positions = start + tf.range(count)
-    capacity = tf.shape(caches[0][0])[1]
-    hidden = tf.cast(tf.range(capacity)[None] > positions[:, None], tf.float32) * -1e30
+    positions, cached = start + tf.range(count), tf.range(tf.shape(caches[0][0])[1])
     remaining, updated = iter(caches), []
+
+    @functools.cache  # for the blocks that have the same pattern
+    def score_mask(pattern):
+        return tf.cast(hidden_keys(positions, cached, True, pattern), tf.float32) * -1e30
 
     def by_head(x):
         """[B · k, H, D] to [B · H, k, D]."""
@@ -77,14 +80,14 @@ def decode_step(model: TokenModel, tokens, start, caches: Caches) -> tuple[Any, 
             x = tf.transpose(tf.reshape(x, [-1, heads, count, width]), [0, 2, 1, 3])
         return tf.reshape(x, [-1, heads, width])
 
-    def attend(query, key, value):
+    def attend(query, key, value, pattern):
         keys, values = (
             _write(cache, start, by_head(new))
             for cache, new in zip(next(remaining), (key, value), strict=True)
         )
         updated.append((keys, values))
         scores = _multiply(by_head(query) * (1 / math.sqrt(width)), keys, adj_y=True)
-        scores = tf.cast(scores, tf.float32) + hidden
+        scores = tf.cast(scores, tf.float32) + score_mask(pattern)
         # TensorFlow's own softmax is slower on arrays as small as this.
         weights = tf.exp(scores - tf.reduce_max(scores, axis=-1, keepdims=True))
         attended = _multiply(tf.cast(weights, values.dtype), values)

@@ -51,8 +51,9 @@ def save_huggingface(
         The folder's path.
 
     Raises:
-        InputError: Transformers has no such model: the objective is BERT, the class head
-            does not read the last layer, or the tokenizer is not a palette.
+        InputError: Transformers has no such model: the objective is BERT, attention is not
+            dense, the class head does not read the last layer, or the tokenizer is not a
+            palette.
         FileExistsError: `folder` exists and `overwrite` is false, or it holds no model.
         OSError: The folder cannot be written.
     """
@@ -78,6 +79,11 @@ def _check_convertible(model: TokenModel) -> ColorPalette | None:
         raise InputError(
             "Hugging Face's ImageGPT is autoregressive only, "
             f'got a model with objective="{model.objective}"'
+        )
+    if model.config.attention_pattern != "dense":
+        raise InputError(
+            "Hugging Face's ImageGPT has dense attention only, got a model with "
+            f'attention_pattern="{model.config.attention_pattern}"'
         )
     last = model.config.num_layers
     layer = getattr(model, "layer", last)

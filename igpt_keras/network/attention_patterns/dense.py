@@ -1,0 +1,17 @@
+"""Dense attention."""
+
+import dataclasses
+
+from igpt_keras.network.attention_patterns import AttentionPattern, register_attention_pattern
+
+
+@register_attention_pattern("dense")
+@dataclasses.dataclass(frozen=True)
+class Dense(AttentionPattern):
+    """Every query attends to every key, as in the paper."""
+
+    def visible(self, query_positions, key_positions):
+        return None
+
+
+DENSE = Dense()
