@@ -97,12 +97,6 @@ def test_one_integer_seed_counts_up_over_the_images(model, images):
     np.testing.assert_array_equal(counted.tokens, listed.tokens)
 
 
-def test_completion_seeds_are_distinct():
-    seeds = completion_seeds(0, 50, 40)
-    assert len(np.unique(seeds)) == 2000
-    assert seeds.min() >= 0
-
-
 @pytest.fixture(scope="module")
 def enumerable():
     """A model of four pixels of three colors, and all 81 images: int32 [81, 4]."""
