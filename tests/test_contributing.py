@@ -20,6 +20,14 @@ assert (tokenizer.detokenize(np.array([[7]])) == 7).all()
 filtered = MinP(0.5).filter_logits(tf.math.log([[0.1, 0.3, 0.6]])).numpy()
 assert np.isinf(filtered).tolist() == [[True, False, False]]
 assert METHODS.get("centroids") is Centroids
+config = igpt_keras.ImageGPTConfig(4, 8, 16, 2, 2, attention_pattern="window")
+model = igpt_keras.ImageGPT(config)
+states = [
+    np.asarray(model.backbone.blocks[0](np.eye(16, dtype=np.float32)[None] * scale))[0]
+    for scale in (np.ones((1, 16, 1)), np.where(np.arange(16) == 2, 2, 1)[:, None])
+]
+changed = np.abs(states[0] - states[1]).max(axis=-1) > 1e-6
+assert np.flatnonzero(changed).max() < 2 + 4, changed
 print("used")
 """
 
