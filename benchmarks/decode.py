@@ -241,7 +241,7 @@ def keras_hub_steps(batch: int, prefix: int, steps: int) -> Iterator[float]:
 
 
 def differences(longer: Callable, shorter: Callable, steps: int) -> Iterator[float]:
-    """Yields seconds per step from the difference of two runs; the first from `longer` alone."""
+    """Yields seconds per step from the difference of two runs; the first one from `longer` only."""
     yield seconds(longer) / steps
     while True:
         yield (seconds(longer) - seconds(shorter)) / steps

@@ -7,7 +7,7 @@ import torch
 
 @functools.cache  # which also keeps the library
 def mend_torchvision() -> torch.library.Library | None:
-    """Makes a torchvision that was built for CUDA importable beside a torch for the CPU.
+    """Makes a torchvision that was built for CUDA importable with a torch for the CPU.
 
     Its box operators cannot be loaded then, and are missed at import only: nothing here needs
     them.

@@ -6,7 +6,7 @@
 
 The first two print Markdown tables worked out from the formulas below, in seconds; nothing is
 run. `--measure` runs training steps on the CPU instead, each setting in a process of its own,
-and prints their peak memory with and without recomputation, beside the formulas.
+and prints their peak memory with and without recomputation, next to the formulas.
 
 B images, n tokens an image, d `hidden_dim`, H heads, L blocks, V colors. 1 GB is 10⁹ bytes.
 """

@@ -6,7 +6,7 @@
 `igpt serve` runs in a process of its own on loopback, with a model of random weights; the client
 is `serving.client`, without retries. Prints Markdown tables:
 
-- one client's half-image completions over gRPC beside `model.generate` in this process, in
+- one client's half-image completions over gRPC and by `model.generate` in this process, in
   turns;
 - the images per second of one client, and of several at the same time;
 - `--soak` seconds of several clients that each ask for the last row of an image: latency,

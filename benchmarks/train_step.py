@@ -1,4 +1,4 @@
-"""A training step of iGPT beside Hugging Face's and beside the bare matrix products it needs.
+"""A training step of iGPT compared with Hugging Face's and with the bare matrix products it needs.
 
     python -m pip install -e '.[benchmark]'
     python benchmarks/train_step.py

@@ -65,7 +65,7 @@ class LayerFeatures:
         return LayerFeatures(layers, np.concatenate([self.labels, other.labels]))
 
     def read(self, rows: slice | np.ndarray) -> np.ndarray:
-        """Returns the features of some images, layer beside layer: float32 [m, k · d]."""
+        """Returns the features of some images, layers concatenated: float32 [m, k · d]."""
         return np.concatenate([layer[rows] for layer in self.layers], axis=1, dtype=np.float32)
 
     def read_all(self) -> Iterator[np.ndarray]:

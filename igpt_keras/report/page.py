@@ -1,4 +1,4 @@
-"""The content of a report, and its rendering by the templates beside this module."""
+"""The content of a report, and its rendering by the templates in this folder."""
 
 import base64
 import dataclasses

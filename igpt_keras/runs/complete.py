@@ -290,7 +290,7 @@ def _bits(log_likelihood: float, num_pixels: int) -> float | None:
 def entropy_sheet(
     completions: Completions, originals: np.ndarray, known: np.ndarray
 ) -> Image.Image:
-    """Draws every completion beside the entropy of its pixels, above the scale of its colors.
+    """Draws every completion next to the entropy of its pixels, above the scale of its colors.
 
     Args:
         completions: N completions of each of B images.

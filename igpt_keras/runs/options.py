@@ -190,7 +190,7 @@ class ModelOptions:
     """The model that an experiment begins with.
 
     Attributes:
-        model: Path of whatever `igpt_keras.load` reads.
+        model: Path of a model, in any format that `igpt_keras.load` reads.
     """
 
     model: str | os.PathLike

@@ -77,7 +77,7 @@ class Probe(Measurement[Settings]):
     """Trains linear probes on the features of a model, and measures them on the test images.
 
     Writes `result.json` and `probe.npz`, the probe of the best layer. With `resume`, SGD writes
-    checkpoints beside the run's folder, which a later process resumes from.
+    checkpoints next to the run's folder, which a later process resumes from.
     """
 
     kind = "probe"

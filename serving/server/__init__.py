@@ -1,4 +1,4 @@
-"""A server for exported models, for where TensorFlow Serving's own binary is not at hand.
+"""A server for exported models, for machines without TensorFlow Serving's own binary.
 
 It is meant for development, tests and small installations on CPUs: one process, one `pip
 install`, the models of one machine. It speaks TensorFlow Serving's gRPC protocol:

@@ -211,7 +211,7 @@ class Batcher:
         return batch
 
     def _run(self, tasks: list[Task]) -> None:
-        """Runs tasks together; if that fails, in halves, so that one bad image fails alone."""
+        """Runs tasks together; if that fails, in halves, so that a bad image fails only its own task."""
         tasks = [task for task in tasks if not task.call.abandoned]
         if not tasks:
             return
