@@ -211,7 +211,7 @@ class Batcher:
         return batch
 
     def _run(self, tasks: list[Task]) -> None:
-        """Runs tasks together; if that fails, in halves, so that a bad image fails only its own task."""
+        """Runs tasks together; if that fails, in halves, so that only the bad one fails."""
         tasks = [task for task in tasks if not task.call.abandoned]
         if not tasks:
             return
