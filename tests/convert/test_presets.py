@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -80,9 +81,9 @@ class TestClasses:
         ):
             np.testing.assert_array_equal(ours, theirs)
         assert classifier.tokenizer.fingerprint() == model.tokenizer.fingerprint()
-        with pytest.raises(InputError, match="num_classes is missing: .*model is not a class"):
+        with pytest.raises(InputError, match="num_classes is missing: a generative model has no"):
             ImageGPTClassifier.from_preset(path)
-        with pytest.raises(InputError, match="num_classes is missing: an ImageGPT has no"):
+        with pytest.raises(InputError, match="num_classes is missing: a generative model has no"):
             ImageGPTClassifier.from_preset(model)
 
     def test_a_classifier_comes_back(self, model, randomized, tmp_path):
@@ -120,7 +121,7 @@ class TestKerasFiles:
         model.compile("sgd")
         model.save(tmp_path / "model.keras")
         again = ImageGPT.from_preset(tmp_path / "model.keras")
-        assert again.optimizer.name == "sgd"
+        assert isinstance(again.optimizer, keras.optimizers.SGD)
         np.testing.assert_array_equal(logits(again), logits(model))
         with pytest.raises(InputError, match="loaded as it is, got dtype"):
             ImageGPT.from_preset(tmp_path / "model.keras", dtype="float32")
