@@ -46,7 +46,7 @@ def dot_product_attention(query, key, value, causal: bool, pattern: AttentionPat
     return ops.transpose(_blockwise_attention(query, key, value, causal, pattern), (0, 2, 1, 3))
 
 
-def hidden_keys(query_positions, key_positions, causal: bool, pattern: AttentionPattern):
+def hidden_keys(query_positions, key_positions, causal: bool, pattern: AttentionPattern) -> Any:
     """Returns which keys each query does not attend to.
 
     Args:

@@ -91,8 +91,9 @@ def register_attention_pattern(name: str) -> Callable[[Class], Class]:
     """Returns a decorator that registers a subclass of `AttentionPattern` as `name`."""
 
     def register(cls: Class) -> Class:
+        attention_patterns.register(name)(cls)
         cls.name = name
-        return attention_patterns.register(name)(cls)
+        return cls
 
     return register
 
