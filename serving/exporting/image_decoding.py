@@ -2,7 +2,7 @@
 
 The size of an image is read from the header of its file, and refused there if it is too large.
 TensorFlow's decoders ignore EXIF orientation and the transparency of PNG and GIF files, allocate
-whatever size a file declares, and decode every frame of an animation. The code around them gives
+the size that a file declares, and decode every frame of an animation. The code around them gives
 the image as a viewer shows it.
 """
 
@@ -111,7 +111,7 @@ class Bytes:
 
 def _check_size(width, height, max_pixels: int):
     """An operation that refuses an image of this size if it is too large or empty."""
-    # The product alone might overflow.
+    # The product of large sides might overflow.
     allowed = (width <= max_pixels) & (height <= max_pixels) & (width * height <= max_pixels)
     return tf.debugging.Assert(
         allowed & (width > 0) & (height > 0),

@@ -41,7 +41,7 @@ def previous_to(tokens, start, count):
 
 
 def cached_logits(model, tokens, prefix, counts, jit_compile=False):
-    """Logits of all positions: a pass over `prefix` of them, then so many at a time."""
+    """Logits of all positions: one pass over a prefix, then passes of the given counts."""
     compiled = tf.function(
         lambda tokens, start, caches: decode_step(model, tokens, start, caches),
         jit_compile=jit_compile,

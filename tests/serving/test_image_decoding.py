@@ -1,4 +1,4 @@
-"""Decoding in a graph beside Pillow's, on photographs and on what is rare or hostile."""
+"""Decoding in a graph compared with Pillow's, on photographs and on rare or hostile files."""
 
 import io
 import struct
