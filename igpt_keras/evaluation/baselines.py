@@ -108,12 +108,12 @@ class ProbeBaseline(abc.ABC):
     reads: ClassVar[Literal["images", "tokens"]]
 
     @abc.abstractmethod
-    def features(self, split: Any, tokenizer: ImageTokenizer) -> np.ndarray:
+    def features(self, split: Any, tokenizer: ImageTokenizer | None) -> np.ndarray:
         """Returns float features [N, d].
 
         Args:
             split: `LabeledImages` or `LabeledTokens`, as `reads` says.
-            tokenizer: The tokenizer of the model.
+            tokenizer: The tokenizer of the model; baselines of images may get None.
         """
 
 
@@ -139,7 +139,8 @@ class Tokens(ProbeBaseline):
 
     reads = "tokens"
 
-    def features(self, split: LabeledTokens, tokenizer: ImageTokenizer) -> np.ndarray:
+    def features(self, split: LabeledTokens, tokenizer: ImageTokenizer | None) -> np.ndarray:
+        assert tokenizer is not None
         return tokenizer.detokenize(split.tokens).reshape(len(split.tokens), -1)
 
 
@@ -158,5 +159,5 @@ def raw_pixel_accuracy(
         for split in (train, validation, test)
     ]
     num_classes = 1 + max(int(split.labels.max()) for split in features)
-    splits = ProbeSplits(*features, num_classes)
+    splits = ProbeSplits(features[0], features[1], features[2], num_classes)
     return fit_probe(LBFGS(), splits).accuracy(splits.test)

@@ -127,7 +127,10 @@ class FeatureExtractor:
             # The last batch is padded: another shape would be compiled again.
             inputs = np.pad(batch, ((0, batch_size - count), (0, 0)), mode="edge")
             if mask is not None:
-                inputs = {"tokens": inputs, "masked": draw_mask(inputs.shape, *mask, start)}
+                probability, seed, vote = mask
+                shape = (batch_size, inputs.shape[1])
+                masked = draw_mask(shape, probability, seed, vote, start)
+                inputs = {"tokens": inputs, "masked": masked}
             of_batch = self._all_layers.predict_on_batch(inputs)
             features[:, start : start + count] = np.swapaxes(of_batch[:count], 0, 1)
             if time.monotonic() > noted + SECONDS_BETWEEN_NOTES:

@@ -99,7 +99,11 @@ def _per_image(
     """Returns `model.per_image` as float64 [K, N, …] under K masks; K = 1 for AR."""
     per_image = MethodModel(model, "per_image")
     votes = [
-        per_image.predict(masked_inputs(model, tokens, seed, vote), batch_size, verbose=0)
+        per_image.predict(
+            masked_inputs(model, tokens, seed, vote),
+            batch_size,
+            verbose=0,  # pyright: ignore[reportArgumentType]
+        )
         for vote in range(VOTES if model.objective == "bert" else 1)
     ]
     return {name: np.stack([vote[name] for vote in votes]).astype(np.float64) for name in votes[0]}

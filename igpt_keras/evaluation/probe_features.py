@@ -11,18 +11,19 @@ IMAGES_PER_READ = 2048
 class JoinedRows:
     """Arrays [N, d] and [M, d] as one [N + M, d], of which only the indexed rows are read."""
 
-    def __init__(self, first: np.ndarray, second: np.ndarray):
+    def __init__(self, first: "np.ndarray | JoinedRows", second: "np.ndarray | JoinedRows"):
         self.arrays = (first, second)
-        self.shape = (len(first) + len(second), first.shape[1])
+        self.dtype = np.result_type(first.dtype, second.dtype)
+        self.shape = (first.shape[0] + second.shape[0], first.shape[1])
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(self.shape[0]))
         first, second = self.arrays
-        read = np.empty((len(rows), self.shape[1]), np.result_type(first, second))
-        in_first = rows < len(first)
+        read = np.empty((len(rows), self.shape[1]), self.dtype)
+        in_first = rows < first.shape[0]
         read[in_first] = first[rows[in_first]]
-        read[~in_first] = second[rows[~in_first] - len(first)]
+        read[~in_first] = second[rows[~in_first] - first.shape[0]]
         return read
 
 

@@ -217,7 +217,10 @@ class SGD(ProbeMethod):
         projection = keras.layers.Dense(num_classes, use_bias=False, kernel_initializer="zeros")
         model = keras.Sequential([keras.Input((train.width,)), projection])
         model.compile(
-            keras.optimizers.SGD(schedule, momentum=paper.PROBE_MOMENTUM),
+            keras.optimizers.SGD(
+                schedule,  # pyright: ignore[reportArgumentType]
+                momentum=paper.PROBE_MOMENTUM,
+            ),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         )
         checkpoints = None if self.checkpoints is None else self.checkpoints.of_next_fit()
@@ -230,7 +233,7 @@ class SGD(ProbeMethod):
                 checkpoints=checkpoints,
                 verbose=0,
             )
-        return keras.ops.convert_to_numpy(projection.kernel)
+        return np.asarray(keras.ops.convert_to_numpy(projection.kernel))
 
     def with_setting(self, setting: dict[str, Any]) -> "SGD":
         return dataclasses.replace(self, learning_rates=[setting["learning_rate"]])
@@ -249,7 +252,7 @@ class Batches(keras.utils.PyDataset):
         start: Number of batches to skip.
     """
 
-    num_batches = None
+    num_batches = None  # pyright: ignore[reportAssignmentType]
 
     def __init__(
         self,
@@ -265,7 +268,8 @@ class Batches(keras.utils.PyDataset):
         self.batch_size = min(batch_size, len(features))
         self.seed = seed
         self.start = start
-        self._epoch, self._order = -1, None
+        self._epoch = -1
+        self._order = np.empty(0, int)
 
     @property
     def per_epoch(self) -> int:
@@ -276,7 +280,7 @@ class Batches(keras.utils.PyDataset):
         epoch, batch = divmod(self.start + index, self.per_epoch)
         if epoch != self._epoch:
             # The order before goes first: memory holds one.
-            self._order = None
+            self._order = np.empty(0, int)
             self._order = np.random.default_rng([self.seed, epoch]).permutation(len(self.features))
             self._epoch = epoch
         # Rows in the order of the file are read faster.

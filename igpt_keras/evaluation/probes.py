@@ -101,8 +101,12 @@ class ProbeSplits:
     def select(self, layers: Iterable[int]) -> "ProbeSplits":
         """Returns the same splits with only these layers."""
         layers = list(layers)
-        splits = (self.train, self.validation, self.test)
-        return ProbeSplits(*(split.select(layers) for split in splits), self.num_classes)
+        return ProbeSplits(
+            self.train.select(layers),
+            self.validation.select(layers),
+            self.test.select(layers),
+            self.num_classes,
+        )
 
 
 def best_layer(probes: dict[int, Probe]) -> int:

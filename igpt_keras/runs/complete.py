@@ -43,6 +43,7 @@ from igpt_keras.runs.tokenizers import load_with_tokenizer
 from igpt_keras.sampling.drafts import Draft, NeighborDraft
 from igpt_keras.sampling.requests import Completions
 from igpt_keras.sampling.samplers import Categorical, Sampler
+from igpt_keras.tokenizers.base import tokenizer_of
 
 ENTROPY_FILE = "entropy.png"
 # More sequences take more memory and little less time each.
@@ -141,7 +142,7 @@ class _Generation(Measurement):
         # A BERT model fills all rows together. Reporting rows takes time.
         reports = (
             self.model.objective == "ar"
-            and self.model.tokenizer.pixelwise
+            and tokenizer_of(self.model).pixelwise
             and any(hasattr(callback, "on_progress") for callback in callbacks)
         )
         return _joined(
@@ -238,8 +239,8 @@ class Sample(_Generation):
         samples = self._generate(blank, callbacks, keep_rows=0)
         names = write_samples(folder, samples.images[:, 0])
         if self.settings.entropy:
-            largest = _largest(samples.entropy)
-            sheet = square_sheet(heat_map(samples.entropy[:, 0], largest))
+            entropy, largest = _entropy(samples)
+            sheet = square_sheet(heat_map(entropy[:, 0], largest))
             save_png(stacked([sheet, color_scale(largest, "nats")]), folder / ENTROPY_FILE)
         return self._result({}, likelihoods(samples, [[name] for name in names], size * size))
 
@@ -297,8 +298,8 @@ def entropy_sheet(
         originals: uint8 [B, R, R, 3].
         known: bool [R, R], the known pixels.
     """
-    largest = _largest(completions.entropy)
-    colors = heat_map(completions.entropy, largest)
+    entropy, largest = _entropy(completions)
+    colors = heat_map(entropy, largest)
     rows = []
     for original, images, of_images in zip(originals, completions.images, colors, strict=True):
         pairs = [picture for pair in zip(images, of_images, strict=True) for picture in pair]
@@ -307,8 +308,10 @@ def entropy_sheet(
     return stacked([sheet, color_scale(largest, "nats")])
 
 
-def _largest(entropy: np.ndarray) -> float:
-    return max(float(entropy.max()), 1e-6)
+def _entropy(completions: Completions) -> tuple[np.ndarray, float]:
+    """Returns the entropies and the largest of them, above 0."""
+    assert completions.entropy is not None
+    return completions.entropy, max(float(completions.entropy.max()), 1e-6)
 
 
 def _joined(groups: Sequence[Completions]) -> Completions:
@@ -318,7 +321,7 @@ def _joined(groups: Sequence[Completions]) -> Completions:
         for field in dataclasses.fields(Completions)
     }
     passes = sum(values.pop("num_forward_passes"))
-    arrays = {
+    arrays: dict[str, Any] = {
         name: None if each[0] is None else np.concatenate(each) for name, each in values.items()
     }
     return Completions(**arrays, num_forward_passes=passes)

@@ -27,6 +27,7 @@ from igpt_keras.runs.options import ModelOptions
 from igpt_keras.runs.result import Result, describe_model
 from igpt_keras.runs.run import Callbacks, Measurement
 from igpt_keras.runs.tokenizers import load_with_tokenizer
+from igpt_keras.tokenizers.base import tokenizer_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,7 +104,7 @@ class Evaluate(Measurement[Settings]):
 
     def _baselines(self) -> dict[str, dict[str, float]]:
         """Returns the losses of count-based models of the training images, for every split."""
-        grid = self.model.tokenizer.grid
+        grid = tokenizer_of(self.model).grid
         train = self.data.tokenize(self.data.data_set.train, self.model).tokens
         return {
             name: generative_baselines(train, split.tokens, self.model.config.vocabulary_size, grid)

@@ -35,6 +35,7 @@ from igpt_keras.runs.run import Callbacks, Training
 from igpt_keras.runs.tokenizers import load_with_tokenizer
 from igpt_keras.saving import MODEL_FOLDER
 from igpt_keras.tokenizers import ImageTokenizer
+from igpt_keras.tokenizers.base import tokenizer_of
 from igpt_keras.training.recipes import FineTuningHistory, finetune
 from igpt_keras.training.strategies import distribute
 
@@ -112,7 +113,7 @@ class Finetune(Training[Settings]):
         return min(settings.batch_size, num_images)
 
     def _find_tokenizer(self) -> ImageTokenizer:
-        return self.start.tokenizer
+        return tokenizer_of(self.start)
 
     def _prepare(self) -> None:
         self.held_out = self.data.tokenize_held_out(self.start)
@@ -125,7 +126,7 @@ class Finetune(Training[Settings]):
         """Returns batches of all training images, or of some of every class."""
         settings, start = self.settings, self.start
         stream = self.data.stream(
-            start.tokenizer,
+            self.tokenizer,
             batch_size=self.batch_size,
             seed=settings.seed,
             labels=True,
@@ -190,7 +191,7 @@ class Finetune(Training[Settings]):
                 micro_batches=settings.micro_batches,
                 seed=settings.seed,
                 checkpoints=checkpoints,
-                callbacks=[*checkpoints.callbacks.values(), *callbacks],
+                callbacks=[*self._stateful(checkpoints), *callbacks],
                 verbose=0,
             )
 

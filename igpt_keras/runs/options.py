@@ -14,6 +14,7 @@ from igpt_keras.data.tokenization import read_images, tokenize
 from igpt_keras.errors import InputError
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.tokenizers import ImageTokenizer
+from igpt_keras.tokenizers.base import tokenizer_of
 from igpt_keras.training.callbacks.checkpoint_manager import CHECKPOINT_EVERY, MAX_TO_KEEP
 
 # Fields that change how a training runs and what it keeps, but not what it learns.
@@ -87,7 +88,7 @@ class DataOptions:
         """
         return open_data(
             self.data,
-            data_dir=self.data_dir,
+            data_dir=None if self.data_dir is None else os.fspath(self.data_dir),
             train_on_validation=self.train_on_validation,
             seed=self.split_seed,
         )
@@ -130,7 +131,7 @@ class DataOptions:
         """Returns the tokens of a split's images for `model`, from the cache if there is one."""
         return tokenize(
             split,
-            model.tokenizer,
+            tokenizer_of(model),
             augmentation=self.augmentation,
             decoder=self.decoder,
             cache=self.cache,

@@ -93,7 +93,7 @@ class Settings(TrainingOptions):
         # Raises what is wrong with the sizes.
         ImageGPTConfig(vocabulary_size=self.num_colors, **self.sizes())
 
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, Any]:
         """Returns arguments of `ImageGPTConfig`: those of the preset, unless given.
 
         Raises:
@@ -119,7 +119,7 @@ class Settings(TrainingOptions):
         Raises:
             InputError: There are fewer steps than that.
         """
-        total_steps = self.steps or round(self.epochs * steps_of_data)
+        total_steps = self.steps or round((self.epochs or 0) * steps_of_data)
         intervals = 2 ** (self.snapshots - 1)
         if total_steps < intervals:
             raise InputError(
@@ -223,7 +223,9 @@ class Pretrain(Training[Settings]):
             writes=self.is_chief,
         )
         checkpoints = self._checkpoints(
-            callbacks, pictures=self._pictures, others={"snapshots": snapshots}
+            callbacks,
+            pictures=lambda model: {**self._pictures(model)},
+            others={"snapshots": snapshots},
         )
         tokens = self.data.tokenize(self.held_out, model).tokens
         with self._fitting(checkpoints):
@@ -238,7 +240,7 @@ class Pretrain(Training[Settings]):
                 micro_batches=settings.micro_batches,
                 seed=settings.seed,
                 checkpoints=checkpoints,
-                callbacks=[*checkpoints.callbacks.values(), *callbacks],
+                callbacks=[*self._stateful(checkpoints), *callbacks],
                 verbose=0,
                 **self.intervals,
             )
@@ -264,10 +266,11 @@ class Pretrain(Training[Settings]):
     def _history_metrics(self, snapshots: Snapshots) -> dict[str, Any]:
         records = read_history(self.output)
         evaluations = [record for record in records if "val_loss" in record]
-        speeds = [r["images_per_second"] for r in records if r.get("images_per_second")]
+        speeds = [speed for r in records if (speed := r.get("images_per_second"))]
         speed = float(np.median(speeds)) if speeds else None
         steps = evaluations[-1]["step"]
         best = snapshots.best
+        assert best is not None and steps is not None
         return {
             "history": {
                 "step": [record["step"] for record in evaluations],
@@ -294,7 +297,7 @@ class Pretrain(Training[Settings]):
             samples = model.sample(NUM_SAMPLES, seed=self.settings.seed).images[:, 0]
             save_png(contact_sheet(np.array_split(samples, 5)), self.output / "samples.png")
 
-    def _pictures(self, model: ImageGPT) -> dict[str, Image.Image]:
+    def _pictures(self, model: Any) -> dict[str, Image.Image]:
         """Returns completions of held-out images by an autoregressive model."""
         if model.objective != "ar":
             return {}

@@ -121,17 +121,20 @@ class Probe(Measurement[Settings]):
         """Returns the metrics, and the best layer's probe; `folder` is for the features."""
         num_classes = len(self.data_set.class_names)
         splits = (self.data_set.train, self.data_set.validation, self.data_set.test)
-        if self.settings.baseline is not None:
-            features = [self._baseline_features(split) for split in splits]
-            return self._probe_baseline(ProbeSplits(*features, num_classes))
+        baseline = self.settings.baseline
+        if baseline is not None:
+            features = [self._baseline_features(split, baseline) for split in splits]
+            return self._probe_baseline(
+                ProbeSplits(features[0], features[1], features[2], num_classes), baseline
+            )
         tokens = [self.data.tokenize(split, self.model) for split in splits]
         train, validation, *votes = self._extract(tokens, folder, callbacks)
         return self._probe_layers(
             ProbeSplits(train, validation, votes[0], num_classes), votes, callbacks
         )
 
-    def _baseline_features(self, split: Split) -> LayerFeatures:
-        baseline = PROBE_BASELINES.get(self.settings.baseline)()
+    def _baseline_features(self, split: Split, name: str) -> LayerFeatures:
+        baseline = PROBE_BASELINES.get(name)()
         if baseline.reads == "images":
             read = self.data.read_images(split, self.model.config.image_size)
         else:
@@ -160,14 +163,16 @@ class Probe(Measurement[Settings]):
             on_batch=on_batch,
         )
         features = [
-            LayerFeatures(extractor.features(split.tokens, vote), split.labels)
+            LayerFeatures(list(extractor.features(split.tokens, vote)), split.labels)
             for split, vote in passes
         ]
         # Features that the cache holds ran no batch.
         report_progress(callbacks, "features", total, total)
         return features
 
-    def _probe_baseline(self, splits: ProbeSplits) -> tuple[dict[str, Any], LinearProbe]:
+    def _probe_baseline(
+        self, splits: ProbeSplits, baseline: str
+    ) -> tuple[dict[str, Any], LinearProbe]:
         """Returns the metrics without layers, and the probe."""
         method = self._make_method()
         probe = fit_probe(method, splits, self.data.train_on_validation)
@@ -180,7 +185,7 @@ class Probe(Measurement[Settings]):
             "validation_accuracy": of_probe["validation_accuracy"],
             "test_accuracy": of_probe["test_accuracy"],
             "concatenated": None,
-            "low_data": self._low_data(splits, method, self.settings.baseline),
+            "low_data": self._low_data(splits, method, baseline),
             "voting": None,
         }
         return metrics, probe

@@ -215,6 +215,7 @@ class Training(Run[SettingsT]):
     """
 
     settings: Any
+    tokenizer: ImageTokenizer
     steps_per_epoch: int
     total_steps: int
 
@@ -229,7 +230,10 @@ class Training(Run[SettingsT]):
         if content is not None:
             self.command = content["command"]
             self._check_unchanged(content, json.loads(json.dumps(options)))
-            self.tokenizer = load_tokenizer(self.output)
+            tokenizer = load_tokenizer(self.output)
+            if tokenizer is None:
+                raise InputError(f"{self.output} is damaged: its tokenizer is missing")
+            self.tokenizer = tokenizer
         else:
             self.tokenizer = self._find_tokenizer()
         self._prepare()
@@ -316,7 +320,7 @@ class Training(Run[SettingsT]):
             self.settings.log_every,
             self.batch_size,
             pictures=pictures,
-            listeners=[c.on_record for c in callbacks if hasattr(c, "on_record")],
+            listeners=_methods(callbacks, "on_record"),
             writes=self.is_chief,
         )
         stateful = {**(others or {}), "journal": history}
@@ -329,6 +333,11 @@ class Training(Run[SettingsT]):
             writes=self.is_chief,
             callbacks=stateful,
         )
+
+    @staticmethod
+    def _stateful(checkpoints: CheckpointManager) -> list[Any]:
+        """Returns the callbacks whose state is in the checkpoints."""
+        return list(checkpoints.callbacks.values())
 
     @contextlib.contextmanager
     def _fitting(self, checkpoints: CheckpointManager):
@@ -349,6 +358,9 @@ def cached_strategy(name: str) -> tf.distribute.Strategy:
 
 def report_progress(callbacks: Callbacks, stage: str, done: int, total: int) -> None:
     """Calls `on_progress` of the callbacks that have it."""
-    for callback in callbacks:
-        if hasattr(callback, "on_progress"):
-            callback.on_progress(stage, done, total)
+    for on_progress in _methods(callbacks, "on_progress"):
+        on_progress(stage, done, total)
+
+
+def _methods(callbacks: Callbacks, name: str) -> list[Callable[..., Any]]:
+    return [getattr(callback, name) for callback in callbacks if hasattr(callback, name)]

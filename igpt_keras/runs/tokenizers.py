@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 
 import numpy as np
 
@@ -11,13 +12,14 @@ from igpt_keras.models import load
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.runs.options import DataOptions
 from igpt_keras.tokenizers import ColorPalette, ImageTokenizer
+from igpt_keras.tokenizers.base import tokenizer_of
 
 SUFFIX = ".npy"
 IMAGE_SIZE = 32
 MAX_IMAGES = 10_000
 
 
-def load_with_tokenizer(path: str) -> GenerativeModel:
+def load_with_tokenizer(path: str | os.PathLike) -> GenerativeModel:
     """Loads the model at `path`.
 
     Raises:
@@ -69,4 +71,4 @@ def read_tokenizer(path: str) -> tuple[ImageTokenizer, int]:
     if path.endswith(SUFFIX):
         return ColorPalette.load(path), IMAGE_SIZE
     model = load_with_tokenizer(path)
-    return model.tokenizer, model.config.image_size
+    return tokenizer_of(model), model.config.image_size
