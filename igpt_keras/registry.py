@@ -4,13 +4,14 @@ import functools
 import importlib.metadata
 import pkgutil
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from igpt_keras.errors import InputError
 
 PLUGINS = "igpt_keras.plugins"
 
 T = TypeVar("T")
+Entry = TypeVar("Entry")
 
 
 class Registry(Generic[T]):
@@ -45,15 +46,16 @@ class Registry(Generic[T]):
         self.package = package
         self._entries: dict[str, T] = {}
 
-    def register(self, name: str) -> Callable[[T], T]:
+    def register(self, name: str) -> Callable[[Entry], Entry]:
         """Returns a decorator that registers an implementation as `name`.
 
         Raises:
             ValueError: Another implementation has that name.
         """
 
-        def add(implementation: T) -> T:
-            if self._entries.setdefault(name, implementation) is not implementation:
+        def add(implementation: Entry) -> Entry:
+            entry: Any = implementation
+            if self._entries.setdefault(name, entry) is not entry:
                 raise ValueError(f"a {self.kind} named {name!r} is registered already")
             return implementation
 

@@ -25,7 +25,7 @@ ROOMS = [
     ["igpt_keras.tokenizers", "igpt_keras.pictures"],
     ["igpt_keras.json_files"],
     ["igpt_keras.atomic", "igpt_keras.extras", "igpt_keras.registry"],
-    ["igpt_keras.paper", "igpt_keras.errors"],
+    ["igpt_keras.paper", "igpt_keras.errors", "igpt_keras.tensors"],
 ]
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 # These run on any Keras backend, so they do not import TensorFlow when they are imported.

@@ -12,6 +12,7 @@ from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.network.losses import mean_over_images
 from igpt_keras.saving import load_preset, model_classes, read_preset, register_model
+from igpt_keras.tensors import Shape, Tensor
 
 
 @register_model
@@ -136,7 +137,7 @@ class ImageGPTClassifier(GenerativeModel):
             classifier.token_head.set_weights(model.token_head.get_weights())
         return classifier
 
-    def build(self, tokens_shape):
+    def build(self, tokens_shape: Shape) -> None:
         super().build(tokens_shape)
         self.class_head.build((None, self.config.hidden_dim))
         if self.generative_weight == 0 and self.layer < self.config.num_layers:
@@ -185,18 +186,20 @@ class ImageGPTClassifier(GenerativeModel):
         hidden = () if self._reports_accuracy else (self.accuracy,)
         return [metric for metric in super().metrics if metric not in hidden]
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+    def compute_metrics(
+        self, x: Any, y: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> dict[str, Any]:
         if self._reports_accuracy:
             self.accuracy.update_state(y, y_pred)
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Tensor:
         outputs = self.per_image(inputs)
         if self.generative_weight > 0:
             self.add_loss(self.generative_weight * mean_over_images(outputs["nll"]))
         return outputs["class_logits"]
 
-    def per_image(self, inputs) -> dict:
+    def per_image(self, inputs: Any) -> dict[str, Tensor]:
         """Returns `class_logits`, float32 [B, C]; with a token head also `nll`, float32 [B].
 
         `nll` is the generative loss of each image in nats per token.
@@ -211,7 +214,7 @@ class ImageGPTClassifier(GenerativeModel):
             "nll": self._nll(inputs, self.token_head(states[-1])),
         }
 
-    def compute_output_shape(self, tokens_shape):
+    def compute_output_shape(self, tokens_shape: Shape) -> Shape:
         return (tokens_shape[0], self.num_classes)
 
     def get_config(self) -> dict[str, Any]:

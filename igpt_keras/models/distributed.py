@@ -6,6 +6,7 @@ means over replicas with different shares of a batch, and by clipping gradients 
 are summed. This module can go once that is mended.
 """
 
+import contextlib
 import itertools
 from typing import Any
 
@@ -37,11 +38,11 @@ class DistributedTrainer(TrainerOverrides):
         self.gradient_norm = keras.metrics.Mean(name="gradient_norm")
         self._reports_gradient_norm = False
 
-    def distribute_scope(self):
+    def distribute_scope(self) -> contextlib.AbstractContextManager:
         """Returns the scope of the model's strategy, in which its optimizer is made."""
         return self.distribute_strategy.scope()
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict[str, Any]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         size = tf.cast(_batch_size(x), tf.float32)
         replicas = tf.distribute.get_replica_context()
@@ -103,7 +104,7 @@ class DistributedTrainer(TrainerOverrides):
         gradients = tape.gradient(scaled, self.trainable_variables)
         return [tf.convert_to_tensor(gradient) for gradient in gradients]
 
-    def test_step(self, data):
+    def test_step(self, data: Any) -> dict[str, Any]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         y_pred = self(x, training=False)
         loss = self._mean_loss(x, y, y_pred, sample_weight, training=False)
@@ -126,7 +127,7 @@ class DistributedTrainer(TrainerOverrides):
         tracker.update_state(loss, sample_weight=_batch_size(x))
         self.compute_metrics(x, y, y_pred, sample_weight)
 
-    def make_train_function(self, force=False):
+    def make_train_function(self, force: bool = False) -> None:
         if self.train_function is None or force:
             if not self.optimizer.built:
                 # A loss scale becomes a variable when it is built. Traced earlier, it would
@@ -135,7 +136,7 @@ class DistributedTrainer(TrainerOverrides):
                     self.optimizer.build(self.trainable_variables)
             self.train_function = self._function_of(self.train_step, is_training=True)
 
-    def make_test_function(self, force=False):
+    def make_test_function(self, force: bool = False) -> None:
         if self.test_function is None or force:
             self.test_function = self._function_of(self.test_step, is_training=False)
 

@@ -5,7 +5,7 @@
 
 import contextlib
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import keras
 import numpy as np
@@ -20,6 +20,7 @@ from igpt_keras.models.task import Task
 from igpt_keras.network.backbone import ImageGPTBackbone
 from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.network.losses import autoregressive_nll, masked_nll
+from igpt_keras.tensors import Shape, Tensor
 from igpt_keras.tokenizers import load_tokenizer
 from igpt_keras.tokenizers.base import ImageTokenizer, bind, deserialize, serialize
 
@@ -31,6 +32,9 @@ else:
         """Other backends distribute by themselves (`keras.distribution`)."""
 
         distribute_scope = contextlib.nullcontext
+
+
+Model = TypeVar("Model", bound="GenerativeModel")
 
 
 class GenerativeModel(Trainer, Task):
@@ -101,7 +105,7 @@ class GenerativeModel(Trainer, Task):
         return self._tokenizer
 
     @tokenizer.setter
-    def tokenizer(self, tokenizer: ImageTokenizer | None):
+    def tokenizer(self, tokenizer: ImageTokenizer | None) -> None:
         if tokenizer is not None:
             config = self.config
             tokenizer = bind(
@@ -116,7 +120,7 @@ class GenerativeModel(Trainer, Task):
         else:
             super().__setattr__(name, value)
 
-    def build(self, tokens_shape):
+    def build(self, tokens_shape: Shape) -> None:
         self.backbone.build(tokens_shape)
         if self.generative_weight > 0:
             self.token_head.build((*tokens_shape, self.config.hidden_dim))
@@ -185,7 +189,9 @@ class GenerativeModel(Trainer, Task):
     def __call__(self, inputs, *args, **kwargs):
         return super().__call__(to_tokens(self, inputs), *args, **kwargs)
 
-    def fit(self, x=None, *args, validation_data=None, **kwargs):
+    def fit(
+        self, x: Any = None, *args: Any, validation_data: Any = None, **kwargs: Any
+    ) -> keras.callbacks.History:
         if isinstance(validation_data, tuple | list):
             first, *rest = validation_data
             kwargs["validation_data"] = (to_tokens(self, first), *rest)
@@ -193,10 +199,10 @@ class GenerativeModel(Trainer, Task):
             kwargs["validation_data"] = to_tokens(self, validation_data)
         return super().fit(to_tokens(self, x), *args, **kwargs)
 
-    def evaluate(self, x=None, *args, **kwargs):
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         return super().evaluate(to_tokens(self, x), *args, **kwargs)
 
-    def predict(self, x, *args, **kwargs):
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         return super().predict(to_tokens(self, x), *args, **kwargs)
 
     def check_inputs(self, inputs: Any) -> None:
@@ -213,7 +219,7 @@ class GenerativeModel(Trainer, Task):
             return {"tokens": inputs["tokens"]}
         if "masked" in inputs:
             return {**inputs, "masked": ops.cast(inputs["masked"], "bool")}
-        shape = ops.shape(inputs["tokens"])
+        shape: Any = ops.shape(inputs["tokens"])
         masked = draw_fresh_mask(shape, self.mask_probability, self.mask_seed)
         return {**inputs, "masked": masked}
 
@@ -223,7 +229,14 @@ class GenerativeModel(Trainer, Task):
             return autoregressive_nll(inputs["tokens"], logits)
         return masked_nll(inputs["tokens"], logits, inputs["masked"])
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Tensor | None = None,
+        y_pred: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+        training: bool = True,
+    ) -> Tensor:
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         # Keras also calls this symbolically, to build metrics, when `call` has added no loss.
         added = first_added_loss(self)
@@ -261,13 +274,13 @@ class GenerativeModel(Trainer, Task):
         features = [np.asarray(self.layer_features(batch, layer)) for batch in batches]
         return np.concatenate(features)
 
-    def layer_features(self, tokens, layer: int):
+    def layer_features(self, tokens: Any, layer: int) -> Tensor:
         """Returns `features` of one batch of tokens as a tensor, for use in a graph."""
         self.check_layer(layer)
         tokens = self._with_mask(to_tokens(self, tokens))
         return pool(self.backbone.normalized_states(tokens, layer)[layer])
 
-    def features_of_all_layers(self, tokens):
+    def features_of_all_layers(self, tokens: Any) -> Tensor:
         """Returns f^0 … f^L from one pass, with one mask M: a tensor, float32 [B, L + 1, d]."""
         tokens = self._with_mask(to_tokens(self, tokens))
         return ops.stack([pool(n) for n in self.backbone.normalized_states(tokens)], axis=1)
@@ -297,7 +310,7 @@ class GenerativeModel(Trainer, Task):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls: type[Model], config: dict[str, Any]) -> Model:
         return cls(
             **{
                 **config,
@@ -307,6 +320,6 @@ class GenerativeModel(Trainer, Task):
         )
 
 
-def pool(states):
+def pool(states: Tensor) -> Tensor:
     """Returns the mean over the sequence in float32: [B, n, d] to [B, d]."""
     return ops.mean(ops.cast(states, "float32"), axis=1)

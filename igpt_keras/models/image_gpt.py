@@ -7,6 +7,7 @@ from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.network.losses import mean_over_images
 from igpt_keras.saving import register_model
+from igpt_keras.tensors import Shape, Tensor
 from igpt_keras.tokenizers.base import ImageTokenizer
 
 
@@ -56,18 +57,18 @@ class ImageGPT(GenerativeModel):
         )
         self.build((None, config.sequence_length))
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Tensor:
         inputs = self._with_mask(inputs)
         logits = self.token_head(self.backbone(inputs))
         self.add_loss(mean_over_images(self._nll(inputs, logits)))
         return logits
 
-    def per_image(self, inputs) -> dict:
+    def per_image(self, inputs: Any) -> dict[str, Tensor]:
         """Returns `{"nll": float32 [B]}`, the generative loss of each image in nats per token."""
         inputs = self._with_mask(inputs)
         return {"nll": self._nll(inputs, self.token_head(self.backbone(inputs)))}
 
-    def compute_output_shape(self, tokens_shape):
+    def compute_output_shape(self, tokens_shape: Shape) -> Shape:
         return (*tokens_shape, self.config.vocabulary_size)
 
     def get_config(self) -> dict[str, Any]:

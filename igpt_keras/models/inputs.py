@@ -16,7 +16,7 @@ BATCH_HINTS = {
 }
 
 
-def to_tokens(model, inputs: Any) -> Any:
+def to_tokens(model: Any, inputs: Any) -> Any:
     """Returns inputs of a model with images replaced by their tokens, after checking both.
 
     Arrays and tensors are tokenized at once, a `tf.data.Dataset` in its pipeline.

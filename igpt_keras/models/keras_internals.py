@@ -8,6 +8,8 @@ from typing import Any
 
 import keras
 
+from igpt_keras.tensors import Tensor
+
 
 class TrainerOverrides(keras.Model):
     """Overrides of Keras' TensorFlow trainer."""
@@ -38,7 +40,7 @@ class TrainerOverrides(keras.Model):
         return self.get_metrics_result()
 
 
-def first_added_loss(model: keras.Model):
+def first_added_loss(model: keras.Model) -> Tensor | None:
     """Returns the loss that the model's own `call` added, or None before its first call.
 
     `Layer.losses` is public, its order is not documented: a layer's own losses come before

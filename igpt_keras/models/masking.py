@@ -10,8 +10,12 @@ training and in evaluation (section 4.6). All masks are drawn here:
 | calls without a mask | `draw_fresh_mask` | the state of the model's seed generator |
 """
 
+from typing import Any
+
 import keras
 import numpy as np
+
+from igpt_keras.tensors import Shape, Tensor
 
 
 def draw_mask(
@@ -39,7 +43,9 @@ def draw_mask(
     return np.random.Generator(bits).random(shape) < probability
 
 
-def masked_inputs(model, tokens: np.ndarray, seed: int, vote: int = 0):
+def masked_inputs(
+    model: Any, tokens: np.ndarray, seed: int, vote: int = 0
+) -> np.ndarray | dict[str, np.ndarray]:
     """Returns inputs of `model` that are the same at every evaluation.
 
     Args:
@@ -58,7 +64,9 @@ def masked_inputs(model, tokens: np.ndarray, seed: int, vote: int = 0):
     return {"tokens": tokens, "masked": masked}
 
 
-def draw_mask_of_step(shape: tuple[int, int], probability: float, seed: int, step):
+def draw_mask_of_step(
+    shape: tuple[int, int], probability: float, seed: int, step: Tensor
+) -> Tensor:
     """Draws the mask M of a training batch in a TensorFlow graph.
 
     Args:
@@ -75,6 +83,6 @@ def draw_mask_of_step(shape: tuple[int, int], probability: float, seed: int, ste
     return tf.random.stateless_uniform(shape, tf.stack([seed, step])) < probability
 
 
-def draw_fresh_mask(shape, probability: float, seed: keras.random.SeedGenerator):
+def draw_fresh_mask(shape: Shape, probability: float, seed: keras.random.SeedGenerator) -> Tensor:
     """Draws another mask M at every call, on any backend: bool [B, n]."""
     return keras.random.uniform(shape, dtype="float32", seed=seed) < probability

@@ -3,7 +3,7 @@
 import os
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import keras
 import numpy as np
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from igpt_keras.sampling.requests import Completions
     from igpt_keras.sampling.samplers import Sampler
 
+Model = TypeVar("Model", bound="Task")
+
 
 class Task(keras.Model):
     """Methods of `ImageGPT` and `ImageGPTClassifier` that need nothing but a `TokenModel`.
@@ -24,7 +26,9 @@ class Task(keras.Model):
     """
 
     @classmethod
-    def from_preset(cls, preset: str | os.PathLike, *, load_weights: bool = True, **settings: Any):
+    def from_preset(
+        cls: type[Model], preset: str | os.PathLike, *, load_weights: bool = True, **settings: Any
+    ) -> Model:
         """Loads a model.
 
         Args:

@@ -3,8 +3,8 @@
 Shapes: B images, n positions, H heads of width D.
 """
 
-# Keras declares that `ops.shape` may return None.
-# pyright: reportOptionalSubscript=false
+# Keras declares that its functions may return None.
+# pyright: reportOptionalSubscript=false, reportOptionalOperand=false
 
 import math
 from typing import Any, NamedTuple
@@ -14,12 +14,15 @@ from keras import ops
 
 from igpt_keras.network.attention_patterns import AttentionPattern
 from igpt_keras.network.attention_patterns.dense import DENSE
+from igpt_keras.tensors import Tensor
 
 # 128 and 256 are equally fast on two CPU cores, within measurement noise.
 QUERY_BLOCK_SIZE = 128
 
 
-def dot_product_attention(query, key, value, causal: bool, pattern: AttentionPattern = DENSE):
+def dot_product_attention(
+    query: Tensor, key: Tensor, value: Tensor, causal: bool, pattern: AttentionPattern = DENSE
+) -> Tensor:
     """Computes softmax(q kᵀ / √D) v.
 
     TensorFlow uses the block-wise kernel below: Keras' function passes over all n × n scores
@@ -46,7 +49,9 @@ def dot_product_attention(query, key, value, causal: bool, pattern: AttentionPat
     return ops.transpose(_blockwise_attention(query, key, value, causal, pattern), (0, 2, 1, 3))
 
 
-def hidden_keys(query_positions, key_positions, causal: bool, pattern: AttentionPattern) -> Any:
+def hidden_keys(
+    query_positions: Tensor, key_positions: Tensor, causal: bool, pattern: AttentionPattern
+) -> Tensor | None:
     """Returns which keys each query does not attend to.
 
     Args:
@@ -119,7 +124,7 @@ def _attention_weights(query, key, block: QueryBlock, causal, pattern):
     queries = ops.arange(block.start, block.stop)
     hidden = hidden_keys(queries, ops.arange(block.num_keys), causal, pattern)
     if hidden is not None:
-        scores = scores - 1e30 * ops.cast(hidden, "float32")
+        scores = scores - ops.cast(hidden, "float32") * 1e30
     return ops.cast(ops.softmax(scores), query.dtype)
 
 

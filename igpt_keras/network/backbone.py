@@ -9,6 +9,7 @@ from igpt_keras import paper
 from igpt_keras.network.attention_patterns import attention_patterns
 from igpt_keras.network.config import ImageGPTConfig, check_objective
 from igpt_keras.network.layers import Block, TokenEmbedding, rms_norm
+from igpt_keras.tensors import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("igpt_keras")
@@ -69,14 +70,14 @@ class ImageGPTBackbone(keras.Model):
         ]
         self.final_norm = rms_norm("final_norm", dtype)
 
-    def build(self, tokens_shape):
+    def build(self, tokens_shape: Shape) -> None:
         self.embedding.build(tokens_shape)
         states_shape = (*tokens_shape, self.config.hidden_dim)
         for layer in (*self.blocks, self.final_norm):
             layer.build(states_shape)
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs: dict[str, Tensor]) -> Tensor:
         h = self.embedding(inputs["tokens"], masked=inputs.get("masked"))
         for block in self.blocks:
             h = self._run(block, h)
@@ -88,7 +89,7 @@ class ImageGPTBackbone(keras.Model):
         # A new function in every trace: JAX caches traces by function, with their weights.
         return keras.remat(partial(block))(h)
 
-    def hidden_states(self, inputs: dict, last: int | None = None) -> list:
+    def hidden_states(self, inputs: dict[str, Tensor], last: int | None = None) -> list[Tensor]:
         """Returns h^0 … h^last, each [B, n, d]: the input of every block, and the last output.
 
         Args:
@@ -100,7 +101,7 @@ class ImageGPTBackbone(keras.Model):
             states.append(self._run(block, states[-1]))
         return states
 
-    def normalized_states(self, inputs: dict, last: int | None = None) -> list:
+    def normalized_states(self, inputs: dict[str, Tensor], last: int | None = None) -> list[Tensor]:
         """Returns n^0 … n^last, each [B, n, d] (paper, section 2.4).
 
         n^l is h^l through the first norm of block l, or for l = L through the final norm.
@@ -110,7 +111,7 @@ class ImageGPTBackbone(keras.Model):
         states = self.hidden_states(inputs, last)
         return [norm(h) for norm, h in zip(norms, states, strict=False)]
 
-    def compute_output_shape(self, tokens_shape):
+    def compute_output_shape(self, tokens_shape: Shape) -> Shape:
         return (*tokens_shape, self.config.hidden_dim)
 
     def get_config(self) -> dict[str, Any]:

@@ -5,8 +5,8 @@ Shapes: B images, n positions, d `hidden_dim`, H heads of width D = d / H, V
 weights are those of the published code (`igpt_keras.paper`).
 """
 
-# Keras declares that `ops.shape` may return None.
-# pyright: reportOptionalSubscript=false
+# Keras declares that its functions may return None.
+# pyright: reportOptionalSubscript=false, reportOptionalOperand=false
 
 from collections.abc import Callable
 from typing import Any
@@ -19,14 +19,15 @@ from igpt_keras import paper
 from igpt_keras.network.attention import dot_product_attention
 from igpt_keras.network.attention_patterns import AttentionPattern, deserialize
 from igpt_keras.network.attention_patterns.dense import DENSE
+from igpt_keras.tensors import Shape, Tensor
 
 
-def rms_norm(name: str, dtype) -> keras.layers.RMSNormalization:
+def rms_norm(name: str, dtype: Any) -> keras.layers.RMSNormalization:
     """Returns the published code's norm, x · rsqrt(mean(x²) + 1e-5) · g, float32 inside."""
     return keras.layers.RMSNormalization(epsilon=paper.NORM_EPSILON, name=name, dtype=dtype)
 
 
-def quick_gelu(x):
+def quick_gelu(x: Tensor) -> Tensor:
     """Returns the published activation, x · sigmoid(1.702 x)."""
     return x * ops.sigmoid(paper.GELU_FACTOR * x)
 
@@ -72,7 +73,7 @@ class TokenEmbedding(keras.layers.Layer):
         self.hidden_dim = hidden_dim
         self.use_start_vector = use_start_vector
 
-    def build(self, tokens_shape):
+    def build(self, tokens_shape: Shape) -> None:
         d = self.hidden_dim
         self.token_embedding = self.add_weight(
             shape=(self.vocabulary_size, d),
@@ -91,7 +92,7 @@ class TokenEmbedding(keras.layers.Layer):
                 name="start_vector",
             )
 
-    def call(self, tokens, masked=None):
+    def call(self, tokens: Tensor, masked: Tensor | None = None) -> Tensor:
         x = ops.take(self.token_embedding, tokens, axis=0)
         if masked is not None:
             x = ops.where(masked[:, :, None], ops.zeros_like(x), x)
@@ -100,7 +101,7 @@ class TokenEmbedding(keras.layers.Layer):
             x = ops.concatenate([start, x[:, :-1]], axis=1)
         return x + self.position_embedding[: ops.shape(tokens)[1]]
 
-    def step(self, previous, start):
+    def step(self, previous: Tensor, start: Tensor) -> Tensor:
         """Embeds some positions, for a decoder that goes step by step; needs a start vector.
 
         Args:
@@ -120,10 +121,10 @@ class TokenEmbedding(keras.layers.Layer):
         position = ops.take(self.position_embedding, positions, axis=0)
         return ops.cast(x, self.compute_dtype) + ops.cast(position, self.compute_dtype)
 
-    def compute_output_shape(self, tokens_shape):
+    def compute_output_shape(self, tokens_shape: Shape) -> Shape:
         return (*tokens_shape, self.hidden_dim)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "vocabulary_size": self.vocabulary_size,
@@ -175,7 +176,7 @@ class SelfAttention(keras.layers.Layer):
         self.output_stddev = output_stddev
         self.pattern = pattern
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         d = input_shape[-1]
         self.head_dim = d // self.num_heads
         self.qkv = _projection(3 * d, paper.qkv_stddev(d), "qkv", self)
@@ -183,20 +184,21 @@ class SelfAttention(keras.layers.Layer):
         self.output_proj = _projection(d, self.output_stddev, "output_proj", self)
         self.output_proj.build(input_shape)
 
-    def call(self, x, attend: Callable | None = None):
+    def call(self, x: Tensor, attend: Callable | None = None) -> Tensor:
         batch = (-1,) if len(x.shape) == 2 else ops.shape(x)[:-1]
-        heads = (*batch, 3, self.num_heads, self.head_dim)
-        query, key, value = ops.unstack(ops.reshape(self.qkv(x), heads), 3, axis=-3)
+        qkv = ops.reshape(self.qkv(x), (*batch, 3, self.num_heads, self.head_dim))
+        unstacked: Any = ops.unstack(qkv, 3, axis=-3)
+        query, key, value = unstacked
         if attend is None:
             attended = dot_product_attention(query, key, value, self.causal, self.pattern)
         else:
             attended = attend(query, key, value, self.pattern)
         return self.output_proj(ops.reshape(attended, (*batch, x.shape[-1])))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_heads": self.num_heads,
@@ -207,7 +209,7 @@ class SelfAttention(keras.layers.Layer):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Any:
         return cls(**{**config, "pattern": deserialize(config["pattern"])})
 
 
@@ -223,7 +225,7 @@ class MLP(keras.layers.Layer):
         super().__init__(**kwargs)
         self.use_bias = use_bias
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         d = input_shape[-1]
         width = paper.MLP_RATIO * d
         self.up_proj = _projection(width, paper.MLP_STDDEV, "up_proj", self)
@@ -231,13 +233,13 @@ class MLP(keras.layers.Layer):
         self.down_proj = _projection(d, paper.MLP_STDDEV, "down_proj", self)
         self.down_proj.build((*input_shape[:-1], width))
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         return self.down_proj(quick_gelu(self.up_proj(x)))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "use_bias": self.use_bias}
 
 
@@ -273,18 +275,18 @@ class Block(keras.layers.Layer):
         self.mlp_norm = rms_norm("mlp_norm", dtype)
         self.mlp = MLP(use_bias, name="mlp", dtype=dtype)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         for layer in (self.attention_norm, self.attention, self.mlp_norm, self.mlp):
             layer.build(input_shape)
 
-    def call(self, h, attend: Callable | None = None):
+    def call(self, h: Tensor, attend: Callable | None = None) -> Tensor:
         a = h + self.attention(self.attention_norm(h), attend=attend)
         return a + self.mlp(self.mlp_norm(a))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_heads": self.num_heads,
@@ -295,7 +297,7 @@ class Block(keras.layers.Layer):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Any:
         return cls(**{**config, "pattern": deserialize(config["pattern"])})
 
 

@@ -1,12 +1,14 @@
 """Generative losses in nats per token, float32. Shapes: B images, n positions, V tokens."""
 
-# Keras declares that `ops.shape` may return None.
-# pyright: reportOptionalSubscript=false
+# Keras declares that its functions may return None.
+# pyright: reportOptionalSubscript=false, reportOptionalOperand=false
 
 from keras import ops
 
+from igpt_keras.tensors import Tensor
 
-def token_nll(tokens, logits):
+
+def token_nll(tokens: Tensor, logits: Tensor) -> Tensor:
     """Returns the negative log-likelihood of each token.
 
     Args:
@@ -21,12 +23,12 @@ def token_nll(tokens, logits):
     return -picked[..., 0]
 
 
-def autoregressive_nll(tokens, logits):
+def autoregressive_nll(tokens: Tensor, logits: Tensor) -> Tensor:
     """Returns L_AR (paper, section 2.1), the mean over the positions: float32 [B]."""
     return ops.mean(token_nll(tokens, logits), axis=1)
 
 
-def masked_nll(tokens, logits, masked):
+def masked_nll(tokens: Tensor, logits: Tensor, masked: Tensor) -> Tensor:
     """Returns L_BERT (paper, section 2.1), the mean over the masked positions.
 
     The paper writes a sum over M; the mean is that of the published code.
@@ -44,6 +46,6 @@ def masked_nll(tokens, logits, masked):
     return total / ops.maximum(ops.sum(weights, axis=1), 1.0)
 
 
-def mean_over_images(values):
+def mean_over_images(values: Tensor) -> Tensor:
     """Returns the mean of [B]; 0 for B = 0, the share that a replica may have of a batch."""
     return ops.sum(values) / ops.cast(ops.maximum(ops.shape(values)[0], 1), values.dtype)

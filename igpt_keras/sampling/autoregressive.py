@@ -14,6 +14,7 @@ from igpt_keras.sampling.checks import token_grid
 from igpt_keras.sampling.decoder import Caches, cache_specs, decode_step, grow, prefill, repeat
 from igpt_keras.sampling.gumbel import gumbel_noise, log_prob_and_entropy, sample_token
 from igpt_keras.sampling.samplers import Sampler
+from igpt_keras.tensors import Tensor
 
 # The caches grow by about this many positions at a time: attention only reads what exists, and
 # the copies on growing stay rare.
@@ -23,15 +24,17 @@ CACHE_GROWTH = 128
 class DecodingState(NamedTuple):
     """B · N sequences between two positions: tensors, or their shapes and dtypes."""
 
-    position: Any  # int32 scalar, the next one
-    tokens: Any  # int32 [n, B · N]
-    log_probs: Any  # float32 [n, B · N], nats
-    entropies: Any  # float32 [n, B · N], nats
+    position: Tensor  # int32 scalar, the next one
+    tokens: Tensor  # int32 [n, B · N]
+    log_probs: Tensor  # float32 [n, B · N], nats
+    entropies: Tensor  # float32 [n, B · N], nats
     caches: Caches
     guesses: Any = ()  # `speculative.Guesses` with a draft
 
 
-def sample_tokens(model: TokenModel, tokens, known, seeds, sampler: Sampler):
+def sample_tokens(
+    model: TokenModel, tokens: Tensor, known: Tensor, seeds: Tensor, sampler: Sampler
+) -> tuple[Tensor, Tensor]:
     """Fills the unknown positions in raster order. Traces into a TensorFlow graph.
 
     Args:
@@ -62,7 +65,9 @@ def sample_tokens(model: TokenModel, tokens, known, seeds, sampler: Sampler):
     return tf.transpose(state.tokens), log_likelihood
 
 
-def begin(model: TokenModel, tokens, prefix, num_completions) -> DecodingState:
+def begin(
+    model: TokenModel, tokens: Tensor, prefix: Tensor, num_completions: Tensor
+) -> DecodingState:
     """Returns the state after one pass over the prefix that all sequences know.
 
     Args:
@@ -89,7 +94,12 @@ def begin(model: TokenModel, tokens, prefix, num_completions) -> DecodingState:
 
 
 def decode_rows(
-    model: TokenModel, state: DecodingState, known, seeds, sampler: Sampler, num_rows: int
+    model: TokenModel,
+    state: DecodingState,
+    known: Tensor,
+    seeds: Tensor,
+    sampler: Sampler,
+    num_rows: int,
 ) -> DecodingState:
     """Decodes position by position up to the end of a row of tokens.
 
@@ -143,7 +153,14 @@ class RowBlock:
         noise: float32 [m, B · N, V], from `start` on.
     """
 
-    def __init__(self, model: TokenModel, state: DecodingState, seeds, num_rows: int, lookahead=0):
+    def __init__(
+        self,
+        model: TokenModel,
+        state: DecodingState,
+        seeds: Tensor,
+        num_rows: int,
+        lookahead: int = 0,
+    ):
         config = model.config
         columns, self._length = token_grid(model)[1], config.sequence_length
         first_row = state.position // columns
@@ -161,7 +178,10 @@ class RowBlock:
 
 
 def decode_until(
-    stop, step: Callable[[DecodingState], DecodingState], state: DecodingState, shapes=None
+    stop: Tensor,
+    step: Callable[[DecodingState], DecodingState],
+    state: DecodingState,
+    shapes: Any = None,
 ) -> DecodingState:
     """Repeats a step until the position reaches `stop`.
 

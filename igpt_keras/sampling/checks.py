@@ -1,6 +1,7 @@
 """Checks of what is asked of a model."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -34,7 +35,7 @@ def check_autoregressive(model: TokenModel) -> None:
     check_has_token_head(model)
 
 
-def check_fits_objective(model: TokenModel, num_steps: int | None, **autoregressive) -> None:
+def check_fits_objective(model: TokenModel, num_steps: int | None, **autoregressive: Any) -> None:
     """Raises `InputError` for an argument that the model's objective does not have.
 
     Args:
@@ -59,7 +60,7 @@ def check_fits_objective(model: TokenModel, num_steps: int | None, **autoregress
             )
 
 
-def check_model_images(model: TokenModel, images) -> np.ndarray:
+def check_model_images(model: TokenModel, images: np.ndarray) -> np.ndarray:
     """Returns images of the model's size, uint8 [B, R, R, 3] with B ≥ 1.
 
     Raises:
@@ -84,7 +85,11 @@ def token_grid(model: TokenModel) -> tuple[int, int]:
 
 
 def known_tokens(
-    keep_rows: int | None, known_mask, num_images: int, image_size: int, grid: tuple[int, int]
+    keep_rows: int | None,
+    known_mask: np.ndarray | None,
+    num_images: int,
+    image_size: int,
+    grid: tuple[int, int],
 ) -> np.ndarray:
     """Returns which tokens of images are known: bool [B, n].
 

@@ -8,17 +8,17 @@ per sequence.
 
 import functools
 import math
-from typing import Any
 
 import tensorflow as tf
 
 from igpt_keras.network.attention import dot_product_attention, hidden_keys
 from igpt_keras.network.protocols import TokenModel
+from igpt_keras.tensors import Tensor
 
-Caches = list[tuple[Any, Any]]
+Caches = list[tuple[Tensor, Tensor]]
 
 
-def prefill(model: TokenModel, tokens) -> tuple[Any, Caches]:
+def prefill(model: TokenModel, tokens: Tensor) -> tuple[Tensor, Caches]:
     """Runs the first p positions in one pass.
 
     Args:
@@ -41,7 +41,9 @@ def prefill(model: TokenModel, tokens) -> tuple[Any, Caches]:
     return model.token_head(model.backbone.final_norm(h)), caches
 
 
-def decode_step(model: TokenModel, tokens, start, caches: Caches) -> tuple[Any, Caches]:
+def decode_step(
+    model: TokenModel, tokens: Tensor, start: Tensor, caches: Caches
+) -> tuple[Tensor, Caches]:
     """Runs the next k positions, given the caches of those before `start`.
 
     A smaller `start` than before goes back: it overwrites the caches from there on.
@@ -133,7 +135,7 @@ def cache_specs(model: TokenModel) -> Caches:
     return [(cache, cache)] * model.config.num_layers
 
 
-def grow(caches: Caches, capacity) -> Caches:
+def grow(caches: Caches, capacity: Tensor) -> Caches:
     """Returns the caches with room for `capacity` positions, an int32 scalar."""
     return tf.nest.map_structure(
         lambda cache: tf.pad(cache, [[0, 0], [0, capacity - tf.shape(cache)[1]], [0, 0]]), caches

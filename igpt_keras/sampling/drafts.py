@@ -22,6 +22,7 @@ from igpt_keras.sampling.checks import check_autoregressive
 from igpt_keras.sampling.decoder import cache_specs, decode_step, grow, prefill, repeat
 from igpt_keras.sampling.graphs import kept_by_model
 from igpt_keras.sampling.requests import check_positive
+from igpt_keras.tensors import Tensor
 
 # Offsets (rows, columns) of a pixel's neighbors: left, above, above left, above right.
 NEIGHBORS = ((0, -1), (-1, 0), (-1, -1), (-1, 1))
@@ -50,7 +51,7 @@ class Draft(abc.ABC):
         """Raises `InputError` for a model whose tokens the draft cannot guess."""
 
     @abc.abstractmethod
-    def begin(self, tokens, prefix, num_completions: int) -> Any:
+    def begin(self, tokens: Tensor, prefix: Tensor, num_completions: Tensor) -> Any:
         """Returns the state for tokens of which a prefix is known.
 
         Args:
@@ -64,7 +65,7 @@ class Draft(abc.ABC):
         """Returns the state as `tf.TensorSpec`s for any number of sequences."""
 
     @abc.abstractmethod
-    def logits(self, state: Any, tokens, start, count: int) -> tuple[Any, Any]:
+    def logits(self, state: Any, tokens: Tensor, start: Tensor, count: int) -> tuple[Tensor, Any]:
         """Returns logits at some positions, each given the tokens before it.
 
         Args:
@@ -102,15 +103,15 @@ class ModelDraft(Draft):
     def check(self, config: ImageGPTConfig) -> None:
         _check_sizes(self.model.config, config)
 
-    def begin(self, tokens, prefix, num_completions):
+    def begin(self, tokens: Tensor, prefix: Tensor, num_completions: Tensor) -> Any:
         config = self.model.config
         _, caches = prefill(self.model, tokens[:, :prefix])
         return grow(repeat(caches, config.num_heads, num_completions), config.sequence_length)
 
-    def spec(self):
+    def spec(self) -> Any:
         return cache_specs(self.model)
 
-    def logits(self, state, tokens, start, count):
+    def logits(self, state: Any, tokens: Tensor, start: Tensor, count: int) -> tuple[Tensor, Any]:
         length = self.model.config.sequence_length
         # The tokens of the last window may have changed.
         num_positions = min(self.window + count, length)
@@ -233,13 +234,13 @@ class NeighborDraft(Draft):
     def check(self, config: ImageGPTConfig) -> None:
         _check_sizes(self, config)
 
-    def begin(self, tokens, prefix, num_completions):
+    def begin(self, tokens: Tensor, prefix: Tensor, num_completions: Tensor) -> Any:
         return ()
 
-    def spec(self):
+    def spec(self) -> Any:
         return ()
 
-    def logits(self, state, tokens, start, count):
+    def logits(self, state: Any, tokens: Tensor, start: Tensor, count: int) -> tuple[Tensor, Any]:
         size, length = self.vocabulary_size + 1, self.sequence_length
         positions = start + tf.range(count)
         neighbors = tf.gather(_neighbor_positions(self.image_size), positions)
@@ -258,7 +259,7 @@ def as_draft(draft: "Draft | TokenModel", config: ImageGPTConfig) -> Draft:
     Raises:
         InputError: It is neither, or of another size.
     """
-    if hasattr(draft, "backbone"):
+    if not isinstance(draft, Draft) and hasattr(draft, "backbone"):
         draft = _model_draft(cast(TokenModel, draft))
     if not isinstance(draft, Draft):
         raise InputError(f"draft must be a model or a NeighborDraft, got {type(draft).__name__}")

@@ -38,6 +38,7 @@ from igpt_keras.sampling.requests import (
 )
 from igpt_keras.sampling.samplers import Categorical, Sampler
 from igpt_keras.sampling.speculative import begin_guesses, guesses_spec, speculate_rows
+from igpt_keras.tensors import Tensor
 from igpt_keras.tokenizers.base import tokenizer_of
 
 
@@ -52,9 +53,9 @@ class Sequences(NamedTuple):
 class Decoded(NamedTuple):
     """B · N decoded sequences."""
 
-    tokens: tf.Tensor  # int32 [B · N, n]
-    log_probs: tf.Tensor  # float32 [B · N, n], nats
-    entropies: tf.Tensor  # float32 [B · N, n], nats
+    tokens: Tensor  # int32 [B · N, n]
+    log_probs: Tensor  # float32 [B · N, n], nats
+    entropies: Tensor  # float32 [B · N, n], nats
     num_forward_passes: int
 
 

@@ -10,9 +10,12 @@ Shapes: B sequences, R positions in a row of the token grid, V tokens in the voc
 import tensorflow as tf
 
 from igpt_keras.sampling.samplers import Sampler
+from igpt_keras.tensors import Tensor
 
 
-def gumbel_noise(seeds, first_row, num_rows: int, row_length: int, vocabulary_size: int):
+def gumbel_noise(
+    seeds: Tensor, first_row: Tensor, num_rows: int, row_length: int, vocabulary_size: int
+) -> Tensor:
     """Returns standard Gumbel noise for some rows of the token grid.
 
     Any call gives the same noise for the same seed, row and row length.
@@ -51,7 +54,7 @@ def gumbel_noise(seeds, first_row, num_rows: int, row_length: int, vocabulary_si
     return -tf.math.log(-tf.math.log1p(-uniform))
 
 
-def sample_token(logits, noise, sampler: Sampler):
+def sample_token(logits: Tensor, noise: Tensor, sampler: Sampler) -> Tensor:
     """Draws one token from each row of logits.
 
     Args:
@@ -67,7 +70,7 @@ def sample_token(logits, noise, sampler: Sampler):
     return tf.argmax(tf.where(is_greedy, logits, perturbed), axis=-1, output_type=tf.int32)
 
 
-def log_prob_and_entropy(logits, tokens):
+def log_prob_and_entropy(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Returns log-probabilities of tokens [...] and entropies [...] of logits [..., V], nats."""
     log_probs = tf.nn.log_softmax(logits)
     token_log_probs = tf.gather(log_probs, tokens, batch_dims=tokens.shape.rank)

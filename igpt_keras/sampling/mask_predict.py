@@ -24,6 +24,7 @@ from igpt_keras.sampling.checks import token_grid
 from igpt_keras.sampling.graphs import kept_by_model
 from igpt_keras.sampling.gumbel import gumbel_noise, log_prob_and_entropy, sample_token
 from igpt_keras.sampling.samplers import Sampler
+from igpt_keras.tensors import Tensor
 
 DEFAULT_NUM_STEPS = 16
 
@@ -31,14 +32,19 @@ DEFAULT_NUM_STEPS = 16
 class MaskedState(NamedTuple):
     """Sequences between two steps. Values at known positions are 0."""
 
-    tokens: tf.Tensor  # int32 [B, n]
-    masked: tf.Tensor  # bool [B, n], where no token has been filled in yet
-    log_probs: tf.Tensor  # float32 [B, n], nats, of the step that filled the token
-    entropies: tf.Tensor  # float32 [B, n], nats, of the step that filled the token
+    tokens: Tensor  # int32 [B, n]
+    masked: Tensor  # bool [B, n], where no token has been filled in yet
+    log_probs: Tensor  # float32 [B, n], nats, of the step that filled the token
+    entropies: Tensor  # float32 [B, n], nats, of the step that filled the token
 
 
 def mask_predict(
-    model: TokenModel, tokens, known, seeds, sampler: Sampler, num_steps: int
+    model: TokenModel,
+    tokens: np.ndarray,
+    known: np.ndarray,
+    seeds: Tensor,
+    sampler: Sampler,
+    num_steps: int,
 ) -> tuple[MaskedState, int]:
     """Fills the unknown positions in at most `num_steps` steps.
 
@@ -92,7 +98,7 @@ def mask_schedule(num_unknown: np.ndarray, num_steps: int) -> np.ndarray:
 
 
 def mask_predict_step(
-    model: TokenModel, state: MaskedState, num_masked, noise, sampler: Sampler
+    model: TokenModel, state: MaskedState, num_masked: Tensor, noise: Tensor, sampler: Sampler
 ) -> MaskedState:
     """One step of `mask_predict`.
 

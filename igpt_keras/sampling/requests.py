@@ -5,6 +5,7 @@ The module imports neither Keras nor TensorFlow, so that a client of a server ca
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -41,18 +42,18 @@ class Completions:
     num_forward_passes: int | None = None
 
 
-def is_integer(value) -> bool:
+def is_integer(value: Any) -> bool:
     """Returns whether `value` is an integer of Python or NumPy, but not a boolean."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def check_positive(name: str, value) -> None:
+def check_positive(name: str, value: Any) -> None:
     """Raises `InputError` unless the argument called `name` is an integer of at least 1."""
     if not is_integer(value) or value < 1:
         raise InputError(f"{name} must be an integer >= 1, got {value}")
 
 
-def check_keep_rows(keep_rows) -> None:
+def check_keep_rows(keep_rows: Any) -> None:
     """Raises `InputError` for a number of rows that no model can keep."""
     if not is_integer(keep_rows) or not 0 <= keep_rows < 1 << 31:
         raise InputError(f"keep_rows must be an integer >= 0, got {keep_rows}")

@@ -39,6 +39,7 @@ import numpy as np
 
 from igpt_keras.errors import InputError
 from igpt_keras.registry import Registry
+from igpt_keras.tensors import Tensor
 
 _DTYPES = {float: np.dtype(np.float32), int: np.dtype(np.int32)}
 
@@ -80,13 +81,13 @@ class Parameter:
             return f"{least} and at most {self.maximum}{self.note}"
         return f"{'finite and' if self.type is float else 'an integer'} {least}{self.note}"
 
-    def allows(self, value) -> Any:
+    def allows(self, value: Any) -> Any:
         """Returns whether `value` is in range, elementwise for an array or a tensor."""
         largest = np.finfo(np.float32).max if self.type is float else np.iinfo(np.int32).max
         above = value > self.minimum if self.is_open else value >= self.minimum
         return above & (value <= min(self.maximum, largest))
 
-    def check(self, value) -> None:
+    def check(self, value: Any) -> None:
         """Raises `InputError` for a number that is not allowed."""
         types = int | np.integer | (float | np.floating if self.type is float else int)
         if not isinstance(value, types) or isinstance(value, bool) or not self.allows(value):
@@ -119,7 +120,7 @@ class Sampler(abc.ABC):
     """
 
     @abc.abstractmethod
-    def filter_logits(self, logits: Any) -> Any:
+    def filter_logits(self, logits: Tensor) -> Tensor:
         """Returns the logits of the distribution that tokens are drawn from.
 
         Args:
@@ -207,7 +208,7 @@ class Categorical(Sampler):
         help="Nucleus sampling: keep the smallest set of colors whose probabilities sum to P.",
     )
 
-    def filter_logits(self, logits):
+    def filter_logits(self, logits: Tensor) -> Tensor:
         return _keep_most_probable(_divide(logits, self.temperature), self.top_k, self.top_p)
 
 
@@ -223,10 +224,10 @@ class Greedy(Sampler):
     """
 
     @property
-    def is_greedy(self):
+    def is_greedy(self) -> bool:
         return True
 
-    def filter_logits(self, logits):
+    def filter_logits(self, logits: Tensor) -> Tensor:
         return logits
 
 
@@ -248,7 +249,7 @@ class TopK(Sampler):
     k: int = parameter(minimum=1, help="Keep the K most probable colors.")
     temperature: float = _temperature()
 
-    def filter_logits(self, logits):
+    def filter_logits(self, logits: Tensor) -> Tensor:
         return _keep_most_probable(_divide(logits, self.temperature), self.k, 1.0)
 
 
@@ -275,7 +276,7 @@ class TopP(Sampler):
     )
     temperature: float = _temperature()
 
-    def filter_logits(self, logits):
+    def filter_logits(self, logits: Tensor) -> Tensor:
         return _keep_most_probable(_divide(logits, self.temperature), 0, self.p)
 
 

@@ -8,6 +8,7 @@ from igpt_keras.network.protocols import TokenModel
 from igpt_keras.sampling.checks import check_autoregressive, check_model_images, token_grid
 from igpt_keras.sampling.graphs import kept_by_model
 from igpt_keras.sampling.requests import check_positive
+from igpt_keras.tensors import Tensor
 from igpt_keras.tokenizers.base import tokenizer_of
 
 
@@ -46,7 +47,7 @@ def score(
     return log_probs.reshape(-1, *token_grid(model)) if per_pixel else log_probs.sum(axis=1)
 
 
-def token_log_probs(model: TokenModel, tokens):
+def token_log_probs(model: TokenModel, tokens: Tensor) -> Tensor:
     """Returns the log-probability of each token given those before it. Traces into a graph.
 
     Args:

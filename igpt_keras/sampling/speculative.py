@@ -25,6 +25,7 @@ from igpt_keras.sampling.decoder import decode_step
 from igpt_keras.sampling.drafts import Draft
 from igpt_keras.sampling.gumbel import log_prob_and_entropy, sample_token
 from igpt_keras.sampling.samplers import Sampler
+from igpt_keras.tensors import Tensor
 
 # How often the draft goes over its guesses, each time given the previous ones. Guessing one
 # position after the other would take W calls, for hardly better guesses.
@@ -34,12 +35,12 @@ SWEEPS = 2
 class Guesses(NamedTuple):
     """The part of a decoding state for a draft. The state's tokens hold the guessed ones."""
 
-    stop: Any  # int32 scalar, the first position without a guess
-    num_passes: Any  # int32 scalar, passes of the model so far
+    stop: Tensor  # int32 scalar, the first position without a guess
+    num_passes: Tensor  # int32 scalar, passes of the model so far
     draft_state: Any
 
 
-def begin_guesses(draft: Draft, tokens, prefix, num_completions) -> Guesses:
+def begin_guesses(draft: Draft, tokens: Tensor, prefix: Tensor, num_completions: Tensor) -> Guesses:
     """Returns the state without a guess, after the known first `prefix` of tokens int32 [B, n]."""
     prefix = tf.convert_to_tensor(prefix, tf.int32)
     return Guesses(prefix, tf.zeros_like(prefix), draft.begin(tokens, prefix, num_completions))
@@ -55,8 +56,8 @@ def speculate_rows(
     model: TokenModel,
     draft: Draft,
     state: DecodingState,
-    known,
-    seeds,
+    known: Tensor,
+    seeds: Tensor,
     sampler: Sampler,
     num_rows: int,
 ) -> DecodingState:
@@ -84,7 +85,7 @@ class _Window:
         self,
         model: TokenModel,
         draft: Draft,
-        known,
+        known: Tensor,
         sampler: Sampler,
         block: RowBlock,
         width: int,

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from igpt_keras.errors import InputError
 from igpt_keras.json_files import read_json, write_json
 from igpt_keras.registry import Registry
+from igpt_keras.tensors import Tensor
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -148,11 +150,11 @@ class ImageTokenizer(abc.ABC):
     def _size_text(self) -> str:
         return "square" if self.image_size is None else f"{self.image_size}×{self.image_size}"
 
-    def tokenize_in_graph(self, images):
+    def tokenize_in_graph(self, images: Tensor) -> Tensor:
         """Returns the tokens of a TensorFlow tensor: uint8 [B, R, R, 3] to int32 [B, n]."""
         raise InputError(f"a {type(self).__name__} cannot be part of a TensorFlow graph")
 
-    def detokenize_in_graph(self, tokens):
+    def detokenize_in_graph(self, tokens: Tensor) -> Tensor:
         """Returns the images of a TensorFlow tensor: int32 [B, n] to uint8 [B, R, R, 3]."""
         raise InputError(f"a {type(self).__name__} cannot be part of a TensorFlow graph")
 
@@ -226,7 +228,7 @@ class ImageTokenizer(abc.ABC):
         return cls.from_config(config)
 
 
-def register_tokenizer(kind: str):
+def register_tokenizer(kind: str) -> Callable[[type[Self]], type[Self]]:
     """Returns a class decorator that registers an `ImageTokenizer` as `kind`."""
 
     def add(cls: type[Self]) -> type[Self]:

@@ -12,6 +12,7 @@ import numpy as np
 from igpt_keras import paper
 from igpt_keras.atomic import atomic_path
 from igpt_keras.errors import InputError
+from igpt_keras.tensors import Tensor
 from igpt_keras.tokenizers.base import ImageTokenizer, check_images, register_tokenizer
 
 PALETTE_FILE = "palette.npy"
@@ -187,7 +188,7 @@ class ColorPalette(ImageTokenizer):
         """The colors as uint8 [k, 3]: rint(127.5 · (c + 1)), as in the published code."""
         return np.rint(127.5 * (self.colors.astype(np.float64) + 1)).astype(np.uint8)
 
-    def tokenize_in_graph(self, images):
+    def tokenize_in_graph(self, images: Tensor) -> Tensor:
         """Returns the tokens of a TensorFlow tensor: uint8 [B, R, R, 3] to int32 [B, n]."""
         import tensorflow as tf
 
@@ -200,7 +201,7 @@ class ColorPalette(ImageTokenizer):
         tokens = tf.argmin(red + green + blue, axis=-1, output_type=tf.int32)
         return tf.reshape(tokens, [shape[0], shape[1] * shape[2]])
 
-    def detokenize_in_graph(self, tokens):
+    def detokenize_in_graph(self, tokens: Tensor) -> Tensor:
         """Returns the images of a TensorFlow tensor: int32 [B, n] to uint8 [B, R, R, 3]."""
         import tensorflow as tf
 
