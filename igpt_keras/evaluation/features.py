@@ -18,6 +18,8 @@ from igpt_keras.evaluation.method_model import MethodModel
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.models.masking import draw_mask
 
+Mask = tuple[float, int, int]  # probability, seed and vote: arguments of `draw_mask`
+
 IMAGES_PER_HASH_UPDATE = 4096
 SECONDS_BETWEEN_NOTES = 10.0
 
@@ -95,7 +97,7 @@ class FeatureExtractor:
         except ValueError as error:
             raise InputError(f"{file} is damaged, remove it: {error}") from None
 
-    def _write(self, tokens: np.ndarray, mask: tuple | None, file: pathlib.Path) -> None:
+    def _write(self, tokens: np.ndarray, mask: Mask | None, file: pathlib.Path) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         partial, done, lock = (
             file.with_name(f".{file.stem}.{suffix}") for suffix in ("partial", "done", "lock")
@@ -109,7 +111,7 @@ class FeatureExtractor:
                 path.unlink(missing_ok=True)
 
     def _write_rest(
-        self, tokens: np.ndarray, mask: tuple | None, file: pathlib.Path, done: pathlib.Path
+        self, tokens: np.ndarray, mask: Mask | None, file: pathlib.Path, done: pathlib.Path
     ) -> None:
         """Completes `file`; `done` holds the number of images whose features are in it."""
         config = self.model.config
@@ -142,7 +144,7 @@ class FeatureExtractor:
                 self.on_batch(count)
         features.flush()
 
-    def _digest(self, tokens: np.ndarray, mask: tuple | None) -> str:
+    def _digest(self, tokens: np.ndarray, mask: Mask | None) -> str:
         """Returns a string that changes with everything that the features depend on."""
         inputs = {"model": self._digest_of_model, "shape": list(tokens.shape), "mask": mask}
         digest = hashlib.blake2b(json.dumps(inputs).encode(), digest_size=16)

@@ -3,6 +3,7 @@
 import keras
 
 from igpt_keras.models.generative_model import GenerativeModel
+from igpt_keras.tensors import Tensor
 
 
 class MethodModel(keras.Model):
@@ -18,5 +19,5 @@ class MethodModel(keras.Model):
         self.model = model
         self.method = method
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> dict[str, Tensor]:
         return getattr(self.model, self.method)(inputs)

@@ -1,6 +1,7 @@
 """Losses and accuracies of a model on tokens that it was not trained on."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -97,7 +98,7 @@ def _per_image(
     model: GenerativeModel, tokens: np.ndarray, batch_size: int, seed: int
 ) -> dict[str, np.ndarray]:
     """Returns `model.per_image` as float64 [K, N, …] under K masks; K = 1 for AR."""
-    per_image = MethodModel(model, "per_image")
+    per_image: Any = MethodModel(model, "per_image")
     votes = [
         per_image.predict(
             masked_inputs(model, tokens, seed, vote),

@@ -11,6 +11,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -34,8 +35,9 @@ def adam(
         learning_rate: A constant, or a Keras schedule such as `warmup_cosine`.
         clip_norm: Largest global norm of the gradient; None, as in the paper, does not clip.
     """
+    rate: Any = learning_rate  # Keras declares a float only.
     return keras.optimizers.Adam(
-        learning_rate,
+        rate,
         beta_1=paper.ADAM_BETA_1,
         beta_2=paper.ADAM_BETA_2,
         global_clipnorm=clip_norm,

@@ -33,7 +33,7 @@ def resumable_fit(
     checkpoints: CheckpointManager | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     should_stop: Callable[[], bool] = lambda: False,
-    **settings,
+    **settings: Any,
 ) -> dict[str, list[float]]:
     """Fits a compiled model to the steps that remain after its last checkpoint.
 

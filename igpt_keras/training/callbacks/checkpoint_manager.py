@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from igpt_keras.atomic import atomic_path
 from igpt_keras.errors import InputError, Interrupted
 from igpt_keras.json_files import read_json
+from igpt_keras.training.callbacks.callback import Callback, Logs
 
 ARRAYS_FILE = "arrays.safetensors"
 CHECKPOINT_FILE = "checkpoint.json"
@@ -31,12 +32,14 @@ class Stateful(Protocol):
 
     def get_state(self) -> dict[str, Any]:
         """Returns the state: JSON values and NumPy arrays by name."""
+        ...
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Restores what `get_state` returned. Is called before `fit`."""
+        ...
 
 
-class CheckpointManager(keras.callbacks.Callback):
+class CheckpointManager(Callback):
     """Writes checkpoints `FOLDER/step-00001000` and restores the last one.
 
     A checkpoint holds the variables of model, optimizer and metrics (weights, moments, step,
@@ -156,13 +159,13 @@ class CheckpointManager(keras.callbacks.Callback):
         files = self.folder.glob(f"step-*/{CHECKPOINT_FILE}")
         return sorted(file.parent for file in files)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         # Keras has reset the metrics, also where an epoch is resumed.
         if self._metrics:
             _assign(_metrics(self.model), self._metrics, self.paths()[-1])
         self._metrics = {}
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         if batch + 1 >= self.params["steps"]:
             # The end of the epoch follows, with validation and then a checkpoint.
             return
@@ -172,7 +175,7 @@ class CheckpointManager(keras.callbacks.Callback):
         if self._stopping:
             raise Interrupted(step, self._signal_number)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self._steps_before += self.params["steps"]
         self._write(self._steps_before, within_epoch=False)
         if self._stopping:
@@ -180,7 +183,7 @@ class CheckpointManager(keras.callbacks.Callback):
 
     def _write(self, step: int, within_epoch: bool) -> None:
         # All workers read the variables: some are sums over the workers.
-        arrays = {
+        arrays: dict[str, Any] = {
             f"{prefix}/{name}": keras.ops.convert_to_numpy(variable)
             for prefix, variables in (
                 (VARIABLES, _variables(self.model)),

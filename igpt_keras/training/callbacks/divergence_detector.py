@@ -5,9 +5,8 @@ import math
 import statistics
 from typing import Any
 
-import keras
-
 from igpt_keras.errors import Diverged, InputError
+from igpt_keras.training.callbacks.callback import Callback, Logs
 from igpt_keras.training.callbacks.running_means import RunningMeans
 
 STANDARD_ERRORS = 5.0
@@ -95,7 +94,7 @@ class LossCurve:
             self.noise = (self.noise * kept + self.squares / 2) / self.differences
 
 
-class DivergenceDetector(keras.callbacks.Callback):
+class DivergenceDetector(Callback):
     """Raises `Diverged` when the loss is not finite, or spiked and does not recover.
 
     The mean loss of every `window` steps is compared with the lowest such mean so far (or with
@@ -157,14 +156,15 @@ class DivergenceDetector(keras.callbacks.Callback):
         self._means = RunningMeans()
         self._curve = LossCurve(tolerance)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         self._means.begin(self.model)
 
-    def on_train_batch_end(self, batch, logs=None):
-        steps = self._means.update(batch, {"loss": logs["loss"]})
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        loss = (logs or {})["loss"]
+        steps = self._means.update(batch, {"loss": loss})
         step = self._means.step
-        if not math.isfinite(logs["loss"]):
-            raise Diverged(step, f"the training loss is {logs['loss']}")
+        if not math.isfinite(loss):
+            raise Diverged(step, f"the training loss is {loss}")
         curve = self._curve
         curve.add(self._means.result()["loss"], steps)
         if curve.steps < self.window:
@@ -178,7 +178,7 @@ class DivergenceDetector(keras.callbacks.Callback):
                 f"at {mean:.4g}",
             )
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self._means.end_epoch()
         loss = (logs or {}).get("val_loss", 0.0)
         if not math.isfinite(loss):

@@ -4,6 +4,8 @@ from typing import Any
 
 import keras
 
+from igpt_keras.training.callbacks.callback import Logs
+
 
 class EarlyStopping(keras.callbacks.EarlyStopping):
     """Keras' early stopping by validation accuracy, across several `fit` calls and processes.
@@ -24,10 +26,10 @@ class EarlyStopping(keras.callbacks.EarlyStopping):
         """Whether the last `patience` epochs brought no better accuracy."""
         return self.wait >= self.patience
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         """Does nothing: Keras would reset the state."""
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs = None) -> None:
         """Does nothing: Keras would restore the best weights, but training may continue."""
 
     def get_state(self) -> dict[str, Any]:

@@ -80,6 +80,6 @@ def drop_events(folder: str | os.PathLike, after_step: int) -> None:
         records = tf.data.TFRecordDataset(str(path)).ignore_errors()
         with atomic_path(path, overwrite=True) as partial:
             with tf.io.TFRecordWriter(str(partial)) as writer:
-                for record in records.as_numpy_iterator():
+                for record in map(bytes, records.as_numpy_iterator()):
                     if tf.compat.v1.Event.FromString(record).step <= after_step:
                         writer.write(record)

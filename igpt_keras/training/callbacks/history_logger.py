@@ -6,7 +6,7 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -15,6 +15,7 @@ from PIL import Image
 
 from igpt_keras.atomic import atomic_path
 from igpt_keras.errors import InputError
+from igpt_keras.training.callbacks.callback import Callback, Logs
 from igpt_keras.training.callbacks.events import EventWriter, can_write_events, drop_events
 from igpt_keras.training.callbacks.running_means import RunningMeans, updates_done
 
@@ -27,7 +28,7 @@ Record = dict[str, float | None]
 Picture = np.ndarray | Image.Image
 
 
-class HistoryLogger(keras.callbacks.Callback):
+class HistoryLogger(Callback):
     """Records metrics every `every` steps and at the end of every epoch.
 
     A record is a dictionary of numbers and one line of `FOLDER/history.jsonl`:
@@ -75,7 +76,7 @@ class HistoryLogger(keras.callbacks.Callback):
         every: int,
         batch_size: int,
         *,
-        pictures: Callable[[keras.Model], dict[str, Picture]] | None = None,
+        pictures: Callable[[Any], Mapping[str, Picture]] | None = None,
         listeners: Sequence[Callable[[Record], None]] = (),
         writes: bool = True,
     ):
@@ -93,7 +94,7 @@ class HistoryLogger(keras.callbacks.Callback):
         self._started = False
         self._events: EventWriter | None = None
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         self._means.begin(self.model)
         self._compiles = True
         self._seconds, self._timed_steps = 0.0, 0
@@ -108,10 +109,10 @@ class HistoryLogger(keras.callbacks.Callback):
         if can_write_events():
             self._events = EventWriter(events)
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         self._start = time.perf_counter()
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         seconds = time.perf_counter() - self._start
         before = self._means.step
         steps = self._means.update(batch, logs or {})
@@ -122,7 +123,7 @@ class HistoryLogger(keras.callbacks.Callback):
         if self._means.step // self.every > before // self.every:
             self._record({})
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         logs = logs or {}
         if self.params["steps"]:
             # Keras reports no batch end where the data ends within an execution of several steps.
@@ -133,7 +134,7 @@ class HistoryLogger(keras.callbacks.Callback):
         if self._events is not None and self.pictures is not None:
             self._events.write(self._means.step, images=self.pictures(self.model))
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs = None) -> None:
         if self._events is not None:
             self._events.close()
             self._events = None
@@ -211,7 +212,8 @@ def learning_rate(model: keras.Model) -> float:
     iterations = keras.ops.convert_to_tensor(last, optimizer.iterations.dtype)
     with keras.StatelessScope(state_mapping=[(optimizer.iterations, iterations)]):
         rate = optimizer.learning_rate
-    return float(keras.ops.convert_to_numpy(rate))
+    value: Any = keras.ops.convert_to_numpy(rate)
+    return float(value)
 
 
 def _finite(value: float | None) -> float | None:

@@ -5,11 +5,11 @@ import math
 import time
 from typing import Any
 
-import keras
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from igpt_keras.errors import InputError
+from igpt_keras.training.callbacks.callback import Callback, Logs
 from igpt_keras.training.callbacks.running_means import updates_done
 
 FORMS = ("auto", "json", "quiet")
@@ -19,7 +19,7 @@ SECONDS_BETWEEN_LINES = 10
 SPEED_PERIOD = 600
 
 
-class ProgressBar(keras.callbacks.Callback):
+class ProgressBar(Callback):
     """Shows step, latest metrics, speed and remaining time of a run of one or more `fit` calls.
 
     On a terminal this is a bar. Elsewhere it is a line of text at the end of every epoch and,
@@ -97,7 +97,7 @@ class ProgressBar(keras.callbacks.Callback):
         self._advance(int(record["step"] or 0))
         self._report(record, any(name.startswith("val_") for name in record))
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         if not self._started:
             self._step, self._started = updates_done(self.model), True
             # `update` would count the steps before a resumed run in the speed.
@@ -107,13 +107,13 @@ class ProgressBar(keras.callbacks.Callback):
             self.progress.update(self._task.id, total=total)
         self._advance(self._step)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._start_of_epoch = self._step
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         self._advance(self._start_of_epoch + batch + 1)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         if self.params["steps"]:
             self._advance(self._start_of_epoch + self.params["steps"])
         elif self._task.total is None:

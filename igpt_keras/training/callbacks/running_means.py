@@ -85,4 +85,5 @@ def updates_done(model: keras.Model) -> int:
     if hasattr(model, "jax_state_sync"):
         # JAX's trainer keeps the variables elsewhere within an epoch.
         model.jax_state_sync()
-    return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+    iterations: Any = keras.ops.convert_to_numpy(model.optimizer.iterations)
+    return int(iterations)

@@ -5,12 +5,13 @@ import pathlib
 from collections.abc import Collection
 from typing import Any
 
-import keras
+from igpt_keras.models.task import Task
+from igpt_keras.training.callbacks.callback import Callback, Logs
 
 BEST = "best"
 
 
-class Snapshots(keras.callbacks.Callback):
+class Snapshots(Callback):
     """Saves the model after some epochs, and the best model so far.
 
     `DIRECTORY/step-00001000` is a model folder after one of `epochs`; the paper studies those
@@ -29,6 +30,8 @@ class Snapshots(keras.callbacks.Callback):
             validation) and `path`, relative to `directory`.
         best: The same for the best model; None without validation.
     """
+
+    model: Task
 
     def __init__(
         self,
@@ -55,7 +58,7 @@ class Snapshots(keras.callbacks.Callback):
         """Restores what `get_state` returned."""
         self.saved, self.best = state["saved"], state["best"]
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         step = (epoch + 1) * self.steps_per_epoch
         loss = (logs or {}).get("val_loss")
         measured = {"step": step, "validation_loss": loss}
