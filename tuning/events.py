@@ -1,5 +1,8 @@
 """Trials as sessions of TensorBoard's HParams page."""
 
+# Protocol buffer classes are made at run time.
+# pyright: reportAttributeAccessIssue=false
+
 import pathlib
 
 import tensorflow as tf

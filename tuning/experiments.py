@@ -186,20 +186,32 @@ class ProbeExperiment(Experiment[Probe.Settings]):
     objective = keras_tuner.Objective("val_accuracy", "max")
     metric = "validation_accuracy"
 
-    def __init__(self, data, settings, *, features: str | os.PathLike, **others):
+    def __init__(
+        self,
+        data: str | DataOptions,
+        settings: Any,
+        *,
+        features: str | os.PathLike,
+        **others: Any,
+    ):
         super().__init__(data, settings, **others)
         self.features = pathlib.Path(features)
 
-    def settings(self, hp):
+    def settings(self, hp: keras_tuner.HyperParameters) -> Any:
         return dataclasses.replace(super().settings(hp), method="sgd")
 
     def rates(self) -> Rates:
         """Returns 30, 10, 3, …, as in the paper."""
         return Rates(30.0)
 
-    def run(self, settings, output, callbacks=()):
+    def run(
+        self,
+        settings: Any,
+        output: pathlib.Path,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+    ) -> float:
         settings = dataclasses.replace(settings, feature_cache=self.features)
         return super().run(settings, output, callbacks)
 
-    def load(self, output):
+    def load(self, output: pathlib.Path) -> Any:
         return load_probe(output / PROBE_FILE).as_model()

@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from keras_tuner.engine.trial import TrialStatus
 from matplotlib.figure import Figure
@@ -43,10 +44,12 @@ def score_by_rate(searches: Sequence[Search], objective: str) -> Figure:
     for index, search in enumerate(searches):
         style = line_style(index)
         completed = [t for t in search.trials if t.status == TrialStatus.COMPLETED]
-        rates, scores = [rate_of(t) for t in completed], [t.score for t in completed]
+        rates = [rate_of(t) for t in completed]
+        scores: list[Any] = [t.score for t in completed]
         label = title_of(search) or "best"
         if search.best is not None:
-            rate, score = rate_of(search.best), search.best.score
+            rate = rate_of(search.best)
+            score: Any = search.best.score
             ring_point(axes, rate, score, style)
             label += f": {score:.4g} at {rate:g}"
         axes.plot(rates, scores, label=label, **style)

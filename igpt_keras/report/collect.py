@@ -137,7 +137,7 @@ def loss_panels(findings: Findings, data_set: str) -> list[LossPanel]:
         if probe.model.validation_loss is not None and math.isfinite(probe.model.validation_loss)
     ]
 
-    def comparable(probe: Probe) -> Hashable:
+    def comparable(probe: Probe) -> tuple[str, str | None, int, int]:
         config = probe.model.config
         return probe.model.objective, probe.model.data, config.image_size, config.vocabulary_size
 

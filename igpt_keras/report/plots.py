@@ -76,6 +76,7 @@ def accuracy_by_layer(
     for axes, panel in zip(all_axes, panels, strict=True):
         for index, curve in enumerate(panel):
             percent = [100 * accuracy for accuracy in curve.layers.values()]
+            assert curve.best_layer is not None, "a baseline is not a curve"
             best, style = 100 * curve.layers[curve.best_layer], line_style(index)
             text = f"{shortened(label(curve.model))}: {best:.1f} at layer {curve.best_layer}"
             axes.plot([*curve.layers], percent, label=text, **style)

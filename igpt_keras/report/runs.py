@@ -96,8 +96,8 @@ class Probe(Entry):
 
     Attributes:
         features: "model", or for a baseline "pixels" or "tokens".
-        layers: Test accuracy by layer, in order; the layer is None for a baseline.
-        best_layer: The layer with the highest validation accuracy.
+        layers: Test accuracy by layer, in order; empty for a baseline.
+        best_layer: The layer with the highest validation accuracy; None for a baseline.
         validation_accuracy: Validation accuracy of that layer.
         test_accuracy: Test accuracy of that layer.
         vote: Test accuracy of the majority vote over several BERT masks at that layer.
@@ -106,7 +106,7 @@ class Probe(Entry):
     """
 
     features: str
-    layers: dict[int | None, float]
+    layers: dict[int, float]
     best_layer: int | None
     validation_accuracy: float | None
     test_accuracy: float
@@ -290,7 +290,7 @@ def _read_probe(run: Run) -> Probe:
     return Probe(
         *_entry(run),
         features=features,
-        layers=layers,
+        layers={n: accuracy for n, accuracy in layers.items() if n is not None},
         best_layer=best,
         validation_accuracy=_optional(float, metrics["validation_accuracy"]),
         test_accuracy=float(metrics["test_accuracy"]),

@@ -1,6 +1,7 @@
 """The tables: measured rows with the paper's, one table for each data set."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from igpt_keras.report import published
 from igpt_keras.report.collect import (
@@ -17,6 +18,7 @@ from igpt_keras.report.page import ABSENT, Exhibit, Table, known, nll, percent, 
 from igpt_keras.report.runs import Entry, Findings, FineTuning, LowData, Model, Probe
 
 Row = tuple[str, ...]
+T = TypeVar("T")
 
 
 def pretraining(findings: Findings) -> list[Exhibit]:
@@ -76,7 +78,7 @@ def transfer(findings: Findings) -> list[Exhibit]:
     exhibits = []
     for data_set in dict.fromkeys(probe.data_set for probe in findings.probes):
         entries = [*last_probes(findings, data_set), *baseline_probes(findings, data_set)]
-        paper = published.LINEAR_PROBES.get(_paper_data_set(entries[0]), ())
+        paper = _paper_rows(published.LINEAR_PROBES, entries[0])
         rows = [row for probe in entries for row in _probe_rows(probe)]
         rows += [
             (
@@ -131,7 +133,7 @@ def fine_tuning(findings: Findings) -> list[Exhibit]:
     exhibits = []
     for entries in grouped(findings.fine_tunings, lambda entry: entry.data_set):
         data_set = entries[0].data_set
-        paper = published.FINE_TUNINGS.get(_paper_data_set(entries[0]), ())
+        paper = _paper_rows(published.FINE_TUNINGS, entries[0])
         rows = [_fine_tuning_row(entry) for entry in entries]
         rows += [
             (
@@ -176,11 +178,12 @@ def low_data(findings: Findings) -> list[Exhibit]:
     exhibits = []
     for entries in grouped([*probes, *tuned], lambda entry: entry.data_set):
         data_set = entries[0].data_set
-        paper = published.LOW_DATA.get(_paper_data_set(entries[0]), ())
+        paper = _paper_rows(published.LOW_DATA, entries[0])
         few = [few for entry in entries if isinstance(entry, Probe) for few in entry.low_data]
         by_fine_tuning = [entry for entry in entries if isinstance(entry, FineTuning)]
         counts = sorted(
-            {each.labels_per_class for each in (*few, *by_fine_tuning)}
+            {each.labels_per_class for each in few}
+            | {n for entry in by_fine_tuning if (n := entry.labels_per_class) is not None}
             | {count for row in paper for count in row.errors}
         )
         rows = [row for entry in entries for row in _low_data_rows(entry, counts)]
@@ -263,6 +266,12 @@ def _size(model: Model) -> Row:
 
 def _paper_data_set(entry: Entry) -> str | None:
     return published.data_set_of(entry.data_set, entry.run.result.data.get("classes"))
+
+
+def _paper_rows(table: Mapping[str, tuple[T, ...]], entry: Entry) -> tuple[T, ...]:
+    """The rows of a table of the paper for the data set of an entry."""
+    data_set = _paper_data_set(entry)
+    return () if data_set is None else table.get(data_set, ())
 
 
 def _about_paper(rows: Sequence, entry: Entry) -> str:

@@ -107,7 +107,14 @@ class Served:
     batch_size: int
     request_bytes: int
 
-    def complete(self, images: Images, keep_rows, num_completions, sampler, seed) -> Query:
+    def complete(
+        self,
+        images: Images,
+        keep_rows: int,
+        num_completions: int,
+        sampler: Categorical | None,
+        seed: int | Sequence[int],
+    ) -> Query:
         contents = encoded_images(images)
         check_keep_rows(keep_rows)
         check_positive("num_completions", num_completions)
@@ -118,7 +125,9 @@ class Served:
         }
         return self._draw("complete", inputs, sampler, seeds)
 
-    def sample(self, num_samples, sampler, seed) -> Query:
+    def sample(
+        self, num_samples: int, sampler: Categorical | None, seed: int | Sequence[int]
+    ) -> Query:
         check_positive("num_samples", num_samples)
         return self._draw("sample", {}, sampler, completion_seeds(seed, num_samples, 1))
 

@@ -8,6 +8,8 @@ the image as a viewer shows it.
 
 import tensorflow as tf
 
+from igpt_keras.tensors import Tensor
+
 PNG, GIF, BMP, JPEG = range(4)
 # The first bytes of each.
 SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"\xff\xd8\xff")
@@ -24,7 +26,7 @@ MIRRORED = (False, False, True, True, False, False, True, True, False)
 UPSIDE_DOWN = (False, False, False, True, True, False, False, True, True)
 
 
-def fit_to_size(image, size: int):
+def fit_to_size(image: Tensor, size: int) -> Tensor:
     """Crops the center square and averages it by area: uint8 [h, w, 3] to [size, size, 3].
 
     The graph's form of `igpt_keras.data.read_image`, bit for bit.
@@ -37,7 +39,7 @@ def fit_to_size(image, size: int):
     return tf.cast(tf.round(resized), tf.uint8)
 
 
-def decode_image(content, max_pixels: int):
+def decode_image(content: Tensor, max_pixels: int) -> Tensor:
     """Decodes a PNG, JPEG, GIF (first frame) or BMP file.
 
     Args:
@@ -80,24 +82,24 @@ class Bytes:
         size: int64 scalar, the size of the file in bytes.
     """
 
-    def __init__(self, content):
+    def __init__(self, content: Tensor):
         self.content = content
         self.size = tf.cast(tf.strings.length(content), tf.int64)
         self._values = tf.concat(
             [tf.io.decode_raw(content, tf.uint8), tf.zeros([1], tf.uint8)], axis=0
         )
 
-    def has(self, position, expected: bytes):
+    def has(self, position: Tensor, expected: bytes) -> Tensor:
         """Returns whether the file has the bytes `expected` at `position`."""
         places = position + tf.range(len(expected), dtype=tf.int64)
         return tf.reduce_all(self._at(places) == list(expected))
 
-    def count(self, pair: bytes):
+    def count(self, pair: bytes) -> Tensor:
         """Returns how often two bytes follow each other: int64 scalar."""
         here = (self._values[:-1] == pair[0]) & (self._values[1:] == pair[1])
         return tf.math.count_nonzero(here)
 
-    def number(self, position, length: int = 1, little_endian=False):
+    def number(self, position: Tensor, length: int = 1, little_endian: Tensor = False) -> Tensor:
         """Returns the unsigned number of `length` bytes at each position: int64 of its shape."""
         offsets = tf.range(length, dtype=tf.int64)
         digits = tf.where(little_endian, offsets, length - 1 - offsets)

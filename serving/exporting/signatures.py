@@ -7,7 +7,6 @@ tokens, C classes, d `hidden_dim`. The batch is the first dimension of every inp
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
 
 import tensorflow as tf
 
@@ -19,6 +18,7 @@ from igpt_keras.models.masking import draw_mask
 from igpt_keras.sampling.autoregressive import sample_tokens
 from igpt_keras.sampling.samplers import Categorical
 from igpt_keras.sampling.scoring import token_log_probs
+from igpt_keras.tensors import Tensor
 from igpt_keras.tokenizers.base import tokenizer_of
 from serving.exporting.image_decoding import decode_image, fit_to_size
 
@@ -161,13 +161,13 @@ class Preprocessing:
         image = fit_to_size(decode_image(content, self.max_pixels), self.size)
         return self.tokenizer.tokenize_in_graph(image[None])[0]
 
-    def known(self, keep_rows):
+    def known(self, keep_rows: Tensor) -> Tensor:
         """Returns the known tokens, bool [B, n], of images of which int32 [B] rows are kept."""
         rows, columns = self.tokenizer.grid
         num_known = keep_rows // (self.size // rows) * columns
         return tf.range(self.length)[None] < num_known[:, None]
 
-    def checks_of(self, keep_rows) -> list:
+    def checks_of(self, keep_rows: Tensor) -> list:
         """Returns operations that refuse a number of rows that cannot be kept."""
         height = self.size // self.tokenizer.grid[0]
         checks = [
@@ -182,7 +182,7 @@ class Preprocessing:
             checks.append(_require(keep_rows % height == 0, message, keep_rows))
         return checks
 
-    def outputs(self, tokens, log_likelihood) -> dict:
+    def outputs(self, tokens: Tensor, log_likelihood: Tensor) -> dict[str, Tensor]:
         """Returns the outputs of `complete` and `sample` for sampled tokens."""
         pixels = self.tokenizer.detokenize_in_graph(tokens)
         return {
@@ -275,7 +275,7 @@ def _features(model: GenerativeModel, preprocessing: Preprocessing, layer: int):
     return features
 
 
-def mean_features(model: GenerativeModel, tokens, layer: int):
+def mean_features(model: GenerativeModel, tokens: Tensor, layer: int) -> Tensor:
     """Returns the features f^l of tokens; for a BERT model their mean over fixed masks M.
 
     The model itself would draw other masks at every call.
@@ -297,7 +297,7 @@ def mean_features(model: GenerativeModel, tokens, layer: int):
         "tokens": tf.repeat(tokens, VOTES, axis=0),
         "masked": tf.tile(masks, tf.stack([batch, 1])),
     }
-    features: Any = model.layer_features(inputs, layer)
+    features: Tensor = model.layer_features(inputs, layer)
     return tf.reduce_mean(tf.reshape(features, [batch, VOTES, model.config.hidden_dim]), axis=1)
 
 

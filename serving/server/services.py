@@ -7,6 +7,7 @@ import contextlib
 import functools
 import logging
 import threading
+from typing import Any
 
 import grpc
 from tensorflow_serving.apis import (
@@ -78,15 +79,15 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         self._lock = threading.Lock()
 
     @_answers
-    def Predict(self, request, call, log):
+    def Predict(self, request: Any, call: Call, log: RequestLog) -> Any:
         return self._run("predict", request, call, log)
 
     @_answers
-    def Classify(self, request, call, log):
+    def Classify(self, request: Any, call: Call, log: RequestLog) -> Any:
         return self._run("classify", request, call, log)
 
     @_answers
-    def GetModelMetadata(self, request, call, log):
+    def GetModelMetadata(self, request: Any, call: Call, log: RequestLog) -> Any:
         _check_spec(request)
         if not request.metadata_field:
             raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
@@ -146,7 +147,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         self._manager = manager
 
     @_answers
-    def GetModelStatus(self, request, call, log):
+    def GetModelStatus(self, request: Any, call: Call, log: RequestLog) -> Any:
         _check_spec(request)
         statuses = self._manager.statuses(request.model_spec)
         log.model = request.model_spec.name
