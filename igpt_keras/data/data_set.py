@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import math
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -94,7 +95,7 @@ class DataSet:
 def open_data(
     data: str | Sequence[str],
     *,
-    data_dir: str | None = None,
+    data_dir: str | os.PathLike | None = None,
     train_on_validation: bool = False,
     seed: int = 0,
 ) -> DataSet:
@@ -161,7 +162,9 @@ def _weighted(split: Split, options: dict[str, str]) -> WeightedSource:
     return WeightedSource(split, value, augmentation)
 
 
-def _open(spec: str, data_dir: str | None, seed: int) -> tuple[Source, dict[str, str]]:
+def _open(
+    spec: str, data_dir: str | os.PathLike | None, seed: int
+) -> tuple[Source, dict[str, str]]:
     """Opens a source with those arguments that its kind takes; see `source_kinds`."""
     kind, location, options = _parse(spec)
     open_source = source_kinds.get(kind)

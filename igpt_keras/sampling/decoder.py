@@ -68,7 +68,8 @@ def decode_step(
 
     @functools.cache  # for the blocks that have the same pattern
     def score_mask(pattern):
-        return tf.cast(hidden_keys(positions, cached, True, pattern), tf.float32) * -1e30
+        hidden: Tensor = hidden_keys(positions, cached, True, pattern)
+        return tf.cast(hidden, tf.float32) * -1e30
 
     def by_head(x):
         """[B · k, H, D] to [B · H, k, D]."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 from types import ModuleType
 from typing import Any
 
@@ -19,7 +20,9 @@ IMAGENET = ("imagenet2012", "imagenet_resized", "downsampled_imagenet")
 
 
 @register_source("tfds")
-def open_tfds(location: str, split: str | None = None, data_dir: str | None = None) -> Source:
+def open_tfds(
+    location: str, split: str | None = None, data_dir: str | os.PathLike | None = None
+) -> Source:
     """Opens a data set of TensorFlow Datasets; downloads and prepares it first if necessary.
 
     The test split is `test`, or `validation` if `test` is missing or, as for ImageNet, has no

@@ -104,7 +104,7 @@ class CheckpointManager(Callback):
         self.every = every
         self.max_to_keep = max_to_keep
         self.writes = writes
-        self.callbacks = dict(callbacks or {})
+        self.callbacks: dict[str, Any] = dict(callbacks or {})
         self._stopping, self._signal_number = False, None
         # Values of the metrics in an epoch that is resumed.
         self._metrics: dict[str, np.ndarray] = {}
