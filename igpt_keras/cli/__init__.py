@@ -31,7 +31,9 @@ COMMANDS = (
 class Group(click.Group):
     """Commands, the nearest of which is suggested for a name that is not among them."""
 
-    def resolve_command(self, ctx, args):
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         """Finds the command that `args` begin with.
 
         Raises:
@@ -48,11 +50,11 @@ class Group(click.Group):
 class LazyGroup(Group):
     """Commands, each in the module of its name, which is imported when it is needed."""
 
-    def list_commands(self, ctx):
+    def list_commands(self, ctx: click.Context) -> list[str]:
         """Returns the names of all commands."""
         return list(COMMANDS)
 
-    def get_command(self, ctx, cmd_name):
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Returns the command, or None if there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
@@ -62,7 +64,7 @@ class LazyGroup(Group):
 @click.group(cls=LazyGroup, context_settings={"show_default": True})
 @click.version_option(package_name="igpt-keras")
 @click.option("--verbose", is_flag=True, help="Show TensorFlow's log messages.")
-def igpt(verbose: bool):
+def igpt(verbose: bool) -> None:
     """Image GPT: generative pretraining from pixels."""
 
 

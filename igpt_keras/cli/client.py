@@ -1,6 +1,7 @@
 """`igpt client`: requests to a server."""
 
 import pathlib
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +12,9 @@ from igpt_keras.cli.options import IMAGES, PATH, POSITIVE, output, overwrite
 from igpt_keras.cli.sample import NUM_SAMPLES
 from igpt_keras.cli.sampler_options import options_of
 from igpt_keras.sampling.samplers import Categorical
+
+if TYPE_CHECKING:
+    from serving.client import Client
 
 
 def _connect(server, tls, root_certificates, client_certificate, client_key, **options):
@@ -73,7 +77,7 @@ class ClientCommand(Command):
     def __init__(self, **attributes):
         super().__init__(needs_tensorflow=False, **attributes)
 
-    def invoke(self, ctx):
+    def invoke(self, ctx: click.Context) -> Any:
         """Calls the function."""
         from serving.client import ServingError
 
@@ -84,7 +88,7 @@ class ClientCommand(Command):
 
 
 @click.group(cls=Group)
-def client():
+def client() -> None:
     """Send requests to a server: ours or TensorFlow Serving."""
 
 
@@ -103,7 +107,7 @@ def _request(*parameters):
     *SAMPLING,
 )
 def complete(
-    connection,
+    connection: "Client",
     images: tuple[pathlib.Path, ...],
     output: pathlib.Path,
     keep_rows: int,
@@ -111,7 +115,7 @@ def complete(
     sampler: Categorical,
     seed: int,
     overwrite: bool,
-):
+) -> None:
     """Complete images of which the first rows are known."""
     import numpy as np
 
@@ -138,13 +142,13 @@ def complete(
 
 @_request(NUM_SAMPLES, SAMPLER, *SAMPLING)
 def sample(
-    connection,
+    connection: "Client",
     output: pathlib.Path,
     num_samples: int,
     sampler: Categorical,
     seed: int,
     overwrite: bool,
-):
+) -> None:
     """Sample new images."""
     from igpt_keras.atomic import atomic_path
     from igpt_keras.pictures import SHEET_FILE, write_samples
@@ -157,7 +161,7 @@ def sample(
 
 
 @_request(IMAGES)
-def classify(connection, images: tuple[pathlib.Path, ...]):
+def classify(connection: "Client", images: tuple[pathlib.Path, ...]) -> None:
     """Print the most probable class of each image.
 
     The columns are the file, the class, and its probability.
@@ -172,7 +176,9 @@ def classify(connection, images: tuple[pathlib.Path, ...]):
     output("File to write to, a .npy array float32 [images, width]."),
     overwrite("Replace an existing output file."),
 )
-def features(connection, images: tuple[pathlib.Path, ...], output: pathlib.Path, overwrite: bool):
+def features(
+    connection: "Client", images: tuple[pathlib.Path, ...], output: pathlib.Path, overwrite: bool
+) -> None:
     """Write the features of images, from the layer chosen at export."""
     import numpy as np
 
@@ -186,7 +192,7 @@ def features(connection, images: tuple[pathlib.Path, ...], output: pathlib.Path,
 
 
 @_request(IMAGES)
-def score(connection, images: tuple[pathlib.Path, ...]):
+def score(connection: "Client", images: tuple[pathlib.Path, ...]) -> None:
     """Print the log-likelihood of each image.
 
     The columns are the file, the log-likelihood in nats, and bits per pixel.
@@ -199,7 +205,7 @@ def score(connection, images: tuple[pathlib.Path, ...]):
 
 
 @_request()
-def status(connection):
+def status(connection: "Client") -> None:
     """Print the served versions and signatures of the model."""
     for version in connection.status():
         click.echo("\t".join(filter(None, (str(version.version), version.state, version.error))))

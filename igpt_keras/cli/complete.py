@@ -1,6 +1,7 @@
 """`igpt complete`: image files in, completed images out."""
 
 import pathlib
+from typing import Any
 
 import click
 
@@ -72,7 +73,7 @@ def complete(
     entropy: bool,
     progress: str,
     overwrite: bool,
-):
+) -> None:
     """Complete images of which some pixels are known.
 
     IMAGES, of any format and size, are cropped to a square and scaled down to the model's input.
@@ -96,7 +97,7 @@ def complete(
     generate(run, progress, "completion")
 
 
-def generate(run, progress: str, noun: str) -> None:
+def generate(run: Any, progress: str, noun: str) -> None:
     """Runs a `Complete` or a `Sample`, and prints the log-likelihoods and what it wrote."""
     from igpt_keras.cli.stages import StageBars
     from igpt_keras.pictures import SHEET_FILE

@@ -20,7 +20,7 @@ from igpt_keras.cli.options import PATH, overwrite
     ),
     overwrite("Replace OUTPUT if it exists."),
 )
-def convert(source: str, output: pathlib.Path, target: str, overwrite: bool):
+def convert(source: str, output: pathlib.Path, target: str, overwrite: bool) -> None:
     """Convert a model between igpt's and other formats.
 
     SOURCE is a model folder, a .keras file, a Hugging Face folder, or the prefix of a checkpoint

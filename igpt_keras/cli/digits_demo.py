@@ -113,7 +113,9 @@ def measure(folder: pathlib.Path, seed: int) -> list[Measurement]:
     return measurements + accuracies + served
 
 
-def pretraining(digits: Digits, palette: ColorPalette, folder: pathlib.Path, seed: int):
+def pretraining(
+    digits: Digits, palette: ColorPalette, folder: pathlib.Path, seed: int
+) -> tuple[ImageGPT, list[Measurement]]:
     """Returns a pre-trained model, and its test loss compared with baselines."""
     heading("Pre-training (autoregressive)")
     config = ImageGPTConfig(IMAGE_SIZE, NUM_COLORS, HIDDEN_DIM, NUM_LAYERS, NUM_HEADS)
@@ -165,7 +167,9 @@ def draw_pictures(model: ImageGPT, test: LabeledImages, folder: pathlib.Path, se
     )
 
 
-def finetuning(model: ImageGPT, digits: Digits, folder: pathlib.Path, seed: int):
+def finetuning(
+    model: ImageGPT, digits: Digits, folder: pathlib.Path, seed: int
+) -> tuple[ImageGPTClassifier, list[Measurement]]:
     """Fine-tunes with few and with all labels; returns the last classifier and accuracies."""
     measurements = []
     few = digits.train.per_class(FEW_LABELS, seed)

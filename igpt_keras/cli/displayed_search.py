@@ -3,8 +3,10 @@
 import contextlib
 import json
 import time
+from typing import Any
 
 import click
+from keras_tuner.engine.trial import Trial
 from rich.console import Console
 from rich.live import Live
 
@@ -31,20 +33,22 @@ class DisplayedSearch(LearningRateSearch):
         self._live = Live(console=console, auto_refresh=False)
         self._shown = 0.0
 
-    def search(self, **keywords):
+    def search(self, **keywords: Any) -> None:
         """Runs the search."""
         with self._live if self.form == "table" else contextlib.nullcontext():
             super().search(**keywords)
             self._show()
 
-    def on_trial_begin(self, trial):
+    def on_trial_begin(self, trial: Trial) -> None:
         """Announces the trial."""
         super().on_trial_begin(trial)
         self._show()
         if self.form == "auto":
             click.echo(f"{_name(trial)}: training")
 
-    def on_batch_end(self, trial, model, batch, logs=None):
+    def on_batch_end(
+        self, trial: Trial, model: Any, batch: int, logs: dict[str, float] | None = None
+    ) -> None:
         """Updates the table."""
         if (
             logs
@@ -53,7 +57,7 @@ class DisplayedSearch(LearningRateSearch):
         ):
             self._show(f"step {updates_done(model)}, loss {logs['loss']:.3f}")
 
-    def on_trial_end(self, trial):
+    def on_trial_end(self, trial: Trial) -> None:
         """Shows the result of the trial."""
         super().on_trial_end(trial)
         ended = trial_as_json(self.oracle.get_trial(trial.trial_id))

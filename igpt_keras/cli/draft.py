@@ -1,6 +1,7 @@
 """`igpt draft`: a draft, which guesses pixels ahead for a model to check."""
 
 import pathlib
+from typing import TYPE_CHECKING
 
 import click
 
@@ -8,6 +9,9 @@ from igpt_keras.cli.command import command
 from igpt_keras.cli.options import DATA, MODEL, output, overwrite, seed
 from igpt_keras.cli.training import print_bad_images
 from igpt_keras.errors import InputError
+
+if TYPE_CHECKING:
+    from igpt_keras.runs.options import DataOptions
 
 
 @command(
@@ -17,7 +21,9 @@ from igpt_keras.errors import InputError
     seed("Random seed for choosing the pixels that the draft is fitted to."),
     overwrite("Replace an existing output file."),
 )
-def draft(model: str, data, output: pathlib.Path, seed: int, overwrite: bool):
+def draft(
+    model: str, data: "DataOptions", output: pathlib.Path, seed: int, overwrite: bool
+) -> None:
     """Fit a draft, with which a model samples in fewer passes.
 
     The draft predicts a pixel of the training images from its position and its neighbors. With

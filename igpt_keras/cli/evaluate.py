@@ -1,13 +1,16 @@
 """`igpt evaluate`: losses and accuracy of a model on validation and test images."""
 
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from igpt_keras.cli.command import OptionGroup, command, command_line, option
 from igpt_keras.cli.options import DATA, MODEL, batch_size, output, overwrite, seed
 from igpt_keras.cli.training import print_bad_images
+
+if TYPE_CHECKING:
+    from igpt_keras.runs.options import DataOptions
 
 
 @command(
@@ -28,7 +31,9 @@ from igpt_keras.cli.training import print_bad_images
     ),
     overwrite(),
 )
-def evaluate(model: str, data, output: pathlib.Path, overwrite: bool, settings: dict):
+def evaluate(
+    model: str, data: "DataOptions", output: pathlib.Path, overwrite: bool, settings: dict
+) -> None:
     """Measure the losses and the accuracy of a model.
 
     MODEL is evaluated on the validation and the test images: the generative loss in nats and bits

@@ -32,7 +32,7 @@ def export(
     version: int | None,
     feature_layer: int | None,
     max_pixels: int,
-):
+) -> None:
     """Export models as a SavedModel for TensorFlow Serving.
 
     MODELS become OUTPUT/<version>/. A generative model provides the signatures `complete`,

@@ -1,7 +1,7 @@
 """`igpt finetune`: a pre-trained model learns to classify."""
 
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,9 @@ from igpt_keras.cli.options import (
 )
 from igpt_keras.cli.resume import check_nothing_changes, resume_option
 from igpt_keras.cli.training import print_bad_images, print_result, train
+
+if TYPE_CHECKING:
+    from igpt_keras.runs.options import DataOptions
 
 
 @command(
@@ -81,12 +84,12 @@ def finetune(
     context: click.Context,
     model: str,
     resume: pathlib.Path | None,
-    data,
+    data: "DataOptions",
     progress: str,
     output: pathlib.Path,
     overwrite: bool,
     settings: dict,
-):
+) -> None:
     """Train a pre-trained model to classify, and test it.
 
     Training of MODEL stops early at the best validation accuracy and keeps the weights of that

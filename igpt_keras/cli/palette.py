@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,9 +13,12 @@ from igpt_keras.cli.options import COUNT, DATA, PATH, output, overwrite, seed
 from igpt_keras.cli.training import print_bad_images
 from igpt_keras.errors import InputError
 
+if TYPE_CHECKING:
+    from igpt_keras.runs.options import DataOptions
+
 
 @click.group(cls=Group)
-def palette():
+def palette() -> None:
     """Fit a palette of colors to images, or show one."""
 
 
@@ -50,7 +54,7 @@ def palette():
     within=palette,
 )
 def fit(
-    data,
+    data: "DataOptions",
     output: pathlib.Path,
     image_size: int,
     num_colors: int,
@@ -58,7 +62,7 @@ def fit(
     max_pixels: int,
     seed: int,
     overwrite: bool,
-):
+) -> None:
     """Fit a palette to the pixels of training images by k-means.
 
     A mixture of sources contributes images in proportion to its weights.
@@ -105,7 +109,7 @@ def show(
     image_size: int | None,
     output: pathlib.Path,
     overwrite: bool,
-):
+) -> None:
     """Draw the colors of a palette, and what it does to images.
 
     PALETTE is a .npy file or a model with its palette. IMAGES, or those of a source, are shown

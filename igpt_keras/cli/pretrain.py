@@ -1,6 +1,7 @@
 """`igpt pretrain`: images in, a generative model out."""
 
 import pathlib
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,6 +20,9 @@ from igpt_keras.cli.options import (
 )
 from igpt_keras.cli.resume import check_nothing_changes, resume_option
 from igpt_keras.cli.training import print_bad_images, print_result, train
+
+if TYPE_CHECKING:
+    from igpt_keras.runs.options import DataOptions
 
 MODEL_OPTIONS = (
     option(
@@ -95,12 +99,12 @@ MODEL_OPTIONS = (
 def pretrain(
     context: click.Context,
     resume: pathlib.Path | None,
-    data,
+    data: "DataOptions",
     progress: str,
     output: pathlib.Path,
     overwrite: bool,
     settings: dict,
-):
+) -> None:
     """Train an Image GPT on images, without labels.
 
     Writes the folder of the run: the model, snapshots on the way, history.jsonl and TensorBoard

@@ -1,7 +1,7 @@
 """`igpt probe`: which classes can be read off a model's features, layer by layer."""
 
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,9 @@ from igpt_keras.cli.options import (
 )
 from igpt_keras.cli.training import print_bad_images
 
+if TYPE_CHECKING:
+    from igpt_keras.runs.options import DataOptions
+
 
 class Integers(click.ParamType):
     """Different integers, separated by commas.
@@ -33,7 +36,7 @@ class Integers(click.ParamType):
     def __init__(self, least: int):
         self.least = least
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Returns the list of integers that `value` names."""
         try:
             numbers = [int(number) for number in value.split(",")]
@@ -112,12 +115,12 @@ class Integers(click.ParamType):
 )
 def probe(
     model: str,
-    data,
+    data: "DataOptions",
     output: pathlib.Path,
     feature_cache: pathlib.Path | None,
     overwrite: bool,
     settings: dict,
-):
+) -> None:
     """Train a linear classifier on the features of every layer.
 
     The best layer of MODEL, and the regularization of each classifier, are chosen on the

@@ -13,7 +13,7 @@ from igpt_keras.cli.options import PATH, overwrite, seed
     seed(),
     overwrite(),
 )
-def quickstart(output: pathlib.Path, seed: int, overwrite: bool):
+def quickstart(output: pathlib.Path, seed: int, overwrite: bool) -> None:
     """Run a small end-to-end demo on handwritten digits.
 
     Pre-trains a model, completes and samples images, fine-tunes the model to classify, exports it,

@@ -16,7 +16,7 @@ from igpt_keras.cli.options import PATH, output, overwrite
 )
 def report(
     runs: tuple[pathlib.Path, ...], output: pathlib.Path, title: str | None, overwrite: bool
-):
+) -> None:
     """Summarize the results of runs on one page.
 
     RUNS are folders that `igpt pretrain`, `finetune`, `probe` and `evaluate` wrote, or folders

@@ -23,7 +23,7 @@ def sample(
     entropy: bool,
     progress: str,
     overwrite: bool,
-):
+) -> None:
     """Sample new images.
 
     Writes the images, a contact sheet of all of them, and their log-likelihoods.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from typing import Any
 
 import click
 
@@ -42,7 +43,7 @@ class SamplerCommand(Command):
     Its function gets a `Sampler` as `sampler`.
     """
 
-    def parse_args(self, ctx, args):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parses the arguments, after the sampler has been found among them."""
         name = _sampler_name(args)
         if name != DEFAULT:
@@ -51,11 +52,11 @@ class SamplerCommand(Command):
         ctx.meta[_CLASS] = get_sampler(name)
         return super().parse_args(ctx, args)
 
-    def get_params(self, ctx):
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Returns the options of the sampler and all other parameters."""
         return [*options_of(ctx.meta.get(_CLASS, Categorical)), *super().get_params(ctx)]
 
-    def gather(self, values):
+    def gather(self, values: dict[str, Any]) -> dict[str, Any]:
         """Returns the arguments of the function, the sampler among them."""
         sampler = get_sampler(values["sampler"])
         fields = {field.name: values.pop(field.name) for field in sampler.parameters()}

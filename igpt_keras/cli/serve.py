@@ -88,8 +88,8 @@ def serve(
     tls_key: pathlib.Path | None,
     tls_client_ca: pathlib.Path | None,
     grace_seconds: float,
-    **limits,
-):
+    **limits: Any,
+) -> None:
     """Serve a SavedModel over TensorFlow Serving's gRPC protocol.
 
     The newest version in DIRECTORY, which `igpt export` wrote, is served until the process is

@@ -2,13 +2,18 @@
 
 import shlex
 import sys
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from igpt_keras.cli.command import plural
 
+if TYPE_CHECKING:
+    from igpt_keras.runs.options import DataOptions
+    from igpt_keras.runs.result import Result
 
-def train(run, metrics: tuple[str, ...], progress: str):
+
+def train(run: Any, metrics: tuple[str, ...], progress: str) -> "Result | None":
     """Runs a training under a progress bar.
 
     Args:
@@ -44,7 +49,7 @@ def print_result(message: str, progress: str) -> None:
     click.echo(message, err=progress == "json")
 
 
-def print_bad_images(data) -> None:
+def print_bad_images(data: "DataOptions") -> None:
     """Lists on stderr the images that were skipped."""
     bad = data.decoder.bad
     if bad:

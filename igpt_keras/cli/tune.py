@@ -32,7 +32,7 @@ class Sizes(click.ParamType):
 
     name = "sizes"
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Returns the arguments of each size by its name."""
         if isinstance(value, dict):
             return value
@@ -81,7 +81,7 @@ SEARCH_OPTIONS = (
 
 
 @click.group(cls=Group)
-def tune():
+def tune() -> None:
     """Search a learning rate from large to small, as the paper does.
 
     0.01, 0.003, 0.001, … are tried until the final validation loss increases; a trial that
@@ -107,7 +107,7 @@ def _search(trains: click.Command, *more: click.Option, without: tuple[str, ...]
         "image_gpt_small,image_gpt_medium or 2x32x2,4x64x4.",
     ),
 )
-def pretrain(**values):
+def pretrain(**values: Any) -> None:
     """Search the learning rate of `igpt pretrain`.
 
     Trials are compared by the final validation loss. The first learning rate is 0.01, unless
@@ -135,7 +135,7 @@ def pretrain(**values):
 
 
 @_search(finetune_command)
-def finetune(**values):
+def finetune(**values: Any) -> None:
     """Search the learning rate of `igpt finetune`.
 
     Trials are compared by the validation accuracy of their best epoch. The first learning rate is
@@ -150,7 +150,7 @@ def finetune(**values):
 
 
 @_search(probe_command, without=("labels_per_class",))
-def probe(**values):
+def probe(**values: Any) -> None:
     """Search the learning rate of `igpt probe --method sgd`.
 
     Each layer has a search of its own, whose trials are compared by the validation accuracy. The

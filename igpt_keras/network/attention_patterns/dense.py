@@ -1,6 +1,7 @@
 """Dense attention."""
 
 import dataclasses
+from typing import Any
 
 from igpt_keras.network.attention_patterns import AttentionPattern, register_attention_pattern
 
@@ -10,7 +11,7 @@ from igpt_keras.network.attention_patterns import AttentionPattern, register_att
 class Dense(AttentionPattern):
     """Every query attends to every key, as in the paper."""
 
-    def visible(self, query_positions, key_positions):
+    def visible(self, query_positions: Any, key_positions: Any) -> None:
         return None
 
 
