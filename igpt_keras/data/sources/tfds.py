@@ -41,7 +41,7 @@ def open_tfds(
     # tensorflow-datasets 4.9 imports importlib_resources without requiring it.
     require("importlib_resources", "tfds")
     tfds = require("tensorflow_datasets", "tfds")
-    builder = _prepared(tfds, location, data_dir and os.fspath(data_dir))
+    builder = _prepared(tfds, location, None if data_dir is None else os.fspath(data_dir))
     image, label = _features(tfds, builder, location)
     available = builder.info.splits
     wanted = split or TRAIN
