@@ -181,7 +181,7 @@ class SGD(ProbeMethod):
     checkpoints: FitCheckpoints | None = None
 
     @classmethod
-    def from_options(cls, *, learning_rate=None, **options) -> "SGD":
+    def from_options(cls, *, learning_rate: float | None = None, **options: Any) -> "SGD":
         if learning_rate is not None:
             options["learning_rates"] = (learning_rate,)
         return cls(**options)
