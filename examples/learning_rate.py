@@ -6,6 +6,8 @@
 # trials are runs that can be resumed. About two minutes on two CPU cores; needs the extra `tune`.
 
 # %%
+import math
+
 from igpt_keras.runs.pretrain import Settings
 from tuning import LearningRateSearch, PretrainExperiment, Rates
 
@@ -34,7 +36,7 @@ tuner.search(verbose=0)
 (search,) = tuner.oracle.searches()
 for trial in search.trials:
     rate = trial.hyperparameters.get("learning_rate")
-    print(f"{rate:<6g}", f"{trial.score:.4f}" if trial.score is not None else "diverged")
+    print(f"{rate:<6g}", f"{trial.score:.4f}" if math.isfinite(trial.score) else "diverged")
 print("ended because", search.ending)
 
 # %% [markdown]

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
+import igpt_keras
 from igpt_keras.network.config import ImageGPTConfig
 from tests.conftest import FIXTURES
 
@@ -80,8 +82,20 @@ def test_learning_rate(tmp_path):
 
 @pytest.mark.slow
 def test_openai_weights(tmp_path, photos):
-    checkpoint = FIXTURES / "openai_ar" / "model.ckpt-1000000"
-    arguments = [checkpoint, "--images", photos, "--complete", 2, "--output", "sheet.png"]
+    folder = tmp_path / "published"
+    shutil.copytree(FIXTURES / "openai_ar", folder)
+    vocabulary_size = igpt_keras.ImageGPT.from_preset(folder).config.vocabulary_size
+    centers = np.random.default_rng(0).uniform(-1, 1, (vocabulary_size, 3)).astype(np.float32)
+    np.save(folder / "kmeans_centers.npy", centers)
+    arguments = [
+        folder / "model.ckpt-1000000",
+        "--images",
+        photos,
+        "--complete",
+        2,
+        "--output",
+        "sheet.png",
+    ]
     output = run(tmp_path, EXAMPLES / "openai_weights.py", *arguments)
     assert "parameters" in output
     assert Image.open(tmp_path / "sheet.png").mode == "RGB"
@@ -89,8 +103,6 @@ def test_openai_weights(tmp_path, photos):
 
 @pytest.mark.slow
 def test_serve_with_stubs(tmp_path, photos):
-    import igpt_keras
-
     config = ImageGPTConfig(4, 8, 16, 2, 2)
     colors = np.random.default_rng(0).uniform(-1, 1, (8, 3))
     model = igpt_keras.ImageGPT(config, tokenizer=igpt_keras.ColorPalette(colors))
