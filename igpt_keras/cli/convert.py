@@ -53,8 +53,8 @@ def _description(model) -> str:
         kind += f" classifier of {model.num_classes} classes"
     else:
         kind += " model"
-    palette = "with its palette" if model.tokenizer is not None else "without a palette"
+    tokenizer = "with its tokenizer" if model.tokenizer is not None else "without a tokenizer"
     return (
         f"{kind}, {config.image_size}×{config.image_size} pixels, "
-        f"{config.vocabulary_size} colors, {model.count_params():,} parameters, {palette}"
+        f"{config.vocabulary_size} colors, {model.count_params():,} parameters, {tokenizer}"
     )

@@ -134,8 +134,45 @@ class TokenEmbedding(keras.layers.Layer):
         }
 
 
+class _AttentionLayer(keras.layers.Layer):
+    """The arguments that `SelfAttention` and `Block` share."""
+
+    def __init__(
+        self,
+        num_heads: int,
+        causal: bool,
+        use_bias: bool,
+        output_stddev: float,
+        pattern: AttentionPattern = DENSE,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.causal = causal
+        self.use_bias = use_bias
+        self.output_stddev = output_stddev
+        self.pattern = pattern
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "causal": self.causal,
+            "use_bias": self.use_bias,
+            "output_stddev": self.output_stddev,
+            "pattern": self.pattern.get_config(),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        return cls(**{**config, "pattern": deserialize(config["pattern"])})
+
+
 @keras.saving.register_keras_serializable("igpt_keras")
-class SelfAttention(keras.layers.Layer):
+class SelfAttention(_AttentionLayer):
     """Multi-head self-attention, scaled by 1/√D, causal or not.
 
     Args:
@@ -160,22 +197,6 @@ class SelfAttention(keras.layers.Layer):
         TensorShape([2, 9, 64])
     """
 
-    def __init__(
-        self,
-        num_heads: int,
-        causal: bool,
-        use_bias: bool,
-        output_stddev: float,
-        pattern: AttentionPattern = DENSE,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        self.num_heads = num_heads
-        self.causal = causal
-        self.use_bias = use_bias
-        self.output_stddev = output_stddev
-        self.pattern = pattern
-
     def build(self, input_shape: Shape) -> None:
         d = input_shape[-1]
         self.head_dim = d // self.num_heads
@@ -194,23 +215,6 @@ class SelfAttention(keras.layers.Layer):
         else:
             attended = attend(query, key, value, self.pattern)
         return self.output_proj(ops.reshape(attended, (*batch, x.shape[-1])))
-
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        return input_shape
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "num_heads": self.num_heads,
-            "causal": self.causal,
-            "use_bias": self.use_bias,
-            "output_stddev": self.output_stddev,
-            "pattern": self.pattern.get_config(),
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Any:
-        return cls(**{**config, "pattern": deserialize(config["pattern"])})
 
 
 @keras.saving.register_keras_serializable("igpt_keras")
@@ -244,7 +248,7 @@ class MLP(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("igpt_keras")
-class Block(keras.layers.Layer):
+class Block(_AttentionLayer):
     """One pre-norm transformer block (paper, section 2.2).
 
     n = norm(h); a = h + attention(n); h' = a + mlp(norm(a)).
@@ -252,28 +256,21 @@ class Block(keras.layers.Layer):
     Its arguments, call arguments and result are those of `SelfAttention`.
     """
 
-    def __init__(
-        self,
-        num_heads: int,
-        causal: bool,
-        use_bias: bool,
-        output_stddev: float,
-        pattern: AttentionPattern = DENSE,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        self.num_heads = num_heads
-        self.causal = causal
-        self.use_bias = use_bias
-        self.output_stddev = output_stddev
-        self.pattern = pattern
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
         dtype = self.dtype_policy
         self.attention_norm = rms_norm("attention_norm", dtype)
         self.attention = SelfAttention(
-            num_heads, causal, use_bias, output_stddev, pattern, name="attention", dtype=dtype
+            self.num_heads,
+            self.causal,
+            self.use_bias,
+            self.output_stddev,
+            self.pattern,
+            name="attention",
+            dtype=dtype,
         )
         self.mlp_norm = rms_norm("mlp_norm", dtype)
-        self.mlp = MLP(use_bias, name="mlp", dtype=dtype)
+        self.mlp = MLP(self.use_bias, name="mlp", dtype=dtype)
 
     def build(self, input_shape: Shape) -> None:
         for layer in (self.attention_norm, self.attention, self.mlp_norm, self.mlp):
@@ -282,23 +279,6 @@ class Block(keras.layers.Layer):
     def call(self, h: Tensor, attend: Callable | None = None) -> Tensor:
         a = h + self.attention(self.attention_norm(h), attend=attend)
         return a + self.mlp(self.mlp_norm(a))
-
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        return input_shape
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "num_heads": self.num_heads,
-            "causal": self.causal,
-            "use_bias": self.use_bias,
-            "output_stddev": self.output_stddev,
-            "pattern": self.pattern.get_config(),
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Any:
-        return cls(**{**config, "pattern": deserialize(config["pattern"])})
 
 
 def _projection(

@@ -185,14 +185,7 @@ class Finetune(Training[Settings]):
                 patience=settings.patience,
                 batch_size=settings.batch_size,
                 steps_per_epoch=self.steps_per_epoch,
-                learning_rate=settings.learning_rate,
-                clip_norm=settings.clip_norm,
-                remat=settings.remat,
-                micro_batches=settings.micro_batches,
-                seed=settings.seed,
-                checkpoints=checkpoints,
-                callbacks=[*self._stateful(checkpoints), *callbacks],
-                verbose=0,
+                **self._recipe(checkpoints, callbacks),
             )
 
     def _save(

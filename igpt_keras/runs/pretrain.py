@@ -234,14 +234,7 @@ class Pretrain(Training[Settings]):
                 lambda step: distribute(partial(self.stream.dataset, step), self.strategy),
                 masked_inputs(model, tokens, settings.seed),
                 batch_size=self.batch_size,
-                learning_rate=settings.learning_rate,
-                clip_norm=settings.clip_norm,
-                remat=settings.remat,
-                micro_batches=settings.micro_batches,
-                seed=settings.seed,
-                checkpoints=checkpoints,
-                callbacks=[*self._stateful(checkpoints), *callbacks],
-                verbose=0,
+                **self._recipe(checkpoints, callbacks),
                 **self.intervals,
             )
         return snapshots

@@ -334,10 +334,15 @@ class Training(Run[SettingsT]):
             callbacks=stateful,
         )
 
-    @staticmethod
-    def _stateful(checkpoints: CheckpointManager) -> list[Any]:
-        """Returns the callbacks whose state is in the checkpoints."""
-        return list(checkpoints.callbacks.values())
+    def _recipe(self, checkpoints: CheckpointManager, callbacks: Callbacks) -> dict[str, Any]:
+        """Returns the arguments that both recipes of `igpt_keras.training` take."""
+        names = ("learning_rate", "clip_norm", "remat", "micro_batches", "seed")
+        return {
+            **{name: getattr(self.settings, name) for name in names},
+            "checkpoints": checkpoints,
+            "callbacks": [*checkpoints.callbacks.values(), *callbacks],
+            "verbose": 0,
+        }
 
     @contextlib.contextmanager
     def _fitting(self, checkpoints: CheckpointManager):

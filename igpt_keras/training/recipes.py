@@ -113,20 +113,20 @@ def pretrain(
         Interrupted: `checkpoints.stop` was called; a checkpoint is on disk.
 
     Example:
-    ```python
-    import igpt_keras
-    from igpt_keras.data import open_data
-    from igpt_keras.training import pretrain
+        ```python
+        import igpt_keras
+        from igpt_keras.data import open_data
+        from igpt_keras.training import pretrain
 
-    digits = open_data("digits")
-    palette = igpt_keras.ColorPalette.fit(digits.train.images, num_colors=8)
-    tokens = palette.tokenize(digits.train.images)
-    config = igpt_keras.ImageGPTConfig(
-        image_size=8, vocabulary_size=8, hidden_dim=16, num_layers=2, num_heads=2
-    )
-    model = igpt_keras.ImageGPT(config, tokenizer=palette)
-    history = pretrain(model, tokens[:-100], tokens[-100:], epochs=1)
-    ```
+        digits = open_data("digits")
+        palette = igpt_keras.ColorPalette.fit(digits.train.images, num_colors=8)
+        tokens = palette.tokenize(digits.train.images)
+        config = igpt_keras.ImageGPTConfig(
+            image_size=8, vocabulary_size=8, hidden_dim=16, num_layers=2, num_heads=2
+        )
+        model = igpt_keras.ImageGPT(config, tokenizer=palette)
+        history = pretrain(model, tokens[:-100], tokens[-100:], epochs=1)
+        ```
     """
     arrays = train if callable(train) else (train,)
     steps = _count_steps(arrays, batch_size, steps_per_epoch, checkpoints)

@@ -34,13 +34,13 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
         InputError: The name is unknown, or the hosts or the TPU cannot be found.
 
     Example:
-    ```python
-    import igpt_keras
-    from igpt_keras.training.strategies import make_strategy
+        ```python
+        import igpt_keras
+        from igpt_keras.training.strategies import make_strategy
 
-    with make_strategy("auto").scope():
-        model = igpt_keras.ImageGPT(config)
-    ```
+        with make_strategy("auto").scope():
+            model = igpt_keras.ImageGPT(config)
+        ```
     """
     if name not in STRATEGIES:
         raise InputError(f"strategy must be one of {', '.join(STRATEGIES)}, got {name!r}")

@@ -22,7 +22,7 @@ def test_to_folder_and_back(igpt, tmp_path):
     count = load(CAUSAL).count_params()
     assert read == (
         f"Read {CAUSAL}: autoregressive model, 8×8 pixels, 32 colors, "
-        f"{count:,} parameters, with its palette"
+        f"{count:,} parameters, with its tokenizer"
     )
     assert wrote == f"Wrote the model folder {folder}"
 
@@ -36,7 +36,7 @@ def test_original_checkpoint(igpt, tmp_path):
     pytest.importorskip("tensorflow")
     _, printed, _ = igpt("convert", ORIGINAL, tmp_path / "new")
     assert "BERT classifier of 10 classes" in printed
-    assert "without a palette" in printed
+    assert "without a tokenizer" in printed
     assert load(tmp_path / "new").objective == "bert"
 
 

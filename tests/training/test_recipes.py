@@ -43,13 +43,13 @@ def test_pretrain_warms_up_over_one_epoch_and_learns(config, counting, objective
         model,
         tokens[:64],
         validation,
-        epochs=20,
+        epochs=30,
         batch_size=16,
         learning_rate=0.02,
         callbacks=[log],
         verbose=0,
     )
-    assert len(log.rates) == 80
+    assert len(log.rates) == 120
     assert int(np.argmax(log.rates)) == 3
     assert max(log.rates) == pytest.approx(0.02)
     assert log.rates[-1] == pytest.approx(0, abs=1e-6)

@@ -62,28 +62,28 @@ class CheckpointManager(Callback):
         InputError: `every` or `max_to_keep` is less than 1.
 
     Example:
-    ```python
-    import numpy as np
-    import tensorflow as tf
+        ```python
+        import numpy as np
+        import tensorflow as tf
 
-    import igpt_keras
-    from igpt_keras.training import CheckpointManager, pretrain
+        import igpt_keras
+        from igpt_keras.training import CheckpointManager, pretrain
 
-    tokens = np.zeros([64, 16], "int32")
+        tokens = np.zeros([64, 16], "int32")
 
-    def batches(step):
-        batches = tf.data.Dataset.from_tensor_slices(tokens).batch(8)
-        return batches.repeat().skip(step % len(batches))
+        def batches(step):
+            batches = tf.data.Dataset.from_tensor_slices(tokens).batch(8)
+            return batches.repeat().skip(step % len(batches))
 
-    config = igpt_keras.ImageGPTConfig(
-        image_size=4, vocabulary_size=8, hidden_dim=8, num_layers=1, num_heads=1
-    )
-    checkpoints = CheckpointManager("checkpoints", every=100)  # The same call resumes.
-    pretrain(
-        igpt_keras.ImageGPT(config), batches, tokens, epochs=2, steps_per_epoch=8,
-        checkpoints=checkpoints,
-    )
-    ```
+        config = igpt_keras.ImageGPTConfig(
+            image_size=4, vocabulary_size=8, hidden_dim=8, num_layers=1, num_heads=1
+        )
+        checkpoints = CheckpointManager("checkpoints", every=100)  # The same call resumes.
+        pretrain(
+            igpt_keras.ImageGPT(config), batches, tokens, epochs=2, steps_per_epoch=8,
+            checkpoints=checkpoints,
+        )
+        ```
     """
 
     def __init__(

@@ -118,14 +118,14 @@ class DivergenceDetector(Callback):
         InputError: A number is not positive.
 
     Example:
-    ```python
-    from igpt_keras.training import DivergenceDetector, Diverged
+        ```python
+        from igpt_keras.training import DivergenceDetector, Diverged
 
-    try:
-        model.fit(tokens, epochs=10, callbacks=[DivergenceDetector(total_steps=1000)])
-    except Diverged as diverged:
-        print(diverged.step, diverged.reason)
-    ```
+        try:
+            model.fit(tokens, epochs=10, callbacks=[DivergenceDetector(total_steps=1000)])
+        except Diverged as diverged:
+            print(diverged.step, diverged.reason)
+        ```
     """
 
     def __init__(

@@ -62,12 +62,12 @@ class HistoryLogger(Callback):
         InputError: `every` or `batch_size` is less than 1.
 
     Example:
-    ```python
-    from igpt_keras.training import HistoryLogger, read_history
+        ```python
+        from igpt_keras.training import HistoryLogger, read_history
 
-    model.fit(tokens, batch_size=16, callbacks=[HistoryLogger("run", every=10, batch_size=16)])
-    losses = [record["loss"] for record in read_history("run")]
-    ```
+        model.fit(tokens, batch_size=16, callbacks=[HistoryLogger("run", every=10, batch_size=16)])
+        losses = [record["loss"] for record in read_history("run")]
+        ```
     """
 
     def __init__(
