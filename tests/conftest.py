@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import igpt_keras
+from tests.interpreter import Interpreter
 
 # Two of them, so that strategies have something to share out.
 if keras.backend.backend() == "tensorflow":
@@ -53,3 +54,11 @@ def randomized():
         return model
 
     return randomize
+
+
+@pytest.fixture(scope="session")
+def jax_interpreter():
+    """Runs programs with Keras on JAX, in a process that cannot import TensorFlow."""
+    pytest.importorskip("jax")
+    with Interpreter("import sys; sys.modules['tensorflow'] = None\n", KERAS_BACKEND="jax") as jax:
+        yield jax

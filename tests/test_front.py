@@ -69,9 +69,7 @@ def keras_files(tmp_path_factory):
         "import igpt_keras; import keras",
         "import keras; import igpt_keras",
         "import igpt_keras.network.layers; import keras",
-        "import igpt_keras.saving; import keras",
         "import igpt_keras.tokenizers; import keras",
-        "import igpt_keras.training.recipes; import keras",
         "import igpt_keras; import tensorflow; import keras",
     ],
 )

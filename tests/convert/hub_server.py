@@ -11,14 +11,17 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class HubServer(http.server.ThreadingHTTPServer):
-    """Serves the files of a folder as the repository `repo`, branch `main`.
+    """Serves the files of one folder at a time as a repository with the branch `main`.
 
     Attributes:
         requests: Method and path of each request, in order.
     """
 
-    def __init__(self, repo: str, folder: pathlib.Path):
+    def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
+
+    def serve(self, repo: str, folder: pathlib.Path) -> None:
+        """Serves `folder` as `repo`, instead of what was served before."""
         self.repo, self.folder, self.requests = repo, folder, []
 
     @property

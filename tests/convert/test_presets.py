@@ -1,8 +1,6 @@
 """`from_preset` and `load`: everything that a model can be read from."""
 
-import os
 import shutil
-import subprocess
 import sys
 
 import keras
@@ -15,6 +13,8 @@ from igpt_keras import ImageGPT, ImageGPTClassifier, ImageGPTConfig, InputError,
 from igpt_keras.convert import hub
 from tests.conftest import FIXTURES
 from tests.convert.hub_server import COMMIT, HubServer
+from tests.interpreter import Interpreter
+from tests.training.replicas import free_ports
 
 CAUSAL = FIXTURES / "hf" / "causal"
 CLASSIFICATION = FIXTURES / "hf" / "classification"
@@ -171,75 +171,78 @@ class TestNames:
 class TestHub:
     """huggingface_hub itself downloads, in another process: it reads HF_ENDPOINT on import."""
 
-    @pytest.fixture
-    def run(self, tmp_path):
+    LOAD = """
+import sys, igpt_keras
+try:
+    model = igpt_keras.ImageGPT.from_preset(sys.argv[1])
+    print(float(abs(model.backbone.get_weights()[0]).sum()), model.tokenizer.image_size)
+except igpt_keras.InputError as error:
+    print("error:", error)
+"""
+
+    @pytest.fixture(scope="class")
+    def server(self):
+        with HubServer() as server:
+            yield server
+
+    @pytest.fixture(scope="class")
+    def interpreter(self, server, tmp_path_factory):
         pytest.importorskip("huggingface_hub")
+        cache = tmp_path_factory.mktemp("cache")
+        with Interpreter(HF_ENDPOINT=server.endpoint, HF_HOME=str(cache)) as interpreter:
+            interpreter.cache = cache
+            yield interpreter
 
-        def run(uri, endpoint, expression="'ok'", **environment):
-            program = (
-                "import igpt_keras\n"
-                "try:\n"
-                f"    model = igpt_keras.ImageGPT.from_preset({uri!r})\n"
-                f"    print({expression})\n"
-                "except igpt_keras.InputError as error:\n"
-                "    print('error:', error)\n"
-            )
-            answer = subprocess.run(
-                [sys.executable, "-c", program],
-                env={
-                    **os.environ,
-                    "HF_ENDPOINT": endpoint,
-                    "HF_HOME": str(tmp_path / "cache"),
-                    **environment,
-                },
-                capture_output=True,
-                text=True,
-            )
-            assert answer.returncode == 0, answer.stderr
-            return answer.stdout.strip()
+    @pytest.fixture
+    def load(self, interpreter):
+        return lambda uri: interpreter.run(self.LOAD, uri).strip()
 
-        return run
-
-    def test_a_model_is_downloaded_once(self, run):
-        weights = "(float(abs(model.backbone.get_weights()[0]).sum()), model.tokenizer.image_size)"
+    def test_a_model_is_downloaded_once(self, server, interpreter, load):
         reference = igpt_keras.load(CAUSAL)
-        expected = (float(abs(reference.backbone.get_weights()[0]).sum()), 8)
-        with HubServer("openai/imagegpt-small", CAUSAL) as server:
-            uri = "hf://openai/imagegpt-small"
-            assert run(uri, server.endpoint, weights) == str(expected)
-            assert any("model.safetensors" in path for _, path in server.requests)
-            server.requests.clear()
-            assert run(f"{uri}@main", server.endpoint, weights) == str(expected)
-            assert not any("/resolve/" in path for _, path in server.requests)
-        # From the cache, without a server.
-        assert run(f"{uri}@{COMMIT}", server.endpoint, weights, HF_HUB_OFFLINE="1") == str(expected)
+        expected = f"{float(abs(reference.backbone.get_weights()[0]).sum())} 8"
+        server.serve("openai/imagegpt-small", CAUSAL)
+        uri = "hf://openai/imagegpt-small"
+        assert load(uri) == expected
+        assert any("model.safetensors" in path for _, path in server.requests)
+        server.requests.clear()
+        assert load(f"{uri}@main") == expected
+        assert not any("/resolve/" in path for _, path in server.requests)
+        server.requests.clear()
+        with Interpreter(HF_HOME=str(interpreter.cache), HF_HUB_OFFLINE="1") as offline:
+            assert offline.run(self.LOAD, f"{uri}@{COMMIT}").strip() == expected
+        assert not server.requests
 
-    def test_only_the_files_of_a_model_are_downloaded(self, run, tmp_path):
+    def test_only_the_files_of_a_model_are_downloaded(self, server, load, tmp_path):
         shutil.copytree(CAUSAL, tmp_path / "repo")
         (tmp_path / "repo" / "README.md").write_text("about")
         (tmp_path / "repo" / "pytorch_model.bin").write_bytes(b"pickled")
-        with HubServer("me/mine", tmp_path / "repo") as server:
-            assert run("hf://me/mine", server.endpoint) == "ok"
+        server.serve("me/mine", tmp_path / "repo")
+        assert load("hf://me/mine").endswith(" 8")
         downloaded = {path.rpartition("/")[2] for _, path in server.requests if "resolve" in path}
         assert "config.json" in downloaded
         assert not {"README.md", "pytorch_model.bin"} & downloaded
 
-    def test_pytorch_weights_where_there_are_no_others(self, run, tmp_path):
+    def test_pytorch_weights_where_there_are_no_others(self, server, load, tmp_path):
         (tmp_path / "repo").mkdir()
         shutil.copy(CAUSAL / "config.json", tmp_path / "repo")
         (tmp_path / "repo" / "pytorch_model.bin").write_bytes(b"pickled")
-        with HubServer("me/old", tmp_path / "repo") as server:
-            assert "pytorch_model.bin" in run("hf://me/old", server.endpoint)
+        server.serve("me/old", tmp_path / "repo")
+        assert "pytorch_model.bin" in load("hf://me/old")
 
-    def test_what_is_not_there_is_named(self, run):
-        with HubServer("openai/imagegpt-small", CAUSAL) as server:
-            answer = run("hf://openai/none", server.endpoint)
-            assert answer == (
-                "error: hf://openai/none: there is no repository openai/none, or it is private"
-            )
-            answer = run("hf://openai/imagegpt-small@v9", server.endpoint)
-            assert answer.endswith("openai/imagegpt-small has no revision v9")
-        answer = run("hf://openai/imagegpt-small", server.endpoint)
+    def test_what_is_not_there_is_named(self, server, load):
+        server.serve("openai/imagegpt-medium", CAUSAL)
+        assert load("hf://openai/none") == (
+            "error: hf://openai/none: there is no repository openai/none, or it is private"
+        )
+        answer = load("hf://openai/imagegpt-medium@v9")
+        assert answer.endswith("openai/imagegpt-medium has no revision v9")
+
+    def test_a_server_that_cannot_be_reached_is_one_line(self, tmp_path):
+        pytest.importorskip("huggingface_hub")
+        (port,) = free_ports(1)
+        nowhere = {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(tmp_path)}
+        with Interpreter(**nowhere) as interpreter:
+            answer = interpreter.run(self.LOAD, "hf://openai/imagegpt-small").strip()
         assert "cannot be downloaded" in answer
         assert "\n" not in answer
 

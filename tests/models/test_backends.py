@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import textwrap
 
 import keras
 import numpy as np
@@ -13,23 +12,10 @@ from igpt_keras import ImageGPT, ImageGPTClassifier
 from tests.conftest import FIXTURES
 
 
-def run_python(code, backend, folder, **environment):
-    """Runs `code` with `backend` and without TensorFlow: importing it fails there."""
-    without_tensorflow = "import sys; sys.modules['tensorflow'] = None\n"
-    result = subprocess.run(
-        [sys.executable, "-c", without_tensorflow + textwrap.dedent(code), str(folder)],
-        env={**os.environ, "KERAS_BACKEND": backend, **environment},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-
-
 @pytest.mark.parametrize("objective", ["ar", "bert"])
 def test_forward_pass_and_training_step_on_jax_agree_with_tensorflow(
-    config, tokens, randomized, tmp_path, objective
+    config, tokens, randomized, tmp_path, jax_interpreter, objective
 ):
-    pytest.importorskip("jax")
     labels = np.array([0, 1, 2, 0, 1, 2], np.int32)
     masked = np.random.default_rng(5).random((6, 16)) < 0.3
     inputs = {"tokens": tokens, "masked": masked}
@@ -40,7 +26,7 @@ def test_forward_pass_and_training_step_on_jax_agree_with_tensorflow(
     }
     for name, model in models.items():
         model.save_to_preset(tmp_path / name)
-    run_python(
+    jax_interpreter.run(
         """
         import pathlib, sys, keras, numpy as np, igpt_keras
         assert keras.backend.backend() == "jax"
@@ -59,7 +45,6 @@ def test_forward_pass_and_training_step_on_jax_agree_with_tensorflow(
             weights = {f"w{i}": w for i, w in enumerate(model.get_weights())}
             np.savez(folder / f"{name}.npz", **results, **weights)
         """,
-        "jax",
         tmp_path,
     )
     for name, model in models.items():
@@ -76,10 +61,9 @@ def test_forward_pass_and_training_step_on_jax_agree_with_tensorflow(
             np.testing.assert_allclose(on_jax[f"w{index}"], weight, atol=1e-4)
 
 
-def test_bert_draws_fresh_masks_on_jax(config, tokens, tmp_path):
-    pytest.importorskip("jax")
+def test_bert_draws_fresh_masks_on_jax(config, tokens, tmp_path, jax_interpreter):
     np.save(tmp_path / "tokens.npy", tokens)
-    run_python(
+    jax_interpreter.run(
         """
         import pathlib, sys, keras, numpy as np, igpt_keras
         tokens = np.load(pathlib.Path(sys.argv[1]) / "tokens.npy")
@@ -90,14 +74,12 @@ def test_bert_draws_fresh_masks_on_jax(config, tokens, tmp_path):
         evaluated = [model.evaluate(tokens, verbose=0)[0] for _ in range(2)]
         assert evaluated[0] != evaluated[1], evaluated
         """,
-        "jax",
         tmp_path,
     )
 
 
-def test_every_block_is_recomputed_on_jax_in_training_and_evaluation(tmp_path):
-    pytest.importorskip("jax")
-    run_python(
+def test_every_block_is_recomputed_on_jax_in_training_and_evaluation(jax_interpreter):
+    jax_interpreter.run(
         """
         import jax, keras, numpy as np, igpt_keras
         tokens = np.zeros((2, 16), np.int32)
@@ -112,14 +94,11 @@ def test_every_block_is_recomputed_on_jax_in_training_and_evaluation(tmp_path):
         labels = np.zeros(2, np.int32)
         model.fit(tokens, labels, validation_data=(tokens, labels), verbose=0)
         """,
-        "jax",
-        tmp_path,
     )
 
 
-def test_images_train_as_their_tokens_on_jax(tmp_path):
-    pytest.importorskip("jax")
-    run_python(
+def test_images_train_as_their_tokens_on_jax(jax_interpreter):
+    jax_interpreter.run(
         """
         import keras, numpy as np, igpt_keras
         generator = np.random.default_rng(0)
@@ -143,22 +122,17 @@ def test_images_train_as_their_tokens_on_jax(tmp_path):
         else:
             raise AssertionError("micro_batches were ignored")
         """,
-        "jax",
-        tmp_path,
     )
 
 
-def test_hugging_face_folders_need_no_tensorflow(tmp_path):
-    pytest.importorskip("jax")
+def test_hugging_face_folders_need_no_tensorflow(jax_interpreter):
     fixture = str(FIXTURES / "hf" / "causal")
-    run_python(
+    jax_interpreter.run(
         f"""
         import igpt_keras
         model = igpt_keras.load({fixture!r})
         assert model.tokenizer.vocabulary_size == 32
         """,
-        "jax",
-        tmp_path,
     )
 
 

@@ -18,7 +18,6 @@ from igpt_keras.network.attention_patterns import AttentionPattern, register_att
 from igpt_keras.network.attention_patterns.dense import DENSE
 from igpt_keras.network.layers import Block
 from igpt_keras.sampling.decoder import decode_step, grow, prefill
-from tests.models.test_backends import run_python
 
 LENGTH = 16
 
@@ -285,8 +284,9 @@ class TestModel:
         assert losses[True][-1] < losses[True][0] - 0.1
         np.testing.assert_allclose(losses[True], losses[False], rtol=1e-4)
 
-    def test_jax_agrees_with_tensorflow(self, windowed, tokens, randomized, tmp_path):
-        pytest.importorskip("jax")
+    def test_jax_agrees_with_tensorflow(
+        self, windowed, tokens, randomized, tmp_path, jax_interpreter
+    ):
         expected = {}
         for objective in ("ar", "bert"):
             model = randomized(ImageGPT(windowed, objective))
@@ -294,7 +294,7 @@ class TestModel:
             inputs = {"tokens": tokens, "masked": np.zeros(tokens.shape, bool)}
             expected[objective] = ops.convert_to_numpy(model(inputs))
         np.save(tmp_path / "tokens.npy", tokens)
-        run_python(
+        jax_interpreter.run(
             f"""
             import dataclasses, pathlib, sys, numpy as np, igpt_keras
             from keras import ops
@@ -321,7 +321,6 @@ class TestModel:
                 inputs = {{"tokens": tokens, "masked": np.zeros(tokens.shape, bool)}}
                 np.save(folder / f"{{objective}}.npy", np.asarray(model(inputs)))
             """,
-            "jax",
             tmp_path,
         )
         for objective, logits in expected.items():

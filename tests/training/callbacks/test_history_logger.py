@@ -1,9 +1,6 @@
 import json
 import math
-import os
-import subprocess
 import sys
-import textwrap
 import time
 
 import keras
@@ -300,13 +297,10 @@ def test_other_workers_write_nothing(config, images, tmp_path):
     assert not list(tmp_path.iterdir()) and not records_seen
 
 
-def test_on_jax_without_tensorflow_there_is_a_history(config, images, tmp_path):
-    pytest.importorskip("jax")
+def test_on_jax_without_tensorflow_there_is_a_history(images, tmp_path, jax_interpreter):
     np.save(tmp_path / "images.npy", images)
     code = """
-        import pathlib, sys
-        sys.modules["tensorflow"] = None
-        import keras, numpy as np, igpt_keras
+        import pathlib, sys, keras, numpy as np, igpt_keras
         from igpt_keras.training.callbacks.divergence_detector import DivergenceDetector
         from igpt_keras.training.callbacks.history_logger import HistoryLogger
         from igpt_keras.training.recipes import adam, warmup_cosine
@@ -322,18 +316,12 @@ def test_on_jax_without_tensorflow_there_is_a_history(config, images, tmp_path):
                 verbose=0,
             )
     """
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)],
-        env={**os.environ, "KERAS_BACKEND": "jax"},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
+    printed = jax_interpreter.run(code, tmp_path)
     records = read_history(tmp_path)
     assert [record["step"] for record in records] == [2, 4, 5, 6, 8, 10, 10]
     for record in records[:4]:
         assert record["learning_rate"] == pytest.approx(0.01 * (record["step"] - 1) / 5)
-    assert len(result.stdout.splitlines()) == len(records)
+    assert len(printed.splitlines()) == len(records)
     assert not (tmp_path / EVENTS_FOLDER).exists()
 
 
