@@ -1,7 +1,10 @@
 """Run folders as the commands write them, with metrics that a test chooses."""
 
+import json
+
 from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.pictures import contact_sheet, save_png
+from igpt_keras.report.runs import find_runs, read_findings
 from igpt_keras.runs.result import Result, write_result
 
 SMALL = ImageGPTConfig(image_size=4, vocabulary_size=8, hidden_dim=16, num_layers=3, num_heads=2)
@@ -107,3 +110,16 @@ def pretraining(folder, of=None, pictures=()):
 def evaluation(folder, of=None):
     metrics = {"validation_loss": 2.5, "test_loss": 2.55551, "test_accuracy": None}
     return write(folder, "evaluate", of or model(), metrics)
+
+
+def findings(folder):
+    """The results of all runs in `folder`."""
+    return read_findings(find_runs([folder]))
+
+
+def change(folder, edit):
+    """Edits the result of the run in `folder`."""
+    file = folder / "result.json"
+    content = json.loads(file.read_text())
+    edit(content)
+    file.write_text(json.dumps(content))
