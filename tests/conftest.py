@@ -1,3 +1,4 @@
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -20,6 +21,18 @@ if keras.backend.backend() == "tensorflow":
     )
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
+
+
+# The libraries' own objects stay; collecting garbage need not visit them.
+gc.collect()
+gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _graphs_are_freed():
+    """A process slows down with the graphs that wait, in reference cycles, to be collected."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
@@ -60,5 +73,5 @@ def randomized():
 def jax_interpreter():
     """Runs programs with Keras on JAX, in a process that cannot import TensorFlow."""
     pytest.importorskip("jax")
-    with Interpreter("import sys; sys.modules['tensorflow'] = None\n", KERAS_BACKEND="jax") as jax:
+    with Interpreter.on_jax() as jax:
         yield jax

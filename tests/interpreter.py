@@ -46,6 +46,12 @@ class Interpreter:
         assert not error, error
         return printed
 
+    @classmethod
+    def on_jax(cls, **environment: str) -> "Interpreter":
+        """Returns one with Keras on JAX, which cannot import TensorFlow."""
+        without_tensorflow = "import sys; sys.modules['tensorflow'] = None\n"
+        return cls(without_tensorflow, KERAS_BACKEND="jax", **environment)
+
     def __enter__(self) -> "Interpreter":
         return self
 

@@ -88,6 +88,7 @@ def test_another_run_from_its_palette(igpt, trained, tmp_path):
     np.testing.assert_array_equal(model.tokenizer.colors, igpt_keras.load(trained).tokenizer.colors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layout", [[], ["--strategy", "mirrored", "--micro-batches", 2, "--remat"]]
 )

@@ -9,7 +9,7 @@ import pytest
 
 from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.network.config import ImageGPTConfig
-from tests.models.test_backends import run_python
+from tests.interpreter import Interpreter
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "scaling.md"
@@ -26,12 +26,9 @@ def scaling():
 
 
 @pytest.mark.slow
-def test_flops_and_memory_are_those_that_xla_counts(tmp_path):
+def test_flops_and_memory_are_those_that_xla_counts():
     pytest.importorskip("jax")
-    # The scheduler that is otherwise used on CPUs takes memory to gain time.
-    flags = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
-    run_python(
-        f"""
+    code = f"""
         import sys; sys.path.insert(0, {str(ROOT / "benchmarks")!r})
         import jax, numpy as np, igpt_keras, scaling
         images, size = 4, 16
@@ -58,11 +55,11 @@ def test_flops_and_memory_are_those_that_xla_counts(tmp_path):
             added = formulas[1] - formulas[0]
             np.testing.assert_allclose(size_of_four - size_of_two, added, rtol=0.01)
             assert 0.75 * formulas[1] < size_of_four <= formulas[1], (size_of_four, formulas)
-        """,
-        "jax",
-        tmp_path,
-        XLA_FLAGS=flags,
-    )
+    """
+    # The scheduler that is otherwise used on CPUs takes memory to gain time.
+    flags = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+    with Interpreter.on_jax(XLA_FLAGS=flags) as jax:
+        jax.run(code)
 
 
 @pytest.mark.parametrize("image_size", [3, 5])
@@ -111,7 +108,8 @@ def test_the_page_shows_what_the_script_prints(scaling):
 
 
 @pytest.mark.slow
-def test_the_python_of_the_page_runs_as_it_stands(tmp_path):
+def test_the_python_of_the_page_runs_as_it_stands():
     pytest.importorskip("jax")
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    run_python(code, "jax", tmp_path)
+    with Interpreter.on_jax() as jax:
+        jax.run(code)

@@ -7,7 +7,7 @@ import pytest
 import igpt_keras
 from igpt_keras import ImageGPT, ImageGPTClassifier, ImageGPTConfig, InputError
 from igpt_keras.models.sharding import layout_map
-from tests.models.test_backends import run_python
+from tests.interpreter import Interpreter
 
 # Each device has a copy of these; all other matrices are split.
 COPIED = ("embedding/position_embedding", "class_head/kernel")
@@ -65,9 +65,9 @@ TRAIN = """
 def train(folder, shape, names=tuple(MODELS), remat=False):
     """Trains models on JAX: what they end with, by name; their folders are in `folder`."""
     pytest.importorskip("jax")
-    flags = "--xla_force_host_platform_device_count=4"
     code = TRAIN.format(shape=shape, names=names, remat=remat)
-    run_python(code, "jax", folder, XLA_FLAGS=flags)
+    with Interpreter.on_jax(XLA_FLAGS="--xla_force_host_platform_device_count=4") as jax:
+        jax.run(code, folder)
     return {name: np.load(folder / f"{name}.npz") for name in names}
 
 

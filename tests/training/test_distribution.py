@@ -144,12 +144,9 @@ def test_a_loss_scale_that_grows_changes_nothing():
         assert_same(train(strategy, optimizer=scaled, **KINDS["classifier"]), plain, 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("policy", "distance"),
-    [
-        pytest.param("mixed_bfloat16", 0.02, marks=pytest.mark.slow),
-        ("mixed_float16", 0.005),
-    ],
+    ("policy", "distance"), [("mixed_bfloat16", 0.02), ("mixed_float16", 0.005)]
 )
 def test_mixed_precision_ends_near_float32(policy, distance):
     for strategy in (tf.distribute.get_strategy(), mirrored()):
