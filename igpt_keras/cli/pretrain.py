@@ -76,6 +76,12 @@ MODEL_OPTIONS = (
                 help="Peak learning rate, reached after the warm-up.",
             ),
             option(
+                "--warmup-steps",
+                type=click.IntRange(min=0),
+                show_default="one pass over the images, at most half of the steps",
+                help="Number of steps of linear warm-up.",
+            ),
+            option(
                 "--mask-probability",
                 type=click.FloatRange(0, 1, min_open=True, max_open=True),
                 default=paper.MASK_PROBABILITY,
@@ -85,8 +91,8 @@ MODEL_OPTIONS = (
                 "--snapshots",
                 type=COUNT,
                 default=len(paper.SNAPSHOT_FRACTIONS),
-                help="Number of models to keep: the last one and those after 1/2, 1/4, … of the "
-                "steps. The best one is kept as well.",
+                help="Number of models to keep: the last one and those at the steps nearest to "
+                "1/2, 1/4, … of all. The best one is kept as well.",
             ),
             *TRAINING,
             seed(),

@@ -58,9 +58,11 @@ class Settings(TrainingOptions):
         steps: Batches to train on.
         batch_size: Images in a step, of all devices together.
         learning_rate: The peak, after the warm-up.
+        warmup_steps: Steps of linear warm-up; None for a pass over the images as in the paper,
+            and at most half of the steps.
         mask_probability: Probability of a position to be masked, for BERT.
-        snapshots: Number of models to keep: the last one, and those after 1/2, 1/4, … of the
-            steps.
+        snapshots: Number of models to keep: the last one, and those at the steps nearest to
+            1/2, 1/4, … of all; fewer where these are the same step.
         seed: Seed of every random choice.
 
     Raises:
@@ -79,6 +81,7 @@ class Settings(TrainingOptions):
     steps: int | None = None
     batch_size: int = paper.BATCH_SIZE
     learning_rate: float = paper.LEARNING_RATE
+    warmup_steps: int | None = None
     mask_probability: float = paper.MASK_PROBABILITY
     snapshots: int = len(paper.SNAPSHOT_FRACTIONS)
     seed: int = 0
@@ -108,29 +111,53 @@ class Settings(TrainingOptions):
             raise InputError(f"without a preset, give {', '.join(missing)} as well")
         return sizes
 
-    def intervals(self, steps_of_data: int) -> dict[str, int]:
-        """Returns arguments of `recipes.pretrain`, whose epochs end with an evaluation each.
-
-        There are 2^(`snapshots` - 1) of them, so that every snapshot is at the end of one.
+    def schedule(self, steps_of_data: int) -> "Schedule":
+        """Returns the steps of the training.
 
         Args:
             steps_of_data: Batches in a pass over the images.
 
         Raises:
-            InputError: There are fewer steps than that.
+            InputError: `epochs` is less than a step, or `warmup_steps` more than all of them.
         """
         total_steps = self.steps or round((self.epochs or 0) * steps_of_data)
-        intervals = 2 ** (self.snapshots - 1)
-        if total_steps < intervals:
+        if total_steps < 1:
             raise InputError(
-                f"{total_steps} steps are too few for snapshots={self.snapshots}, "
-                f"which needs {intervals} or more"
+                f"epochs={self.epochs} is less than one step; a pass over the images has "
+                f"{steps_of_data}"
             )
-        return {
-            "epochs": intervals,
-            "steps_per_epoch": total_steps // intervals,
-            "warmup_steps": min(steps_of_data, total_steps),
-        }
+        warmup_steps = self.warmup_steps
+        if warmup_steps is None:
+            warmup_steps = recipes.default_warmup_steps(steps_of_data, total_steps)
+        if not 0 <= warmup_steps <= total_steps:
+            raise InputError(
+                f"warmup_steps must lie in 0…{total_steps}, the number of steps, "
+                f"got {warmup_steps}"
+            )
+        # Halved more often than that, the steps are less than 1.
+        halvings = min(self.snapshots - 1, total_steps.bit_length())
+        intervals = min(2**halvings, total_steps)
+        return Schedule(
+            warmup_steps,
+            [_nearest(total_steps * (index + 1), intervals) for index in range(intervals)],
+            {max(_nearest(total_steps, 2**count), 1) for count in range(halvings + 1)},
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The steps of a pre-training.
+
+    Attributes:
+        warmup_steps: Steps of the warm-up.
+        evaluations: Steps after which the model is evaluated, ascending. The last one is the
+            number of all steps.
+        snapshots: Those of them after which the model is kept.
+    """
+
+    warmup_steps: int
+    evaluations: list[int]
+    snapshots: set[int]
 
 
 class Pretrain(Training[Settings]):
@@ -152,9 +179,8 @@ class Pretrain(Training[Settings]):
                 "train_on_validation leaves nothing to validate on: there is no test split"
             )
         num_images = sum(source.split.num_examples for source in data_set.sources)
-        self.intervals = self.settings.intervals(-(-num_images // self.settings.batch_size))
-        self.steps_per_epoch = self.intervals["steps_per_epoch"]
-        self.total_steps = self.intervals["epochs"] * self.steps_per_epoch
+        self.schedule = self.settings.schedule(-(-num_images // self.settings.batch_size))
+        self.total_steps = self.schedule.evaluations[-1]
 
     def fingerprints(self) -> dict[str, Any]:
         return {"images": self.data.fingerprints()}
@@ -214,11 +240,11 @@ class Pretrain(Training[Settings]):
 
     def _fit(self, model: ImageGPT, callbacks: Callbacks) -> Snapshots:
         settings = self.settings
-        intervals = self.intervals["epochs"]
+        schedule = self.schedule
         snapshots = Snapshots(
             self.output / SNAPSHOTS,
-            {intervals >> halvings for halvings in range(settings.snapshots)},
-            self.steps_per_epoch,
+            schedule.snapshots,
+            schedule.evaluations,
             self._about(),
             writes=self.is_chief,
         )
@@ -234,8 +260,10 @@ class Pretrain(Training[Settings]):
                 lambda step: distribute(partial(self.stream.dataset, step), self.strategy),
                 masked_inputs(model, tokens, settings.seed),
                 batch_size=self.batch_size,
+                epochs=len(schedule.evaluations),
+                steps_per_epoch=np.diff(schedule.evaluations, prepend=0).tolist(),
+                warmup_steps=schedule.warmup_steps,
                 **self._recipe(checkpoints, callbacks),
-                **self.intervals,
             )
         return snapshots
 
@@ -305,6 +333,11 @@ class Pretrain(Training[Settings]):
             for original, completed in zip(pixels, completions.images, strict=True)
         ]
         return {"completions": contact_sheet(rows, ["original", "known", "completions"])}
+
+
+def _nearest(numerator: int, denominator: int) -> int:
+    """Returns the integer nearest to a fraction, the larger of two equally near ones."""
+    return (2 * numerator + denominator) // (2 * denominator)
 
 
 def _means_between(records: list[dict], evaluations: list[dict]) -> list[float]:

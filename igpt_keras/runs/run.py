@@ -210,13 +210,11 @@ class Training(Run[SettingsT]):
     Attributes:
         tokenizer: The tokenizer of the images.
         batch_size: Images in a step, of all devices together.
-        steps_per_epoch: Steps between two evaluations.
         total_steps: Steps of the training.
     """
 
     settings: Any
     tokenizer: ImageTokenizer
-    steps_per_epoch: int
     total_steps: int
 
     def _begin(self, resume: bool, overwrite: bool) -> None:
@@ -291,7 +289,7 @@ class Training(Run[SettingsT]):
 
     @abc.abstractmethod
     def _prepare(self) -> None:
-        """Prepares the images; sets `steps_per_epoch` and `total_steps`."""
+        """Prepares the images; sets `total_steps`."""
 
     @abc.abstractmethod
     def _build(self) -> GenerativeModel:

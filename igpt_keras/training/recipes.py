@@ -22,7 +22,7 @@ from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.training.callbacks.checkpoint_manager import CheckpointManager
 from igpt_keras.training.callbacks.early_stopping import EarlyStopping
-from igpt_keras.training.resumable_fit import Batches, resumable_fit
+from igpt_keras.training.resumable_fit import Batches, epoch_ends, resumable_fit
 
 
 def adam(
@@ -62,13 +62,23 @@ def warmup_cosine(
     )
 
 
+def default_warmup_steps(steps_of_data: int, total_steps: int) -> int:
+    """Returns the steps of one epoch, as in the paper (section 3.4), or half of a short training.
+
+    Args:
+        steps_of_data: Batches in a pass over the images.
+        total_steps: Steps of the training.
+    """
+    return min(paper.WARMUP_EPOCHS * steps_of_data, total_steps // 2)
+
+
 def pretrain(
     model: ImageGPT,
     train: np.ndarray | Batches,
     validation: np.ndarray | dict[str, np.ndarray],
     *,
     epochs: int,
-    steps_per_epoch: int | None = None,
+    steps_per_epoch: int | Sequence[int] | None = None,
     warmup_steps: int | None = None,
     batch_size: int = paper.BATCH_SIZE,
     learning_rate: float = paper.LEARNING_RATE,
@@ -89,8 +99,10 @@ def pretrain(
         validation: Tokens int32 [M, n], evaluated after every epoch. For BERT, pass
             `{"tokens", "masked"}` (as in `train`) to use the same masks in every epoch.
         epochs: Passes over `train`, or over `steps_per_epoch` batches of it.
-        steps_per_epoch: Batches between two evaluations; required where `train` is a function.
-        warmup_steps: Steps of linear warm-up; None, as in the paper, for one epoch.
+        steps_per_epoch: Batches between two evaluations, one number or one for each epoch;
+            required where `train` is a function.
+        warmup_steps: Steps of linear warm-up; None for one epoch as in the paper, and at most
+            half of the steps.
         batch_size: Images in a batch of arrays.
         learning_rate: The peak of the schedule.
         clip_norm: Largest global norm of the gradient; None, as in the paper, does not clip.
@@ -130,10 +142,11 @@ def pretrain(
     """
     arrays = train if callable(train) else (train,)
     steps = _count_steps(arrays, batch_size, steps_per_epoch, checkpoints)
+    ends = epoch_ends(steps, epochs)
     keras.utils.set_random_seed(seed)
     if warmup_steps is None:
-        warmup_steps = paper.WARMUP_EPOCHS * steps
-    schedule = warmup_cosine(learning_rate, warmup_steps, total_steps=epochs * steps)
+        warmup_steps = default_warmup_steps(ends[0], ends[-1])
+    schedule = warmup_cosine(learning_rate, warmup_steps, total_steps=ends[-1])
     with model.distribute_scope():
         optimizer = adam(schedule, clip_norm)
     model.compile(optimizer, remat=remat, micro_batches=micro_batches)
@@ -248,9 +261,9 @@ def finetune(
 def _count_steps(
     train: tuple | Batches,
     batch_size: int,
-    steps_per_epoch: int | None,
+    steps_per_epoch: int | Sequence[int] | None,
     checkpoints: CheckpointManager | None,
-) -> int:
+) -> int | Sequence[int]:
     """Returns the steps of an epoch; raises `InputError` where the arguments do not agree."""
     if callable(train):
         if steps_per_epoch is None:
@@ -266,7 +279,7 @@ def _fit(
     model: keras.Model,
     train: tuple | Batches,
     *,
-    steps_per_epoch: int,
+    steps_per_epoch: int | Sequence[int],
     checkpoints: CheckpointManager | None,
     batch_size: int,
     should_stop: Callable[[], bool] = lambda: False,

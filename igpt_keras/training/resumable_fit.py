@@ -1,10 +1,13 @@
 """`fit` on batches that can start at any step, from the last checkpoint on."""
 
+import bisect
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
+from igpt_keras.errors import InputError
 from igpt_keras.training.callbacks.checkpoint_manager import CheckpointManager
 
 Batches = Callable[[int], Any]
@@ -29,7 +32,7 @@ def resumable_fit(
     batches: Batches,
     *,
     epochs: int,
-    steps_per_epoch: int,
+    steps_per_epoch: int | Sequence[int],
     checkpoints: CheckpointManager | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     should_stop: Callable[[], bool] = lambda: False,
@@ -43,7 +46,7 @@ def resumable_fit(
         model: The compiled model.
         batches: Function from a step to the endless batches that start at it.
         epochs: Epochs in all, including those before the last checkpoint.
-        steps_per_epoch: Batches in an epoch.
+        steps_per_epoch: Batches in an epoch, or in each of the epochs.
         checkpoints: Restores the last checkpoint and writes new ones; None starts at step 0
             and writes nothing.
         callbacks: Keras callbacks, among them those registered with `checkpoints`.
@@ -54,7 +57,8 @@ def resumable_fit(
         The value of each metric after every epoch, from the first epoch on.
 
     Raises:
-        InputError: The last checkpoint belongs to another model.
+        InputError: The last checkpoint belongs to another model, or `steps_per_epoch` does not
+            list a number of steps for each epoch.
         Interrupted: `checkpoints.stop` was called; a checkpoint is on disk.
     """
     history = EpochHistory()
@@ -64,7 +68,8 @@ def resumable_fit(
         checkpoints.register("history", history)
         callbacks.append(checkpoints)
         step = checkpoints.restore(model)
-    for start, first_epoch, last_epoch, steps in _remaining_fits(step, steps_per_epoch, epochs):
+    ends = epoch_ends(steps_per_epoch, epochs)
+    for start, first_epoch, last_epoch, steps in _remaining_fits(step, ends):
         if should_stop():
             break
         model.fit(
@@ -79,18 +84,42 @@ def resumable_fit(
     return history.history
 
 
-def _remaining_fits(
-    step: int, steps_per_epoch: int, epochs: int
-) -> list[tuple[int, int, int, int]]:
+def epoch_ends(steps_per_epoch: int | Sequence[int], epochs: int) -> list[int]:
+    """Returns the step after which each epoch ends.
+
+    Raises:
+        InputError: There are no epochs, `steps_per_epoch` lists another number of them, or an
+            epoch has no steps.
+    """
+    if epochs < 1:
+        raise InputError(f"epochs must be at least 1, got {epochs}")
+    lengths = steps_per_epoch
+    if not isinstance(lengths, Sequence):
+        lengths = [lengths] * epochs
+    if len(lengths) != epochs:
+        raise InputError(
+            f"steps_per_epoch must be one number or one for each of the {epochs} epochs, "
+            f"got {len(lengths)}"
+        )
+    if min(lengths) < 1:
+        raise InputError(f"steps_per_epoch must be at least 1, got {min(lengths)}")
+    return list(itertools.accumulate(lengths))
+
+
+def _remaining_fits(step: int, ends: list[int]) -> list[tuple[int, int, int, int]]:
     """The calls of `fit` after `step`: first step, first epoch, last epoch, steps per epoch.
 
-    The rest of a started epoch is one call, all later epochs are another.
+    The rest of a started epoch is one call. Later epochs that follow each other and have the same
+    number of steps are another.
     """
-    epoch, done = divmod(step, steps_per_epoch)
+    first = bisect.bisect_right(ends, step)
+    starts = [step, *ends[first:]]
+    lengths = [end - start for start, end in itertools.pairwise(starts)]
+    is_rest = first < len(ends) and step not in (0, *ends)
     fits = []
-    if done:
-        fits.append((step, epoch, epoch + 1, steps_per_epoch - done))
-        epoch += 1
-    if epoch < epochs:
-        fits.append((epoch * steps_per_epoch, epoch, epochs, steps_per_epoch))
+    # The rest of an epoch is a group of its own, whatever its length.
+    groups = itertools.groupby(range(len(lengths)), lambda i: (is_rest and i == 0, lengths[i]))
+    for (_, steps), group in groups:
+        indices = list(group)
+        fits.append((starts[indices[0]], first + indices[0], first + indices[-1] + 1, steps))
     return fits

@@ -128,7 +128,7 @@ def test_two_workers_write_one_run(trained, two_workers, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--steps", "2"], "too few for snapshots=5"),
+        (["--steps", "2", "--warmup-steps", "3"], "warmup_steps must lie in 0…2"),
         ([], "give either epochs or steps"),
         (["--steps", "2", "--epochs", "1"], "give either epochs or steps"),
         (["--steps", "16", "--snapshots", "0"], "0 is not in the range x>=1"),

@@ -2,6 +2,8 @@
 
 import dataclasses
 import inspect
+import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from igpt_keras.runs import (
     read_result,
 )
 from igpt_keras.runs.folder import only_writer
+from igpt_keras.training.callbacks.history_logger import read_history
 
 SIZES = {"image_size": 8, "num_layers": 1, "hidden_dim": 16, "num_heads": 1, "num_colors": 8}
 SETTINGS = Pretrain.Settings(**SIZES, steps=24, batch_size=32, snapshots=2, learning_rate=0.01)
@@ -219,7 +222,8 @@ def test_a_probe_by_sgd_is_resumed(pretrained, tmp_path):
 def test_check_finds_what_open_would(pretrained):
     Pretrain.check(SETTINGS, "digits")
     for verb, change, message in (
-        (Pretrain, {"steps": 1}, "1 steps are too few for snapshots=2"),
+        (Pretrain, {"warmup_steps": 25}, r"warmup_steps must lie in 0…24, .* got 25"),
+        (Pretrain, {"steps": None, "epochs": 0.01}, "epochs=0.01 is less than one step; .* 40$"),
         (Finetune, {"layer": 2}, "layer must lie in 0…1, got 2"),
         (Probe, {"layers": [2]}, "layers must lie in 0…1, got 2"),
         (Probe, {"learning_rate": 1.0, "layers": None}, "learning_rate=1.0 is for method=sgd"),
@@ -243,6 +247,46 @@ def test_check_finds_what_open_would(pretrained):
 def test_settings_that_contradict_each_other(change, message):
     with pytest.raises(InputError, match=message):
         dataclasses.replace(SETTINGS, **change)
+
+
+@pytest.mark.parametrize("snapshots", [1, 2, 5, 10**9])
+def test_every_step_is_trained_and_snapshots_are_nearest_to_the_halves(snapshots):
+    """Any number of steps, compared with fractions."""
+    for steps in (1, 2, 3, 7, 15, 16, 17, 31, 60, 196, 1000):
+        settings = dataclasses.replace(SETTINGS, steps=steps, snapshots=snapshots)
+        schedule = settings.schedule(steps_of_data=10)
+        assert schedule.evaluations == sorted({*schedule.evaluations})
+        assert schedule.evaluations[0] >= 1 and schedule.evaluations[-1] == steps
+        assert schedule.snapshots <= {*schedule.evaluations}
+        halves = [Fraction(steps, 2**count) for count in range(min(snapshots, 20))]
+        for half in halves:
+            nearest = min(abs(step - half) for step in range(1, steps + 1))
+            assert min(abs(step - half) for step in schedule.snapshots) == nearest
+        assert len(schedule.snapshots) <= snapshots
+        gaps = np.diff(schedule.evaluations, prepend=0)
+        assert gaps.max() - gaps.min() <= 1
+        assert len(gaps) == min(steps, 2 ** min(snapshots - 1, 20))
+
+
+def test_the_warmup_takes_a_pass_over_the_images_or_half_of_a_short_run():
+    for steps, expected in ((1, 0), (5, 2), (19, 9), (20, 10), (500, 10)):
+        settings = dataclasses.replace(SETTINGS, steps=steps)
+        assert settings.schedule(steps_of_data=10).warmup_steps == expected
+    assert dataclasses.replace(SETTINGS, warmup_steps=0).schedule(10).warmup_steps == 0
+
+
+def test_the_steps_of_a_run_are_those_asked_for(tmp_path):
+    settings = dataclasses.replace(SETTINGS, steps=7, snapshots=3, warmup_steps=2)
+    heard = Heard()
+    metrics = Pretrain.open(settings, "digits", tmp_path / "run").run([heard]).metrics
+    assert heard.steps == 7
+    assert metrics["history"]["step"] == [2, 4, 5, 7]
+    assert [saved["step"] for saved in metrics["snapshots"]] == [2, 4, 7]
+    rates = {r["step"]: r["learning_rate"] for r in read_history(tmp_path / "run")}
+    # 0 and a half of the peak, then a cosine over five steps. A record has its last step's rate.
+    closed_form = [0, 0.5, *((1 + math.cos(math.pi * step / 5)) / 2 for step in range(5))]
+    for step, rate in rates.items():
+        assert rate == pytest.approx(0.01 * closed_form[step - 1], abs=1e-8)
 
 
 def test_settings_and_data_of_another_seed_make_another_palette(pretrained, tmp_path):

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from igpt_keras.models.task import Task
@@ -12,16 +12,16 @@ BEST = "best"
 
 
 class Snapshots(Callback):
-    """Saves the model after some epochs, and the best model so far.
+    """Saves the model after some steps, and the best model so far.
 
-    `DIRECTORY/step-00001000` is a model folder after one of `epochs`; the paper studies those
+    `DIRECTORY/step-00001000` is a model folder after one of `steps`; the paper studies those
     after 1/16, 1/8, 1/4, 1/2 and all of the steps (section 4.2). `DIRECTORY/best` is the model
     with the lowest validation loss after any epoch.
 
     Args:
         directory: Folder of the model folders.
-        epochs: Epochs, from 1, after which the model is saved.
-        steps_per_epoch: Batches in an epoch.
+        steps: Steps after which the model is saved; an epoch ends at each.
+        epoch_ends: The step after which each epoch ends.
         training: Content of each `training.json`, besides `step` and `validation_loss`.
         writes: Whether this process writes; False in workers that are not the chief.
 
@@ -36,15 +36,15 @@ class Snapshots(Callback):
     def __init__(
         self,
         directory: str | os.PathLike,
-        epochs: Collection[int],
-        steps_per_epoch: int,
+        steps: Collection[int],
+        epoch_ends: Sequence[int],
         training: dict[str, Any],
         writes: bool = True,
     ):
         super().__init__()
         self.directory = pathlib.Path(directory)
-        self.epochs = epochs
-        self.steps_per_epoch = steps_per_epoch
+        self.steps = steps
+        self.epoch_ends = epoch_ends
         self.training = training
         self.writes = writes
         self.saved: list[dict[str, Any]] = []
@@ -59,10 +59,10 @@ class Snapshots(Callback):
         self.saved, self.best = state["saved"], state["best"]
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        step = (epoch + 1) * self.steps_per_epoch
+        step = self.epoch_ends[epoch]
         loss = (logs or {}).get("val_loss")
         measured = {"step": step, "validation_loss": loss}
-        if epoch + 1 in self.epochs:
+        if step in self.steps:
             self.saved = [*self.saved, self._save(f"step-{step:08d}", measured)]
         if loss is not None and (self.best is None or loss < self.best["validation_loss"]):
             self.best = self._save(BEST, measured)

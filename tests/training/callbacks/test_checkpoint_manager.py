@@ -9,6 +9,7 @@ import tensorflow as tf
 from igpt_keras import ImageGPT, InputError
 from igpt_keras.training.callbacks.checkpoint_manager import CheckpointManager, Interrupted
 from igpt_keras.training.recipes import pretrain
+from igpt_keras.training.resumable_fit import _remaining_fits, epoch_ends
 from igpt_keras.training.strategies import make_strategy
 from tests.training.stopper import Stopper
 
@@ -43,13 +44,22 @@ def batches(step):
     return tf.data.Dataset.range(step, 1000).map(batch)
 
 
-def train(config, checkpoints, *, objective="ar", policy="float32", callbacks=(), seed=2):
+def train(
+    config,
+    checkpoints,
+    *,
+    objective="ar",
+    policy="float32",
+    callbacks=(),
+    seed=2,
+    steps_per_epoch=STEPS_PER_EPOCH,
+):
     keras.utils.set_random_seed(seed)
     model = ImageGPT(config, objective, dtype=policy)
     validation = np.asarray(next(iter(batches(500))))
     masked = validation % 3 == 0
     inputs = validation if objective == "ar" else {"tokens": validation, "masked": masked}
-    settings = {"epochs": EPOCHS, "steps_per_epoch": STEPS_PER_EPOCH, "batch_size": 4}
+    settings = {"epochs": EPOCHS, "steps_per_epoch": steps_per_epoch, "batch_size": 4}
     history = pretrain(
         model,
         batches,
@@ -100,6 +110,48 @@ def test_a_training_that_was_stopped_ends_like_one_that_was_not(
         np.testing.assert_array_equal(ours, theirs)
     # Of the epoch that was cut the means go on.
     assert history == expected
+
+
+@pytest.mark.parametrize("stops", [[(3, 3)], [(4, 4), (1, 5)], [(9, 9)]])
+def test_epochs_may_have_different_lengths(config, tmp_path, stops):
+    """Stops within an epoch whose rest is as long as the next one, and at the end of one."""
+    lengths = {"steps_per_epoch": [4, 4, 3]}
+    whole, expected = train(config, CheckpointManager(tmp_path / "whole", 100), **lengths)
+    for stop, at in stops:
+        checkpoints = CheckpointManager(tmp_path / "cut", 100)
+        with pytest.raises(Interrupted, match=f"after step {at}$"):
+            train(config, checkpoints, callbacks=[Stopper(checkpoints, stop)], **lengths)
+    losses = Losses()
+    resumed, history = train(
+        config, CheckpointManager(tmp_path / "cut", 100), callbacks=[losses], **lengths
+    )
+    assert losses.seen == 11 - stops[-1][1]
+    for ours, theirs in zip(all_values(resumed), all_values(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert history == expected and len(history["loss"]) == 3
+
+
+def test_fits_cover_every_step_once():
+    """Whatever the lengths and the step, compared with a list of all steps."""
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        ends = epoch_ends(generator.integers(1, 4, 6).tolist(), 6)
+        epochs = np.searchsorted(ends, np.arange(ends[-1]), side="right")
+        step = int(generator.integers(0, ends[-1] + 1))
+        trained = []
+        for start, first, last, steps in _remaining_fits(step, ends):
+            assert start == step + len(trained)
+            trained += np.repeat(np.arange(first, last), steps).tolist()
+        assert trained == epochs[step:].tolist()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [([3, 3], "one for each of the 3 epochs, got 2"), ([3, 0, 3], "must be at least 1, got 0")],
+)
+def test_lengths_that_fit_no_epochs(lengths, message):
+    with pytest.raises(InputError, match=message):
+        epoch_ends(lengths, 3)
 
 
 def test_nothing_is_left_to_do_after_the_last_step(config, tmp_path):
