@@ -52,8 +52,9 @@ def create_run(
 
     Raises:
         FileExistsError: `folder` exists, and `overwrite` is false or it is not a run.
+        InputError: Another process writes to the run in `folder`.
     """
-    with atomic_path(folder, overwrite, marker=RUN_FILE) as partial:
+    with only_replacer(folder), atomic_path(folder, overwrite, marker=RUN_FILE) as partial:
         (partial / CHECKPOINTS).mkdir(parents=True)
         tokenizer.save_to_preset(partial)
         write_json(partial / RUN_FILE, {"format_version": FORMAT_VERSION, "kind": kind, **content})
@@ -77,6 +78,16 @@ def read_run(folder: str | os.PathLike, kind: str) -> dict[str, Any]:
     if content["kind"] != kind:
         raise InputError(f"{folder} is a run of igpt {content['kind']}, not of igpt {kind}")
     return content
+
+
+def only_replacer(folder: str | os.PathLike) -> contextlib.AbstractContextManager[None]:
+    """Keeps other processes from writing to a run that is replaced, if there is one.
+
+    Raises:
+        InputError: Another process is writing to it.
+    """
+    is_run = pathlib.Path(folder, RUN_FILE).exists()
+    return only_writer(folder) if is_run else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from igpt_keras.runs.folder import (
     RESULT_FILE,
     RUN_FILE,
     create_run,
+    only_replacer,
     only_writer,
     read_run,
 )
@@ -221,6 +222,9 @@ class Training(Run[SettingsT]):
         content = read_run(self.output, self.kind) if resume and self.output.exists() else None
         if content is None and self.is_chief:
             check_replaceable(self.output, overwrite, RUN_FILE)
+            with only_replacer(self.output):
+                # Raises before the work below where another process writes to the run.
+                pass
         self._load()
         self.batch_size = self._global_batch_size()
         check_batch_size(self.strategy, self.batch_size)
@@ -238,6 +242,7 @@ class Training(Run[SettingsT]):
         if content is None and self.is_chief:
             content = {"command": self.command, "options": options, **self.fingerprints()}
             create_run(self.output, self.kind, content, self.tokenizer, overwrite)
+        self._content = content
 
     def _check_unchanged(self, content: dict[str, Any], options: dict[str, Any]) -> None:
         """Raises `InputError` if `content` of run.json is of other settings, images or model."""
@@ -254,6 +259,7 @@ class Training(Run[SettingsT]):
 
     def _run(self, callbacks: Callbacks) -> Result:
         with only_writer(self.output) if self.is_chief else contextlib.nullcontext():
+            self._check_not_replaced()
             with self.strategy.scope():
                 model = self._build()
             result = self._train(model, callbacks)
@@ -261,9 +267,17 @@ class Training(Run[SettingsT]):
                 write_result(result, self.output)
         return result
 
+    def _check_not_replaced(self) -> None:
+        """Raises `InputError` if another process replaced the run since it was opened."""
+        if self.is_chief:
+            now, opened = read_run(self.output, self.kind), json.loads(json.dumps(self._content))
+            if now != {**now, **opened}:
+                raise InputError(f"another process replaced {self.output} since it was opened")
+
     def remove_checkpoints(self) -> None:
         if (self.output / CHECKPOINTS).exists() and self.is_chief:
-            shutil.rmtree(self.output / CHECKPOINTS)
+            with only_writer(self.output):
+                shutil.rmtree(self.output / CHECKPOINTS)
 
     @functools.cached_property
     def strategy(self) -> tf.distribute.Strategy:

@@ -186,6 +186,28 @@ def test_one_process_writes_at_a_time(crashed):
         run.run()
 
 
+def contents(folder):
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {path.relative_to(folder): path.read_bytes() for path in files}
+
+
+def test_a_run_that_is_being_written_is_not_replaced(crashed):
+    before = contents(crashed)
+    other = dataclasses.replace(SETTINGS, seed=9)
+    with only_writer(crashed), pytest.raises(InputError, match="another process is training"):
+        Pretrain.open(other, "digits", crashed, overwrite=True)
+    assert contents(crashed) == before
+
+
+def test_a_run_that_was_replaced_after_it_was_opened_is_not_written_to(crashed):
+    first = Pretrain.open(SETTINGS, "digits", crashed, overwrite=True)
+    Pretrain.open(dataclasses.replace(SETTINGS, seed=9), "digits", crashed, overwrite=True)
+    before = contents(crashed)
+    with pytest.raises(InputError, match="another process replaced"):
+        first.run()
+    assert contents(crashed) == before
+
+
 def test_another_kind_of_run_is_not_resumed(crashed, pretrained):
     with pytest.raises(InputError, match="is a run of igpt pretrain, not of igpt finetune"):
         Finetune.open(settings_of(Finetune, pretrained[0]), "digits", crashed, resume=True)
