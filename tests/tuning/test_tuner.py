@@ -175,8 +175,8 @@ def test_an_error_in_a_trial_is_raised_as_it_is(tmp_path):
 
 
 def test_what_no_trial_could_train_with_is_found_before_there_is_a_folder(tmp_path):
-    settings = dataclasses.replace(SETTINGS, steps=1, snapshots=5)
-    with pytest.raises(InputError, match="1 steps are too few for snapshots=5"):
+    settings = dataclasses.replace(SETTINGS, steps=1, warmup_steps=2)
+    with pytest.raises(InputError, match="warmup_steps must lie in 0…1"):
         tuner(tmp_path, settings)
     assert not list(tmp_path.iterdir())
 
