@@ -131,8 +131,7 @@ class Settings(TrainingOptions):
             warmup_steps = recipes.default_warmup_steps(steps_of_data, total_steps)
         if not 0 <= warmup_steps <= total_steps:
             raise InputError(
-                f"warmup_steps must lie in 0…{total_steps}, the number of steps, "
-                f"got {warmup_steps}"
+                f"warmup_steps must lie in 0…{total_steps}, the number of steps, got {warmup_steps}"
             )
         # Halved more often than that, the steps are less than 1.
         halvings = min(self.snapshots - 1, total_steps.bit_length())
