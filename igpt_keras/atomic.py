@@ -37,9 +37,9 @@ def atomic_path(
     path = pathlib.Path(path).expanduser().absolute()
     check_replaceable(path, overwrite, marker)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix=f".{path.name}.", suffix=SUFFIX, dir=path.parent
-    ) as directory:
+    # The name may be as long as the file system allows.
+    prefix = f".{os.fsencode(path.name)[:100].decode(errors='ignore')}."
+    with tempfile.TemporaryDirectory(prefix=prefix, suffix=SUFFIX, dir=path.parent) as directory:
         partial = pathlib.Path(directory, "new")
         yield partial
         check_replaceable(path, overwrite, marker)

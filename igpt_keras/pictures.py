@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from igpt_keras.atomic import atomic_path
 
@@ -18,6 +18,8 @@ UNKNOWN_COLOR = (120, 150, 190)
 TEXT_SIZE = 14
 GAP = 6
 SHEET_FILE = "contact-sheet.png"
+# Most file systems take names of 255 bytes, some of 143.
+MAX_STEM_BYTES = 100
 NEAREST = Image.Resampling.NEAREST
 # The color map "inferno" (CC0), sampled evenly: equal steps of a value look equal.
 INFERNO = np.array(
@@ -181,11 +183,21 @@ def save_png(picture: Image.Image, path: str | os.PathLike, overwrite: bool = Tr
 
 
 def completion_names(paths: Sequence[str | os.PathLike], count: int) -> list[list[str]]:
-    """Returns the file names of `count` completions of each image, by its place and its name."""
+    """Returns the file names of `count` completions of each image, by its place and its name.
+
+    Long names are shortened, and characters that cannot be printed become `_`.
+    """
+    stems = [_short(pathlib.Path(path).stem) for path in paths]
     return [
-        [f"{index:03d}-{pathlib.Path(path).stem}-{number:02d}.png" for number in range(count)]
-        for index, path in enumerate(paths)
+        [f"{index:03d}-{stem}-{number:02d}.png" for number in range(count)]
+        for index, stem in enumerate(stems)
     ]
+
+
+def _short(stem: str) -> str:
+    # Bytes of a name that is not UTF-8 are no printable characters either.
+    printable = "".join(char if char.isprintable() else "_" for char in stem)
+    return printable.encode()[:MAX_STEM_BYTES].decode(errors="ignore")
 
 
 def write_completions(
@@ -242,10 +254,3 @@ def square_sheet(images: np.ndarray) -> Image.Image:
 def cell_size_of(images: np.ndarray) -> int:
     """Returns the side in pixels of images uint8 [..., R, R, 3] on a contact sheet."""
     return max(96, 4 * images.shape[-2])
-
-
-def thumbnail(path: str | os.PathLike, size: int) -> np.ndarray:
-    """Reads the center square of an image file for a contact sheet: uint8 [size, size, 3]."""
-    with Image.open(path) as image:
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-    return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BOX))

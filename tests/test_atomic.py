@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -99,3 +100,11 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     assert len(left) == 3 and left[0].startswith(".folder.")
     remove_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "kept"]
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "ä" * 127, os.fsdecode(b"\xe4" * 255)])
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path, name):
+    with atomic_path(tmp_path / name) as partial:
+        partial.write_text("complete")
+    assert (tmp_path / name).read_text() == "complete"
+    assert [path.name for path in tmp_path.iterdir()] == [name]

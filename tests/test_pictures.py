@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,6 +9,7 @@ from igpt_keras.pictures import (
     GAP,
     UNKNOWN_COLOR,
     color_scale,
+    completion_names,
     contact_sheet,
     heat_map,
     keep_known,
@@ -75,6 +78,29 @@ def test_stacked_pictures_stand_below_each_other():
     assert sheet.crop((0, 0, 9, 2)).tobytes() == wide.tobytes()
     assert sheet.crop((0, 2, 3, 7)).tobytes() == tall.tobytes()
     assert sheet.getpixel((5, 4)) == BACKGROUND
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("a" * 238, "ä" * 127, "photo", "a\nb\x1b[2J", "日本" * 42, ".hidden", "x.tar.gz"),
+        os.fsdecode(b"caf\xe9" * 60),
+    ],
+)
+def test_completions_have_names_that_any_file_system_and_terminal_takes(name, tmp_path):
+    names = completion_names([name + ".png", tmp_path / (name + ".png")], 3)
+    assert len({each for of_image in names for each in of_image}) == 6
+    for index, of_image in enumerate(names):
+        for number, each in enumerate(of_image):
+            assert each.isprintable()
+            assert len(each.encode()) < 143, "the least of common file systems"
+            assert each.startswith(f"{index:03d}-") and each.endswith(f"-{number:02d}.png")
+            save_png(Image.new("RGB", (1, 1)), tmp_path / each)
+            assert (tmp_path / each).is_file()
+
+
+def test_short_names_are_kept():
+    assert completion_names(["a/Äpfel 日本.jpg"], 1) == [["000-Äpfel 日本-00.png"]]
 
 
 def test_keep_top_hides_the_rows_below_and_copies():

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import io
 import sys
 from typing import NoReturn
 
@@ -74,6 +75,9 @@ def main() -> NoReturn:
     The status is 0, 2 for a mistake of the user, 3 for training that diverged, or what the
     command asks for. An error is one line on stderr.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files are printed with the bytes that they have, UTF-8 or not.
+        sys.stdout.reconfigure(errors="surrogateescape")
     try:
         status = igpt.main(prog_name="igpt", standalone_mode=False)
     except click.UsageError as error:

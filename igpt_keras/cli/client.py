@@ -120,7 +120,7 @@ def complete(
     import numpy as np
 
     from igpt_keras.atomic import atomic_path
-    from igpt_keras.pictures import SHEET_FILE, completion_names, thumbnail, write_completions
+    from igpt_keras.pictures import SHEET_FILE, completion_names, write_completions
 
     with atomic_path(output, overwrite, marker=SHEET_FILE) as partial:
         completed = connection.complete(
@@ -131,13 +131,24 @@ def complete(
             seed=seed,
         ).images
         size = completed.shape[2]
-        originals = np.stack([thumbnail(path, size) for path in images])
+        originals = np.stack([_thumbnail(path, size) for path in images])
         known = np.broadcast_to(np.arange(size)[:, None] < keep_rows, (size, size))
         partial.mkdir()
         names = completion_names(images, num_completions)
         write_completions(partial, names, originals, completed, known)
     count = plural(len(images) * num_completions, "completion")
     click.echo(f"Wrote {count} and {SHEET_FILE} to {output}")
+
+
+def _thumbnail(path: pathlib.Path, size: int):
+    """An image for the contact sheet, uint8 [size, size, 3], made without TensorFlow."""
+    import numpy as np
+    from PIL import Image
+
+    from igpt_keras.data.image_decoding import read_square
+
+    square = Image.fromarray(read_square(path))
+    return np.asarray(square.resize((size, size), Image.Resampling.BOX))
 
 
 @_request(NUM_SAMPLES, SAMPLER, *SAMPLING)

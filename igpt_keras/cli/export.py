@@ -21,7 +21,7 @@ from igpt_keras.cli.options import COUNT, PATH, output
     option(
         "--max-pixels",
         type=COUNT,
-        default=1 << 26,
+        default=1 << 22,
         help="Maximum number of pixels of a request's image; larger images are rejected before "
         "they are decoded.",
     ),

@@ -17,25 +17,53 @@ DECODING_ERRORS = (
     *(OSError, SyntaxError, ValueError, EOFError, RuntimeError),
     Image.DecompressionBombError,
 )
+# The area of an 8192 × 8192 image, 200 MB decoded: few cameras take more.
+MAX_PIXELS = 1 << 26
+# Ten times the side of the largest models' images. Larger images are averaged down at once.
+MAX_SIDE = 2048
+# Tags of TIFF files, and the photometric interpretation of those whose 0 is white.
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
 
 
-def decode(image_bytes: bytes) -> np.ndarray:
-    """Decodes an image file as a person would see it.
+def decode(image: bytes | Image.Image) -> np.ndarray:
+    """Decodes an image as a person would see it.
 
-    Every format of Pillow is known. EXIF orientation is applied, transparent pixels are laid
-    over white, 16-bit values keep their upper 8 bits, and an animation gives its first frame.
+    Every format of Pillow is known. Orientation is applied, transparent pixels are laid over
+    white, gray levels of 16 bits keep their upper 8, and an animation gives its first frame. Color
+    profiles are not applied. An image whose shorter side is above `MAX_SIDE` is averaged down by
+    the smallest whole number that suffices; pixels that are left over at its right and lower
+    edge are cut off.
+
+    Args:
+        image: The content of an image file, or an image that Pillow opened or made.
 
     Returns:
         uint8 [h, w, 3].
 
     Raises:
-        InputError: The bytes are damaged or not an image.
+        InputError: The bytes are damaged or not an image; the image declares more than
+            `MAX_PIXELS` pixels; or its value for white is unknown, as in floating-point files.
+
+    Example:
+        ```python
+        import io
+
+        from PIL import Image
+
+        from igpt_keras.data.image_decoding import decode
+
+        file = io.BytesIO()
+        Image.new("RGB", (9, 6), "red").save(file, "PNG")
+        decode(file.getvalue()).shape  # (6, 9, 3)
+        ```
     """
     try:
-        with Image.open(io.BytesIO(image_bytes)) as image:
+        if isinstance(image, Image.Image):
             return np.asarray(_upright_rgb(image))
+        with Image.open(io.BytesIO(image)) as opened:
+            return np.asarray(_upright_rgb(opened))
     except Image.UnidentifiedImageError:
-        raise InputError("no image" if image_bytes else "empty") from None
+        raise InputError("no image" if image else "empty") from None
     except DECODING_ERRORS as error:
         raise InputError(str(error) or type(error).__name__) from None
 
@@ -50,11 +78,20 @@ def read_image(path: str | os.PathLike, image_size: int) -> np.ndarray:
         FileNotFoundError: There is no such file.
         InputError: The file is damaged or not an image.
     """
+    return resize_area(read_square(path)[None], image_size, image_size)[0]
+
+
+def read_square(path: str | os.PathLike) -> np.ndarray:
+    """Reads the center square of an image file: uint8 [side, side, 3].
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        InputError: The file is damaged or not an image.
+    """
     try:
-        image = decode(pathlib.Path(path).read_bytes())
+        return center_square(decode(pathlib.Path(path).read_bytes()))
     except InputError as error:
         raise InputError(f"{path} cannot be read as an image ({error})") from None
-    return resize_area(center_square(image)[None], image_size, image_size)[0]
 
 
 class ImageDecoder:
@@ -116,18 +153,70 @@ class ImageDecoder:
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
-    if image.format == "JPEG" and image.mode == "RGB" and not {"exif", "xmp"} & image.info.keys():
-        # Most photographs; the steps below would take as long as decoding a small one.
+    width, height = image.size
+    if not 1 <= width * height <= MAX_PIXELS:
+        raise InputError(f"{width} × {height} pixels; an image must have 1…{MAX_PIXELS:,}")
+    if not _is_upright_rgb(image):
+        image = _over_white(_upright(image)).convert("RGB")
+    factor = -(-min(image.size) // MAX_SIDE)
+    if factor == 1:
         return image
+    width, height = (side // factor * factor for side in image.size)
+    return image.reduce(factor, (0, 0, width, height))
+
+
+def _is_upright_rgb(image: Image.Image) -> bool:
+    """Whether an image is like most photographs, for which a look takes less time."""
+    known = image.format == "JPEG" and image.mode == "RGB"
+    return known and not {"exif", "xmp"} & image.info.keys()
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Applies the orientation, and reduces gray levels to 8 bits."""
+    # What follows makes images without a format and without tags.
+    gray = _gray_levels(image)
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        # Pillow's conversion clips to 255 instead of scaling.
-        values = np.asarray(image, np.int64)
-        image = Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8))
-    if image.mode == "F":
-        raise InputError("floating-point pixels, whose value for white is unknown")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        background = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(background, image)
-    return image.convert("RGB")
+    if gray is None:
+        return image
+    shift, inverted = gray
+    values = np.asarray(image, np.int64)
+    levels = (values >> shift).clip(0, 255).astype(np.uint8)
+    upright = Image.fromarray(255 - levels if inverted else levels)
+    transparent = image.info.get("transparency")
+    if transparent is not None:
+        upright.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return upright
+
+
+def _gray_levels(image: Image.Image) -> tuple[int, bool] | None:
+    """How to reduce gray levels of more than 8 bits.
+
+    Returns:
+        By how many bits to shift them, and whether 0 is white; None for an image of 8 bits.
+
+    Raises:
+        InputError: The value for white is unknown.
+    """
+    # Pillow scales the values of a PGM to 16 bits; in other files of this mode they have 32.
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+        kind = "floating-point" if image.mode == "F" else "32-bit integer"
+        raise InputError(f"{kind} pixels, whose value for white is unknown")
+    if not image.mode.startswith("I"):
+        return None
+    tags = getattr(image, "tag_v2", {})
+    (bits, *_) = tags.get(BITS_PER_SAMPLE, (16,))
+    return bits - 8, tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """Lays transparent pixels over white."""
+    if not image.has_transparency_data:
+        return image
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, tuple) and max(transparent) > 255:
+        raise InputError("a transparent color of 16 bits, which Pillow does not compare")
+    if image.mode == "La":
+        image = image.convert("LA")
+    image = image.convert("RGBA")
+    background = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(background, image)

@@ -14,7 +14,7 @@ import numpy as np
 from igpt_keras.errors import InputError
 from igpt_keras.sampling.requests import Completions
 from igpt_keras.sampling.samplers import Categorical
-from serving.client.connection import TLS, Attempts, Deadline, RetryPolicy
+from serving.client.connection import TLS, Attempts, Deadline, RetryPolicy, check_address
 from serving.client.errors import serving_error
 from serving.client.images import Images
 from serving.client.queries import Classifications, Query, Scores, Served, VersionStatus
@@ -25,15 +25,17 @@ class BaseClient(abc.ABC):
     """The requests to a served model, on our server or on TensorFlow Serving.
 
     Images are a sequence of paths, image files (bytes), uint8 arrays [h, w, 3] and PIL images,
-    in any mixture, or one uint8 array [B, h, w, 3]. The server crops and scales them to its
-    model's size R. The methods raise:
+    in any mixture, or one uint8 array [B, h, w, 3]. The client decodes each as
+    `igpt_keras.data.read_image` does, and sends a JPEG as it is and the center square of anything
+    else as a PNG. The server scales them to its model's size R. The methods raise:
 
     - `FileNotFoundError`: An image file does not exist.
-    - `InputError`: An argument is one that no server accepts.
+    - `InputError`: An argument is one that no server accepts, or an image cannot be read.
     - `ServingError`: The server refused the request or could not be reached; see its `code`.
 
     Args:
-        address: "host:port".
+        address: "host:port", or a name in gRPC's notation, such as "unix:/path" or
+            "dns:///host:port".
         model_name: The server's name for the model.
         timeout: Time in seconds for a method with all its requests and retries; None for no
             limit. The server is told how much of it is left.
@@ -68,6 +70,7 @@ class BaseClient(abc.ABC):
                 raise InputError(f"{name} must be at least 1, got {value}")
         if timeout is not None and not timeout > 0:
             raise InputError(f"timeout must be above 0, or None, got {timeout}")
+        check_address(address)
         self.address = address
         self.timeout = timeout
         self._served = Served(

@@ -4,11 +4,27 @@ import dataclasses
 import os
 import pathlib
 import random
+import re
 import time
 
 import grpc
 
 from igpt_keras.errors import InputError
+
+_HOST_AND_PORT = re.compile(r"(\[[^\s/\]]+\]|[^\s/:\[\]]+):([0-9]+)")
+# Of gRPC's other ways to name a server, those that its documentation of naming has.
+_SCHEMES = ("dns:", "unix:", "unix-abstract:", "vsock:", "ipv4:", "ipv6:")
+
+
+def check_address(address: str) -> None:
+    """Raises `InputError` for an address that gRPC would only try again and again."""
+    if address.startswith(_SCHEMES):
+        return
+    parts = _HOST_AND_PORT.fullmatch(address)
+    if parts is None or not 1 <= int(parts[2]) <= 65535:
+        raise InputError(
+            f'address must be "host:port", such as localhost:8500 or [::1]:8500, got {address!r}'
+        )
 
 
 @dataclasses.dataclass(frozen=True)

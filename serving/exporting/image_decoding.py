@@ -6,14 +6,23 @@ the size that a file declares, and decode every frame of an animation. The code 
 the image as a viewer shows it.
 """
 
+from collections.abc import Callable, Sequence
+
 import tensorflow as tf
 
+from igpt_keras.data.image_decoding import MAX_SIDE
 from igpt_keras.tensors import Tensor
 
 PNG, GIF, BMP, JPEG = range(4)
 # The first bytes of each.
 SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"\xff\xd8\xff")
 ORIENTATION_TAG = 0x0112
+# Types of values in EXIF.
+SHORT, LONG = 3, 4
+# What an XMP packet follows, in JPEG and in PNG (where two zeros say that it is not compressed).
+XMP_SEGMENT, XMP_CHUNK = b"http://ns.adobe.com/xap/1.0/\0", b"XML:com.adobe.xmp\0\0\0"
+XMP_BYTES = 1 << 16
+XMP_ORIENTATION = r"\C*?tiff:Orientation(?:=\"|>)([0-9])\C*"
 # Every part of a file takes a step of a loop. Only files made to waste time have more parts.
 MAX_PARTS = 10_000
 MAX_EXTENSIONS = 1_000
@@ -47,7 +56,7 @@ def decode_image(content: Tensor, max_pixels: int) -> Tensor:
         max_pixels: A larger image, by the size in its header, is refused before it is decoded.
 
     Returns:
-        uint8 [h, w, 3].
+        uint8 [h, w, 3], averaged down if the shorter side is above `MAX_SIDE`.
 
     Raises:
         tf.errors.InvalidArgumentError: When the graph runs: the content has none of these
@@ -68,7 +77,28 @@ def decode_image(content: Tensor, max_pixels: int) -> Tensor:
         tf.cast(kind, tf.int32),
         [lambda decode=decode: decode(file, max_pixels) for decode in decoders],
     )
-    return tf.ensure_shape(image, [None, None, 3])
+    image = tf.ensure_shape(image, [None, None, 3])
+    return _within_max_side(image) if max_pixels > MAX_SIDE**2 else image
+
+
+def _within_max_side(image):
+    """Averages a large image down by a whole number, with the rounding of Pillow's `reduce`."""
+    factor = -(-tf.reduce_min(tf.shape(image)[:2]) // MAX_SIDE)
+    height, width = tf.unstack(tf.shape(image)[:2] // factor)
+
+    def add(index, total):
+        row, column = index // factor, index % factor
+        part = image[row : height * factor : factor, column : width * factor : factor]
+        return index + 1, total + tf.cast(part, tf.int32)
+
+    def averaged():
+        area = factor**2
+        start = [0, tf.zeros([height, width, 3], tf.int32)]
+        total = tf.while_loop(lambda index, _: index < area, add, start)[1]
+        scaled = tf.cast(total + area // 2, tf.int64) * tf.cast((1 << 24) // area, tf.int64)
+        return tf.cast(scaled // (1 << 24), tf.uint8)
+
+    return tf.cond(factor > 1, averaged, lambda: image)
 
 
 class Bytes:
@@ -124,24 +154,26 @@ def _check_size(width, height, max_pixels: int):
 def _decode_png(file: Bytes, max_pixels: int):
     with tf.control_dependencies([_check_size(file.number(16, 4), file.number(20, 4), max_pixels)]):
         color_type = file.number(25)
+    transparency, exif, xmp = _walk(
+        file,
+        8,
+        [
+            lambda position: file.has(position + 4, b"tRNS"),
+            lambda position: file.has(position + 4, b"eXIf"),
+            lambda position: file.has(position + 4, b"iTXt" + XMP_CHUNK),
+        ],
+        lambda position: position + 12 + file.number(position, 4),
+    )
     # TensorFlow invents an alpha channel if it is asked for one that the file does not have.
-    transparent = (color_type >= 4) | file.has(_chunk(file, b"tRNS") + 4, b"tRNS")
+    transparent = (color_type >= 4) | (transparency < file.size)
     image = tf.cond(
         transparent,
         lambda: _over_white(tf.io.decode_png(file.content, channels=4)),
         lambda: tf.io.decode_png(file.content, channels=3),
     )
-    exif = _chunk(file, b"eXIf")
-    return _upright(image, _orientation(file, exif + 8, file.has(exif + 4, b"eXIf")))
-
-
-def _chunk(file: Bytes, name: bytes):
-    """The position of the first chunk with a name in a PNG; see `_walk`."""
-
-    def following(position):
-        return position + 12 + file.number(position, 4)
-
-    return _walk(file, 8, lambda position: file.has(position + 4, name), following)
+    # Some programs write the first bytes of a JPEG's segment as well.
+    header = tf.where(file.has(exif + 8, b"Exif\0\0"), exif + 14, exif + 8)
+    return _upright(image, _orientation(file, header, xmp, file.number(xmp, 4) + 8))
 
 
 def _over_white(image):
@@ -166,45 +198,79 @@ def _decode_jpeg(file: Bytes, max_pixels: int):
         # Pillow's method. TensorFlow's default is slightly faster and less exact.
         image = tf.io.decode_jpeg(file.content, channels=3, dct_method="INTEGER_ACCURATE")
 
-    def is_exif(position):
-        return file.has(position, b"\xff\xe1") & file.has(position + 4, b"Exif\0\0")
-
     def following(position):
         # The pixels, and anything without a marker, end the segments.
         continues = file.has(position, b"\xff") & ~file.has(position, b"\xff\xda")
-        return tf.where(continues, position + 2 + file.number(position + 2, 2), file.size)
+        after = tf.where(continues, position + 2 + file.number(position + 2, 2), file.size)
+        # Any number of fill bytes may come before a marker.
+        return tf.where(file.has(position, b"\xff\xff"), position + 1, after)
 
-    segment = _walk(file, 2, is_exif, following)
-    return _upright(image, _orientation(file, segment + 10, is_exif(segment)))
+    exif, xmp = _walk(
+        file,
+        2,
+        [
+            lambda position: file.has(position, b"\xff\xe1") & file.has(position + 4, b"Exif\0\0"),
+            lambda position: file.has(position, b"\xff\xe1") & file.has(position + 4, XMP_SEGMENT),
+        ],
+        following,
+    )
+    return _upright(image, _orientation(file, exif + 10, xmp, file.number(xmp + 2, 2) + 2))
 
 
-def _walk(file: Bytes, start: int, is_found, following):
-    """The position of the first part of a file that is sought, or another one if there is none.
+def _walk(
+    file: Bytes,
+    start: int,
+    sought: Sequence[Callable[[Tensor], Tensor]],
+    following: Callable[[Tensor], Tensor],
+) -> list[Tensor]:
+    """The positions of the first parts of some kinds in a file; its size for one without any.
 
     Args:
         file: A file that consists of parts, one after the other.
         start: The position of the first part.
-        is_found: Maps a position to whether the part there is sought.
+        sought: For each kind, maps a position to whether the part there is of that kind.
         following: Maps the position of a part to that of the next.
     """
+
+    def step(position, *found):
+        firsts = [
+            tf.where((first == file.size) & is_sought(position), position, first)
+            for first, is_sought in zip(found, sought, strict=True)
+        ]
+        return following(position), *firsts
+
     return tf.while_loop(
-        lambda position: (position < file.size) & ~is_found(position),
-        lambda position: (following(position),),
-        [tf.constant(start, tf.int64)],
+        lambda position, *_: position < file.size,
+        step,
+        [tf.constant(start, tf.int64), *[file.size] * len(sought)],
         maximum_iterations=MAX_PARTS,
-    )[0]
+    )[1:]
 
 
-def _orientation(file: Bytes, exif, found):
-    """The EXIF orientation, 1…8, in the TIFF header at `exif`: int64; 1 if there is none."""
+def _orientation(file: Bytes, exif, xmp, xmp_size):
+    """The orientation, 1…8, that EXIF gives, or else XMP; 1 if there is none: int64.
+
+    Args:
+        file: The file.
+        exif: The position of EXIF's TIFF header; beyond the end if there is none.
+        xmp: The position of the part with the XMP packet; beyond the end if there is none.
+        xmp_size: The size of this part.
+    """
     little_endian = file.has(exif, b"II")
     directory = exif + file.number(exif + 4, 4, little_endian)
     entries = directory + 2 + 12 * tf.range(file.number(directory, 2, little_endian))
-    tags = file.number(entries, 2, little_endian)
-    values = file.number(entries + 8, 2, little_endian)
-    values = tf.boolean_mask(values, tags == ORIENTATION_TAG)
-    value = tf.concat([values, [1]], axis=0)[0]
-    return tf.where(found & (value >= 1) & (value <= 8), value, 1)
+    entries = tf.boolean_mask(entries, file.number(entries, 2, little_endian) == ORIENTATION_TAG)
+    kinds = file.number(entries + 2, 2, little_endian)
+    values = tf.where(
+        kinds == LONG,
+        file.number(entries + 8, 4, little_endian),
+        tf.where(kinds == SHORT, file.number(entries + 8, 2, little_endian), 1),
+    )
+    packet = _part(file.content, xmp, xmp + tf.minimum(xmp_size, XMP_BYTES))
+    in_xmp = tf.strings.regex_full_match(packet, XMP_ORIENTATION)
+    digit = tf.where(in_xmp, tf.strings.regex_replace(packet, XMP_ORIENTATION, r"\1"), "1")
+    value = tf.concat([[tf.strings.to_number(digit, tf.int64)], values], axis=0)[-1]
+    return tf.where((value >= 1) & (value <= 8), value, 1)
 
 
 def _upright(image, orientation):

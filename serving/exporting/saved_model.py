@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from igpt_keras.atomic import SUFFIX
+from igpt_keras.data.image_decoding import MAX_SIDE
 from igpt_keras.errors import InputError
 from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.generative_model import GenerativeModel
@@ -27,8 +28,8 @@ from serving.exporting.signatures import (
 from serving.exporting.warmup import warmup_inputs, write_warmup_requests
 from serving.versions import check_version, publish
 
-# The area of an 8192 × 8192 image: larger than a phone's camera takes, and 200 MB decoded.
-MAX_PIXELS = 1 << 26
+# Larger images would be averaged down before anything else: a client should send them smaller.
+MAX_PIXELS = MAX_SIDE**2
 
 logger = logging.getLogger("serving.export")
 

@@ -1,6 +1,9 @@
+import contextlib
 import io
 import math
+import os
 from functools import partial
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -161,6 +164,31 @@ def test_many_images_are_completed_as_one_would_be(igpt, model_folder, tmp_path)
     for index in range(3):
         written = np.asarray(Image.open(tmp_path / "out" / f"00{index}-{index}-19.png"))
         np.testing.assert_array_equal(written, expected.images[index, 19])
+
+
+@pytest.mark.parametrize("stem", ["a" * 238, os.fsdecode(b"caf\xe9"), "日本" * 39, "a\nb"])
+def test_the_result_is_kept_whatever_the_name_of_the_image(igpt, model_folder, tmp_path, stem):
+    Image.new("RGB", (4, 4)).save(tmp_path / (stem + ".png"))
+    options = {"--model": model_folder, "--output": tmp_path / "out", "--keep-rows": 2}
+    status, printed, errors = igpt("complete", tmp_path / (stem + ".png"), *flat(options))
+    assert status == 0, errors
+    written = [path.name for path in (tmp_path / "out").glob("000-*.png")]
+    files = [record["file"] for record in read_result(tmp_path / "out").metrics["completions"]]
+    assert len(written) == 4 and sorted(files) == sorted(written)
+    assert printed.count("\n") == 5 and all(name in printed for name in written)
+
+
+def test_names_that_are_not_utf_8_are_printed_as_they_are(model_folder, tmp_path):
+    output = os.fsdecode(os.fsencode(tmp_path / "caf") + b"\xe9")
+    options = {"--model": model_folder, "--output": output, "--num-samples": 1}
+    # A terminal takes bytes; the other outputs of these tests do not.
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    with contextlib.redirect_stdout(terminal), pytest.raises(SystemExit) as exit_info:
+        with mock.patch("sys.argv", ["igpt", "sample", *map(str, flat(options))]):
+            cli.main()
+    terminal.flush()
+    assert exit_info.value.code == 0
+    assert os.fsencode(output) in terminal.buffer.getvalue()
 
 
 @pytest.mark.parametrize("progress", ["auto", "quiet"])

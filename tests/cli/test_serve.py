@@ -138,6 +138,8 @@ def test_export_serve_and_client(igpt, config, palette, randomized, tmp_path, mo
             ["client", "classify", "missing.png", "--server", "localhost:1"],
             "missing.png",
         ),
+        (["client", "status", "--server", "http://localhost:8500"], 'must be "host:port"'),
+        (["client", "status", "--server", "localhost"], "such as localhost:8500"),
         (
             ["client", "status", "--server", "localhost:1", "--root-certificates", "missing.pem"],
             "missing.pem",

@@ -262,9 +262,33 @@ def test_what_the_server_refuses_is_one_line(client):
     assert "\n" not in str(caught.value)
 
 
+def test_the_image_that_cannot_be_read_is_named(client, tmp_path):
+    paths = [tmp_path / f"{name}.png" for name in ("good", "bad", "other")]
+    for path in paths:
+        path.write_bytes(png(IMAGES[0]))
+    paths[1].write_bytes(png(IMAGES[0])[:60])
+    with pytest.raises(InputError, match="/bad.png cannot be read as an image"):
+        client.classify(paths)
+    cut = PIL.Image.open(io.BytesIO(paths[1].read_bytes()))
+    for image in (b"no image", cut, PIL.Image.new("F", (4, 4)), PIL.Image.new("L", (9000, 9000))):
+        with pytest.raises(InputError, match=r"images\[2\] cannot be read as an image"):
+            client.classify([paths[0], IMAGES[0], image])
+
+
 def test_an_undecodable_image_is_refused(client):
     with pytest.raises(ServingError, match="INVALID_ARGUMENT.*Unknown image file format"):
-        client.classify([b"no image"])
+        client.predict("classify_images", {"image_bytes": [b"no image"]})
+
+
+def test_photographs_larger_than_an_export_takes_are_sent_smaller(client, model, tmp_path):
+    pixels = np.random.default_rng(5).integers(0, 256, (6, 9, 3), np.uint8)
+    large = PIL.Image.fromarray(pixels).resize((3200, 2400), PIL.Image.Resampling.NEAREST)
+    large.save(tmp_path / "large.jpg")
+    expected = model.tokenizer.tokenize(read_image(tmp_path / "large.jpg", 4))
+    served = client.complete([tmp_path / "large.jpg", large], keep_rows=4).tokens
+    np.testing.assert_array_equal(served[0, 0], expected)
+    with pytest.raises(ServingError, match="an image must have 1…4194304 pixels"):
+        client.predict("score", {"image_bytes": [(tmp_path / "large.jpg").read_bytes()]})
 
 
 def test_an_unknown_model_is_not_found(client):

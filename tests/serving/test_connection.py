@@ -275,6 +275,38 @@ def test_there_is_no_pause_beyond_the_deadline():
     assert attempts.pause_after(UNAVAILABLE) is None
 
 
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("http://localhost:8500", "https://localhost:8500", "grpc://localhost:8500"),
+        *("localhost", "localhost:", ":8500", "", "localhost:0", "localhost:70000"),
+        *("localhost:port", "localhost:8500/v1", "user@host", "::1", "::1:8500", "[::1]"),
+        *("local host:8500", "localhost:8500 ", "localhost:-1"),
+    ],
+)
+def test_an_address_without_host_or_port_is_refused_at_once(client, address):
+    with pytest.raises(InputError, match='address must be "host:port"') as caught:
+        client(address)
+    assert repr(address) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["localhost:1", "[::1]:8500", "10.0.0.7:65535", "dns:///igpt:8500", "unix:/socket"]
+)
+def test_addresses_of_grpc_are_taken(address):
+    Client(address).close()
+
+
+def test_a_unix_socket_is_an_address(service, tmp_path):
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(service, server)
+    server.add_insecure_port(f"unix:{tmp_path}/socket")
+    server.start()
+    assert ask(f"unix:{tmp_path}/socket").shape == (1, 3)
+    server.stop(None).wait()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
