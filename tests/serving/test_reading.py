@@ -126,14 +126,15 @@ def depths():
     samples = LEVELS.astype(">u2")
     hole = upper.copy()
     hole[LEVELS == 40_000] = 255
+    colors = np.dstack([samples] * 3).astype(">u2")
     color = struct.pack(">HHH", 40_000, 1, 1)
     pgm = b"P5 8 6 65535 " + samples.tobytes()
     yield "PNG 16 bits", png(samples, 16, 0), upper, upper
-    yield "PNG 16 bits, colors", png(np.dstack([samples] * 3), 16, 2), upper, upper
+    yield "PNG 16 bits, colors", png(colors, 16, 2), upper, upper
     one = chunk(b"tRNS", struct.pack(">H", 40_000))
     yield "PNG 16 bits, one transparent", png(samples, 16, 0, one), hole, hole
-    colors = png(np.dstack([samples] * 3), 16, 2, chunk(b"tRNS", color))
-    yield "PNG 16 bits, one transparent color", colors, REFUSED, upper
+    hidden = png(colors, 16, 2, chunk(b"tRNS", color))
+    yield "PNG 16 bits, one transparent color", hidden, REFUSED, upper
     yield "PGM 16 bits", pgm, upper, REFUSED
     yield "TIFF 16 bits", encoded(LEVELS, "TIFF"), upper, REFUSED
     negative = encoded(LEVELS, "TIFF", tiffinfo={262: 0})
