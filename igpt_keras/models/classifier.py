@@ -28,6 +28,9 @@ class ImageGPTClassifier(GenerativeModel):
         num_classes: Number of classes, C.
         objective: "ar" or "bert", that of L_GEN and of the backbone.
         layer: l, whose features the class head reads, 0…L; None for L, the final states.
+        shift_right: Whether an "ar" network reads the start vector and all tokens but the
+            last, as in pre-training and in the paper. False: it reads the n tokens, as
+            Transformers' classifier does; needs `generative_weight=0`.
         generative_weight: Factor of L_GEN; 1 in the paper.
         class_names: C names, or None for "0", "1", ….
         **kwargs: As for `GenerativeModel`: `tokenizer`, `mask_probability`, `dtype`.
@@ -51,10 +54,11 @@ class ImageGPTClassifier(GenerativeModel):
         objective: str = "ar",
         *,
         layer: int | None = None,
+        shift_right: bool = True,
         class_names: list[str] | None = None,
         **kwargs: Any,
     ):
-        super().__init__(config, objective, **kwargs)
+        super().__init__(config, objective, shift_right=shift_right, **kwargs)
         self.layer = config.num_layers if layer is None else layer
         self.check_layer(self.layer)
         if num_classes < 2:
@@ -222,5 +226,6 @@ class ImageGPTClassifier(GenerativeModel):
             **super().get_config(),
             "num_classes": self.num_classes,
             "layer": self.layer,
+            "shift_right": self.backbone.shift_right,
             "class_names": list(self.class_names),
         }

@@ -53,6 +53,8 @@ class GenerativeModel(Trainer, Task):
         objective: "ar" or "bert".
         generative_weight: Factor of the generative loss; with 0 there is no token head.
         mask_probability: Probability of each position to be in M (BERT).
+        shift_right: As for `ImageGPTBackbone`; False only with "ar" and a `generative_weight`
+            of 0.
         tokenizer: Maps images to tokens and back; saved with the model. None if the model
             is only given tokens.
         **kwargs: Arguments of `keras.Model`, such as `dtype` and `name`.
@@ -65,6 +67,7 @@ class GenerativeModel(Trainer, Task):
         *,
         generative_weight: float = paper.GENERATIVE_WEIGHT,
         mask_probability: float = paper.MASK_PROBABILITY,
+        shift_right: bool = True,
         tokenizer: ImageTokenizer | None = None,
         **kwargs,
     ):
@@ -80,8 +83,13 @@ class GenerativeModel(Trainer, Task):
         self.mask_probability = mask_probability
         self.tokenizer = tokenizer
         self.backbone = ImageGPTBackbone(
-            config, objective, name="backbone", dtype=self.dtype_policy
+            config, objective, shift_right, name="backbone", dtype=self.dtype_policy
         )
+        if not shift_right and (objective == "bert" or generative_weight > 0):
+            raise InputError(
+                'shift_right=False needs objective="ar" and generative_weight=0: a position that '
+                f"reads its own token cannot predict it; got {objective=} and {generative_weight=}"
+            )
         if generative_weight > 0:
             self.token_head = keras.layers.Dense(
                 config.vocabulary_size,

@@ -19,6 +19,8 @@ class ImageGPTBackbone(keras.Model):
     Args:
         config: The sizes.
         objective: "ar" (causal, with a start vector) or "bert" (neither).
+        shift_right: Whether position 0 of "ar" reads the start vector and position i token
+            i - 1; if not, position i reads token i, which cannot predict.
 
     Attributes:
         remat: Whether training keeps only the input of each block, and runs the block again
@@ -40,9 +42,12 @@ class ImageGPTBackbone(keras.Model):
 
     remat = False
 
-    def __init__(self, config: ImageGPTConfig, objective: str, **kwargs):
+    def __init__(
+        self, config: ImageGPTConfig, objective: str, shift_right: bool = True, **kwargs: Any
+    ):
         super().__init__(**kwargs)
         self.config = config
+        self.shift_right = shift_right
         self.objective = check_objective(objective)
         dtype = self.dtype_policy
         causal = objective == "ar"
@@ -51,6 +56,7 @@ class ImageGPTBackbone(keras.Model):
             config.sequence_length,
             config.hidden_dim,
             use_start_vector=causal,
+            shift_right=shift_right,
             name="embedding",
             dtype=dtype,
         )
@@ -119,6 +125,7 @@ class ImageGPTBackbone(keras.Model):
             **super().get_config(),
             "config": self.config.to_dict(),
             "objective": self.objective,
+            "shift_right": self.shift_right,
         }
 
     @classmethod

@@ -37,14 +37,15 @@ class TokenEmbedding(keras.layers.Layer):
     """Maps tokens to the first hidden states: token embedding plus position embedding.
 
     With a start vector (autoregressive), position i holds the embedding of token i - 1, and
-    position 0 the start vector. Without one (BERT), position i holds the embedding of token
-    i, or zero where `masked` is true.
+    position 0 the start vector. Without one (BERT), or with `shift_right=False`, position i
+    holds the embedding of token i, or zero where `masked` is true.
 
     Args:
         vocabulary_size: V.
         sequence_length: n, the largest number of positions.
         hidden_dim: d.
         use_start_vector: Whether there is a start vector.
+        shift_right: Whether the start vector is used. If not, it has no gradient.
 
     Call arguments:
         tokens: int32 [B, m], the first m ≤ n tokens.
@@ -65,6 +66,7 @@ class TokenEmbedding(keras.layers.Layer):
         sequence_length: int,
         hidden_dim: int,
         use_start_vector: bool,
+        shift_right: bool = True,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -72,6 +74,7 @@ class TokenEmbedding(keras.layers.Layer):
         self.sequence_length = sequence_length
         self.hidden_dim = hidden_dim
         self.use_start_vector = use_start_vector
+        self.shift_right = shift_right
 
     def build(self, tokens_shape: Shape) -> None:
         d = self.hidden_dim
@@ -89,6 +92,7 @@ class TokenEmbedding(keras.layers.Layer):
             self.start_vector = self.add_weight(
                 shape=(d,),
                 initializer=RandomNormal(stddev=paper.EMBEDDING_STDDEV),
+                trainable=self.shift_right,
                 name="start_vector",
             )
 
@@ -96,7 +100,7 @@ class TokenEmbedding(keras.layers.Layer):
         x = ops.take(self.token_embedding, tokens, axis=0)
         if masked is not None:
             x = ops.where(masked[:, :, None], ops.zeros_like(x), x)
-        if self.use_start_vector:
+        if self.use_start_vector and self.shift_right:
             start = ops.broadcast_to(self.start_vector, ops.shape(x[:, :1]))
             x = ops.concatenate([start, x[:, :-1]], axis=1)
         return x + self.position_embedding[: ops.shape(tokens)[1]]
@@ -131,6 +135,7 @@ class TokenEmbedding(keras.layers.Layer):
             "sequence_length": self.sequence_length,
             "hidden_dim": self.hidden_dim,
             "use_start_vector": self.use_start_vector,
+            "shift_right": self.shift_right,
         }
 
 

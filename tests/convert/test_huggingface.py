@@ -81,6 +81,19 @@ def model(config, palette, randomized):
 
 
 @pytest.fixture
+def unshifted(model, randomized):
+    """A classifier that reads as Transformers' does, with an odd order of names."""
+    classifier = ImageGPTClassifier.from_preset(
+        model,
+        3,
+        class_names=["ship", "frog", "Maus"],
+        generative_weight=0,
+        shift_right=False,
+    )
+    return randomized(classifier, seed=1)
+
+
+@pytest.fixture
 def torch():
     """PyTorch, where Transformers is installed with it."""
     pytest.importorskip("transformers")
@@ -101,7 +114,7 @@ class TestLoad:
     def test_sizes(self, causal, reference):
         assert type(causal) is ImageGPT
         assert causal.objective == "ar"
-        assert causal.config == ImageGPTConfig(8, 32, 48, 3, 4, use_bias=True)
+        assert causal.config == ImageGPTConfig(8, 32, 48, 3, 4)  # All biases are zero.
         assert np.array_equal(causal.tokenizer.colors, reference["clusters"])
 
     def test_logits(self, causal, reference):
@@ -118,14 +131,32 @@ class TestLoad:
             assert largest_deviation(ours, theirs) < TOLERANCE
 
     def test_class_logits(self, classifier, reference):
-        """The start token stands first in our classifier's input too, as in the paper."""
+        """For an image's tokens, as Transformers' documentation and pipeline pass them."""
         assert type(classifier) is ImageGPTClassifier
         assert classifier.generative_weight == 0
         assert classifier.tokenizer is None
         assert classifier.class_names == [f"LABEL_{i}" for i in range(10)]
         logits = classifier(reference["tokens"])
+        assert largest_deviation(logits, reference["class_logits_without_start"]) < TOLERANCE
+        assert largest_deviation(logits, reference["class_logits"]) > 1e-2
+
+    def test_class_logits_of_a_shifted_input(self, reference):
+        """The recorded logits of tokens behind a start token are those of the paper's network."""
+        stored = read_huggingface(CLASSIFICATION)
+        shifted = stored.build(ImageGPTClassifier, shift_right=True)
+        logits = shifted(reference["tokens"])
         assert largest_deviation(logits, reference["class_logits"]) < TOLERANCE
-        assert largest_deviation(logits, reference["class_logits_without_start"]) > 1e-2
+
+    def test_biases(self, causal_copy, reference, causal):
+        """One bias in a block is as good as the same shift of the kernel's outputs."""
+        name = "transformer.h.1.mlp.c_proj.bias"
+        edit_tensors(causal_copy / WEIGHTS, {name: np.full(48, 0.5, np.float32)})
+        model = load_huggingface(causal_copy)
+        assert model.config == dataclasses.replace(causal.config, use_bias=True)
+        before, after = (
+            m.backbone.hidden_states({"tokens": reference["tokens"]}) for m in (causal, model)
+        )
+        assert np.abs(numpy(after[2]) - numpy(before[2]) - 0.5).max() < 1e-5
 
     def test_greedy_continuation(self, causal, reference):
         """Given its continuation, ours would have chosen each of its tokens as well."""
@@ -303,6 +334,12 @@ class TestLoadErrors:
         with pytest.raises(InputError, match="config.json: id2label must map"):
             load_huggingface(classification_copy)
 
+    def test_class_names_that_are_no_text(self, classification_copy):
+        names = {str(i): ["cat"] for i in range(10)}
+        edit_json(classification_copy / "config.json", id2label=names)
+        with pytest.raises(InputError, match="config.json: id2label must map"):
+            load_huggingface(classification_copy)
+
     @pytest.mark.parametrize("size", [0, 5000, 200_000])
     def test_truncated_weights(self, causal_copy, size):
         file = causal_copy / WEIGHTS
@@ -376,22 +413,34 @@ class TestSave:
         assert sorted(file.name for file in written.iterdir()) == ["config.json", WEIGHTS]
 
     def test_without_biases(self, model, tokens, tmp_path):
-        again = load_huggingface(save_huggingface(model, tmp_path / "new"))
-        assert again.config.use_bias
-        assert not numpy(again.backbone.blocks[0].mlp.up_proj.bias).any()
-        assert largest_deviation(again(tokens), numpy(model(tokens))) < 1e-5
+        folder = save_huggingface(model, tmp_path / "new")
+        assert not load_file(folder / WEIGHTS)["transformer.h.0.mlp.c_fc.bias"].any()
+        again = load_huggingface(folder)
+        assert again.config == model.config
+        assert again.count_params() == model.count_params()
+        assert np.array_equal(numpy(again(tokens)), numpy(model(tokens)))
         assert np.array_equal(again.tokenizer.colors, model.tokenizer.colors)
 
-    def test_classifier_loses_its_generative_head(self, model, randomized, tokens, tmp_path):
-        names = ["ship", "frog", "Maus"]
-        model = randomized(ImageGPTClassifier.from_preset(model, 3, class_names=names))
-        written = save_huggingface(model, tmp_path / "new")
-        assert "lm_head.weight" not in load_file(written / WEIGHTS)
+    def test_classifier(self, unshifted, tokens, tmp_path):
+        written = save_huggingface(unshifted, tmp_path / "new")
         again = load_huggingface(written)
-        assert again.class_names == names
-        assert largest_deviation(again(tokens), numpy(model(tokens))) < 1e-5
+        assert again.class_names == unshifted.class_names
+        assert np.array_equal(numpy(again(tokens)), numpy(unshifted(tokens)))
         settings = json.loads((written / "config.json").read_text())
         assert settings["label2id"] == {"ship": 0, "frog": 1, "Maus": 2}
+
+    def test_classifier_of_a_model_folder(self, tmp_path):
+        """The folder in between keeps how the classifier reads, and all weights."""
+        load_huggingface(CLASSIFICATION).save_to_preset(tmp_path / "folder")
+        written = save_huggingface(igpt_keras.load(tmp_path / "folder"), tmp_path / "new")
+        original, copy = load_file(CLASSIFICATION / WEIGHTS), load_file(written / WEIGHTS)
+        assert all(np.array_equal(copy[name], tensor) for name, tensor in original.items())
+
+    def test_a_classifier_behind_a_start_vector_has_no_counterpart(self, model, tmp_path):
+        classifier = ImageGPTClassifier.from_preset(model, 3)
+        with pytest.raises(InputError, match="start vector .* shift_right=False and generative"):
+            save_huggingface(classifier, tmp_path / "new")
+        assert not list(tmp_path.iterdir())
 
     def test_half_precision_model_is_written_in_float32(self, config, tmp_path):
         model = ImageGPT(config, dtype="bfloat16")
@@ -405,7 +454,9 @@ class TestSave:
         assert not list(tmp_path.iterdir())
 
     def test_a_head_before_the_end_has_no_counterpart(self, config, tmp_path):
-        model = ImageGPTClassifier(config, num_classes=3, layer=1)
+        model = ImageGPTClassifier(
+            config, num_classes=3, layer=1, shift_right=False, generative_weight=0
+        )
         with pytest.raises(InputError, match="layer=1"):
             save_huggingface(model, tmp_path / "new")
         assert not list(tmp_path.iterdir())
@@ -487,20 +538,18 @@ class TestTransformers:
             logits = theirs.eval()(torch.tensor(start_first(model, tokens)).long()).logits
         assert largest_deviation(model(tokens), logits.numpy()) < TOLERANCE
 
-    def test_classifier(self, torch, model, randomized, tokens, tmp_path):
+    def test_classifier(self, torch, unshifted, tokens, tmp_path):
         from transformers import ImageGPTForImageClassification
 
-        names = ["ship", "frog", "Maus"]
-        model = randomized(ImageGPTClassifier.from_preset(model, 3, class_names=names))
-        folder = save_huggingface(model, tmp_path / "new")
+        folder = save_huggingface(unshifted, tmp_path / "new")
         theirs, info = ImageGPTForImageClassification.from_pretrained(
             folder, output_loading_info=True
         )
         assert not info["missing_keys"] and not info["unexpected_keys"]
-        assert theirs.config.id2label == dict(enumerate(names))
+        assert theirs.config.id2label == dict(enumerate(unshifted.class_names))
         with torch.no_grad():
-            logits = theirs.eval()(torch.tensor(start_first(model, tokens)).long()).logits
-        assert largest_deviation(model(tokens), logits.numpy()) < TOLERANCE
+            logits = theirs.eval()(torch.tensor(tokens).long()).logits
+        assert largest_deviation(unshifted(tokens), logits.numpy()) < TOLERANCE
 
     def test_image_processor(self, torch, causal, reference, tmp_path):
         from transformers import ImageGPTImageProcessor

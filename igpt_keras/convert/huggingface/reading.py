@@ -1,14 +1,10 @@
 """Reads models of Hugging Face Transformers."""
 
-import importlib
+import dataclasses
 import os
 import pathlib
-import re
+from collections.abc import Container
 from typing import Any
-
-import numpy as np
-import safetensors
-import safetensors.numpy
 
 from igpt_keras import paper
 from igpt_keras.convert.huggingface.layout import (
@@ -16,21 +12,18 @@ from igpt_keras.convert.huggingface.layout import (
     CLASSIFIER_CLASS,
     CONFIG_FILE,
     GENERATIVE_CLASS,
-    PREFIX,
     PREPROCESSOR_FILE,
-    SHARDS_FILE,
     SUPPORTED_SETTINGS,
     TOKEN_EMBEDDING,
     TOKEN_HEAD,
-    TORCH_FILE,
-    WEIGHTS_FILE,
     head_of,
     tensor_shapes,
     variables,
 )
+from igpt_keras.convert.huggingface.weights import StoredTensor, open_weights
 from igpt_keras.convert.stored_model import StoredModel, check_tensors, naming, square_side
 from igpt_keras.errors import InputError
-from igpt_keras.json_files import read_json
+from igpt_keras.json_files import read_object
 from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.network.protocols import TokenModel
 from igpt_keras.tokenizers.color_palette import ColorPalette
@@ -38,9 +31,6 @@ from igpt_keras.tokenizers.color_palette import ColorPalette
 # What Transformers assumes where config.json is silent.
 DEFAULT_SIZES = {"vocab_size": 513, "n_positions": 1024, "n_embd": 512, "n_layer": 24, "n_head": 8}
 DEFAULT_NUM_CLASSES = 2
-
-# Older files store the causal mask as well.
-CAUSAL_MASK_BUFFER = re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias")
 
 
 def read_huggingface(folder: str | os.PathLike, wanted_class: str | None = None) -> StoredModel:
@@ -54,37 +44,43 @@ def read_huggingface(folder: str | os.PathLike, wanted_class: str | None = None)
             that `architectures` names.
 
     Returns:
-        An `ImageGPT` for `ImageGPTForCausalImageModeling`, or an `ImageGPTClassifier` with
-        `generative_weight=0` for `ImageGPTForImageClassification`; both are autoregressive
-        and have biases.
+        An `ImageGPT` for `ImageGPTForCausalImageModeling`. For
+        `ImageGPTForImageClassification`, an `ImageGPTClassifier` with `generative_weight=0`
+        and `shift_right=False`: Transformers' classifier is given the n tokens of an image
+        without a start token. Both are autoregressive. They have biases unless all biases in
+        the file are zero, as in a model that was trained without.
 
     Raises:
         InputError: A file is missing or damaged, a setting is not supported, or a tensor is
             missing, superfluous or has another shape.
     """
-    folder = pathlib.Path(folder)
+    folder = pathlib.Path(folder).expanduser()
     config_file = folder / CONFIG_FILE
-    description = _read_object(config_file)
+    description = read_object(config_file)
     config = _model_config(description, config_file)
-    settings: dict[str, Any] = {
-        "config": config,
-        "tokenizer": _read_palette(folder / PREPROCESSOR_FILE),
-    }
-    weights_file, tensors = _read_tensors(folder)
-    if _is_classifier(weights_file, tensors, description, wanted_class):
+    weights_file, tensors = open_weights(folder)
+    if _is_classifier(weights_file, set(tensors), description, config_file, wanted_class):
         tensors.pop(TOKEN_HEAD, None)
         class_names = _class_names(description, config_file)
-        settings |= {
+        class_settings: dict[str, Any] = {
             "num_classes": len(class_names),
             "class_names": class_names,
             "generative_weight": 0,
+            "shift_right": False,
         }
         class_name, head, head_size = "ImageGPTClassifier", CLASS_HEAD, len(class_names)
     else:
         tensors.pop(CLASS_HEAD, None)
+        class_settings = {}
         class_name, head, head_size = "ImageGPT", TOKEN_HEAD, config.vocabulary_size
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     check_tensors(weights_file, tensor_shapes(config, head, head_size), shapes)
+    has_biases = any(x.read().any() for name, x in tensors.items() if name.endswith(".bias"))
+    settings = {
+        "config": dataclasses.replace(config, use_bias=has_biases),
+        "tokenizer": _read_palette(folder / PREPROCESSOR_FILE),
+        **class_settings,
+    }
     return StoredModel(folder, class_name, settings, lambda model: _assign(model, tensors))
 
 
@@ -123,16 +119,19 @@ def _class_names(description: dict[str, Any], file: pathlib.Path) -> list[str]:
     id2label = description.get("id2label")
     if id2label is None:
         return [f"LABEL_{index}" for index in range(DEFAULT_NUM_CLASSES)]
-    try:
-        return [str(id2label[str(index)]) for index in range(len(id2label))]
-    except (KeyError, TypeError):
+    names = []
+    if isinstance(id2label, dict):
+        names = [id2label.get(str(index)) for index in range(len(id2label))]
+    if not names or not all(isinstance(name, str) for name in names):
         raise InputError(
-            f'{file}: id2label must map "0", "1", … to the names of the classes, got {id2label!r}'
-        ) from None
+            f'{file}: id2label must map "0", "1", … to the names of the classes, '
+            f"got {id2label!r:.200}"
+        )
+    return names
 
 
 def _read_palette(file: pathlib.Path) -> ColorPalette | None:
-    clusters = _read_object(file).get("clusters") if file.is_file() else None
+    clusters = read_object(file).get("clusters") if file.is_file() else None
     if clusters is None:
         return None
     try:
@@ -141,80 +140,22 @@ def _read_palette(file: pathlib.Path) -> ColorPalette | None:
         raise InputError(f"{file}: clusters are not a palette: {error}") from None
 
 
-def _read_object(file: pathlib.Path) -> dict[str, Any]:
-    try:
-        value = read_json(file)
-    except FileNotFoundError:
-        raise InputError(f"{file} is missing") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{file} must hold a JSON object, got {type(value).__name__}")
-    return value
-
-
-def _read_tensors(folder: pathlib.Path) -> tuple[pathlib.Path, dict[str, np.ndarray]]:
-    """Returns the file that lists the weights, and the weights by name."""
-    readers = {WEIGHTS_FILE: _read_safetensors, SHARDS_FILE: _read_shards, TORCH_FILE: _read_torch}
-    for name, read in readers.items():
-        file = folder / name
-        if file.is_file():
-            return file, {
-                _full_name(name): tensor
-                for name, tensor in read(file).items()
-                if not CAUSAL_MASK_BUFFER.fullmatch(name)
-            }
-    raise InputError(f"{folder} holds neither {WEIGHTS_FILE} nor {TORCH_FILE}")
-
-
-def _full_name(name: str) -> str:
-    if name in (TOKEN_HEAD, CLASS_HEAD) or name.startswith(PREFIX):
-        return name
-    return PREFIX + name
-
-
-def _read_safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
-    try:
-        return safetensors.numpy.load_file(file)
-    except FileNotFoundError:
-        raise InputError(f"{file} is missing") from None
-    except safetensors.SafetensorError as error:
-        raise InputError(f"{file} is damaged or not a safetensors file: {error}") from None
-
-
-def _read_shards(file: pathlib.Path) -> dict[str, np.ndarray]:
-    weight_map = _read_object(file).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise InputError(f"{file}: weight_map must name the file of each tensor")
-    tensors = {}
-    for shard in sorted({str(name) for name in weight_map.values()}):
-        tensors.update(_read_safetensors(file.parent / shard))
-    return tensors
-
-
-def _read_torch(file: pathlib.Path) -> dict[str, np.ndarray]:
-    try:
-        torch = importlib.import_module("torch")
-    except ModuleNotFoundError:
-        raise InputError(
-            f"reading {file} needs PyTorch: pip install torch, "
-            f"or put the {WEIGHTS_FILE} of the same model next to it"
-        ) from None
-    try:
-        tensors = torch.load(file, map_location="cpu", weights_only=True)
-        return {name: tensor.float().numpy() for name, tensor in tensors.items()}
-    except Exception as error:  # PyTorch has no exception of its own for a damaged file.
-        raise InputError(f"{file} is damaged or not a file of weights: {error!r}") from error
-
-
 def _is_classifier(
     file: pathlib.Path,
-    tensors: dict[str, np.ndarray],
+    tensors: Container[str],
     description: dict[str, Any],
+    config_file: pathlib.Path,
     wanted_class: str | None,
 ) -> bool:
     if TOKEN_HEAD in tensors and CLASS_HEAD in tensors:
         if wanted_class is not None:
             return wanted_class == "ImageGPTClassifier"
-        return CLASSIFIER_CLASS in (description.get("architectures") or [])
+        architectures = description.get("architectures") or []
+        if not isinstance(architectures, list):
+            raise InputError(
+                f"{config_file}: architectures must be a list, got {architectures!r:.200}"
+            )
+        return CLASSIFIER_CLASS in architectures
     if TOKEN_HEAD not in tensors and CLASS_HEAD not in tensors:
         raise InputError(
             f"{file} holds neither {TOKEN_HEAD} ({GENERATIVE_CLASS}) "
@@ -223,11 +164,11 @@ def _is_classifier(
     return CLASS_HEAD in tensors
 
 
-def _assign(model: TokenModel, tensors: dict[str, np.ndarray]) -> None:
+def _assign(model: TokenModel, tensors: dict[str, StoredTensor]) -> None:
     for name, variable in variables(model).items():
-        variable.assign(tensors[name])
-    embedding = model.backbone.embedding
-    embedding.token_embedding.assign(tensors[TOKEN_EMBEDDING][:-1])
-    embedding.start_vector.assign(tensors[TOKEN_EMBEDDING][-1])
+        variable.assign(tensors[name].read())
+    embedding, rows = model.backbone.embedding, tensors[TOKEN_EMBEDDING].read()
+    embedding.token_embedding.assign(rows[:-1])
+    embedding.start_vector.assign(rows[-1])
     name, head = head_of(model)
-    head.assign(tensors[name].T)
+    head.assign(tensors[name].read().T)

@@ -37,13 +37,14 @@ def save_huggingface(
     """Writes a folder that Transformers' `from_pretrained` reads, whole or not at all.
 
     An `ImageGPT` becomes an `ImageGPTForCausalImageModeling`, an `ImageGPTClassifier` an
-    `ImageGPTForImageClassification`, which has no generative head: that of the classifier is
-    left out. Projections without bias get biases of zero. A palette becomes the folder's
-    `ImageGPTImageProcessor`. Dropout is 0.
+    `ImageGPTForImageClassification`. Projections without bias get biases of zero, which
+    `from_preset` leaves out again. A palette becomes the folder's `ImageGPTImageProcessor`.
+    Dropout is 0.
 
     Args:
-        model: An autoregressive model of pixels. Transformers expects the start token (V) in
-            front of its input: V, followed by all of our tokens but the last.
+        model: An autoregressive model of pixels; a classifier has `shift_right=False`.
+            Transformers' generative model expects the start token (V) in front of its input:
+            V, followed by all of our tokens but the last. Its classifier expects our tokens.
         folder: Where to write.
         overwrite: Whether to replace an existing folder.
 
@@ -52,8 +53,8 @@ def save_huggingface(
 
     Raises:
         InputError: Transformers has no such model: the objective is BERT, attention is not
-            dense, the class head does not read the last layer, or the tokenizer is not a
-            palette.
+            dense, a classifier has `shift_right=True`, the class head does not read the last
+            layer, or the tokenizer is not a palette.
         FileExistsError: `folder` exists and `overwrite` is false, or it holds no model.
         OSError: The folder cannot be written.
     """
@@ -84,6 +85,12 @@ def _check_convertible(model: TokenModel) -> ColorPalette | None:
         raise InputError(
             "Hugging Face's ImageGPT has dense attention only, got a model with "
             f'attention_pattern="{model.config.attention_pattern}"'
+        )
+    if getattr(model, "class_head", None) is not None and model.backbone.shift_right:
+        raise InputError(
+            "Hugging Face's classifier reads the tokens of an image, got one that reads a start "
+            "vector and all tokens but the last: its answers would change. Fine-tune a classifier "
+            "with shift_right=False and generative_weight=0"
         )
     last = model.config.num_layers
     layer = getattr(model, "layer", last)
