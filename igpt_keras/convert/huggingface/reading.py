@@ -119,7 +119,7 @@ def _class_names(description: dict[str, Any], file: pathlib.Path) -> list[str]:
     id2label = description.get("id2label")
     if id2label is None:
         return [f"LABEL_{index}" for index in range(DEFAULT_NUM_CLASSES)]
-    names = []
+    names: list[Any] = []
     if isinstance(id2label, dict):
         names = [id2label.get(str(index)) for index in range(len(id2label))]
     if not names or not all(isinstance(name, str) for name in names):
