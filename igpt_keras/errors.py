@@ -35,3 +35,10 @@ class Interrupted(Exception):
         super().__init__(f"training was stopped after step {step}")
         self.step = step
         self.signal_number = signal_number
+
+
+class InputWarning(UserWarning):
+    """Something in the input that is left out, or not taken for what it may have been meant as.
+
+    The `igpt` command prints it as one line.
+    """

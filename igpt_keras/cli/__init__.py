@@ -1,14 +1,17 @@
 """The `igpt` command."""
 
 import difflib
+import functools
 import importlib
 import io
 import sys
-from typing import NoReturn
+import warnings
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import click
 
-from igpt_keras.errors import Diverged, InputError
+from igpt_keras.errors import Diverged, InputError, InputWarning
 
 COMMANDS = (
     "client",
@@ -73,13 +76,15 @@ def main() -> NoReturn:
     """Runs the command line and exits.
 
     The status is 0, 2 for a mistake of the user, 3 for training that diverged, or what the
-    command asks for. An error is one line on stderr.
+    command asks for. An error is one line on stderr, and so is a warning about the input.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names of files are printed with the bytes that they have, UTF-8 or not.
         sys.stdout.reconfigure(errors="surrogateescape")
     try:
-        status = igpt.main(prog_name="igpt", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
+            status = igpt.main(prog_name="igpt", standalone_mode=False)
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "igpt"
         _fail(f"{error.format_message().rstrip('.')} (see {path} --help)", error.exit_code)
@@ -92,6 +97,14 @@ def main() -> NoReturn:
     except (InputError, OSError) as error:
         _fail(str(error), 2)
     sys.exit(status or 0)
+
+
+def _show_warning(others: Callable[..., None], message: Any, category: Any, *where: Any) -> None:
+    """Prints an `InputWarning` as one line; `others` shows other warnings."""
+    if issubclass(category, InputWarning):
+        click.echo(f"igpt: warning: {' '.join(str(message).split())}", err=True)
+    else:
+        others(message, category, *where)
 
 
 def _fail(message: str, status: int) -> NoReturn:

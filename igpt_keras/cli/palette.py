@@ -118,7 +118,7 @@ def show(
     """
     from igpt_keras.atomic import check_replaceable
     from igpt_keras.data.data_set import open_data
-    from igpt_keras.data.splits import FileSplit
+    from igpt_keras.data.file_splits import FileSplit
     from igpt_keras.data.tokenization import read_images
     from igpt_keras.pictures import save_png, stacked, swatches
     from igpt_keras.runs.tokenizers import read_tokenizer

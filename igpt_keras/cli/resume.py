@@ -24,19 +24,20 @@ def resume_option(kind: str) -> click.Option:
         type=PATH,
         is_eager=True,
         callback=from_run,
-        help="Resume the interrupted run in this folder, with the options it was started with.",
+        help="Resume the interrupted run in this folder, with the options it was started with. If "
+        "the images have moved, give --data again.",
     )
 
 
 def check_nothing_changes(context: click.Context) -> None:
     """Raises `click.UsageError` if options other than --resume would make it another run."""
-    from igpt_keras.runs.options import LAYOUT
+    from igpt_keras.runs.options import LAYOUT, PLACES
 
     given = [
         parameter.opts[0] if isinstance(parameter, click.Option) else parameter.name.upper()
         for parameter in context.command.params
         if context.get_parameter_source(parameter.name) == ParameterSource.COMMANDLINE
-        and parameter.name not in {"resume", "progress", *LAYOUT}
+        and parameter.name not in {"resume", "progress", *LAYOUT, *PLACES}
     ]
     if given:
         raise click.UsageError(

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from igpt_keras.data.augmentation import Augmentation, augmentations
     from igpt_keras.data.data_set import DataSet, WeightedSource, open_data
+    from igpt_keras.data.file_splits import FileSplit
     from igpt_keras.data.image_decoding import ImageDecoder, read_image
     from igpt_keras.data.labeled import LabeledImages, LabeledTokens
     from igpt_keras.data.source import Source
     from igpt_keras.data.sources import register_source, source_kinds
-    from igpt_keras.data.splits import ArraySplit, FileSplit, Split
+    from igpt_keras.data.splits import ArraySplit, Split
     from igpt_keras.data.stream import TrainingStream
     from igpt_keras.data.tokenization import read_images, tokenize
 
@@ -39,11 +40,12 @@ __all__ = [
 _MODULES = {
     "augmentation": ("Augmentation", "augmentations"),
     "data_set": ("DataSet", "WeightedSource", "open_data"),
+    "file_splits": ("FileSplit",),
     "image_decoding": ("ImageDecoder", "read_image"),
     "labeled": ("LabeledImages", "LabeledTokens"),
     "source": ("Source",),
     "sources": ("register_source", "source_kinds"),
-    "splits": ("ArraySplit", "FileSplit", "Split"),
+    "splits": ("ArraySplit", "Split"),
     "stream": ("TrainingStream",),
     "tokenization": ("read_images", "tokenize"),
 }

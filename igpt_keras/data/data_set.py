@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from igpt_keras.data.augmentation import augmentations
+from igpt_keras.data.files import printable
 from igpt_keras.data.source import Source
 from igpt_keras.data.sources import source_kinds
 from igpt_keras.data.splits import Split
@@ -75,7 +76,7 @@ class DataSet:
         """Returns what a run's result says about its data, JSON-serializable."""
         return {
             "data": list(self.specs),
-            "name": " + ".join(self.specs),
+            "name": printable(" + ".join(self.specs)),
             "train": sum(source.split.num_examples for source in self.sources),
             "validation": self.validation.num_examples if self.validation else 0,
             "test": self.test.num_examples if self.test else 0,
@@ -121,7 +122,8 @@ def open_data(
 
     Raises:
         FileNotFoundError: There is nothing at a location.
-        InputError: A source is not in this notation, or cannot be read.
+        InputError: A source is not in this notation, or cannot be read; or its training images
+            have labels and the others have none.
 
     Example:
         ```python
@@ -138,6 +140,9 @@ def open_data(
         raise InputError("data must name at least one source, such as folder:PATH")
     (source, options), *others = [_open(spec, data_dir, seed) for spec in specs]
     train, validation = source.train, source.validation
+    for held_out in (validation, source.test):
+        if held_out is not None and train.labeled and not held_out.labeled:
+            raise InputError(f"{held_out.name} must have labels, as {train.name} has")
     if train_on_validation:
         train = train.joined(validation) if validation else train
         validation = None

@@ -3,13 +3,13 @@
 import contextlib
 import io
 import os
-import pathlib
 from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from igpt_keras.data.augmentation import center_square, resize_area
+from igpt_keras.data.files import read_image_file
 from igpt_keras.errors import InputError
 
 # What Pillow raises for content that is damaged, truncated or not an image.
@@ -76,7 +76,7 @@ def read_image(path: str | os.PathLike, image_size: int) -> np.ndarray:
 
     Raises:
         FileNotFoundError: There is no such file.
-        InputError: The file is damaged or not an image.
+        InputError: The file is damaged, too large or not an image.
     """
     return resize_area(read_square(path)[None], image_size, image_size)[0]
 
@@ -86,10 +86,11 @@ def read_square(path: str | os.PathLike) -> np.ndarray:
 
     Raises:
         FileNotFoundError: There is no such file.
-        InputError: The file is damaged or not an image.
+        InputError: The file is damaged, too large or not an image.
     """
+    content = read_image_file(os.path.expanduser(path))
     try:
-        return center_square(decode(pathlib.Path(path).read_bytes()))
+        return center_square(decode(content))
     except InputError as error:
         raise InputError(f"{path} cannot be read as an image ({error})") from None
 
@@ -118,13 +119,21 @@ class ImageDecoder:
         try:
             return decode(image_bytes)
         except InputError as error:
-            self.bad[name] = str(error)
-            if self.skip_bad_images:
-                return None
+            self.reject(name, str(error))
+            return None
+
+    def reject(self, name: str, reason: str) -> None:
+        """Records a bad image.
+
+        Raises:
+            InputError: It is not to be skipped.
+        """
+        self.bad[name] = reason
+        if not self.skip_bad_images:
             raise InputError(
-                f"{name} cannot be read as an image ({error}); repair or remove it, or pass "
+                f"{name} cannot be read as an image ({reason}); repair or remove it, or pass "
                 "skip_bad_images=True to leave out such images"
-            ) from None
+            )
 
     @contextlib.contextmanager
     def record_errors(self) -> Iterator[None]:

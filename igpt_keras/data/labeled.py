@@ -70,8 +70,10 @@ def per_class(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
         int [`count` · classes], the images' indices in random order.
 
     Raises:
-        InputError: A class has fewer images.
+        InputError: A class has fewer images, or images have no labels.
     """
+    if not len(labels) or labels.min() < 0:
+        raise InputError("every image must have a label to draw images of every class")
     generator = np.random.default_rng(seed)
     chosen = []
     for label in np.unique(labels):

@@ -8,8 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from igpt_keras.data.augmentation import resize_squares
+from igpt_keras.data.files import UnreadableFile
 from igpt_keras.data.image_decoding import ImageDecoder
-from igpt_keras.data.splits import Split
+from igpt_keras.data.splits import UNLABELED, Record, Split
 from igpt_keras.errors import InputError
 from igpt_keras.tokenizers import ImageTokenizer
 
@@ -68,7 +69,7 @@ class Loader:
         images, labels = [], []
         with self.decoder.record_errors():
             for split, position, *reference in references:
-                record = self.splits[split].record(*reference)
+                record = self._read(split, reference)
                 image = record.image
                 if isinstance(image, bytes):
                     image = self.decoder.decode(image, record.name)
@@ -79,6 +80,14 @@ class Loader:
                 images.append(self.crops[split](image, position) if image.ndim == 3 else image)
                 labels.append(record.label)
         return self._tokenized(images), np.array(labels, np.int32)
+
+    def _read(self, split: int, reference: Sequence) -> Record:
+        """The record of a reference; one without an image if its file must not be read."""
+        try:
+            return self.splits[split].record(*reference)
+        except UnreadableFile as error:
+            self.decoder.reject(error.name, error.reason)
+            return Record(None, UNLABELED, error.name)
 
     def _check_any_good(self, split: int, name: str) -> None:
         """Raises an `InputError` if all images are bad: a stream of them would never yield."""

@@ -3,8 +3,6 @@
 import abc
 import functools
 import hashlib
-import os
-import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -24,12 +22,13 @@ class Record(NamedTuple):
     """An image as it is stored.
 
     Attributes:
-        image: The bytes of an image file; or pixels uint8 [h, w, 3]; or tokens [n].
+        image: The bytes of an image file; or pixels uint8 [h, w, 3]; or tokens [n]; or None for
+            a file that is not read.
         label: Its label; -1 if it has none.
         name: Name for error messages.
     """
 
-    image: bytes | np.ndarray
+    image: bytes | np.ndarray | None
     label: int
     name: str
 
@@ -72,6 +71,7 @@ class Split(abc.ABC):
 
         Raises:
             OSError: A file cannot be read.
+            UnreadableFile: A file is too large, or not a regular file.
         """
 
     @abc.abstractmethod
@@ -93,7 +93,11 @@ class Split(abc.ABC):
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
-        """Returns a digest that changes when the images, their order or their labels change."""
+        """Returns a digest that changes when the images, their order or their labels change.
+
+        It is of contents and of names below a data set's folder: where that lies and when its
+        files were written does not matter.
+        """
 
     def __repr__(self) -> str:
         labels = "labeled" if self.labeled else "unlabeled"
@@ -140,87 +144,6 @@ class IndexedSplit(Split):
         return JoinedSplit(self, other)
 
 
-class FileSplit(IndexedSplit):
-    """Image files.
-
-    Args:
-        name: Name for error messages.
-        paths: Paths of N files.
-        labels: int [N], or None.
-
-    Example:
-        ```python
-        from igpt_keras.data import FileSplit
-
-        split = FileSplit("my photographs", ["cat.jpg", "dog.jpg"], labels=[0, 1])
-        ```
-    """
-
-    def __init__(
-        self,
-        name: str,
-        paths: Sequence[str | pathlib.Path],
-        labels: Sequence[int] | np.ndarray | None = None,
-    ):
-        self.name = name
-        self.num_examples = len(paths)
-        self.labeled = labels is not None
-        self.paths = [str(path) for path in paths]
-        self.labels = check_labels(labels, self.num_examples)
-
-    def __getitem__(self, index: int) -> Record:
-        path = self.paths[index]
-        with open(path, "rb") as file:
-            return Record(file.read(), int(self.labels[index]), path)
-
-    def fingerprint(self) -> str:
-        digest = hashlib.sha256(self.labels.tobytes())
-        for path in self.paths:
-            digest.update(f"{path} {file_state(path)}\n".encode())
-        return digest.hexdigest()
-
-
-class FileRangeSplit(IndexedSplit):
-    """Image files that are packed into larger files.
-
-    Args:
-        name: Name for error messages.
-        files: Paths of the larger files.
-        ranges: int64 [N, 3]: index in `files`, offset and size in bytes of each image.
-        names: Names of the N images.
-        labels: int [N], or None.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        files: Sequence[str],
-        ranges: np.ndarray,
-        names: Sequence[str],
-        labels: Sequence[int] | np.ndarray | None = None,
-    ):
-        self.name = name
-        self.num_examples = len(ranges)
-        self.labeled = labels is not None
-        self.files = list(files)
-        self.ranges = ranges
-        self.names = names
-        self.labels = check_labels(labels, self.num_examples)
-
-    def __getitem__(self, index: int) -> Record:
-        which, offset, size = self.ranges[index]
-        with open(self.files[which], "rb") as file:
-            file.seek(offset)
-            content = file.read(size)
-        return Record(content, int(self.labels[index]), self.names[index])
-
-    def fingerprint(self) -> str:
-        digest = hashlib.sha256(self.labels.tobytes() + self.ranges.tobytes())
-        for path in self.files:
-            digest.update(f"{path} {file_state(path)}\n".encode())
-        return digest.hexdigest()
-
-
 class ArraySplit(IndexedSplit):
     """Pixels or tokens in memory, or mapped into it.
 
@@ -241,7 +164,7 @@ class ArraySplit(IndexedSplit):
         labels: Sequence[int] | np.ndarray | None = None,
     ):
         self.name = name
-        self.num_examples = len(images)
+        self.num_examples = check_count(len(images), name)
         self.labeled = labels is not None
         self.images = images
         self.labels = check_labels(labels, self.num_examples)
@@ -270,7 +193,7 @@ class SubsetSplit(IndexedSplit):
 
     def __init__(self, name: str, split: IndexedSplit, indices: np.ndarray):
         self.name = name
-        self.num_examples = len(indices)
+        self.num_examples = check_count(len(indices), name)
         self.labeled = split.labeled
         self._split = split
         self._indices = np.asarray(indices, np.int64)
@@ -326,15 +249,20 @@ def check_labels(labels: Sequence[int] | np.ndarray | None, num_examples: int) -
         raise InputError(
             f"labels must have shape [{num_examples}], one for each image, got {list(labels.shape)}"
         )
-    if num_examples and (labels.dtype.kind not in "iu" or labels.min() < 0):
+    if labels.dtype.kind not in "iu" or labels.min() < 0:
         raise InputError(f"labels must be integers from 0 on, got {labels.dtype}: {labels[:5]}…")
     return labels.astype(np.int32)
 
 
-def file_state(path: str | os.PathLike) -> str:
-    """Returns a text that changes when the file is written."""
-    status = os.stat(path)
-    return f"{status.st_size} {status.st_mtime_ns}"
+def check_count(num_examples: int, name: str) -> int:
+    """Returns the number of images of a split.
+
+    Raises:
+        InputError: It is 0.
+    """
+    if not num_examples:
+        raise InputError(f"{name} must have at least one image, got none")
+    return num_examples
 
 
 def _references(index: tf.Tensor) -> dict[str, tf.Tensor]:

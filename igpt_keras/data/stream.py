@@ -143,7 +143,8 @@ class TrainingStream:
         if self.cache is None:
             return source.split
         tokens = tokenize(source.split, self.tokenizer, decoder=self.decoder, cache=self.cache)
-        return ArraySplit(source.split.name, tokens.tokens, tokens.labels)
+        labels = tokens.labels if source.split.labeled else None
+        return ArraySplit(source.split.name, tokens.tokens, labels)
 
     def _references(
         self, splits: Sequence[Split], index: int, start: int, step: int

@@ -28,7 +28,7 @@ class StreamedSplit(Split):
         """
 
     def record(self, index: int, image_bytes: bytes, label: int, name: bytes) -> Record:
-        return Record(image_bytes, int(label), name.decode())
+        return Record(image_bytes, int(label), name.decode("utf-8", "backslashreplace"))
 
     def in_order(self) -> tf.data.Dataset:
         return self.references(None).batch(RECORD_BLOCK_SIZE)

@@ -15,6 +15,7 @@ from igpt_keras.data.image_decoding import ImageDecoder
 from igpt_keras.data.labeled import LabeledImages, LabeledTokens
 from igpt_keras.data.loader import Loader, no_good_image, size_of_images
 from igpt_keras.data.splits import RECORD_BLOCK_SIZE, Split
+from igpt_keras.errors import InputError
 from igpt_keras.json_files import read_json, write_json
 from igpt_keras.tokenizers import ImageTokenizer
 
@@ -62,7 +63,8 @@ def tokenize(
         tokens = np.empty(shape, np.int32)
         labels = _tokenize_into(tokens, split, tokenizer, augmentation, decoder)
         return LabeledTokens(tokens[: len(labels)], labels)
-    folder = pathlib.Path(cache, _cache_key(split, tokenizer, augmentation, decoder))
+    key = _cache_key(split, tokenizer, augmentation, decoder)
+    folder = pathlib.Path(cache, key).expanduser()
     if not folder.is_dir():
         own = ImageDecoder(decoder.skip_bad_images)
         dtype = np.uint16 if tokenizer.vocabulary_size <= 1 << 16 else np.int32
@@ -102,7 +104,7 @@ def read_images(
         Images uint8 [N, R, R, 3] and their labels.
 
     Raises:
-        InputError: An image cannot be read.
+        InputError: An image cannot be read, or `limit` is less than 1.
 
     Example:
         ```python
@@ -112,6 +114,8 @@ def read_images(
         images.images.shape  # (100, 8, 8, 3)
         ```
     """
+    if limit is not None and limit < 1:
+        raise InputError(f"limit must be at least 1, got {limit}")
     limit = split.num_examples if limit is None else min(limit, split.num_examples)
     references = split.in_order() if seed is None else split.shuffled(seed)
     references = references.unbatch().take(limit).batch(RECORD_BLOCK_SIZE)

@@ -90,6 +90,15 @@ def only_replacer(folder: str | os.PathLike) -> contextlib.AbstractContextManage
     return only_writer(folder) if is_run else contextlib.nullcontext()
 
 
+def update_options(folder: str | os.PathLike, options: dict[str, Any]) -> None:
+    """Changes some of the options in a run's `run.json`, to resume it with them from now on."""
+    file = pathlib.Path(folder, RUN_FILE)
+    content = read_json(file)
+    if content["options"] != content["options"] | options:
+        content["options"] |= options
+        write_json(file, content)
+
+
 @contextlib.contextmanager
 def only_writer(folder: str | os.PathLike) -> Iterator[None]:
     """Keeps other processes from writing to a run, and removes what a killed one left half-written.

@@ -27,6 +27,8 @@ LAYOUT = {
     "max_checkpoints",
     "log_every",
 }
+# Fields that say where the images are, which may have moved: what they are has a fingerprint.
+PLACES = {"data", "data_dir", "cache"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,11 +110,18 @@ class DataOptions:
         return self.data_set
 
     def fingerprints(self) -> list[str]:
-        """Returns one string for each split, which changes with its images."""
+        """Returns one string for each split, which changes with its images.
+
+        The strings of sources change with their share and augmentation, too. They stay the same
+        when images are touched, copied or moved; see `Split.fingerprint`.
+        """
         data_set = self.data_set
-        splits = [source.split for source in data_set.sources]
-        splits += [data_set.validation, data_set.test]
-        return [split.fingerprint() for split in splits if split is not None]
+        sources = [
+            f"{source.split.fingerprint()} {source.weight} {source.augmentation}"
+            for source in data_set.sources
+        ]
+        splits = (data_set.validation, data_set.test)
+        return sources + [split.fingerprint() for split in splits if split is not None]
 
     def read_images(
         self, split: Split, image_size: int, limit: int | None = None, seed: int | None = None

@@ -24,8 +24,9 @@ from igpt_keras.runs.folder import (
     only_replacer,
     only_writer,
     read_run,
+    update_options,
 )
-from igpt_keras.runs.options import LAYOUT, DataOptions
+from igpt_keras.runs.options import LAYOUT, PLACES, DataOptions
 from igpt_keras.runs.result import Result, read_result, write_result
 from igpt_keras.tokenizers import ImageTokenizer, load_tokenizer
 from igpt_keras.training.callbacks.checkpoint_manager import (
@@ -248,18 +249,23 @@ class Training(Run[SettingsT]):
         """Raises `InputError` if `content` of run.json is of other settings, images or model."""
         before = content["options"]
         for name in options:
-            if name not in LAYOUT and options[name] != before.get(name):
+            if name not in LAYOUT | PLACES and options[name] != before.get(name):
                 raise InputError(
                     f"{self.output} began with {name}={before.get(name)}, got {options[name]}"
                 )
         for name, fingerprint in self.fingerprints().items():
             if content[name] != fingerprint:
                 given = options["model"] if name == "model" else " ".join(options["data"])
-                raise InputError(f"{name} {given} changed since {self.output} began")
+                raise InputError(
+                    f"{name} {given} changed since {self.output} began, or is another one"
+                )
 
     def _run(self, callbacks: Callbacks) -> Result:
         with only_writer(self.output) if self.is_chief else contextlib.nullcontext():
             self._check_not_replaced()
+            if self.is_chief:
+                options = self.data.to_json()
+                update_options(self.output, {name: options[name] for name in PLACES})
             with self.strategy.scope():
                 model = self._build()
             result = self._train(model, callbacks)

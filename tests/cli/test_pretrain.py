@@ -199,6 +199,25 @@ def test_resuming_with_other_images(igpt, photos, tmp_path):
     assert f"images folder:{photos} changed since {output} began" in errors
 
 
+def test_resuming_where_the_images_are_now(igpt, photos, tmp_path):
+    output = tmp_path / "run"
+    arguments = ["--data", f"folder:{photos}", "--num-colors", 8, *SIZES, "--batch-size", 4]
+    status, _, errors = igpt(
+        "pretrain", *arguments, "--steps", 2, "--snapshots", 1, "--output", output
+    )
+    assert status == 0, errors
+    (output / "result.json").unlink()
+    moved = shutil.copytree(photos, tmp_path / "moved", copy_function=shutil.copy)
+    shutil.rmtree(photos)
+    status, _, errors = igpt("pretrain", "--resume", output)
+    assert status == 2 and "photos is not a folder" in errors
+    (moved / "train" / "notes.txt").write_text("")
+    status, _, errors = igpt("pretrain", "--resume", output, "--data", f"folder:{moved}")
+    message = f"igpt: warning: folder:{moved}: left out 1 .txt file (train/notes.txt)\n"
+    assert (status, errors.count(message)) == (0, 1), errors
+    assert (output / "result.json").exists()
+
+
 def test_one_process_at_a_time(igpt, trained, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(trained, copy)

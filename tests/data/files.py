@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from igpt_keras import ColorPalette
-from igpt_keras.data.splits import FileSplit
+from igpt_keras.data.file_splits import FileSplit
 
 # Each gray has its own token.
 GREYS = ColorPalette(np.repeat(np.arange(256)[:, None] / 127.5 - 1, 3, axis=1))

@@ -106,6 +106,13 @@ def test_labels_where_there_are_some(folder):
         unlabeled.labeled_train()
 
 
+def test_held_out_images_have_labels_if_the_others_have(tmp_path):
+    images = np.zeros((4, 2, 2, 3), np.uint8)
+    np.savez(tmp_path / "a.npz", x_train=images, y_train=[0, 1, 0, 1], x_val=images)
+    with pytest.raises(InputError, match="validation must have labels, as .*, train has"):
+        open_data(f"array:{tmp_path}/a.npz")
+
+
 def test_another_split(folder):
     (folder / "train").rename(folder / "unlabelled")
     data_set = open_data(f"folder:{folder}@split=unlabelled")

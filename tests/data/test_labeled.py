@@ -34,3 +34,9 @@ def test_short_reprs():
     assert repr(LabeledImages(IMAGES, LABELS)) == "<LabeledImages: [300, 1, 2, 1] uint8>"
     tokens = LabeledTokens(np.zeros((5, 64), np.int32), LABELS[:5])
     assert repr(tokens) == "<LabeledTokens: [5, 64] int32>"
+
+
+def test_images_of_every_class_need_labels():
+    unlabeled = LabeledTokens(np.zeros((5, 64), np.int32), np.full(5, -1, np.int32))
+    with pytest.raises(InputError, match="every image must have a label"):
+        unlabeled.per_class(1, seed=0)

@@ -1,11 +1,19 @@
+import contextlib
 import itertools
 import os
+import shutil
+import socket
 
 import numpy as np
 import pytest
 
 from igpt_keras import InputError
-from igpt_keras.data.splits import ArraySplit, FileSplit
+from igpt_keras.data.file_splits import FileSplit
+from igpt_keras.data.files import MAX_IMAGE_BYTES, UnreadableFile
+from igpt_keras.data.image_decoding import ImageDecoder
+from igpt_keras.data.splits import ArraySplit, SubsetSplit
+from igpt_keras.data.tokenization import read_images
+from tests.data.files import photos
 from tests.data.properties import check_hold_out, check_split, first_names, records
 
 
@@ -96,15 +104,96 @@ def test_the_fingerprint_tells_contents_labels_and_order(tmp_path):
         array_split(4).hold_out(0.5, 0)[1].fingerprint(),
         array_split(4).joined(array_split(1)).fingerprint(),
         file_split(tmp_path, 4).fingerprint(),
-        file_split(tmp_path / "other", 4).fingerprint(),
     ]
     assert len(set(prints)) == len(prints)
     assert array_split(4, [0, 1, 2, 3]).fingerprint() == prints[1]
-    split = file_split(tmp_path, 4)
-    unchanged = split.fingerprint()
-    assert split.fingerprint() == unchanged
-    os.utime(tmp_path / "3.png", ns=(0, 1))
-    assert split.fingerprint() != unchanged
+
+
+def test_the_fingerprint_of_files_is_that_of_content_and_names(tmp_path):
+    split = file_split(tmp_path / "a", 4)
+    before = split.fingerprint()
+    os.utime(split.paths[3], ns=(0, 1))
+    assert split.fingerprint() == before
+    assert file_split(tmp_path / "b", 4).fingerprint() == before
+    shutil.move(tmp_path / "a", tmp_path / "far" / "away")
+    moved = sorted((tmp_path / "far" / "away").iterdir())
+    assert FileSplit("moved", moved, split.labels).fingerprint() == before
+    assert FileSplit("turned", moved[::-1], split.labels[::-1]).fingerprint() != before
+    renamed = moved[0].rename(moved[0].with_name("00.png"))
+    assert FileSplit("renamed", [renamed, *moved[1:]], split.labels).fingerprint() != before
+
+
+def test_the_folder_of_a_split_says_where_names_begin(tmp_path):
+    split = file_split(tmp_path / "cat", 2)
+    inner, outer = (
+        FileSplit("files", split.paths, folder=folder).fingerprint()
+        for folder in (tmp_path / "cat", tmp_path)
+    )
+    assert FileSplit("files", split.paths).fingerprint() == inner != outer
+
+
+@pytest.mark.parametrize("size", [1, 100_000, 3_000_000])
+def test_content_counts_behind_the_back_of_size_and_time(tmp_path, size):
+    path = tmp_path / "a.png"
+    content = np.random.default_rng(0).bytes(size)
+    path.write_bytes(content)
+    split, status = FileSplit("files", [path]), path.stat()
+    before = split.fingerprint()
+    # Large files are compared by blocks; the last byte is in one of them.
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert split.fingerprint() != before
+
+
+def test_files_that_are_not_regular_are_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(tmp_path):
+        server.bind("socket.png")
+    for name, kind in (("pipe", "a named pipe"), ("zero", "a device"), ("socket", "a socket")):
+        split = FileSplit("files", [tmp_path / f"{name}.png"])
+        for read in (lambda split=split: split[0], split.fingerprint):
+            with pytest.raises(UnreadableFile, match=f"{name}.png .*it is {kind}, not a regular"):
+                read()
+
+
+def test_large_files_are_bad_images(tmp_path):
+    split, _ = photos(tmp_path, 3)
+    with open(split.paths[1], "r+b") as file:
+        file.truncate(MAX_IMAGE_BYTES + 1)
+    with pytest.raises(InputError, match="01.png cannot be read as an image .*268,435,457 bytes"):
+        read_images(split, 8)
+    decoder = ImageDecoder(skip_bad_images=True)
+    assert len(read_images(split, 8, decoder=decoder)) == 2
+    assert list(decoder.bad) == [split.paths[1]]
+
+
+def test_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    split = file_split(tmp_path, 2)
+    assert FileSplit("home", ["~/1.png"])[0].image == split[1].image
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    path = os.fsencode(tmp_path) + b"/\xff.png"
+    with open(path, "wb") as file:
+        file.write(b"content")
+    split = FileSplit("bytes", [os.fsdecode(path)])
+    assert split[0].name == f"{tmp_path}/\\xff.png"
+    split.fingerprint()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: FileSplit("empty", []),
+        lambda: ArraySplit("empty", np.zeros((0, 2, 2, 3), np.uint8)),
+        lambda: SubsetSplit("empty", array_split(2), np.array([], np.int64)),
+    ],
+)
+def test_empty_splits_are_refused(make):
+    with pytest.raises(InputError, match="empty must have at least one image, got none"):
+        make()
 
 
 @pytest.mark.parametrize(

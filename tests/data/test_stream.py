@@ -7,8 +7,9 @@ import tensorflow as tf
 
 from igpt_keras import ColorPalette, InputError
 from igpt_keras.data.data_set import WeightedSource
+from igpt_keras.data.file_splits import FileSplit
 from igpt_keras.data.image_decoding import ImageDecoder
-from igpt_keras.data.splits import ArraySplit, FileSplit
+from igpt_keras.data.splits import ArraySplit
 from igpt_keras.data.stream import TrainingStream
 from igpt_keras.data.tokenization import read_images, tokenize
 from tests.data.files import GREYS, photos
@@ -282,3 +283,13 @@ class TestBadImages:
         pathlib.Path(split.paths[2]).unlink()
         with pytest.raises(FileNotFoundError, match="02.png"):
             tokenize(split, GREYS.bind(4), decoder=ImageDecoder(skip_bad_images=True))
+
+
+def test_images_without_labels_come_from_a_cache(tmp_path):
+    split, images = photos(tmp_path / "photos", 8)
+    unlabeled = FileSplit("unlabeled", split.paths)
+    for split in (unlabeled, ArraySplit("array", images)):
+        plain, cached = (
+            numbers(stream(split, cache=cache), 8) for cache in (None, tmp_path / "cache")
+        )
+        np.testing.assert_array_equal(plain, cached)

@@ -1,6 +1,7 @@
 import json
 import os
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -8,8 +9,8 @@ from PIL import Image
 
 from igpt_keras import ColorPalette, InputError
 from igpt_keras.data.augmentation import augmentations, resize_area
+from igpt_keras.data.file_splits import FileSplit
 from igpt_keras.data.image_decoding import ImageDecoder
-from igpt_keras.data.splits import FileSplit
 from igpt_keras.data.tokenization import read_images, tokenize
 from tests.data.files import GREYS, photos
 
@@ -77,16 +78,19 @@ class TestCache:
         split, images = photos(tmp_path / "photos", 5)
         cache = tmp_path / "cache"
         before = np.array(tokenize(split, palette.bind(8), cache=cache).tokens)
-        # Overwritten behind the back of the file's time: nobody looks.
+        path = pathlib.Path(split.paths[1])
+        os.utime(path, ns=(0, 1))
+        np.testing.assert_array_equal(tokenize(split, palette.bind(8), cache=cache).tokens, before)
+        moved = shutil.move(tmp_path / "photos", tmp_path / "moved")
+        split = FileSplit("moved", sorted(moved.iterdir()), split.labels)
+        np.testing.assert_array_equal(tokenize(split, palette.bind(8), cache=cache).tokens, before)
+        assert len(list(cache.iterdir())) == 1
+
+        # Overwritten behind the back of the file's time.
         path = pathlib.Path(split.paths[1])
         status = path.stat()
-        content = path.read_bytes()
-        path.write_bytes(bytes(len(content)))
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-        np.testing.assert_array_equal(tokenize(split, palette.bind(8), cache=cache).tokens, before)
-
         Image.fromarray(images[0]).save(path)
-        os.utime(path, ns=(0, 1))
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
         changed = tokenize(split, palette.bind(8), cache=cache).tokens
         np.testing.assert_array_equal(changed[1], before[0])
         other = ColorPalette(palette.colors[::-1])
@@ -116,3 +120,15 @@ class TestCache:
         with pytest.raises(InputError, match="01.png cannot be read as an image"):
             tokenize(split, palette.bind(4), cache=tmp_path / "cache")
         assert list((tmp_path / "cache").iterdir()) == []
+
+    def test_it_may_be_in_the_home_folder(self, palette, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        split, _ = photos(tmp_path / "photos", 3)
+        tokenize(split, palette.bind(4), cache="~/cache")
+        assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_no_images_are_refused(tmp_path):
+    split, _ = photos(tmp_path, 3)
+    with pytest.raises(InputError, match="limit must be at least 1, got 0"):
+        read_images(split, 8, limit=0)

@@ -21,7 +21,7 @@ from igpt_keras.runs import (
     RunCallback,
     read_result,
 )
-from igpt_keras.runs.folder import only_writer
+from igpt_keras.runs.folder import only_writer, read_run
 from igpt_keras.training.callbacks.history_logger import read_history
 
 SIZES = {"image_size": 8, "num_layers": 1, "hidden_dim": 16, "num_heads": 1, "num_colors": 8}
@@ -178,6 +178,26 @@ def test_resuming_with_other_settings_or_data_is_refused(crashed):
             Pretrain.open(settings, data, crashed, resume=True)
     # What does not change the result may change.
     Pretrain.open(dataclasses.replace(SETTINGS, log_every=3), "digits", crashed, resume=True)
+
+
+def test_a_run_is_resumed_where_its_images_are_now(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3)).astype(np.uint8)
+    np.save(tmp_path / "a.npy", images)
+    run = Pretrain.open(SETTINGS, f"array:{tmp_path}/a.npy", tmp_path / "run")
+    with pytest.raises(RuntimeError, match="crashed"):
+        run.run([Stop(3)])
+    (tmp_path / "a.npy").rename(tmp_path / "b.npy")
+    moved = f"array:{tmp_path}/b.npy"
+    Pretrain.open(SETTINGS, moved, tmp_path / "run", resume=True).run()
+    assert read_run(tmp_path / "run", "pretrain")["options"]["data"] == [moved]
+
+
+def test_a_run_is_not_resumed_with_other_images(crashed, tmp_path):
+    images = np.zeros((40, 8, 8, 3), np.uint8)
+    np.save(tmp_path / "a.npy", images)
+    for data in (f"array:{tmp_path}/a.npy", "digits@augmentation=cifar", "digits@weight=3"):
+        with pytest.raises(InputError, match=f"images {data} changed since .* or is another one"):
+            Pretrain.open(SETTINGS, data, crashed, resume=True)
 
 
 def test_one_process_writes_at_a_time(crashed):

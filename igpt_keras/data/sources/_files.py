@@ -1,116 +1,123 @@
-"""What sources of files share: patterns of paths, and how names divide images into splits."""
+"""What sources of files share: which files are images, and naming what is left out."""
 
+import collections
 import glob
 import os
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+import warnings
+from collections.abc import Iterable
 
 import numpy as np
+from PIL import Image
 
-from igpt_keras.data.source import TEST, TRAIN, VALIDATION
-from igpt_keras.errors import InputError
+from igpt_keras.data.files import check_regular, printable
+from igpt_keras.errors import InputError, InputWarning
 
-SUFFIXES = {
-    *(".bmp", ".gif", ".jpeg", ".jpg", ".jpe", ".jp2", ".png", ".ppm", ".pgm", ".tif", ".tiff"),
-    *(".webp", ".avif"),
-}
-
-
-class Layout(NamedTuple):
-    """How a source divides its images.
-
-    Attributes:
-        splits: The indices int64 [M] and labels int32 [M] (or None) of the images of "train"
-            and, where they exist, of "validation" and "test".
-        class_names: A name for each label; empty without labels.
-    """
-
-    splits: dict[str, tuple[np.ndarray, np.ndarray | None]]
-    class_names: list[str]
+# Formats that Pillow recognizes, but decodes only with help from outside.
+NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+# More classes than any data set has: a damaged label must not make names for billions.
+MAX_CLASSES = 1_000_000
+NUM_NAMED, NUM_REASONS = 3, 8
 
 
-def layout(names: Sequence[str], split: str | None, location: str) -> Layout:
-    """Divides images into splits and classes by the folders in their names.
-
-    Three layouts are known: `train/<class>/…` with `test/<class>/…` and, optionally,
-    `validation/<class>/…`; `<class>/…` only; and images without classes, in `train/` and
-    `test/` or in no folder.
+class LeftOut:
+    """What a source leaves out, to be counted and named in one warning.
 
     Args:
-        names: Paths of the images below `location`, with "/" between their components.
-        split: The folder to train on instead of `train`.
-        location: The source, for error messages.
-
-    Raises:
-        InputError: There are no images, there is no folder to train on, or a split has classes
-            that the training images do not have.
+        source: The source, such as "folder:photos".
     """
-    if not names:
-        raise InputError(f"{location} holds no images (files ending in {_listed(SUFFIXES)})")
-    prefixes = _prefixes(names, split, location)
-    rests = {
-        key: {
-            index: name.removeprefix(prefix)
-            for index, name in enumerate(names)
-            if name.startswith(prefix)
-        }
-        for key, prefix in prefixes.items()
+
+    def __init__(self, source: str):
+        self._source = source
+        self._counts: collections.Counter[str] = collections.Counter()
+        self._names: dict[str, list[str]] = {}
+        self._notes: list[str] = []
+
+    def add(self, reason: str, *names: str) -> None:
+        """Adds files or folders; `reason` says what they are, with "{s}" for their plural."""
+        if names:
+            self._counts[reason] += len(names)
+            named = self._names.setdefault(reason, [])
+            named.extend(names[: NUM_NAMED - len(named)])
+
+    def add_file(self, name: str) -> None:
+        """Adds a file that is not an image, unless it is hidden."""
+        base = os.path.basename(name)
+        if not base.startswith("."):
+            suffix = os.path.splitext(base)[1].lower()
+            self.add(f"{suffix} file{{s}}" if suffix else "file{s} without a suffix", name)
+
+    def note(self, text: str) -> None:
+        """Adds a sentence about what is not taken for what it may have been meant as."""
+        self._notes.append(text)
+
+    def warn(self) -> None:
+        """Warns once of everything, with `InputWarning`."""
+        sentences = [f"left out {self}"] if self._counts else []
+        sentences += self._notes
+        if sentences:
+            text = f"{self._source}: {'; '.join(sentences)}"
+            warnings.warn(printable(text), InputWarning, stacklevel=3)
+
+    def __str__(self) -> str:
+        reasons = self._counts.most_common()
+        parts = [self._described(reason, count) for reason, count in reasons[:NUM_REASONS]]
+        if rest := sum(count for _, count in reasons[NUM_REASONS:]):
+            parts.append(f"{rest:,} others")
+        return ", ".join(parts)
+
+    def _described(self, reason: str, count: int) -> str:
+        named = ", ".join(self._names[reason]) + (", …" if count > NUM_NAMED else "")
+        return f"{count:,} {reason.format(s='s' if count > 1 else '')} ({named})"
+
+
+def image_suffixes() -> set[str]:
+    """Returns the suffixes of the formats that Pillow decodes, those of its plug-ins included."""
+    Image.init()
+    return {
+        suffix
+        for suffix, kind in Image.registered_extensions().items()
+        if kind in Image.OPEN and kind not in NOT_DECODED
     }
-    class_names = sorted({_first_folder(rest) for rest in rests[TRAIN].values()})
-    if "" in class_names:
-        class_names = []
-    label_of = {name: label for label, name in enumerate(class_names)}
-    splits = {}
-    for key, rest in rests.items():
-        labels = None
-        if class_names:
-            classes = [_first_folder(name) for name in rest.values()]
-            if unknown := sorted(set(classes) - label_of.keys()):
-                raise InputError(
-                    f"{location} has images in {prefixes[key]}{unknown[0]}, which is no class of "
-                    "the training images"
-                )
-            labels = np.array([label_of[name] for name in classes], np.int32)
-        splits[key] = np.array(list(rest), np.int64), labels
-    return Layout(splits, class_names)
 
 
-def is_image(name: str) -> bool:
+def is_image(name: str, suffixes: set[str]) -> bool:
     """Whether a file of this name is taken for an image; hidden files are not."""
     name = os.path.basename(name)
-    return os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
+    return os.path.splitext(name)[1].lower() in suffixes and not name.startswith(".")
 
 
 def matching_files(pattern: str) -> list[str]:
     """Returns the files whose paths match a pattern with `*`, `?` and `[…]`, sorted.
 
+    Folders are left out.
+
     Raises:
         FileNotFoundError: No file matches.
+        InputError: What matches is a named pipe, a socket or a device.
     """
-    files = sorted(path for path in glob.glob(pattern) if os.path.isfile(path))
+    pattern = os.path.expanduser(pattern)
+    # A file may have one of the pattern's signs in its name.
+    found = [pattern] if os.path.exists(pattern) else glob.glob(pattern)
+    files = sorted(path for path in found if not os.path.isdir(path))
     if not files:
         raise FileNotFoundError(f"{pattern} matches no file")
+    for path in files:
+        check_regular(path)
     return files
 
 
-def _prefixes(names: Sequence[str], split: str | None, location: str) -> dict[str, str]:
-    """The folder of each split, with "/" at its end; "" if all images are for training."""
-    folders = {name.partition("/")[0] for name in names if "/" in name}
-    train = split or TRAIN
-    if train in folders:
-        held_out = {key: f"{key}/" for key in (VALIDATION, TEST) if key in folders}
-        return {TRAIN: f"{train}/"} | held_out
-    if split or folders & {VALIDATION, TEST}:
-        raise InputError(
-            f"{location} has no images to train on in a folder {train!r}; it has images in "
-            f"{_listed(folders) or 'no folder'}"
-        )
-    return {TRAIN: ""}
+def numbered_classes(labels: Iterable[int] | np.ndarray, source: str) -> list[str]:
+    """Returns names for the classes of labels that are numbers from 0 on: "0" and so on.
+
+    Raises:
+        InputError: A label is `MAX_CLASSES` or more.
+    """
+    largest = int(np.max(np.asarray(labels)))
+    if largest >= MAX_CLASSES:
+        raise InputError(f"{source} must have labels below {MAX_CLASSES:,}, got {largest:,}")
+    return [str(label) for label in range(largest + 1)]
 
 
-def _first_folder(name: str) -> str:
-    return name.rpartition("/")[0].partition("/")[0]
-
-
-def _listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
+    """Returns names in order, with commas between them."""
     return ", ".join(sorted(names))

@@ -1,12 +1,14 @@
 """Folders of image files."""
 
 import os
-import pathlib
+from collections.abc import Iterator
 
+from igpt_keras.data.file_splits import FileSplit
+from igpt_keras.data.files import check_regular, printable
 from igpt_keras.data.source import TEST, TRAIN, VALIDATION, Source
 from igpt_keras.data.sources import register_source
-from igpt_keras.data.sources._files import is_image, layout
-from igpt_keras.data.splits import FileSplit
+from igpt_keras.data.sources._files import LeftOut, image_suffixes, is_image
+from igpt_keras.data.sources._layout import layout
 
 
 @register_source("folder")
@@ -18,36 +20,118 @@ def open_folder(location: str, split: str | None = None) -> Source:
     photos/test/dog/2.jpg    photos/dog/2.jpg   photos/test/2.jpg    photos/2.jpg
     ```
 
+    Links to folders are followed, but every folder is read once. What is not used is counted
+    and named in an `InputWarning`.
+
     Args:
-        location: Path of the folder.
+        location: Path of the folder; "~" is the home folder.
         split: Name of the subfolder to train on instead of `train`.
 
     Raises:
         FileNotFoundError: There is no such folder.
-        InputError: The folder holds no images, or the classes of its splits differ.
+        InputError: The folder holds no images, or named pipes, sockets or devices in the place
+            of images, or the classes of its splits differ.
     """
-    if not os.path.isdir(location):
-        raise FileNotFoundError(f"{location} is not a folder; expected one of images")
-    names = _image_names(location)
-    found = layout(names, split, location)
+    folder = os.path.expanduser(location)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"{printable(location)} is not a folder; expected one of images")
+    source = f"folder:{printable(location)}"
+    left_out = LeftOut(source)
+    walk = Walk(folder, left_out)
+    names = sorted(walk)
+    found = layout(names, split, source, left_out, walk.folders)
+    left_out.warn()
     splits = {
         key: FileSplit(
-            f"folder:{location}, {key}",
-            [os.path.join(location, names[index]) for index in indices],
+            f"{source}, {key}",
+            [os.path.join(folder, names[index]) for index in indices],
             labels,
+            folder=folder,
         )
         for key, (indices, labels) in found.splits.items()
     }
-    return Source(
-        splits[TRAIN], splits.get(VALIDATION), splits.get(TEST), class_names=found.class_names
-    )
+    class_names = [printable(name) for name in found.class_names]
+    return Source(splits[TRAIN], splits.get(VALIDATION), splits.get(TEST), class_names)
 
 
-def _image_names(folder: str) -> list[str]:
-    """Paths of the images below `folder`, sorted, with "/" between their components."""
-    names = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        below = pathlib.PurePath(os.path.relpath(parent, folder))
-        names += [(below / name).as_posix() for name in files if is_image(name)]
-    return sorted(names)
+class Walk:
+    """The images below a folder, each real folder once, in the order of their names.
+
+    Iterating yields paths below the folder, with "/" between their components.
+
+    Args:
+        folder: The folder.
+        left_out: Is told of files that are not images, and of links that lead nowhere new.
+
+    Attributes:
+        folders: Paths below the folder of all folders seen so far, hidden ones left out.
+    """
+
+    def __init__(self, folder: str, left_out: LeftOut):
+        self.folders: list[str] = []
+        self._folder = folder
+        self._left_out = left_out
+        self._links: list[str] = []
+        self._suffixes = image_suffixes()
+        self._seen = {_identity(path) for path in _with_parents(os.path.realpath(folder))}
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._below("")
+        # Links come last, so that a folder has its own name if a link leads to it as well.
+        while self._links:
+            link = self._links.pop(0)
+            if self._is_new(link):
+                yield from self._below(f"{link}/")
+            else:
+                self._left_out.add("link{s} to folders that are read anyway", link)
+
+    def _below(self, start: str) -> Iterator[str]:
+        pending = [start]
+        while pending:
+            prefix = pending.pop()
+            with os.scandir(os.path.join(self._folder, prefix)) as entries:
+                visible = [entry for entry in entries if not entry.name.startswith(".")]
+            for entry in sorted(visible, key=lambda entry: entry.name):
+                name = f"{prefix}{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    if self._is_new(name):
+                        pending.append(f"{name}/")
+                elif entry.is_file(follow_symlinks=False):
+                    yield from self._image(name)
+                elif entry.is_symlink() and not os.path.exists(entry.path):
+                    self._left_out.add("link{s} to nothing", name)
+                elif entry.is_dir():
+                    self._links.append(name)
+                else:
+                    # A link to a file, or something that must not be opened.
+                    yield from self._image(name, checked=True)
+
+    def _is_new(self, name: str) -> bool:
+        identity = _identity(os.path.join(self._folder, name))
+        if identity in self._seen:
+            return False
+        self._seen.add(identity)
+        self.folders.append(name)
+        return True
+
+    def _image(self, name: str, checked: bool = False) -> Iterator[str]:
+        if not is_image(name, self._suffixes):
+            self._left_out.add_file(name)
+            return
+        if checked:
+            check_regular(os.path.join(self._folder, name))
+        yield name
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _with_parents(path: str) -> Iterator[str]:
+    """The path and its parents: links to these lead around in circles."""
+    while True:
+        yield path
+        path, before = os.path.dirname(path), path
+        if path == before:
+            return

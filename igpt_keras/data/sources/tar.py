@@ -1,6 +1,7 @@
 """Tar files of images, read as they are."""
 
 import hashlib
+import os
 import posixpath
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -9,14 +10,36 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from igpt_keras.data.file_splits import FileRangeSplit
+from igpt_keras.data.files import (
+    ALWAYS_ALLOWED_BYTES,
+    MAX_EXPANSION,
+    MAX_IMAGE_BYTES,
+    printable,
+    whole_file_digest,
+)
 from igpt_keras.data.source import TEST, TRAIN, VALIDATION, Source
 from igpt_keras.data.sources import register_source
-from igpt_keras.data.sources._files import SUFFIXES, is_image, layout, matching_files
-from igpt_keras.data.splits import UNLABELED, FileRangeSplit, Split, file_state, held_out_count
+from igpt_keras.data.sources._files import (
+    LeftOut,
+    image_suffixes,
+    is_image,
+    matching_files,
+    numbered_classes,
+)
+from igpt_keras.data.sources._layout import Layout, in_split_folders, layout, splits_of_files
+from igpt_keras.data.splits import UNLABELED, Split, check_count, held_out_count
 from igpt_keras.data.streamed_split import StreamedSplit
 from igpt_keras.errors import InputError
 
 LABEL_SUFFIX = ".cls"
+MAX_LABEL_BYTES = 32
+# Headers that tarfile reads into memory whole: long names and the like.
+EXTENSIONS = {
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+}
+MAX_EXTENSION_BYTES = 1 << 20
 
 
 class Member(NamedTuple):
@@ -24,12 +47,14 @@ class Member(NamedTuple):
 
     Attributes:
         file: Index of the tar file.
+        position: Its number in the tar file.
         name: Path in the tar file.
         offset, size: Where its content lies in an uncompressed tar file, in bytes.
         label: The content of a label file; None for another file.
     """
 
     file: int
+    position: int
     name: str
     offset: int
     size: int
@@ -52,9 +77,10 @@ def open_tar(location: str, split: str | None = None) -> Source:
     """Opens tar files whose paths match a pattern.
 
     Images with label files (`KEY.jpg` and `KEY.cls`, as in WebDataset) are images to train on.
-    Other images are divided like those of a folder; a single folder around all of them is
-    ignored. Images in plain tar files are read at random; compressed files (.tar.gz, …) are
-    read sequentially, once to open them and once in every epoch.
+    Other images are divided like those of a folder. Where every tar file is named after a split,
+    as `train-0.tar` and `val-0.tar` are, its images belong to that. Images in plain tar files
+    are read at random; compressed files (.tar.gz, …) are read sequentially, once to open them
+    and once in every epoch. What is not used is counted and named in an `InputWarning`.
 
     Args:
         location: Pattern of paths, with `*`, `?` and `[…]`.
@@ -62,31 +88,45 @@ def open_tar(location: str, split: str | None = None) -> Source:
 
     Raises:
         FileNotFoundError: No file matches.
-        InputError: A file is damaged, or there are no images.
+        InputError: A file is damaged or expands to a multiple of its size, or there are no
+            images.
     """
+    source = f"tar:{printable(location)}"
     files = matching_files(location)
-    members = [member for index, file in enumerate(files) for member in _members(index, file)]
+    left_out, folders = LeftOut(source), list[str]()
+    members = [
+        member
+        for index, file in enumerate(files)
+        for member in _members(index, file, left_out, folders)
+    ]
+    file_splits = splits_of_files(files) if split is None else None
     if any(member.label is not None for member in members):
-        members, labels, class_names = _with_label_files(members, location)
-        splits = {TRAIN: (np.arange(len(members)), labels)}
+        if split is not None:
+            raise InputError(
+                f"{source} labels its images by {LABEL_SUFFIX} files, so it has no folder "
+                f"{split!r} to train on"
+            )
+        members, found = _with_label_files(members, file_splits, source, left_out)
     else:
-        members = [member for member in members if is_image(member.name)]
-        names = _without_root([member.name for member in members], split or TRAIN)
-        splits, class_names = layout(names, split, location)
+        members = _images(members, left_out)
+        names = [member.name for member in members]
+        if file_splits:
+            names = in_split_folders(names, [file_splits[member.file] for member in members])
+        found = layout(names, split, source, left_out, folders)
+    left_out.warn()
     compressed = not all(file.endswith(".tar") for file in files)
 
     def open_split(key: str) -> Split:
-        indices, labels = splits[key]
+        indices, labels = found.splits[key]
         chosen = [members[index] for index in indices]
-        name = f"tar:{location}, {key}"
+        name = f"{source}, {key}"
         if compressed:
-            return CompressedTarSplit(name, files, [(m.file, m.name) for m in chosen], labels)
+            return CompressedTarSplit(name, files, chosen, labels)
         ranges = np.array([(m.file, m.offset, m.size) for m in chosen], np.int64)
-        return FileRangeSplit(
-            name, files, ranges, [f"{files[m.file]}:{m.name}" for m in chosen], labels
-        )
+        return FileRangeSplit(name, files, ranges, [m.name for m in chosen], labels)
 
-    opened = {key: open_split(key) for key in splits}
+    opened = {key: open_split(key) for key in found.splits}
+    class_names = [printable(name) for name in found.class_names]
     return Source(opened[TRAIN], opened.get(VALIDATION), opened.get(TEST), class_names)
 
 
@@ -96,7 +136,7 @@ class CompressedTarSplit(StreamedSplit):
     Args:
         name: Name for error messages.
         files: Paths of the tar files.
-        members: For each of N images, the index of its file and its path in it.
+        members: The N images.
         labels: int [N], or None.
     """
 
@@ -104,11 +144,11 @@ class CompressedTarSplit(StreamedSplit):
         self,
         name: str,
         files: Sequence[str],
-        members: Sequence[tuple[int, str]],
+        members: Sequence[Member],
         labels: np.ndarray | None,
     ):
         self.name = name
-        self.num_examples = len(members)
+        self.num_examples = check_count(len(members), name)
         self.labeled = labels is not None
         self._files = list(files)
         self._members = list(members)
@@ -125,21 +165,21 @@ class CompressedTarSplit(StreamedSplit):
         return tf.data.Dataset.from_generator(self._read, output_signature=signature, args=args)
 
     def _read(self, seed: int | None = None) -> Iterator[dict]:
-        index_of = {member: index for index, member in enumerate(self._members)}
+        index_of = {(m.file, m.position): index for index, m in enumerate(self._members)}
         order = np.arange(len(self._files))
         if seed is not None:
             order = np.random.default_rng(seed).permutation(order)
         for which in order.tolist():
             file = self._files[which]
-            with tarfile.open(file, "r|*") as tar:
-                for member in tar:
-                    index = index_of.get((which, posixpath.normpath(member.name)))
+            with _open(file) as tar:
+                for position, member in enumerate(tar):
+                    index = index_of.get((which, position))
                     if index is not None:
                         yield {
                             "index": index,
                             "image_bytes": _content(tar, member),
                             "label": UNLABELED if self._labels is None else self._labels[index],
-                            "name": f"{file}:{member.name}",
+                            "name": os.fsencode(f"{file}:{member.name}"),
                         }
 
     def hold_out(
@@ -166,26 +206,62 @@ class CompressedTarSplit(StreamedSplit):
         return CompressedTarSplit(name, self._files, [*self._members, *other._members], labels)
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(repr(self._members).encode())
-        digest.update(b"" if self._labels is None else self._labels.tobytes())
+        # Opening the files has read all of them, so that comparing every byte costs little.
+        digest = hashlib.sha256(b"" if self._labels is None else self._labels.tobytes())
+        for member in self._members:
+            digest.update(os.fsencode(f"{member.file} {member.position} {member.name}") + b"\0")
         for path in self._files:
-            digest.update(f"{path} {file_state(path)}\n".encode())
+            digest.update(whole_file_digest(path))
         return digest.hexdigest()
 
 
-def _members(index: int, path: str) -> Iterator[Member]:
+class _TarInfo(tarfile.TarInfo):
+    """A member whose long names fit into memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_TarInfo":
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in EXTENSIONS and member.size > MAX_EXTENSION_BYTES:
+            raise tarfile.ReadError(f"a header of {member.size:,} bytes")
+        return member
+
+
+def _open(path: str) -> tarfile.TarFile:
+    return tarfile.open(path, "r:" if path.endswith(".tar") else "r|*", tarinfo=_TarInfo)
+
+
+def _members(index: int, path: str, left_out: LeftOut, folders: list[str]) -> Iterator[Member]:
+    """Yields the files in a tar file; of several of one name the last, as unpacking would."""
+    members: dict[str, Member] = {}
+    limit = max(ALWAYS_ALLOWED_BYTES, MAX_EXPANSION * os.path.getsize(path))
+    total = 0
     try:
-        with tarfile.open(path, "r:" if path.endswith(".tar") else "r|*") as tar:
-            for member in tar:
-                if not member.isfile():
-                    continue
-                label = None
-                if member.name.endswith(LABEL_SUFFIX):
-                    label = _label(_content(tar, member), f"{path}:{member.name}")
-                name = posixpath.normpath(member.name)
-                yield Member(index, name, member.offset_data, member.size, label)
+        with _open(path) as tar:
+            for position, member in enumerate(tar):
+                name = posixpath.normpath(member.name).lstrip("/")
+                total += tarfile.BLOCKSIZE + member.size
+                if total > limit:
+                    raise InputError(
+                        f"{path} must not expand to more than {limit:,} bytes, {MAX_EXPANSION} "
+                        "times its size; unpack it if it is meant to"
+                    )
+                if member.isdir():
+                    folders.append(name)
+                elif member.issparse() or not member.isfile():
+                    left_out.add("link{s}, device{s} or sparse file{s}", name)
+                elif member.size > MAX_IMAGE_BYTES:
+                    left_out.add(f"file{{s}} of more than {MAX_IMAGE_BYTES:,} bytes", name)
+                else:
+                    label = None
+                    if name.endswith(LABEL_SUFFIX):
+                        label = _label(tar, member, f"{path}:{member.name}")
+                    members.pop(name, None)
+                    members[name] = Member(
+                        index, position, name, member.offset_data, member.size, label
+                    )
     except (tarfile.TarError, EOFError, OSError) as error:
         raise InputError(f"{path} is not a tar file, or is damaged ({error})") from None
+    yield from members.values()
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -195,39 +271,51 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return file.read()
 
 
-def _label(content: bytes, name: str) -> int:
+def _label(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> int:
+    content = _content(tar, member) if member.size <= MAX_LABEL_BYTES else b"a long text"
     try:
         return int(content)
     except ValueError:
         raise InputError(f"{name} must hold one integer, got {content[:20]!r}") from None
 
 
+def _images(members: Sequence[Member], left_out: LeftOut) -> list[Member]:
+    """The images among `members`; the others are left out."""
+    suffixes = image_suffixes()
+    images = []
+    for member in members:
+        if is_image(member.name, suffixes):
+            images.append(member)
+        else:
+            left_out.add_file(member.name)
+    return images
+
+
 def _with_label_files(
-    members: Sequence[Member], location: str
-) -> tuple[list[Member], np.ndarray, list[str]]:
-    """Returns the images among `members`, their labels int32 [N] and the class names."""
-    label_of = {
-        member.key: member.label
-        for member in members
-        if member.label is not None and member.suffix == LABEL_SUFFIX
-    }
-    images = [member for member in members if member.suffix in SUFFIXES]
+    members: Sequence[Member], file_splits: Sequence[str] | None, source: str, left_out: LeftOut
+) -> tuple[list[Member], Layout]:
+    """Returns the images among `members`, and their splits and labels."""
+    suffixes = image_suffixes()
+    label_of = {m.key: m.label for m in members if m.suffix == LABEL_SUFFIX and m.label is not None}
+    images = [member for member in members if member.suffix in suffixes]
     if not images:
-        raise InputError(f"tar:{location} holds {LABEL_SUFFIX} files, but no images")
+        raise InputError(f"{source} holds {LABEL_SUFFIX} files, but no images")
     labels = [label_of.get(image.key, UNLABELED) for image in images]
     if min(labels) < 0:
         name = images[int(np.argmin(labels))].name
         raise InputError(
-            f"tar:{location} must hold a {LABEL_SUFFIX} file with an integer from 0 on for "
+            f"{source} must hold a {LABEL_SUFFIX} file with an integer from 0 on for "
             f"each image, got none for {name}"
         )
-    class_names = [str(label) for label in range(max(labels) + 1)]
-    return images, np.array(labels, np.int32), class_names
-
-
-def _without_root(names: list[str], train: str) -> list[str]:
-    """Removes a folder around all of `names` that holds the folder to train on."""
-    roots = {name.partition("/")[0] for name in names}
-    if len(roots) == 1 and any(name.split("/")[1:2] == [train] for name in names):
-        return [name.partition("/")[2] for name in names]
-    return names
+    with_images = {image.key for image in images}
+    for member in members:
+        if member.suffix not in (*suffixes, LABEL_SUFFIX):
+            left_out.add_file(member.name)
+        elif member.key not in with_images:
+            left_out.add("label file{s} without an image", member.name)
+    found: dict[str, list[int]] = {}
+    for index, image in enumerate(images):
+        found.setdefault(file_splits[image.file] if file_splits else TRAIN, []).append(index)
+    table = np.array(labels, np.int32)
+    splits = {key: (np.array(indices, np.int64), table[indices]) for key, indices in found.items()}
+    return images, Layout(dict(splits), numbered_classes(labels, source))

@@ -9,9 +9,11 @@ from typing import Any
 import tensorflow as tf
 
 from igpt_keras import paper
+from igpt_keras.data.files import update_with_content
 from igpt_keras.data.source import TEST, TRAIN, VALIDATION, Source
 from igpt_keras.data.sources import register_source
-from igpt_keras.data.splits import UNLABELED, held_out_count
+from igpt_keras.data.sources._files import LeftOut
+from igpt_keras.data.splits import UNLABELED, check_count, held_out_count
 from igpt_keras.data.streamed_split import StreamedSplit
 from igpt_keras.errors import InputError
 from igpt_keras.extras import require
@@ -41,7 +43,7 @@ def open_tfds(
     # tensorflow-datasets 4.9 imports importlib_resources without requiring it.
     require("importlib_resources", "tfds")
     tfds = require("tensorflow_datasets", "tfds")
-    builder = _prepared(tfds, location, None if data_dir is None else os.fspath(data_dir))
+    builder = _prepared(tfds, location, None if data_dir is None else os.path.expanduser(data_dir))
     image, label = _features(tfds, builder, location)
     available = builder.info.splits
     wanted = split or TRAIN
@@ -53,13 +55,18 @@ def open_tfds(
 
     def open_split(key: str) -> TfdsSplit:
         opened = TfdsSplit(f"tfds:{location}, {key}", tfds, builder, key, image, label)
+        check_count(opened.num_examples, opened.name)
         (first,) = opened.references(None).take(1).as_numpy_iterator()
         # The unlabeled images of STL-10 have the label -1.
         return dataclasses.replace(opened, label=None) if first["label"] == UNLABELED else opened
 
     train = open_split(wanted)
     held_out = [open_split(key) for key in (TEST, VALIDATION) if key in available]
-    held_out = [other for other in held_out if other.labeled or not train.labeled]
+    unlabeled = [other for other in held_out if train.labeled and not other.labeled]
+    held_out = [other for other in held_out if other not in unlabeled]
+    left_out = LeftOut(f"tfds:{location}")
+    left_out.add("split{s} without labels", *(other.split for other in unlabeled))
+    left_out.warn()
     imagenet = builder.name.startswith(IMAGENET)
     return Source(
         train=train,
@@ -153,8 +160,9 @@ class TfdsSplit(StreamedSplit):
     def fingerprint(self) -> str:
         digest = hashlib.sha256(repr((self.split, self.image, self.label)).encode())
         for path in self.builder.info.splits[self.split].filepaths:
-            status = tf.io.gfile.stat(str(path))
-            digest.update(f"{path} {status.length} {status.mtime_nsec}\n".encode())
+            digest.update(f"{os.path.basename(path)} ".encode())
+            with tf.io.gfile.GFile(str(path), "rb") as file:
+                update_with_content(digest, file, 0, file.size())
         return digest.hexdigest()
 
 

@@ -2,16 +2,20 @@
 
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from igpt_keras.data.source import TRAIN, Source
+from igpt_keras.data.file_splits import FileRangeSplit
+from igpt_keras.data.files import open_regular, printable
+from igpt_keras.data.source import TEST, TRAIN, VALIDATION, Source
 from igpt_keras.data.sources import register_source
-from igpt_keras.data.sources._files import matching_files
-from igpt_keras.data.splits import UNLABELED, FileRangeSplit, Record
+from igpt_keras.data.sources._files import matching_files, numbered_classes
+from igpt_keras.data.sources._layout import splits_of_files
+from igpt_keras.data.splits import UNLABELED, Record
 from igpt_keras.errors import InputError
 
 IMAGE_KEYS = ("image/encoded", "image", "jpg", "jpeg", "png")
@@ -26,7 +30,9 @@ def open_tfrecord(location: str) -> Source:
     """Opens TFRecord files of `tf.train.Example` whose paths match a pattern, to train on.
 
     Images are found under `IMAGE_KEYS`, labels under `LABEL_KEYS`. Opening the files reads the
-    lengths of their records; if there are labels, it reads everything once.
+    lengths of their records; if there are labels, it reads everything once. Where every file is
+    named after a split, as `train-0.tfrecord` and `validation-0.tfrecord` are, its images
+    belong to that.
 
     Args:
         location: Pattern of paths, with `*`, `?` and `[…]`.
@@ -35,12 +41,21 @@ def open_tfrecord(location: str) -> Source:
         FileNotFoundError: No file matches.
         InputError: A file is of another kind, or its examples hold no images.
     """
+    source = f"tfrecord:{printable(location)}"
     files = matching_files(location)
     ranges = [(index, *found) for index, file in enumerate(files) for found in _records(file)]
     if not ranges:
-        raise InputError(f"tfrecord:{location} holds no records")
-    split = TFRecordSplit(f"tfrecord:{location}, {TRAIN}", files, np.array(ranges, np.int64))
-    return Source(split, class_names=split.class_names)
+        raise InputError(f"{source} holds no records")
+    table = np.array(ranges, np.int64)
+    splits = np.array(splits_of_files(files) or [TRAIN] * len(files))
+    opened = {
+        key: TFRecordSplit(f"{source}, {key}", files, table[splits[table[:, 0]] == key])
+        for key in np.unique(splits).tolist()
+    }
+    train = opened[TRAIN]
+    labels = np.concatenate([split.labels for split in opened.values()])
+    class_names = numbered_classes(labels, source) if train.labeled else []
+    return Source(train, opened.get(VALIDATION), opened.get(TEST), class_names)
 
 
 class TFRecordSplit(FileRangeSplit):
@@ -50,46 +65,62 @@ class TFRecordSplit(FileRangeSplit):
         name: Name for error messages.
         files: Paths of the TFRecord files.
         ranges: int64 [N, 3], see `FileRangeSplit`.
-
-    Attributes:
-        class_names: The labels' numbers as text; empty without labels.
     """
 
     def __init__(self, name: str, files: Sequence[str], ranges: np.ndarray):
-        names = [f"{files[which]} at {offset}" for which, offset, _ in ranges]
-        super().__init__(name, files, ranges, names)
-        self.class_names: list[str] = []
+        super().__init__(name, files, ranges)
         if self[0].label == UNLABELED:
             return
         labels = np.array([self[index].label for index in range(self.num_examples)])
         if (labels < 0).any():
-            unlabeled = names[int((labels < 0).argmax())]
+            unlabeled = self.describe(int((labels < 0).argmax()))
             raise InputError(f"{unlabeled} has no label, but the first record has one")
+        numbered_classes(labels, name)
         self.labels, self.labeled = labels.astype(np.int32), True
-        self.class_names = [str(label) for label in range(labels.max() + 1)]
 
     def __getitem__(self, index: int) -> Record:
         content, _, name = super().__getitem__(index)
         try:
             features = tf.train.Example.FromString(content).features.feature
+            present = set(features)  # Looking for a feature adds it.
         except DecodeError as error:
             raise InputError(f"{name} is not a tf.train.Example ({error})") from None
-        images = [features[key].bytes_list.value for key in IMAGE_KEYS if key in features]
-        image = next((values[0] for values in images if values), None)
-        if image is None:
+        image_key = next((key for key in IMAGE_KEYS if features[key].bytes_list.value), None)
+        if image_key is None:
             raise InputError(
                 f"{name} must hold an image file under one of {', '.join(IMAGE_KEYS)}; "
-                f"it holds {', '.join(sorted(features))}"
+                f"it holds {', '.join(sorted(present))}"
             )
-        labels = [features[key].int64_list.value for key in LABEL_KEYS if key in features]
-        label = next((values[0] for values in labels if values), UNLABELED)
+        (image,) = _only(features, image_key, "bytes_list", name)
+        label_key = next((key for key in LABEL_KEYS if _holds_values(features[key])), None)
+        if label_key is None:
+            return Record(image, UNLABELED, name)
+        (label,) = _only(features, label_key, "int64_list", name)
         return Record(image, label, name)
+
+
+def _holds_values(feature: tf.train.Feature) -> bool:
+    kind = feature.WhichOneof("kind")
+    return kind is not None and len(getattr(feature, kind).value) > 0
+
+
+def _only(features: Mapping[str, Any], key: str, kind: str, name: str) -> Sequence:
+    """The values of a feature, of which there must be one.
+
+    Raises:
+        InputError: There are none of this kind, or several.
+    """
+    values = getattr(features[key], kind).value
+    if len(values) != 1:
+        noun = "integer" if kind == "int64_list" else "image"
+        raise InputError(f"{name} must hold one {noun} under {key}, got {len(values)}")
+    return values
 
 
 def _records(path: str) -> Iterator[tuple[int, int]]:
     """Yields offset and size of the content of every record."""
     end = os.path.getsize(path)
-    with open(path, "rb", buffering=0) as file:
+    with open_regular(path) as file:
         offset = 0
         while offset < end:
             file.seek(offset)

@@ -1,8 +1,12 @@
+import os
+
 import numpy as np
 import pytest
 
 from igpt_keras import InputError
+from igpt_keras.data.sources import array
 from igpt_keras.data.sources.array import open_array
+from igpt_keras.errors import InputWarning
 
 IMAGES = np.random.default_rng(41).integers(0, 256, (6, 2, 3, 3)).astype(np.uint8)
 LABELS = np.array([0, 1, 2, 0, 1, 2])
@@ -100,3 +104,35 @@ def test_unusable_files(tmp_path):
         (tmp_path / name).write_bytes(b"This is a text.")
         with pytest.raises(InputError, match="is not a file of plain arrays"):
             open_array(str(tmp_path / name))
+
+
+def test_arrays_that_are_not_used_are_named(tmp_path):
+    np.savez(tmp_path / "a.npz", x_train=IMAGES, y=LABELS, x_valid=IMAGES[:2], train_images=IMAGES)
+    with pytest.warns(InputWarning, match=r"left out 2 arrays \(x_train, y\)"):
+        source = open_array(str(tmp_path / "a.npz"))
+    assert source.validation.num_examples == 2
+
+
+def test_archives_are_bounded(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "a.npz", images=np.zeros((3, 999, 999, 3), np.uint8))
+    monkeypatch.setattr(array, "ALWAYS_ALLOWED_BYTES", 1_000_000)
+    with pytest.raises(InputError, match="must not expand to more than 1,000,000 bytes"):
+        open_array(str(tmp_path / "a.npz"))
+
+
+def test_labels_are_bounded(tmp_path):
+    np.savez(tmp_path / "a.npz", images=IMAGES, labels=LABELS + 10**6)
+    with pytest.raises(InputError, match="labels below 1,000,000, got 1,000,002"):
+        open_array(str(tmp_path / "a.npz"))
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "a.npy")
+    with pytest.raises(InputError, match="a.npy cannot be read: it is a named pipe"):
+        open_array(str(tmp_path / "a.npy"))
+
+
+def test_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    np.save(tmp_path / "a.npy", IMAGES)
+    assert open_array("~/a.npy").train.num_examples == 6

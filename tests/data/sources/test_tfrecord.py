@@ -46,6 +46,8 @@ def test_unusable_contents(tmp_path):
             "must hold an image file under .*; it holds id, text",
         ),
         ([{"image": png(1), "label": 1}, {"image": png(1)}], "at .* has no label, but"),
+        ([{"image": png(1), "label": b"cat"}], "must hold one integer under label, got 0"),
+        ([{"image": png(1), "label": 1_000_000}], "labels below 1,000,000"),
     ):
         write_records(path, examples)
         with pytest.raises(InputError, match=message):
@@ -54,6 +56,24 @@ def test_unusable_contents(tmp_path):
         writer.write(b"\xff\xff")
     with pytest.raises(InputError, match="is not a tf.train.Example"):
         open_tfrecord(str(path))
+
+
+def test_files_named_after_splits(tmp_path):
+    for index, split in enumerate(("train", "validation", "test")):
+        examples = [{"image": png(index), "label": index}]
+        write_records(tmp_path / f"{split}-00000-of-00001", examples)
+    source = open_tfrecord(str(tmp_path / "*-of-*"))
+    splits = source.train, source.validation, source.test
+    assert [values(split) for split in splits] == [[(i, i)] for i in range(3)]
+    assert source.class_names == ["0", "1", "2"]
+
+
+def test_the_fingerprint_is_that_of_content(tmp_path):
+    def fingerprint(name, *grays):
+        write_records(tmp_path / name, [{"image": png(gray)} for gray in grays])
+        return open_tfrecord(str(tmp_path / name)).train.fingerprint()
+
+    assert fingerprint("a", 1, 2) == fingerprint("b", 1, 2) != fingerprint("b", 1, 3)
 
 
 def test_damaged_files(tmp_path):
