@@ -1,4 +1,3 @@
-import contextlib
 import itertools
 import os
 import shutil
@@ -145,10 +144,11 @@ def test_content_counts_behind_the_back_of_size_and_time(tmp_path, size):
     assert split.fingerprint() != before
 
 
-def test_files_that_are_not_regular_are_not_opened(tmp_path):
+def test_files_that_are_not_regular_are_not_opened(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "zero.png").symlink_to("/dev/zero")
-    with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(tmp_path):
+    monkeypatch.chdir(tmp_path)  # A socket's path is short.
+    with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket.png")
     for name, kind in (("pipe", "a named pipe"), ("zero", "a device"), ("socket", "a socket")):
         split = FileSplit("files", [tmp_path / f"{name}.png"])
