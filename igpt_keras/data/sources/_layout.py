@@ -107,16 +107,13 @@ def layout(
 
 def _root(names: Sequence[str], split: str | None) -> str:
     """The folder around all images, with "/" at its end; "" if there is none that only wraps."""
-    root = ""
-    while True:
-        below = [name.removeprefix(root) for name in names]
-        (first, *others) = {name.partition("/")[0] if "/" in name else "" for name in below}
-        if others or not first or _is_split(first, split):
-            return root
-        inner = {name.split("/")[1] for name in below if name.count("/") > 1}
-        if len(inner) < 2 and not any(_is_split(folder, split) for folder in inner):
-            return root
-        root += f"{first}/"
+    folders = [name.split("/")[:-1] for name in names]
+    common = os.path.commonprefix(folders)  # Of lists as well as of texts.
+    inner = {folder[len(common)] for folder in folders if len(folder) > len(common)}
+    depth = next((at for at, folder in enumerate(common) if _is_split(folder, split)), len(common))
+    if depth == len(common) and len(inner) < 2 and not any(_is_split(f, split) for f in inner):
+        return ""
+    return "".join(f"{folder}/" for folder in common[:depth])
 
 
 def _is_split(folder: str, split: str | None) -> bool:

@@ -218,6 +218,10 @@ def test_labels_are_bounded(tmp_path):
         write_tar(tmp_path / "a.tar", [("1.png", png(1)), ("1.cls", label)])
         with pytest.raises(InputError, match=message):
             open_tar(str(tmp_path / "a.tar"), None)
+
+
+def test_images_with_label_files_are_in_no_folder(tmp_path):
+    write_tar(tmp_path / "a.tar", [("1.png", png(1)), ("1.cls", b"0")])
     with pytest.raises(InputError, match="labels its images by .cls files, so it has no folder"):
         open_tar(str(tmp_path / "a.tar"), "extra")
 
