@@ -265,7 +265,9 @@ class Training(Run[SettingsT]):
             self._check_not_replaced()
             if self.is_chief:
                 options = self.data.to_json()
-                update_options(self.output, {name: options[name] for name in PLACES})
+                places = {name: options[name] for name in PLACES}
+                update_options(self.output, places)
+                self._content["options"] |= places
             with self.strategy.scope():
                 model = self._build()
             result = self._train(model, callbacks)
