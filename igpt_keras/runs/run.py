@@ -263,7 +263,7 @@ class Training(Run[SettingsT]):
     def _run(self, callbacks: Callbacks) -> Result:
         with only_writer(self.output) if self.is_chief else contextlib.nullcontext():
             self._check_not_replaced()
-            if self.is_chief:
+            if self.is_chief and self._content is not None:
                 options = self.data.to_json()
                 places = {name: options[name] for name in PLACES}
                 update_options(self.output, places)
