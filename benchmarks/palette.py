@@ -27,8 +27,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from igpt_keras.data.augmentation import augmentations, resize_squares
+from igpt_keras.data.file_splits import FileSplit
 from igpt_keras.data.image_decoding import decode
-from igpt_keras.data.splits import RECORD_BLOCK_SIZE, FileSplit
+from igpt_keras.data.splits import RECORD_BLOCK_SIZE
 from igpt_keras.data.tokenization import tokenize
 from igpt_keras.tokenizers.color_palette import ColorPalette
 
