@@ -1,16 +1,18 @@
 """The classifier for fine-tuning (paper, section 2.3)."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from igpt_keras import paper
 from igpt_keras.errors import InputError
 from igpt_keras.models.generative_model import GenerativeModel, pool
 from igpt_keras.models.image_gpt import ImageGPT
-from igpt_keras.network.config import ImageGPTConfig
-from igpt_keras.network.losses import mean_over_images
+from igpt_keras.network.config import ImageGPTConfig, integer_of_at_least
+from igpt_keras.network.losses import shares_of_mean
 from igpt_keras.saving import load_preset, model_classes, read_preset, register_model
 from igpt_keras.tensors import Shape, Tensor
 
@@ -55,23 +57,21 @@ class ImageGPTClassifier(GenerativeModel):
         *,
         layer: int | None = None,
         shift_right: bool = True,
-        class_names: list[str] | None = None,
+        class_names: Sequence[str] | np.ndarray | None = None,
         **kwargs: Any,
     ):
         super().__init__(config, objective, shift_right=shift_right, **kwargs)
-        self.layer = config.num_layers if layer is None else layer
-        self.check_layer(self.layer)
-        if num_classes < 2:
-            raise InputError(f"num_classes must be at least 2, got {num_classes}")
-        self.num_classes = num_classes
-        self.class_names = list(class_names or map(str, range(num_classes)))
+        self.layer = config.num_layers if layer is None else self.check_layer(layer)
+        self.num_classes = integer_of_at_least(2, "num_classes", num_classes)
+        names = range(self.num_classes) if class_names is None else class_names
+        self.class_names = list(map(str, names))
         if len(self.class_names) != num_classes:
             raise InputError(
                 f"class_names must hold num_classes={num_classes} names, "
                 f"got {len(self.class_names)}"
             )
         self.class_head = keras.layers.Dense(
-            num_classes,
+            self.num_classes,
             use_bias=False,
             kernel_initializer="zeros",
             name="class_head",
@@ -200,7 +200,7 @@ class ImageGPTClassifier(GenerativeModel):
     def call(self, inputs: Any) -> Tensor:
         outputs = self.per_image(inputs)
         if self.generative_weight > 0:
-            self.add_loss(self.generative_weight * mean_over_images(outputs["nll"]))
+            self.add_loss(self.generative_weight * shares_of_mean(outputs["nll"]))
         return outputs["class_logits"]
 
     def per_image(self, inputs: Any) -> dict[str, Tensor]:

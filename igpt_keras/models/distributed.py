@@ -49,7 +49,9 @@ class DistributedTrainer(TrainerOverrides):
         share = size / replicas.all_reduce(tf.distribute.ReduceOp.SUM, size)
         gradients = self._gradients((x, y, sample_weight), share)
         gradients = replicas.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        norm = tf.linalg.global_norm(gradients) / self.optimizer.scale_loss(1.0)
+        # The heads are float32 whatever the dtype of the other layers.
+        norm = tf.linalg.global_norm([tf.cast(gradient, tf.float32) for gradient in gradients])
+        norm /= self.optimizer.scale_loss(1.0)
         # Too large a loss scale makes the norm infinite; such a step changes no weight.
         is_finite = tf.math.is_finite(norm)
         self.gradient_norm.update_state(
@@ -153,18 +155,24 @@ class DistributedTrainer(TrainerOverrides):
             with tf.control_dependencies([x for x in tf.nest.flatten(data) if x is not None]):
                 step(data)
 
+        # Autograph would wrap an `InputError` of a step in a page of its own.
         if not self.run_eagerly:
             # A step that XLA compiles reads the variables of one device only.
             jit_compile = self.jit_compile and strategy.num_replicas_in_sync == 1
-            one_step = tf.function(one_step, jit_compile=jit_compile, reduce_retracing=True)
+            one_step = tf.function(
+                one_step, jit_compile=jit_compile, reduce_retracing=True, autograph=False
+            )
 
         def several_steps(iterator):
-            for _ in tf.range(num_steps):
+            def run(index):
                 strategy.run(one_step, args=(next(iterator),))
+                return (index + 1,)
+
+            tf.while_loop(lambda index: index < num_steps, run, (tf.constant(0),))
             return self.get_metrics_result()
 
         if not self.run_eagerly:
-            several_steps = tf.function(several_steps, reduce_retracing=True)
+            several_steps = tf.function(several_steps, reduce_retracing=True, autograph=False)
 
         def function(iterator):
             self._reports_gradient_norm = is_training

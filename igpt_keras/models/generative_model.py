@@ -14,11 +14,13 @@ from keras import ops
 from igpt_keras import paper
 from igpt_keras.errors import InputError
 from igpt_keras.models.inputs import to_tokens
-from igpt_keras.models.keras_internals import first_added_loss
+from igpt_keras.models.keras_internals import first_added_loss, replaced_losses
+from igpt_keras.models.keras_methods import KerasMethods
 from igpt_keras.models.masking import draw_fresh_mask
 from igpt_keras.models.task import Task
+from igpt_keras.models.training_data import check_label_spec
 from igpt_keras.network.backbone import ImageGPTBackbone
-from igpt_keras.network.config import ImageGPTConfig
+from igpt_keras.network.config import ImageGPTConfig, integer_of_at_least, is_integer
 from igpt_keras.network.losses import autoregressive_nll, masked_nll
 from igpt_keras.tensors import Shape, Tensor
 from igpt_keras.tokenizers import load_tokenizer
@@ -37,7 +39,7 @@ else:
 Model = TypeVar("Model", bound="GenerativeModel")
 
 
-class GenerativeModel(Trainer, Task):
+class GenerativeModel(KerasMethods, Trainer, Task):
     """Base of `ImageGPT` and `ImageGPTClassifier`: backbone, mask, generative loss, features.
 
     `fit`, `evaluate`, `predict` and calls take images uint8 [B, R, R, 3], tokens int32
@@ -46,7 +48,8 @@ class GenerativeModel(Trainer, Task):
     training and in evaluation (paper, sections 2.1 and 4.6). `fit`, `evaluate` and `predict`
     also take a `tf.data.Dataset` of batches of these.
 
-    `call` adds the generative loss (`add_loss`), so `compile` needs none.
+    `call` adds the generative loss (`add_loss`), so `compile` needs none. It is a vector [B],
+    what each image adds to the mean, for `sample_weight` to multiply.
 
     Args:
         config: The sizes.
@@ -79,8 +82,8 @@ class GenerativeModel(Trainer, Task):
         if not (generative_weight >= 0 and math.isfinite(generative_weight)):
             raise InputError(f"generative_weight must be finite and >= 0, got {generative_weight}")
         self.config = config
-        self.generative_weight = generative_weight
-        self.mask_probability = mask_probability
+        self.generative_weight = float(generative_weight)
+        self.mask_probability = float(mask_probability)
         self.tokenizer = tokenizer
         self.backbone = ImageGPTBackbone(
             config, objective, shift_right, name="backbone", dtype=self.dtype_policy
@@ -162,8 +165,7 @@ class GenerativeModel(Trainer, Task):
             >>> model.compile()
             >>> model.compile(keras.optimizers.Adam(1e-3), remat=True, micro_batches=4)
         """
-        if micro_batches < 1:
-            raise InputError(f"micro_batches must be at least 1, got {micro_batches}")
+        micro_batches = integer_of_at_least(1, "micro_batches", micro_batches)
         if micro_batches > 1 and keras.backend.backend() != "tensorflow":
             raise InputError(
                 f"micro_batches={micro_batches} needs Keras' TensorFlow backend, "
@@ -193,25 +195,6 @@ class GenerativeModel(Trainer, Task):
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
-
-    def __call__(self, inputs, *args, **kwargs):
-        return super().__call__(to_tokens(self, inputs), *args, **kwargs)
-
-    def fit(
-        self, x: Any = None, *args: Any, validation_data: Any = None, **kwargs: Any
-    ) -> keras.callbacks.History:
-        if isinstance(validation_data, tuple | list):
-            first, *rest = validation_data
-            kwargs["validation_data"] = (to_tokens(self, first), *rest)
-        elif validation_data is not None:
-            kwargs["validation_data"] = to_tokens(self, validation_data)
-        return super().fit(to_tokens(self, x), *args, **kwargs)
-
-    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
-        return super().evaluate(to_tokens(self, x), *args, **kwargs)
-
-    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().predict(to_tokens(self, x), *args, **kwargs)
 
     def check_inputs(self, inputs: Any) -> None:
         """Raises `InputError` for inputs that the model cannot take."""
@@ -245,14 +228,19 @@ class GenerativeModel(Trainer, Task):
         sample_weight: Tensor | None = None,
         training: bool = True,
     ) -> Tensor:
-        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        check_label_spec(self, y)
         # Keras also calls this symbolically, to build metrics, when `call` has added no loss.
-        added = first_added_loss(self)
-        if self.generative_weight > 0 and added is not None:
-            bits = added / (self.generative_weight * math.log(2))
-            size = ops.cast(ops.shape(y_pred)[0], "float32")
-            self.bits_per_pixel.update_state(bits, sample_weight=size)
-        return loss
+        added = first_added_loss(self) if self.generative_weight > 0 else None
+        if added is None:
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        bits = ops.sum(added) / (self.generative_weight * math.log(2))
+        size = ops.cast(ops.shape(y_pred)[0], "float32")
+        self.bits_per_pixel.update_state(bits, sample_weight=size)
+        if sample_weight is None:
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        weights = ops.cast(ops.reshape(sample_weight, (-1,)), added.dtype)
+        with replaced_losses(self, [weights * added, *self.losses[1:]]):
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def features(self, inputs: Any, layer: int, *, batch_size: int = 32) -> np.ndarray:
         """Returns the features f^l, the mean of n^l over the sequence (paper, section 2.4).
@@ -302,10 +290,11 @@ class GenerativeModel(Trainer, Task):
         """Reads what `save_assets` wrote: a tokenizer's weights are not in `get_config`."""
         self.tokenizer = load_tokenizer(folder) or self.tokenizer
 
-    def check_layer(self, layer: int) -> None:
-        """Raises `InputError` for a layer that features cannot be taken from."""
-        if not 0 <= layer <= self.config.num_layers:
+    def check_layer(self, layer: int) -> int:
+        """Returns `layer`; raises `InputError` if features cannot be taken from it."""
+        if not (is_integer(layer) and 0 <= layer <= self.config.num_layers):
             raise InputError(f"layer must lie in 0…{self.config.num_layers}, got {layer}")
+        return int(layer)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -5,7 +5,7 @@ from typing import Any
 from igpt_keras import paper
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.network.config import ImageGPTConfig
-from igpt_keras.network.losses import mean_over_images
+from igpt_keras.network.losses import shares_of_mean
 from igpt_keras.saving import register_model
 from igpt_keras.tensors import Shape, Tensor
 from igpt_keras.tokenizers.base import ImageTokenizer
@@ -60,7 +60,7 @@ class ImageGPT(GenerativeModel):
     def call(self, inputs: Any) -> Tensor:
         inputs = self._with_mask(inputs)
         logits = self.token_head(self.backbone(inputs))
-        self.add_loss(mean_over_images(self._nll(inputs, logits)))
+        self.add_loss(shares_of_mean(self._nll(inputs, logits)))
         return logits
 
     def per_image(self, inputs: Any) -> dict[str, Tensor]:

@@ -1,12 +1,14 @@
 """Checks of what models are given, and images to tokens."""
 
 import math
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 
 from igpt_keras.errors import InputError
+from igpt_keras.models.graph_checks import require_below
 from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.tokenizers.base import tokenizer_of
 
@@ -31,8 +33,13 @@ def to_tokens(model: Any, inputs: Any) -> Any:
         InputError: A shape, dtype, key or token does not fit the model, or the model has no
             tokenizer for the images.
     """
-    if hasattr(inputs, "element_spec") and hasattr(inputs, "map"):
+    if is_pipeline(inputs):
         return _dataset_to_tokens(model, inputs)
+    if isinstance(inputs, list | tuple):
+        raise InputError(
+            f"inputs must be an array or a tensor, got a {type(inputs).__name__}; "
+            "np.asarray(inputs) makes an array, and labels are an argument of their own"
+        )
     if isinstance(inputs, dict):
         _check_keys(inputs)
         _check_tokens(inputs["tokens"], model.config)
@@ -47,34 +54,94 @@ def to_tokens(model: Any, inputs: Any) -> Any:
     return inputs
 
 
+def is_pipeline(inputs: Any) -> bool:
+    """Returns whether `inputs` is a `tf.data.Dataset`."""
+    return hasattr(inputs, "element_spec") and hasattr(inputs, "map")
+
+
+def require_known_tokens(tokens: Any, config: ImageGPTConfig) -> Any:
+    """Returns the inputs of a model; a graph of them fails at tokens outside its vocabulary.
+
+    XLA drops the check. There, and on other backends than TensorFlow, `TokenEmbedding` makes
+    NaNs of such tokens.
+
+    Args:
+        tokens: What `to_tokens` returned, other than a dataset.
+        config: The sizes.
+    """
+    if isinstance(tokens, dict):
+        return {**tokens, "tokens": require_known_tokens(tokens["tokens"], config)}
+    if keras.backend.backend() != "tensorflow" or not keras.ops.is_tensor(tokens):
+        return tokens
+    if hasattr(tokens, "numpy"):  # Eager tensors were checked at once.
+        return tokens
+    return require_below(tokens, config.vocabulary_size, _token_range(config))
+
+
+def _token_range(config):
+    size = config.vocabulary_size
+    return f"tokens must lie in 0…{size - 1} (vocabulary_size={size})"
+
+
 def _dataset_to_tokens(model, dataset):
     spec = dataset.element_spec
-    first = spec[0] if isinstance(spec, tuple) else spec
+    first = spec[0] if isinstance(spec, tuple) and spec else spec
+    _check_elements(model, spec, first)
+    if dataset.cardinality() == 0:
+        raise InputError("the dataset must hold at least one batch of images, got none")
     if isinstance(first, dict):
         _check_keys(first)
         _check_tokens(first["tokens"], model.config, "dataset")
     elif _is_images(first):
         _check_images(first, model.config, "dataset")
-        return _tokenize_dataset(dataset, tokenizer_of(model))
+        return _map_inputs(dataset, partial(_tokenize_batch, tokenizer_of(model)), parallel=True)
     else:
         _check_tokens(first, model.config, "dataset")
-    return dataset
+    return _map_inputs(dataset, partial(require_known_tokens, config=model.config))
 
 
-def _tokenize_dataset(dataset, tokenizer):
+def _check_elements(model, spec, first):
+    """Raises `InputError` unless a pipeline yields one to three dense tensors of known rank."""
     import tensorflow as tf
 
-    def tokenize(images, *rest):
-        # Image by image: a palette compares each pixel with every color.
-        tokens = tf.map_fn(
-            lambda image: tokenizer.tokenize_in_graph(image[None])[0],
-            images,
-            fn_output_signature=tf.int32,
-        )
-        tokens = tf.ensure_shape(tokens, [images.shape[0], math.prod(tokenizer.grid)])
-        return (tokens, *rest) if isinstance(dataset.element_spec, tuple) else tokens
+    parts = list(first.values()) if isinstance(first, dict) else [first]
+    if isinstance(first, dict) and "tokens" not in first:
+        got = f"a dictionary with the keys {', '.join(map(repr, sorted(first)))}"
+    elif isinstance(spec, tuple) and not 1 <= len(spec) <= 3:
+        got = f"tuples of {len(spec)}"
+    elif not all(isinstance(part, tf.TensorSpec) for part in parts):
+        got = str(first)
+    elif any(part.shape.rank is None for part in parts):
+        got = "tensors of unknown shape, which tf.ensure_shape gives in .map"
+    else:
+        return
+    size, length = model.config.image_size, model.config.sequence_length
+    raise InputError(
+        f"a dataset must yield batches of images uint8 [batch, {size}, {size}, 3] or tokens "
+        f"int32 [batch, {length}], alone or as (images, labels), which .map makes; got {got}"
+    )
 
-    return dataset.map(tokenize, num_parallel_calls=tf.data.AUTOTUNE)
+
+def _map_inputs(dataset, function, parallel=False):
+    import tensorflow as tf
+
+    def apply(inputs, *rest):
+        inputs = function(inputs)
+        return (inputs, *rest) if isinstance(dataset.element_spec, tuple) else inputs
+
+    return dataset.map(apply, num_parallel_calls=tf.data.AUTOTUNE if parallel else None)
+
+
+def _tokenize_batch(tokenizer, images):
+    import tensorflow as tf
+
+    # Image by image: a palette compares each pixel with every color.
+    tokens = tf.map_fn(
+        lambda image: tokenizer.tokenize_in_graph(image[None])[0],
+        images,
+        fn_output_signature=tf.int32,
+    )
+    return tf.ensure_shape(tokens, [images.shape[0], math.prod(tokenizer.grid)])
 
 
 def _shape(values: Any) -> list[int | None]:
@@ -133,10 +200,10 @@ def _check_tokens(tokens, config: ImageGPTConfig, kind: str = "array") -> None:
     dtype = keras.backend.standardize_dtype(tokens.dtype)
     if "int" not in dtype:
         raise InputError(f"tokens must be integers, got {dtype}")
-    if isinstance(tokens, np.ndarray) and tokens.size:
-        low, high = tokens.min(), tokens.max()
+    # Of TensorFlow's tensors, the eager ones have values.
+    known = isinstance(tokens, np.ndarray) or hasattr(tokens, "numpy")
+    values = np.asarray(tokens) if known else np.zeros(0)
+    if values.size:
+        low, high = values.min(), values.max()
         if low < 0 or high >= config.vocabulary_size:
-            raise InputError(
-                f"tokens must lie in 0…{config.vocabulary_size - 1} "
-                f"(vocabulary_size={config.vocabulary_size}), got {low}…{high}"
-            )
+            raise InputError(f"{_token_range(config)}, got {low}…{high}")

@@ -1,13 +1,16 @@
-"""Every use of Keras beyond its documented API, each with what it works around.
+"""Every use of Keras' trainer beyond its documented API, each with what it works around.
 
 `tests/models/test_keras_internals.py` names each attribute and fails when it is gone. Issues
 are those of https://github.com/keras-team/keras.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 
+from igpt_keras.errors import InputError
 from igpt_keras.tensors import Tensor
 
 
@@ -35,9 +38,28 @@ class TrainerOverrides(keras.Model):
         """Returns the metrics at the end of an epoch.
 
         Issue 19246: where the data end within an execution of several steps, Keras has the
-        logs of the execution before, or none.
+        logs of the execution before, or none. Where there were no data at all, it reports a
+        loss of 0.
+
+        Raises:
+            InputError: No image was seen.
         """
+        loss = next(metric for metric in self.metrics if metric.name == "loss")
+        if not keras.ops.convert_to_numpy(loss.count):
+            raise InputError("the data must hold at least one batch of images, got none")
         return self.get_metrics_result()
+
+
+@contextlib.contextmanager
+def replaced_losses(model: keras.Model, losses: list[Tensor]) -> Iterator[None]:
+    """Puts others in the place of `model.losses`, as Keras' JAX trainer does, in a block."""
+    override = model._losses_override
+    before = list(override)
+    override[:] = losses
+    try:
+        yield
+    finally:
+        override[:] = before
 
 
 def first_added_loss(model: keras.Model) -> Tensor | None:

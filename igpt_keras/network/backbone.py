@@ -120,6 +120,13 @@ class ImageGPTBackbone(keras.Model):
     def compute_output_shape(self, tokens_shape: Shape) -> Shape:
         return (*tokens_shape, self.config.hidden_dim)
 
+    def _trackable_children(self, save_type: str = "checkpoint", **kwargs: Any) -> dict[str, Any]:
+        """Shows the blocks to `tf.train.Checkpoint`, from which Keras hides lists of layers."""
+        children = super()._trackable_children(save_type, **kwargs)
+        if save_type != "checkpoint":
+            return children
+        return children | {block.name: block for block in self.blocks}
+
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),

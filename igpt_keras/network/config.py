@@ -2,7 +2,10 @@
 
 import dataclasses
 import math
+import numbers
 from typing import Any
+
+import numpy as np
 
 from igpt_keras import paper
 from igpt_keras.errors import InputError
@@ -17,6 +20,20 @@ def check_objective(objective: str) -> str:
     if objective not in OBJECTIVES:
         raise InputError(f'objective must be "ar" or "bert", got {objective!r}')
     return objective
+
+
+def is_integer(value: Any) -> bool:
+    """Returns whether `value` is an integer of Python or NumPy; True and False are not."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def integer_of_at_least(minimum: int, name: str, value: Any) -> int:
+    """Returns the argument `name` as an `int`; raises `InputError` for any other value."""
+    if not is_integer(value):
+        raise InputError(f"{name} must be an integer, got {value!r}")
+    if value < minimum:
+        raise InputError(f"{name} must be at least {minimum}, got {value}")
+    return int(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +81,15 @@ class ImageGPTConfig:
             if field.name in ("grid", "attention_pattern"):
                 continue
             if field.type is bool:
-                if not isinstance(value, bool):
+                if not isinstance(value, bool | np.bool_):
                     raise InputError(f"{field.name} must be True or False, got {value!r}")
-            elif isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                value = bool(value)
+            elif is_integer(value) and value > 0:
+                value = int(value)
+            else:
                 raise InputError(f"{field.name} must be a positive integer, got {value!r}")
+            # NumPy's numbers cannot be written as JSON.
+            object.__setattr__(self, field.name, value)
         if self.hidden_dim % self.num_heads:
             raise InputError(
                 f"hidden_dim must be a multiple of num_heads, "
@@ -78,12 +100,12 @@ class ImageGPTConfig:
         if self.grid is None:
             return
         # JSON has lists for tuples.
-        grid = tuple(self.grid) if isinstance(self.grid, list | tuple) else ()
-        if len(grid) != 2 or not all(type(side) is int and side > 0 for side in grid):
+        grid = tuple(self.grid) if isinstance(self.grid, list | tuple | np.ndarray) else ()
+        if len(grid) != 2 or not all(is_integer(side) and side > 0 for side in grid):
             raise InputError(
                 f"grid must hold two positive integers (rows, columns), got {self.grid!r}"
             )
-        object.__setattr__(self, "grid", grid)
+        object.__setattr__(self, "grid", tuple(map(int, grid)))
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> "ImageGPTConfig":

@@ -52,7 +52,8 @@ class TokenEmbedding(keras.layers.Layer):
         masked: bool [B, m] or None, true at the positions of the mask M.
 
     Returns:
-        [B, m, d] in the compute dtype.
+        [B, m, d] in the compute dtype. An image with a token outside 0…V-1 has NaNs: of such a
+        token, TensorFlow, JAX and XLA each take another row of the table.
 
     Example:
         >>> embedding = TokenEmbedding(512, 1024, hidden_dim=64, use_start_vector=True)
@@ -98,11 +99,14 @@ class TokenEmbedding(keras.layers.Layer):
 
     def call(self, tokens: Tensor, masked: Tensor | None = None) -> Tensor:
         x = ops.take(self.token_embedding, tokens, axis=0)
-        if masked is not None:
-            x = ops.where(masked[:, :, None], ops.zeros_like(x), x)
+        unknown = ops.logical_or(tokens < 0, tokens >= self.vocabulary_size)
         if self.use_start_vector and self.shift_right:
-            start = ops.broadcast_to(self.start_vector, ops.shape(x[:, :1]))
+            # Every position of an image attends to the start vector.
+            start = self.start_vector + _nan_where(ops.any(unknown, axis=1), x.dtype)[:, None, None]
             x = ops.concatenate([start, x[:, :-1]], axis=1)
+        else:
+            replaced = unknown if masked is None else ops.logical_or(masked, unknown)
+            x = ops.where(replaced[:, :, None], _nan_where(unknown, x.dtype)[:, :, None], x)
         return x + self.position_embedding[: ops.shape(tokens)[1]]
 
     def step(self, previous: Tensor, start: Tensor) -> Tensor:
@@ -284,6 +288,11 @@ class Block(_AttentionLayer):
     def call(self, h: Tensor, attend: Callable | None = None) -> Tensor:
         a = h + self.attention(self.attention_norm(h), attend=attend)
         return a + self.mlp(self.mlp_norm(a))
+
+
+def _nan_where(condition, dtype):
+    """Returns NaN where `condition` holds, else 0."""
+    return ops.cast(ops.where(condition, float("nan"), 0.0), dtype)
 
 
 def _projection(

@@ -46,6 +46,9 @@ def masked_nll(tokens: Tensor, logits: Tensor, masked: Tensor) -> Tensor:
     return total / ops.maximum(ops.sum(weights, axis=1), 1.0)
 
 
-def mean_over_images(values: Tensor) -> Tensor:
-    """Returns the mean of [B]; 0 for B = 0, the share that a replica may have of a batch."""
-    return ops.sum(values) / ops.cast(ops.maximum(ops.shape(values)[0], 1), values.dtype)
+def shares_of_mean(values: Tensor) -> Tensor:
+    """Returns what each of B values adds to their mean: [B] to [B], a B-th of each.
+
+    B = 0, the share that a replica may have of a batch, gives no values, whose sum is 0.
+    """
+    return values / ops.cast(ops.maximum(ops.shape(values)[0], 1), values.dtype)
