@@ -54,7 +54,7 @@ class KerasMethods(keras.Model):
             x, y, sample_weight, *_ = [*validation_data, None, None]
             given["validation_data"] = training_data(self, x, y, sample_weight)
         elif validation_data is not None:
-            given["validation_data"] = to_tokens(self, validation_data)
+            given["validation_data"], _, _ = training_data(self, validation_data)
         return super().fit(**_with_data(self, given))
 
     @_keras_method

@@ -120,6 +120,14 @@ class ImageGPTBackbone(keras.Model):
     def compute_output_shape(self, tokens_shape: Shape) -> Shape:
         return (*tokens_shape, self.config.hidden_dim)
 
+    @property
+    def _default_save_signature(self) -> None:
+        """Tells `tf.saved_model.save` that a backbone is a layer, without a signature of its own.
+
+        Keras would call it with a tensor in the place of the dictionary.
+        """
+        return None
+
     def _trackable_children(self, save_type: str = "checkpoint", **kwargs: Any) -> dict[str, Any]:
         """Shows the blocks to `tf.train.Checkpoint`, from which Keras hides lists of layers."""
         children = super()._trackable_children(save_type, **kwargs)

@@ -41,12 +41,10 @@ def test_the_loss_is_the_sum_of_weighted_losses_by_the_number_of_images(
     compiled(randomized(model))
     labels = None if classes is None else LABELS
     each = [
-        model.evaluate(
-            tokens[i : i + 1], labels if labels is None else labels[i : i + 1], verbose=0
-        )
+        model.evaluate(tokens[[i]], labels if labels is None else labels[[i]], verbose=0)[0]
         for i in range(6)
     ]
-    expected = (WEIGHTS * [losses[0] for losses in each]).sum() / 6
+    expected = (WEIGHTS * each).sum() / 6
     # Four images and two: an unweighted mean over batches would differ.
     settings = {"sample_weight": WEIGHTS, "batch_size": 4, "verbose": 0, "return_dict": True}
     result = model.evaluate(tokens, labels, **settings)
@@ -281,9 +279,8 @@ def test_checkpoints_of_tensorflow_hold_every_weight(config, tokens, randomized,
 
 
 def test_numbers_and_names_of_numpy_are_those_of_python(config):
-    sizes = {
-        name: np.int64(value) for name, value in config.to_dict().items() if type(value) is int
-    }
+    fields = config.to_dict().items()
+    sizes = {name: np.int64(value) for name, value in fields if type(value) is int}
     same = ImageGPTConfig(**sizes, use_bias=np.bool_(False), grid=np.array([4, 4]))
     assert json.dumps(same.to_dict()) == json.dumps({**config.to_dict(), "grid": [4, 4]})
     names = np.array(["cat", "dog", "owl"])
