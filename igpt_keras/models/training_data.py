@@ -40,7 +40,6 @@ def training_data(
     if tokens.shape[0] == 0:
         raise InputError(f"x must hold at least one image, got shape {list(tokens.shape)}")
     if y is not None and label_classes(model) is not None:
-        # Keras names labels of another length.
         y = np.asarray(y) if isinstance(y, list | tuple) else y
         check_label_spec(model, y)
         _check_label_values(model, np.asarray(y))
