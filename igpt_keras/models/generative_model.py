@@ -1,7 +1,7 @@
 """What Image GPT and its classifier share: Keras models on one backbone."""
 
-# Keras declares that `ops.shape` may return None.
-# pyright: reportOptionalSubscript=false
+# Keras declares that its functions may return None.
+# pyright: reportOptionalSubscript=false, reportOptionalOperand=false
 
 import contextlib
 import math

@@ -7,6 +7,7 @@ weights are those of the published code (`igpt_keras.paper`).
 
 # Keras declares that its functions may return None.
 # pyright: reportOptionalSubscript=false, reportOptionalOperand=false
+# pyright: reportOptionalMemberAccess=false
 
 from collections.abc import Callable
 from typing import Any
