@@ -82,7 +82,8 @@ class DistributedTrainer(TrainerOverrides):
         parts = tf.nest.map_structure(
             lambda x: tf.reshape(x[: each * count], (count, each, *x.shape[1:])), given
         )
-        if tf.get_static_value(tf.math.floormod(size, count)) == 0:
+        known_size = tf.nest.flatten(given)[0].shape[0]
+        if known_size is not None and known_size % count == 0:
             sums = [tf.zeros(v.shape, v.dtype) for v in self.trainable_variables]
         else:
             rest = tf.nest.map_structure(lambda x: x[each * count :], given)
