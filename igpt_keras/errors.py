@@ -9,6 +9,11 @@ class InputError(ValueError):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """Returns the first line of another library's message, or the name of its exception."""
+    return next((line for line in str(error).splitlines() if line), type(error).__name__)
+
+
 class Diverged(Exception):
     """Training diverged: the loss is not finite, or it spiked and did not recover.
 

@@ -12,6 +12,7 @@ The folder of a run has the model in its subfolder `model`; it is accepted where
 folder is.
 """
 
+import io
 import json
 import os
 import pathlib
@@ -23,8 +24,10 @@ import keras
 from igpt_keras import paper
 from igpt_keras.atomic import atomic_path
 from igpt_keras.convert import StoredModel, hub, read_foreign
-from igpt_keras.errors import InputError
-from igpt_keras.json_files import read_json, write_json
+from igpt_keras.convert.hdf5 import count_numbers
+from igpt_keras.convert.stored_model import naming
+from igpt_keras.errors import InputError, first_line
+from igpt_keras.json_files import read_object, write_json
 from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.network.protocols import TokenModel
 from igpt_keras.registry import Registry
@@ -35,6 +38,8 @@ WEIGHTS_FILE = "model.weights.h5"
 TRAINING_FILE = "training.json"
 MODEL_FOLDER = "model"
 FORMAT_VERSION = 1
+# Weights hardly compress; Keras stores them as they are.
+MAX_COMPRESSION = 10
 
 SHIPPED = pathlib.Path(__file__).parent / "presets"
 # Where the weights of the paper's models are; those of XL were not published.
@@ -205,7 +210,7 @@ def read_training(path: str | os.PathLike) -> dict[str, Any]:
         InputError: The file is damaged.
     """
     file = preset_folder(path) / TRAINING_FILE
-    return read_json(file) if file.is_file() else {}
+    return read_object(file) if file.is_file() else {}
 
 
 def _read_path(path: pathlib.Path, wanted_class: str | None) -> StoredModel:
@@ -221,40 +226,65 @@ def _read_path(path: pathlib.Path, wanted_class: str | None) -> StoredModel:
 
 def _read_folder(path: pathlib.Path) -> StoredModel:
     file, weights = path / CONFIG_FILE, path / WEIGHTS_FILE
-    description = read_json(file)
+    description = read_object(file)
     try:
         if description["format_version"] != FORMAT_VERSION:
             raise InputError(
                 f"{file} has format_version {description['format_version']}; "
                 f"this version reads {FORMAT_VERSION}"
             )
-        class_name = description["class_name"]
+        class_name = str(description["class_name"])
         settings = dict(description["settings"])
-        config = settings["config"] = ImageGPTConfig(**settings["config"])
+        settings["config"] = ImageGPTConfig(**settings["config"])
+        settings["dtype"] = _dtype_name(settings.get("dtype"))
+        parameters = _parameter_count(settings)
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise InputError(f"{file}: {error}") from None
         raise InputError(f"{file} does not describe a model: {error!r}") from None
     if not weights.is_file():
         raise InputError(f"{weights} is missing")
-    # Variables take 2 bytes or more. Checked here, a wrong size does not fill the memory.
-    parameters = config.parameter_count(token_head=False)
-    if weights.stat().st_size < 2 * parameters:
-        raise InputError(
-            f"{weights} is damaged or holds a model of another shape: it has "
-            f"{weights.stat().st_size:,} bytes for the {parameters:,} parameters in {CONFIG_FILE}"
-        )
+    _check_size(weights, count_numbers(weights, weights), parameters)
     settings["tokenizer"] = load_tokenizer(path)
 
     def assign(model):
         try:
             model.load_weights(weights)
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # Keras has no exception of its own for a damaged file.
             raise InputError(
-                f"{weights} is damaged or holds a model of another shape: {error}"
+                f"{weights} is damaged or holds a model of another shape: {first_line(error)}"
             ) from error
 
     return StoredModel(file, class_name, settings, assign)
+
+
+def _dtype_name(dtype: Any) -> str | None:
+    """Returns the name of the dtype policy that Keras wrote; nothing else is deserialized."""
+    if isinstance(dtype, dict) and dtype.get("class_name") == "DTypePolicy":
+        dtype = dtype["config"]["name"]
+    if not isinstance(dtype, str | None):
+        raise InputError(f"dtype must be the name of a dtype policy, got {dtype!r:.200}")
+    return dtype
+
+
+def _parameter_count(settings: dict[str, Any]) -> int:
+    """Returns the parameters of a model with these settings, `config` as an object."""
+    num_classes = settings.get("num_classes", 0)
+    if type(num_classes) is not int:
+        raise InputError(f"num_classes must be an integer, got {num_classes!r:.200}")
+    token_head = settings.get("generative_weight", paper.GENERATIVE_WEIGHT) > 0
+    return settings["config"].parameter_count(
+        settings.get("objective", "ar"), num_classes, token_head
+    )
+
+
+def _check_size(weights: str | os.PathLike, stored: int, parameters: int) -> None:
+    """Checks that a file holds the parameters, before any are allocated."""
+    if stored < parameters:
+        raise InputError(
+            f"{weights} is damaged or holds a model of another shape: it has "
+            f"{stored:,} numbers for the {parameters:,} parameters of the settings"
+        )
 
 
 def _read_sizes(name: str, load_weights: bool) -> StoredModel:
@@ -284,18 +314,31 @@ class _KerasFile(StoredModel):
             )
         try:
             return keras.saving.load_model(self.source)
-        except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
-            raise InputError(f"{self.source} is damaged or not a Keras model: {error}") from error
+        except Exception as error:  # Keras has no exception of its own for a damaged file.
+            raise InputError(
+                f"{self.source} is damaged or not a Keras model: {first_line(error)}"
+            ) from error
 
 
 def _read_keras(file: pathlib.Path) -> StoredModel:
     try:
         with zipfile.ZipFile(file) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+            if unpacked > MAX_COMPRESSION * file.stat().st_size:
+                raise InputError(f"{file} would unpack to {unpacked:,} bytes")
             description = json.loads(archive.read("config.json"))
-        class_name, settings = description["class_name"], description["config"]
-    except (zipfile.BadZipFile, OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{file} is damaged or not a Keras model: {error}") from error
-    if class_name not in model_classes.names():
-        raise InputError(f"{file} holds a {class_name}, not an ImageGPT or ImageGPTClassifier")
-
+            class_name, settings = description["class_name"], description["config"]
+            if class_name not in model_classes.names():
+                raise InputError(
+                    f"{file} holds a {class_name!r:.200}, not an ImageGPT or ImageGPTClassifier"
+                )
+            with naming(file):
+                config = ImageGPTConfig(**settings["config"])
+                parameters = _parameter_count({**settings, "config": config})
+                weights = io.BytesIO(archive.read(WEIGHTS_FILE))
+                _check_size(WEIGHTS_FILE, count_numbers(WEIGHTS_FILE, weights), parameters)
+    except InputError:
+        raise
+    except (zipfile.BadZipFile, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{file} is damaged or not a Keras model: {first_line(error)}") from error
     return _KerasFile(file, class_name, settings, lambda model: None)

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 import igpt_keras
-from igpt_keras import ImageGPT, ImageGPTClassifier, InputError
+from igpt_keras import ColorPalette, ImageGPT, ImageGPTClassifier, InputError
+from igpt_keras.convert import read_huggingface, save_huggingface
+from igpt_keras.tokenizers import load_tokenizer
 
 
 @pytest.fixture
@@ -88,3 +90,30 @@ def test_truncated_weights_are_named(folder):
     weights.write_bytes(weights.read_bytes()[:-2000])
     with pytest.raises(InputError, match=r"model.weights.h5 is damaged"):
         igpt_keras.load(folder)
+
+
+def test_home_is_expanded(config, palette, randomized, tokens, tmp_path, monkeypatch):
+    """Wherever a path of a model or a tokenizer is given; nothing is called `~`."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    model = randomized(ImageGPT(config, tokenizer=palette))
+    expected = np.asarray(model(tokens))
+    model.save_to_preset("~/folder")
+    model.save("~/file.keras")
+    model.save_weights("~/x.weights.h5")
+    save_huggingface(model, "~/hf")
+    palette.save("~/palette.npy")
+    palette.save_to_preset("~/folder")
+    for name in ("folder", "file.keras", "hf"):
+        np.testing.assert_array_equal(np.asarray(igpt_keras.load(f"~/{name}")(tokens)), expected)
+    again = ImageGPT.from_preset("~/folder", load_weights=False)
+    again.load_weights("~/x.weights.h5")
+    np.testing.assert_array_equal(np.asarray(again(tokens)), expected)
+    assert read_huggingface("~/hf").class_name == "ImageGPT"
+    for loaded in (
+        ColorPalette.load("~/palette.npy"),
+        ColorPalette.from_preset("~/folder"),
+        load_tokenizer("~/folder"),
+    ):
+        assert loaded.fingerprint() == palette.fingerprint()
+    assert not (tmp_path / "~").exists()

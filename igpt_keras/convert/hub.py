@@ -4,7 +4,7 @@ import pathlib
 import re
 
 from igpt_keras.convert.huggingface.layout import TORCH_FILE
-from igpt_keras.errors import InputError
+from igpt_keras.errors import InputError, first_line
 from igpt_keras.extras import require
 
 SCHEME = "hf://"
@@ -51,6 +51,5 @@ def download(uri: str) -> pathlib.Path:
         raise InputError(f"{uri}: {repo} has no revision {revision}") from error
     except (OSError, ValueError) as error:
         # All other errors of huggingface_hub and of the connection are one of these.
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise InputError(f"{uri} cannot be downloaded: {lines[0]}") from error
+        raise InputError(f"{uri} cannot be downloaded: {first_line(error)}") from error
     return folder

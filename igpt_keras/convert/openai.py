@@ -4,6 +4,8 @@ Notation: H heads of width D = d / H, V colors, n positions, C classes. Attentio
 are stored per head, all four as [H, D, d]; both heads of the model as [out, d].
 """
 
+import glob
+import math
 import os
 import pathlib
 import re
@@ -20,7 +22,7 @@ from igpt_keras.convert.stored_model import (
     naming,
     square_side,
 )
-from igpt_keras.errors import InputError
+from igpt_keras.errors import InputError, first_line
 from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.network.protocols import TokenModel
 from igpt_keras.tokenizers.color_palette import ColorPalette
@@ -60,7 +62,7 @@ def read_openai(prefix: str | os.PathLike, wanted_class: str | None = None) -> S
         InputError: The path is one of the checkpoint's files; a file is missing or damaged;
             or a variable is missing, superfluous or has another shape.
     """
-    prefix = os.fspath(prefix)
+    prefix = os.path.expanduser(prefix)
     if file := CHECKPOINT_FILE.fullmatch(prefix):
         raise InputError(f"{prefix} is one file of a checkpoint; give its prefix, {file[1]}")
     if not os.path.isfile(f"{prefix}.index"):
@@ -69,13 +71,16 @@ def read_openai(prefix: str | os.PathLike, wanted_class: str | None = None) -> S
         reader = tf.train.load_checkpoint(prefix)
         shapes = _model_shapes(reader.get_variable_to_shape_map())
     except READ_ERRORS as error:
-        raise InputError(f"checkpoint {prefix} cannot be read: {error}") from None
+        raise InputError(f"checkpoint {prefix} cannot be read: {first_line(error)}") from None
+    _check_size(prefix, shapes, reader.get_variable_to_dtype_map())
 
     def read(name: str) -> np.ndarray:
         try:
             return reader.get_tensor(name)
         except READ_ERRORS as error:
-            raise InputError(f"checkpoint {prefix}: {name} cannot be read: {error}") from None
+            raise InputError(
+                f"checkpoint {prefix}: {name} cannot be read: {first_line(error)}"
+            ) from None
 
     config = _infer_config(shapes, prefix)
     check_tensors(prefix, _expected_shapes(config, shapes), shapes)
@@ -97,12 +102,35 @@ def latest_prefix(folder: str | os.PathLike) -> str:
     """Returns the prefix that the file `checkpoint` in `folder` names.
 
     Raises:
-        InputError: It names a checkpoint that does not exist.
+        InputError: It names a checkpoint that does not exist or lies in another folder.
     """
+    folder = pathlib.Path(folder).expanduser()
     prefix = tf.train.latest_checkpoint(folder)
     if prefix is None:
         raise InputError(f"{folder}/checkpoint names no checkpoint that exists")
+    if pathlib.Path(prefix).parent.resolve() != folder.resolve():
+        raise InputError(
+            f"{folder}/checkpoint names a checkpoint elsewhere, {prefix}; give that prefix itself"
+        )
     return prefix
+
+
+def _check_size(prefix: str, shapes: Shapes, dtypes: Mapping[str, tf.DType]) -> None:
+    """Checks that the data files can hold what the index declares, before it is allocated."""
+    for name in shapes:
+        if not dtypes[name].is_floating:
+            raise InputError(
+                f"{prefix}: {name} must hold floating-point numbers, got {dtypes[name].name}"
+            )
+    declared = sum(math.prod(shape) * dtypes[name].size for name, shape in shapes.items())
+    path = pathlib.Path(prefix)
+    files = path.parent.glob(f"{glob.escape(path.name)}.data-*")
+    stored = sum(file.stat().st_size for file in files)
+    if declared > stored:
+        raise InputError(
+            f"{prefix}.index declares {declared:,} bytes of variables, "
+            f"{path.name}.data-* hold {stored:,}"
+        )
 
 
 def _model_shapes(shapes: Shapes) -> Shapes:

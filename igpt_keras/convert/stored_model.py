@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from igpt_keras.errors import InputError
+from igpt_keras.errors import InputError, first_line
 
 # One file of a TensorFlow checkpoint; the group before the dot is the checkpoint's prefix.
 CHECKPOINT_FILE = re.compile(r"(.+)\.(?:index|meta|data-\d{5}-of-\d{5})")
@@ -44,10 +44,16 @@ class StoredModel:
         try:
             with naming(self.source):
                 model = model_class(**{**self.settings, **overrides})
-        except TypeError as error:
-            if overrides:
+        except (TypeError, ValueError, AttributeError, KeyError) as error:
+            if isinstance(error, InputError):
                 raise
-            raise InputError(f"{self.source} does not describe a model: {error}") from None
+            if overrides:
+                # Raises InputError if the stored settings are to blame.
+                self.build(model_class, load_weights=False)
+                raise
+            raise InputError(
+                f"{self.source} does not describe a model: {first_line(error)}"
+            ) from None
         if load_weights:
             self.assign(model)
         return model

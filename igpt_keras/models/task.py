@@ -74,6 +74,18 @@ class Task(keras.Model):
         """
         return saving.save_to_preset(self, path, training=training, overwrite=overwrite)
 
+    def save(self, filepath: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Writes a `.keras` file, as `keras.Model.save`; `~` is the home folder."""
+        super().save(os.path.expanduser(filepath), *args, **kwargs)
+
+    def save_weights(self, filepath: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Writes the weights, as `keras.Model.save_weights`; `~` is the home folder."""
+        super().save_weights(os.path.expanduser(filepath), *args, **kwargs)
+
+    def load_weights(self, filepath: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Reads weights, as `keras.Model.load_weights`; `~` is the home folder."""
+        super().load_weights(os.path.expanduser(filepath), *args, **kwargs)
+
     def generate(
         self,
         images: np.ndarray,

@@ -23,7 +23,8 @@ def load_tokenizer(folder: str | os.PathLike) -> ImageTokenizer | None:
     Raises:
         InputError: The files are damaged.
     """
-    if pathlib.Path(folder, TOKENIZER_FILE).is_file():
+    folder = pathlib.Path(folder).expanduser()
+    if (folder / TOKENIZER_FILE).is_file():
         return ImageTokenizer.from_preset(folder)
-    palette = pathlib.Path(folder, PALETTE_FILE)
+    palette = folder / PALETTE_FILE
     return ColorPalette.load(palette) if palette.is_file() else None

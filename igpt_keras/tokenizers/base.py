@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pathlib
+import tempfile
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -190,12 +191,19 @@ class ImageTokenizer(abc.ABC):
         return self
 
     def fingerprint(self) -> str:
-        """Returns a SHA-256 digest of the content: equal for tokenizers that act alike."""
-        return hashlib.sha256(json.dumps(serialize(self), sort_keys=True).encode()).hexdigest()
+        """Returns a SHA-256 digest of settings and files: equal for tokenizers that act alike."""
+        with tempfile.TemporaryDirectory() as name:
+            folder = pathlib.Path(name)
+            description = {"kind": self.kind, "config": self.write_assets(folder)}
+            digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+            for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+                digest.update(f"\n{file.relative_to(folder)}\n".encode())
+                digest.update(hashlib.sha256(file.read_bytes()).digest())
+        return digest.hexdigest()
 
     def save_to_preset(self, folder: str | os.PathLike) -> None:
         """Writes `tokenizer.json` and the tokenizer's own files into an existing folder."""
-        folder = pathlib.Path(folder)
+        folder = pathlib.Path(folder).expanduser()
         description = {"kind": self.kind, "config": self.write_assets(folder)}
         write_json(folder / TOKENIZER_FILE, description)
 
@@ -207,7 +215,7 @@ class ImageTokenizer(abc.ABC):
             FileNotFoundError: The folder holds no `tokenizer.json`.
             InputError: The files are damaged, or hold a tokenizer of another class.
         """
-        file = pathlib.Path(folder, TOKENIZER_FILE)
+        file = pathlib.Path(folder, TOKENIZER_FILE).expanduser()
         found, config = _kind_and_config(read_json(file), file)
         if not issubclass(found, cls):
             raise InputError(f"{file} describes a {found.__name__}, not a {cls.__name__}")
@@ -260,7 +268,7 @@ def deserialize(description: dict[str, Any] | None) -> ImageTokenizer | None:
 
 def _kind_and_config(description: Any, source: object) -> tuple[type[ImageTokenizer], dict]:
     try:
-        kind, config = description["kind"], dict(description["config"])
+        kind, config = str(description["kind"]), dict(description["config"])
     except (KeyError, TypeError, ValueError):
         raise InputError(
             f'{source} must be an object with "kind" and "config", got {description!r:.200}'

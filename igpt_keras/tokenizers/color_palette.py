@@ -11,12 +11,14 @@ import numpy as np
 
 from igpt_keras import paper
 from igpt_keras.atomic import atomic_path
-from igpt_keras.errors import InputError
+from igpt_keras.errors import InputError, first_line
 from igpt_keras.tensors import Tensor
 from igpt_keras.tokenizers.base import ImageTokenizer, check_images, register_tokenizer
 
 PALETTE_FILE = "palette.npy"
 
+# All that channels of 8 bits can tell apart.
+MAX_COLORS = 1 << 24
 # A mean of float32 white pixels may lie this far outside [-1, 1].
 ROUNDING_TOLERANCE = 1e-5
 # The colors of the channel values 0…255.
@@ -42,7 +44,8 @@ class ColorPalette(ImageTokenizer):
         image_size: As given.
 
     Raises:
-        InputError: The colors have another shape, are not finite, or lie outside [-1, 1].
+        InputError: The colors have another shape, are more than 2²⁴, are not finite, or lie
+            outside [-1, 1].
 
     Example:
         ```python
@@ -59,9 +62,16 @@ class ColorPalette(ImageTokenizer):
     pixelwise: ClassVar[bool] = True
 
     def __init__(self, colors: Any, image_size: int | None = None):
-        colors = np.asarray(colors, dtype=np.float32)
+        colors = np.asarray(colors)
+        if colors.dtype.kind in "bOSU":
+            raise InputError(f"palette colors must be numbers, got an array of {colors.dtype}")
         if colors.ndim != 2 or colors.shape[1] != 3 or not len(colors):
             raise InputError(f"palette colors must have shape [k, 3], got {list(colors.shape)}")
+        if len(colors) > MAX_COLORS:
+            raise InputError(
+                f"palette colors must be at most {MAX_COLORS:,}, got {len(colors):,} of them"
+            )
+        colors = colors.astype(np.float32)
         if not np.isfinite(colors).all() or np.abs(colors).max() > 1 + ROUNDING_TOLERANCE:
             raise InputError(
                 "palette colors must be finite and lie in [-1, 1], "
@@ -228,11 +238,17 @@ class ColorPalette(ImageTokenizer):
             FileNotFoundError: `path` does not exist.
             InputError: The file does not hold a palette.
         """
-        path = pathlib.Path(path)
+        path = pathlib.Path(path).expanduser()
+        if path.exists() and not path.is_file():
+            raise InputError(f"palette {path} is not a file")
         try:
-            colors = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise InputError(f"palette {path} is not a .npy file: {error}") from None
+            # Mapped, not read: a header may declare more than the file holds.
+            colors = np.load(path, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError:
+            raise
+        # NumPy raises these and others, by what is wrong with the header.
+        except Exception as error:
+            raise InputError(f"palette {path} is not a .npy file: {first_line(error)}") from None
         try:
             return cls(colors, image_size)
         except (ValueError, TypeError) as error:

@@ -83,7 +83,7 @@ class TestErrors:
     def test_keras_file_of_another_model(self, tmp_path):
         other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
         other.save(tmp_path / "other.keras")
-        with pytest.raises(InputError, match="other.keras holds a Sequential, not an ImageGPT"):
+        with pytest.raises(InputError, match="other.keras holds a 'Sequential', not an ImageGPT"):
             load(tmp_path / "other.keras")
 
     @pytest.mark.parametrize("part", [0, 0.5, 0.99])

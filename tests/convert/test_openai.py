@@ -145,13 +145,13 @@ class TestErrors:
 
     def test_missing_data(self, folder):
         (folder / DATA).unlink()
-        with pytest.raises(InputError, match=DATA):
+        with pytest.raises(InputError, match=rf"{CHECKPOINT}.data-\* hold 0"):
             load_openai(folder / CHECKPOINT)
 
     @pytest.mark.parametrize("size", [0, 1000, 100_000])
     def test_truncated_data(self, folder, size):
         (folder / DATA).write_bytes((folder / DATA).read_bytes()[:size])
-        with pytest.raises(InputError, match=f"{CHECKPOINT}: model/[a-z0-9/_]+ cannot be read"):
+        with pytest.raises(InputError, match=rf"{CHECKPOINT}.data-\* hold {size:,}"):
             load_openai(folder / CHECKPOINT)
 
     def test_flipped_bits(self, folder):

@@ -60,7 +60,7 @@ class TestFolders:
         path = model.save_to_preset(tmp_path / "model")
         description = (path / "igpt.json").read_text()
         (path / "igpt.json").write_text(description.replace('layers": 2', 'layers": 900000000'))
-        with pytest.raises(InputError, match="has [0-9,]+ bytes for the [0-9,]+ parameters"):
+        with pytest.raises(InputError, match="has [0-9,]+ numbers for the [0-9,]+ parameters"):
             ImageGPT.from_preset(path)
 
 

@@ -176,6 +176,9 @@ def test_a_fingerprint_is_that_of_the_content():
 
     assert fingerprint(4, 4) == fingerprint(4, 4)
     assert len({fingerprint(4, 4), fingerprint(4, 5), fingerprint(6, 4)}) == 3
+    # The levels are in no setting, only in the tokenizer's file.
+    assert fingerprint(4, 2, [0, 255]) == fingerprint(4, 2, [0, 255])
+    assert fingerprint(4, 2, [0, 255]) != fingerprint(4, 2, [0, 254])
 
 
 def test_kinds_are_registered():

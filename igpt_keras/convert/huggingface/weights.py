@@ -25,7 +25,7 @@ from igpt_keras.convert.huggingface.layout import (
     TORCH_FILE,
     WEIGHTS_FILE,
 )
-from igpt_keras.errors import InputError
+from igpt_keras.errors import InputError, first_line
 from igpt_keras.json_files import read_object
 
 # As safetensors and PyTorch call them.
@@ -167,5 +167,6 @@ def _load_torch(torch: types.ModuleType, file: pathlib.Path) -> Any:
     except InputError:
         raise
     except Exception as error:  # PyTorch has no exception of its own for a damaged file.
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise InputError(f"{file} is damaged or not a file of weights: {lines[0]}") from error
+        raise InputError(
+            f"{file} is damaged or not a file of weights: {first_line(error)}"
+        ) from error
