@@ -30,7 +30,7 @@ def count_numbers(source: str | os.PathLike, file: pathlib.Path | BinaryIO) -> i
     try:
         with h5py.File(file, "r") as opened:
             return sum(
-                dataset.size
+                dataset.size or 0
                 for name, dataset in _datasets(source, opened)
                 if not name.startswith(f"/{OPTIMIZER}/")
             )
@@ -44,20 +44,19 @@ def count_numbers(source: str | os.PathLike, file: pathlib.Path | BinaryIO) -> i
 
 
 def _datasets(source: str | os.PathLike, root: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
-    groups, seen = [root], set()
+    groups, seen = [("", root)], set()
     while groups:
-        group = groups.pop()
+        path, group = groups.pop()
         for key in group:
-            name = f"{group.name.rstrip('/')}/{key}"
+            name = f"{path}/{key}"
             if not isinstance(group.get(key, getlink=True), h5py.HardLink):
                 raise InputError(f"{source}: {name} is a link; weights must lie in the file itself")
             found = group[key]
-            address = h5py.h5o.get_info(found.id).addr
-            if address in seen:
+            if found in seen:
                 raise InputError(f"{source}: {name} is stored under two names")
-            seen.add(address)
+            seen.add(found)
             if isinstance(found, h5py.Group):
-                groups.append(found)
+                groups.append((name, found))
             elif isinstance(found, h5py.Dataset):
                 _check_stored(source, name, found)
                 yield name, found

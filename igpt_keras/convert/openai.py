@@ -105,7 +105,10 @@ def latest_prefix(folder: str | os.PathLike) -> str:
         InputError: It names a checkpoint that does not exist or lies in another folder.
     """
     folder = pathlib.Path(folder).expanduser()
-    prefix = tf.train.latest_checkpoint(folder)
+    try:
+        prefix = tf.train.latest_checkpoint(folder)
+    except (UnicodeDecodeError, *READ_ERRORS):
+        prefix = None
     if prefix is None:
         raise InputError(f"{folder}/checkpoint names no checkpoint that exists")
     if pathlib.Path(prefix).parent.resolve() != folder.resolve():

@@ -77,16 +77,12 @@ class TestPresetFolder:
             (("dtype",), "float99"),
             (("dtype",), {"module": "os", "class_name": "system", "config": {"command": "ls"}}),
             (("name",), "a/b"),
-            (("trainable",), "x" * 10),
             (("surprise",), 1),
         ],
     )
-    @pytest.mark.parametrize("overrides", [{}, {"mask_probability": 0.5}])
+    @pytest.mark.parametrize("overrides", [{}, {"tokenizer": None}])
     def test_types(self, folder, keys, value, overrides):
         edit_json(folder / "igpt.json", "settings", *keys, value=value)
-        if keys[0] in overrides or keys[0] == "trainable":
-            igpt_keras.load(folder) if keys[0] == "trainable" else None
-            return
         with pytest.raises(InputError, match=r"igpt\.json") as error:
             ImageGPTClassifier.from_preset(folder, **overrides)
         assert len(str(error.value).splitlines()) == 1
@@ -348,7 +344,7 @@ class TestPaletteFile:
 
     @pytest.mark.parametrize(
         "shape, dtype",
-        [((10**12, 3), "<f4"), ((2**62, 2**62), "<f4"), ((-1, 3), "<f4"), ((), "|O")],
+        [((10**12, 3), "<f4"), ((10**9, 10**3), "<f4"), ((-1, 3), "<f4"), ((), "|O")],
     )
     def test_more_than_the_file_holds(self, tmp_path, shape, dtype):
         file = tmp_path / "palette.npy"

@@ -58,9 +58,9 @@ def test_it_starts_from_the_weights_of_a_generative_model(generative):
 def test_training_moves_all_weights_but_the_start_vector(unshifted, tokens):
     before = {v.path: ops.convert_to_numpy(v) for v in unshifted.weights}
     unshifted.compile(keras.optimizers.Adam(0.01))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # Keras warns of weights without a gradient.
+    with warnings.catch_warnings(record=True) as caught:
         unshifted.fit(tokens, np.arange(6) % 3, batch_size=3, verbose=0)
+    assert not [warning for warning in caught if "radient" in str(warning.message)]
     unmoved = [
         v.path for v in unshifted.weights if np.array_equal(before[v.path], ops.convert_to_numpy(v))
     ]

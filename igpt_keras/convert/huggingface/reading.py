@@ -119,10 +119,9 @@ def _class_names(description: dict[str, Any], file: pathlib.Path) -> list[str]:
     id2label = description.get("id2label")
     if id2label is None:
         return [f"LABEL_{index}" for index in range(DEFAULT_NUM_CLASSES)]
-    names: list[Any] = []
-    if isinstance(id2label, dict):
-        names = [id2label.get(str(index)) for index in range(len(id2label))]
-    if not names or not all(isinstance(name, str) for name in names):
+    numbers = range(len(id2label)) if isinstance(id2label, dict) else range(0)
+    names = [name for i in numbers if isinstance(name := id2label.get(str(i)), str)]
+    if not names or len(names) < len(numbers):
         raise InputError(
             f'{file}: id2label must map "0", "1", … to the names of the classes, '
             f"got {id2label!r:.200}"
