@@ -107,7 +107,7 @@ def latest_prefix(folder: str | os.PathLike) -> str:
     folder = pathlib.Path(folder).expanduser()
     try:
         prefix = tf.train.latest_checkpoint(folder)
-    except (UnicodeDecodeError, *READ_ERRORS):
+    except (ValueError, *READ_ERRORS):  # An empty list, or bytes that are not UTF-8.
         prefix = None
     if prefix is None:
         raise InputError(f"{folder}/checkpoint names no checkpoint that exists")
