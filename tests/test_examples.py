@@ -1,5 +1,6 @@
 """Every example runs, and the notebooks are the scripts with their output kept."""
 
+import json
 import pathlib
 import re
 import shutil
@@ -114,6 +115,65 @@ def test_serve_with_stubs(tmp_path, photos):
     for number in range(2):
         completed = np.asarray(Image.open(tmp_path / f"0-{number}.png"))
         np.testing.assert_array_equal(completed[:2], known[:2])
+
+
+@pytest.mark.slow
+def test_gpu_pretraining(tmp_path, jax_interpreter):
+    generator = np.random.default_rng(0)
+    held_out = []
+    for name in "ab":
+        folder = tmp_path / "images" / name
+        folder.mkdir(parents=True)
+        for index in range(34):
+            corners = generator.integers(0, 256, (2, 2, 3), dtype=np.uint8)
+            path = folder / f"{index:02d}.jpg"
+            image = Image.fromarray(corners).resize((8, 8), Image.Resampling.BILINEAR)
+            image.save(path, quality=90, subsampling=0)
+            if index >= 30:
+                held_out.append(np.asarray(Image.open(path)))
+    printed = jax_interpreter.run(
+        """
+        import pathlib, sys
+        folder, examples = map(pathlib.Path, sys.argv[1:])
+        sys.path.insert(0, str(examples))
+        import join, measure, pack, train
+        train.PART_BYTES, train.MEASURED_SECONDS = 20_000, 0.1
+
+        def run(script, *arguments):
+            sys.argv[1:] = map(str, arguments)
+            script.main()
+
+        model = ["--num-layers", 1, "--hidden-dim", 16, "--num-heads", 2]
+        packed, output = folder / "packed", folder / "output"
+        run(pack, folder / "images", packed, "--train", 28, "--held-out", 4)
+        run(train, packed, output, "--seconds", 40, "--batch-sizes", 4, 8,
+            "--learning-rate", 1e-4, *model)
+        run(join, output, folder / "model", "--packed", packed)
+        run(measure, "--presets", "--image-size", 8, "--batch-size", 4, *model)
+        """,
+        tmp_path,
+        EXAMPLES / "gpu_pretraining",
+    )
+    assert "'train': 56, 'validation': 8}" in printed
+    assert len(re.findall(r"^\| example \|", printed, re.MULTILINE)) == 2
+
+    training = json.loads((tmp_path / "output" / "training.json").read_text())
+    evaluations, steps, warmup = (training[key] for key in ("evaluations", "steps", "warmup_steps"))
+    assert [e["step"] for e in evaluations] == [steps * i // 8 for i in range(1, 9)]
+    for evaluation in evaluations:
+        done = (evaluation["step"] - warmup) / (steps - warmup)
+        assert evaluation["learning_rate"] == pytest.approx(
+            1e-4 * (1 + np.cos(np.pi * done)) / 2, abs=1e-8
+        )
+    # So few images are learned by heart: the held-out loss need not fall.
+    assert evaluations[-1]["training_nats"] < evaluations[0]["training_nats"] < np.log(512)
+    parts = sorted((tmp_path / "output").glob("weights-*.bin"))
+    assert [part.name for part in parts] == training["parts"]
+    assert len(parts) > 1
+
+    model = igpt_keras.ImageGPT.from_preset(tmp_path / "model")
+    nats = -model.score(np.stack(held_out)).mean() / 64
+    assert nats == pytest.approx(evaluations[-1]["validation_nats"], rel=0.01)
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
