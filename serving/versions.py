@@ -8,12 +8,14 @@ from igpt_keras.errors import InputError
 
 # In a version's folder: TFRecords of `PredictionLog`, requests to run before it is served.
 WARMUP_FILE = pathlib.PurePath("assets.extra", "tf_serving_warmup_requests")
+# Versions travel as int64.
+MAX_VERSION = 2**63 - 1
 
 
 def version_folders(directory: str | os.PathLike) -> dict[int, pathlib.Path]:
     """Returns the versions' folders in a directory by number, oldest first.
 
-    Folders whose names are not numbers are ignored.
+    Folders whose names are not numbers of 63 bits are ignored, as TensorFlow Serving does.
 
     Raises:
         FileNotFoundError: The directory does not exist.
@@ -27,9 +29,13 @@ def version_folders(directory: str | os.PathLike) -> dict[int, pathlib.Path]:
     folders = {
         int(path.name): path
         for path in directory.iterdir()
-        if path.is_dir() and path.name.isascii() and path.name.isdigit()
+        if path.is_dir() and _is_version(path.name)
     }
     return dict(sorted(folders.items()))
+
+
+def _is_version(name: str) -> bool:
+    return name.isascii() and name.isdigit() and int(name) <= MAX_VERSION
 
 
 def publish(
@@ -71,8 +77,8 @@ def check_version(directory: str | os.PathLike, version: int) -> None:
         InputError: The number is below 1.
         FileExistsError: The version exists already.
     """
-    if version < 1:
-        raise InputError(f"version must be at least 1, got {version}")
+    if not 1 <= version <= MAX_VERSION:
+        raise InputError(f"version must be at least 1 and at most {MAX_VERSION}, got {version}")
     path = pathlib.Path(directory, str(version))
     if os.path.lexists(path):
         raise _exists(path)

@@ -1,10 +1,7 @@
 """`igpt serve`: SavedModels behind TensorFlow Serving's gRPC protocol."""
 
-import contextlib
-import logging
 import pathlib
 import signal
-import sys
 import threading
 from typing import Any
 
@@ -40,6 +37,11 @@ PORT = click.IntRange(0, 65535)
     ),
     option("--metrics-port", type=PORT, help="Port for Prometheus metrics; 0 picks a free one."),
     option(
+        "--metrics-host",
+        help="Network interface for the metrics, which are not encrypted; that of --host if not "
+        "given.",
+    ),
+    option(
         "--tls-certificate",
         type=PATH,
         help="PEM file with the server's certificate; turns TLS on, together with --tls-key.",
@@ -63,6 +65,12 @@ PORT = click.IntRange(0, 65535)
         help="Maximum number of concurrent requests; further ones are rejected.",
     ),
     option(
+        "--message-seconds",
+        type=POSITIVE,
+        default=30.0,
+        help="Time that a client has to send its message after it has opened a call.",
+    ),
+    option(
         "--poll-seconds",
         type=POSITIVE,
         default=1.0,
@@ -84,6 +92,7 @@ def serve(
     batching_parameters_file: pathlib.Path | None,
     monitoring_config_file: pathlib.Path | None,
     metrics_port: int | None,
+    metrics_host: str | None,
     tls_certificate: pathlib.Path | None,
     tls_key: pathlib.Path | None,
     tls_client_ca: pathlib.Path | None,
@@ -93,16 +102,17 @@ def serve(
     """Serve a SavedModel over TensorFlow Serving's gRPC protocol.
 
     The newest version in DIRECTORY, which `igpt export` wrote, is served until the process is
-    interrupted. New versions are picked up while the server runs. The log is on stderr, one line
-    of JSON per request.
+    interrupted. New versions are picked up while the server runs. The log is on stderr and is
+    lines of JSON.
     """
     from serving.server import Server
+    from serving.server.log import json_log
 
     stopped = threading.Event()
     # A service manager and `docker stop` send SIGTERM.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    with _log_to_stderr():
+    with json_log():
         server = Server(
             directory,
             model_name,
@@ -112,6 +122,7 @@ def serve(
             batching=_batching(batching_parameters_file),
             credentials=_credentials(tls_certificate, tls_key, tls_client_ca),
             **limits,
+            metrics_host=metrics_host,
             **_metrics(monitoring_config_file, metrics_port),
         )
         server.start()
@@ -146,7 +157,7 @@ def _metrics(path: pathlib.Path | None, port: int | None) -> dict[str, Any]:
 
 
 def _credentials(certificate, key, client_ca):
-    from serving.server import configuration
+    from serving.server import certificates
 
     if (certificate is None) != (key is None):
         raise InputError("--tls-certificate and --tls-key go together")
@@ -154,22 +165,4 @@ def _credentials(certificate, key, client_ca):
         if client_ca is not None:
             raise InputError("--tls-client-ca needs --tls-certificate and --tls-key")
         return None
-    return configuration.read_credentials(certificate, key, client_ca)
-
-
-@contextlib.contextmanager
-def _log_to_stderr():
-    from serving.server.monitoring import JsonFormatter
-
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
-    logger = logging.getLogger("serving")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    # TensorFlow's libraries give the root logger a handler, which would repeat every line.
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.propagate = True
-        logger.removeHandler(handler)
+    return certificates.read_credentials(certificate, key, client_ca)

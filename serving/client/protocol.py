@@ -13,6 +13,7 @@ import numpy as np
 
 from igpt_keras.errors import InputError
 from serving.messages import message_classes
+from serving.strings import decode_strings
 
 DECLARATIONS = {
     "Int64Value": ["int64 value = 1"],
@@ -141,7 +142,10 @@ def array(proto: Any) -> np.ndarray:
         raise InputError(f"a tensor of dtype number {proto.dtype} cannot be read")
     dtype, field = DTYPES[proto.dtype]
     shape = [dimension.size for dimension in proto.tensor_shape.dim]
-    if proto.tensor_content and dtype is not STRING:
+    if proto.tensor_content and dtype is STRING:
+        strings = decode_strings(proto.tensor_content, math.prod(shape))
+        values = np.array(strings, dtype)
+    elif proto.tensor_content:
         values = np.frombuffer(proto.tensor_content, dtype.newbyteorder("<")).astype(dtype)
     elif field == "half_val":
         values = np.array(proto.half_val, np.uint16).view(np.float16)

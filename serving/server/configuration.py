@@ -1,4 +1,4 @@
-"""TensorFlow Serving's configuration files, and certificates.
+"""TensorFlow Serving's configuration files.
 
 `models.config`, `batching.config` and `monitoring.config` are protocol buffers in text form.
 tensorflow-serving-api has the message of the first only. The others are declared here after
@@ -12,9 +12,7 @@ tensorflow_serving/config/monitoring_config.proto.
 import dataclasses
 import os
 import pathlib
-import ssl
 
-import grpc
 from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 
@@ -187,42 +185,6 @@ def read_monitoring(path: str | os.PathLike) -> str | None:
     if not prometheus.enable:
         return None
     return prometheus.path or PROMETHEUS_PATH
-
-
-def read_credentials(
-    certificate: str | os.PathLike,
-    key: str | os.PathLike,
-    client_ca: str | os.PathLike | None = None,
-) -> grpc.ServerCredentials:
-    """Reads a server's TLS credentials from PEM files.
-
-    Args:
-        certificate: File of the server's certificate and the intermediate ones it is signed by.
-        key: File of its private key.
-        client_ca: File of certificate authorities. If given, clients must present a certificate
-            signed by one of them.
-
-    Raises:
-        OSError: A file cannot be read.
-        InputError: A file does not hold a certificate or the certificate's key.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    certificate, key = pathlib.Path(certificate), pathlib.Path(key)
-    contents = (key.read_bytes(), certificate.read_bytes())
-    try:
-        context.load_cert_chain(certificate, key)
-    except ssl.SSLError as error:
-        raise InputError(
-            f"{certificate} and {key} are not a certificate and its key: {error}"
-        ) from None
-    if client_ca is None:
-        return grpc.ssl_server_credentials([contents])
-    authorities = pathlib.Path(client_ca).read_bytes()
-    try:
-        context.load_verify_locations(client_ca)
-    except ssl.SSLError as error:
-        raise InputError(f"{client_ca} holds no certificates: {error}") from None
-    return grpc.ssl_server_credentials([contents], authorities, require_client_auth=True)
 
 
 def _read(path, message_class):

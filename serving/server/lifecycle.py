@@ -182,17 +182,18 @@ class ModelManager:
             self._finish_unloading(version)
 
     def statuses(self, spec: model_pb2.ModelSpec) -> list[get_model_status_pb2.ModelVersionStatus]:
-        """Returns the states of a model's versions, or of the one that `spec` names.
+        """Returns the states of a model's versions, or of the one whose number `spec` gives.
+
+        A label chooses nothing here, as in TensorFlow Serving.
 
         Raises:
-            RequestError: No such model, version or label.
+            RequestError: No such model or version.
         """
         with self._lock:
             model = self._models.get(spec.name)
             versions = dict(sorted(model.versions.items())) if model else {}
-            choice = spec.WhichOneof("version_choice")
-            if choice:
-                number = self._number(spec) if choice == "version_label" else spec.version.value
+            if spec.HasField("version"):
+                number = spec.version.value
                 if number not in versions:
                     raise RequestError(
                         grpc.StatusCode.NOT_FOUND,

@@ -1,23 +1,30 @@
-"""Prometheus metrics over HTTP, and one line of JSON per request in the log."""
+"""Prometheus metrics over HTTP, and an entry in the log for every request."""
 
+import collections
 import contextlib
 import dataclasses
 import http.server
-import json
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import prometheus_client
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
+
+from serving.server.log import DROPPED_LINES
 
 logger = logging.getLogger(__name__)
 
 # In seconds, from classifying by a small model to sampling 512 pixels from a large one.
 LATENCY_BUCKETS = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
+# TensorFlow Serving's, in microseconds (tensorflow_serving/servables/tensorflow/util.cc).
+TENSORFLOW_SERVING_BUCKETS = tuple(10 * 1.8**power for power in range(33))
+INFERENCE_METHODS = ("Predict", "Classify")
+MAX_METRICS_CONNECTIONS = 16
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -42,7 +49,7 @@ class RequestLog:
 
     method: str
     peer: str
-    bytes: int
+    bytes: int = 0
     model: str = ""
     version: int = 0
     signature: str = ""
@@ -84,22 +91,46 @@ class Monitor:
             registry=self.registry,
         )
 
+        self._tensorflow_serving_latency = prometheus_client.Histogram(
+            ":tensorflow:serving:request_latency",
+            "TensorFlow Serving's name for the time of a request, in microseconds.",
+            ["model_name", "API", "entrypoint"],
+            buckets=TENSORFLOW_SERVING_BUCKETS,
+            registry=self.registry,
+        )
+        self.collect(self._tensorflow_serving_count)
+        self.registry.register(DROPPED_LINES)
+
     def observe_batch(self, model: str, signature: str, size: int) -> None:
         """Counts a batch."""
         self._batches.labels(model, signature).observe(size)
 
-    def collect(self, gauges: Callable[[], Iterator[GaugeMetricFamily]]) -> None:
+    def collect(self, metrics: Callable[[], Iterator[Metric]]) -> None:
         """Adds metrics whose values are read at each scrape."""
 
-        class Gauges(Collector):
+        class Metrics(Collector):
             def collect(self):
-                return gauges()
+                return metrics()
 
-        self.registry.register(Gauges())
+        self.registry.register(Metrics())
+
+    def _tensorflow_serving_count(self) -> Iterator[Metric]:
+        """Sums up requests under TensorFlow Serving's name, which does not end in `_total`."""
+        counts: dict[tuple[str, str], float] = collections.defaultdict(float)
+        for metric in self._requests.collect():
+            for sample in metric.samples:
+                labels = sample.labels
+                if sample.name.endswith("_total") and labels["method"] in INFERENCE_METHODS:
+                    counts[labels["model"], labels["status"]] += sample.value
+        name = ":tensorflow:serving:request_count"
+        metric = Metric(name, "TensorFlow Serving's name for the number of requests.", "unknown")
+        for (model, status), value in counts.items():
+            metric.add_sample(name, {"model_name": model, "status": status}, value)
+        yield metric
 
     @contextlib.contextmanager
-    def request(self, log: RequestLog) -> Iterator[None]:
-        """Counts and logs a request when the context ends."""
+    def call(self, log: RequestLog, *, logged: bool = True) -> Iterator[None]:
+        """Counts a call when the context ends, and logs it; one that ends well if `logged`."""
         start = time.monotonic()
         try:
             yield
@@ -107,24 +138,12 @@ class Monitor:
             seconds = time.monotonic() - start
             self._requests.labels(log.method, log.model, log.signature, log.status).inc()
             self._latency.labels(log.method, log.model, log.signature).observe(seconds)
-            fields = {**dataclasses.asdict(log), "seconds": seconds}
-            logger.info("request", extra={"fields": fields})
-
-
-class JsonFormatter(logging.Formatter):
-    """Formats a record as one line of JSON, with the fields of a request if it has any."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Returns the line."""
-        line = {
-            "time": self.formatTime(record),
-            "level": record.levelname,
-            "message": record.getMessage(),
-            **getattr(record, "fields", {}),
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+            if log.status == "OK" and log.method in INFERENCE_METHODS:
+                series = self._tensorflow_serving_latency.labels(log.model, log.method, "GRPC")
+                series.observe(seconds * 1e6)
+            if logged or log.status != "OK":
+                fields = {**dataclasses.asdict(log), "seconds": seconds}
+                logger.info("request", extra={"fields": fields})
 
 
 class MetricsServer:
@@ -156,9 +175,11 @@ class MetricsServer:
                 else:
                     self.send_error(404)
 
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         handler: Any = Handler
-        self._server = http.server.ThreadingHTTPServer((host, port), handler)
-        self._server.daemon_threads = True
+        self._server = type("HTTPServer", (_BoundedHTTPServer,), {"address_family": family})(
+            address[:2], handler
+        )
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
@@ -168,3 +189,25 @@ class MetricsServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class _BoundedHTTPServer(http.server.ThreadingHTTPServer):
+    """Closes the connections for which no thread is left."""
+
+    daemon_threads = True
+
+    def __init__(self, *arguments):
+        self._places = threading.BoundedSemaphore(MAX_METRICS_CONNECTIONS)
+        super().__init__(*arguments)
+
+    def process_request(self, request, client_address):
+        if self._places.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request, client_address):
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()

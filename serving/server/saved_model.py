@@ -66,7 +66,11 @@ class SavedModel:
             outputs = run_cancelable(function, tensors, cancellation)
         except tf.errors.OpError as error:
             raise RequestError.from_tensorflow(error) from None
-        return {name: values.numpy() for name, values in outputs.items()}
+        # TensorFlow returns a single string as bytes.
+        return {
+            name: np.asarray(values.numpy(), values.dtype.as_numpy_dtype)
+            for name, values in outputs.items()
+        }
 
 
 def _meta_graph(folder: str | os.PathLike) -> tf.compat.v1.MetaGraphDef:

@@ -17,7 +17,7 @@ from tensorflow_serving.apis import (
 )
 
 from igpt_keras.errors import InputError
-from serving.server import tensors
+from serving.server import tensor_protos, tensors
 from serving.server.batching import Batcher, Call, Task
 from serving.server.configuration import BatchingParameters
 from serving.server.errors import RequestError
@@ -86,7 +86,7 @@ class Servable:
         outputs, tasks = self._run(name, inputs, call)
         response = predict_pb2.PredictResponse(model_spec=self._spec(name))
         for output in wanted:
-            response.outputs[output].CopyFrom(tf.make_tensor_proto(outputs[output]))
+            tensor_protos.write(outputs[output], response.outputs[output])
         return response, tasks
 
     def classify(

@@ -1,21 +1,11 @@
 """The server, which puts models, services and metrics behind a port."""
 
 import os
-import socket
 import threading
 from collections.abc import Iterator
-from concurrent import futures
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from prometheus_client.core import GaugeMetricFamily
-from tensorflow_serving.apis import (
-    model_service_pb2,
-    model_service_pb2_grpc,
-    prediction_service_pb2,
-    prediction_service_pb2_grpc,
-)
 
 from igpt_keras.errors import InputError
 from serving.server.configuration import (
@@ -26,17 +16,11 @@ from serving.server.configuration import (
     single_model,
 )
 from serving.server.lifecycle import ModelManager
+from serving.server.listener import Listener, url_host
 from serving.server.monitoring import MetricsServer, Monitor
 from serving.server.servable import Servable
-from serving.server.services import ModelService, PredictionService
+from serving.server.services import Services
 from serving.transport import MAX_MESSAGE_BYTES
-
-# Threads for health checks, status and reflection, in addition to those for requests.
-SPARE_THREADS = 16
-SERVICES = (
-    prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"].full_name,
-    model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
-)
 
 
 class Server:
@@ -53,13 +37,15 @@ class Server:
         model_config_file: A `models.config` in TensorFlow Serving's format, which is read again
             when it changes.
         batching: How requests are batched.
-        credentials: TLS credentials, as from `serving.server.configuration.read_credentials`;
+        credentials: TLS credentials, as from `serving.server.certificates.read_credentials`;
             None for no encryption.
-        metrics_port: The port for Prometheus metrics over HTTP on the same interface; 0 for a
-            free one, None for no metrics.
+        metrics_port: The port for Prometheus metrics over HTTP, never encrypted; 0 for a free
+            one, None for no metrics.
+        metrics_host: The network interface for the metrics; None for `host`.
         metrics_path: The path of the metrics' URL.
         max_message_bytes: The largest request and response in bytes.
         max_requests: Most Predict and Classify requests in flight; more are refused.
+        message_seconds: How long a call may wait for its message before it ends.
         poll_seconds: The interval in seconds at which to look for new versions.
 
     Attributes:
@@ -91,24 +77,31 @@ class Server:
         batching: BatchingParameters = DEFAULT_BATCHING,
         credentials: grpc.ServerCredentials | None = None,
         metrics_port: int | None = None,
+        metrics_host: str | None = None,
         metrics_path: str = PROMETHEUS_PATH,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         max_requests: int = 256,
+        message_seconds: float = 30.0,
         poll_seconds: float = 1.0,
     ):
-        _check_settings(port, metrics_port, max_message_bytes, max_requests, poll_seconds)
+        _check_port("port", port)
+        _check_port("metrics_port", metrics_port or 0)
+        _check_least(1, max_message_bytes=max_message_bytes, max_requests=max_requests)
+        _check_positive(message_seconds=message_seconds, poll_seconds=poll_seconds)
         self._host, self._port = host, port
+        self._metrics_host = host if metrics_host is None else metrics_host
         self._metrics_port, self._metrics_path = metrics_port, metrics_path
         self._credentials = credentials
         self._poll_seconds = poll_seconds
         self._monitor = Monitor()
         self._manager = _manager(directory, model_name, model_config_file, batching, self._monitor)
-        self._health = health.HealthServicer()
-        self._server = _grpc_server(max_requests, max_message_bytes)
-        self._predictions = PredictionService(self._manager, self._monitor, max_requests)
-        self._add_services()
+        self._services = Services(self._manager, max_requests, max_message_bytes)
+        self._listener = Listener(
+            self._services.conversations(), self._monitor, message_seconds, max_message_bytes
+        )
         self._metrics: MetricsServer | None = None
         self._stopping = threading.Lock()
+        self._stopped = threading.Event()
         self.address: str | None = None
         self.metrics_address: str | None = None
 
@@ -120,7 +113,7 @@ class Server:
     @property
     def in_flight(self) -> int:
         """The number of Predict and Classify requests that are being answered."""
-        return self._predictions.in_flight
+        return self._services.in_flight
 
     def start(self) -> None:
         """Listens, and answers requests in other threads.
@@ -128,20 +121,14 @@ class Server:
         Raises:
             OSError: A port is in use, or cannot be listened on.
         """
-        host = f"[{self._host}]" if ":" in self._host else self._host
+        self._start_metrics()
         try:
-            _check_free(self._host, self._port)
-            if self._credentials is None:
-                bound_port = self._server.add_insecure_port(f"{host}:{self._port}")
-            else:
-                bound_port = self._server.add_secure_port(f"{host}:{self._port}", self._credentials)
-        except (OSError, RuntimeError) as error:
-            raise OSError(f"cannot listen on {host}:{self._port}: {error}") from None
-        self._start_metrics(host)
-        self._server.start()
+            port = self._listener.start(self._host, self._port, self._credentials)
+        except OSError:
+            self._stop_metrics()
+            raise
         self._manager.poll(self._poll_seconds)
-        self._set_health(health_pb2.HealthCheckResponse.SERVING)
-        self.address = f"{host}:{bound_port}"
+        self.address = f"{url_host(self._host)}:{port}"
 
     def stop(self, grace: float = 5.0) -> None:
         """Refuses new requests, and returns when those in flight are done.
@@ -152,16 +139,15 @@ class Server:
             grace: Time in seconds after which the requests still in flight are canceled.
         """
         with self._stopping:
-            self._health.enter_graceful_shutdown()
-            self._server.stop(grace).wait()
-            if self._metrics:
-                self._metrics.close()
-                self._metrics = None
+            self._listener.stop(grace)
+            self._services.close()
+            self._stop_metrics()
             self._manager.close()
+            self._stopped.set()
 
     def wait(self) -> None:
         """Returns when the server has been stopped."""
-        self._server.wait_for_termination()
+        self._stopped.wait()
 
     def __enter__(self) -> "Server":
         self.start()
@@ -170,33 +156,25 @@ class Server:
     def __exit__(self, *exception) -> None:
         self.stop()
 
-    def _add_services(self) -> None:
-        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            self._predictions, self._server
-        )
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-            ModelService(self._manager, self._monitor), self._server
-        )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        reflection.enable_server_reflection(
-            [*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
-        )
-
-    def _set_health(self, status) -> None:
-        for service in ("", *SERVICES):
-            self._health.set(service, status)
-
-    def _start_metrics(self, host: str) -> None:
+    def _start_metrics(self) -> None:
         if self._metrics_port is None:
             return
+        host = url_host(self._metrics_host)
         try:
             self._metrics = MetricsServer(
-                self._monitor.registry, self._host, self._metrics_port, self._metrics_path
+                self._monitor.registry,
+                self._metrics_host,
+                self._metrics_port,
+                self._metrics_path,
             )
         except OSError as error:
             raise OSError(f"cannot listen on {host}:{self._metrics_port}: {error}") from None
         self.metrics_address = f"http://{host}:{self._metrics.port}{self._metrics_path}"
+
+    def _stop_metrics(self) -> None:
+        if self._metrics:
+            self._metrics.close()
+            self._metrics = None
 
 
 def _manager(directory, model_name, model_config_file, batching, monitor) -> ModelManager:
@@ -249,32 +227,19 @@ def _gauges(manager: ModelManager) -> Iterator[GaugeMetricFamily]:
     yield queued
 
 
-def _check_settings(port, metrics_port, max_message_bytes, max_requests, poll_seconds) -> None:
-    for name, value in (("port", port), ("metrics_port", metrics_port or 0)):
-        # The operating system would take a larger number modulo 65,536.
-        if not 0 <= value <= 65_535:
-            raise InputError(f"{name} must lie in 0…65535 (0 for a free port), got {value}")
-    for name, value in (("max_message_bytes", max_message_bytes), ("max_requests", max_requests)):
-        if value < 1:
-            raise InputError(f"{name} must be at least 1, got {value}")
-    if not poll_seconds > 0:
-        raise InputError(f"poll_seconds must be above 0, got {poll_seconds}")
+def _check_port(name: str, port: int) -> None:
+    # The operating system would take a larger number modulo 65,536.
+    if not 0 <= port <= 65_535:
+        raise InputError(f"{name} must lie in 0…65535 (0 for a free port), got {port}")
 
 
-def _grpc_server(max_requests: int, max_message_bytes: int) -> grpc.Server:
-    return grpc.server(
-        futures.ThreadPoolExecutor(max_requests + SPARE_THREADS, "request"),
-        options=[
-            ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.max_send_message_length", max_message_bytes),
-            # A port that another server listens on is an error, not shared.
-            ("grpc.so_reuseport", 0),
-        ],
-    )
+def _check_least(least: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise InputError(f"{name} must be at least {least}, got {value}")
 
 
-def _check_free(host: str, port: int) -> None:
-    """Raises the system's error for a port that cannot be listened on, which gRPC only logs."""
-    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    with socket.create_server(address[:2], family=family):
-        pass
+def _check_positive(**values: float) -> None:
+    for name, value in values.items():
+        if not value > 0:
+            raise InputError(f"{name} must be above 0, got {value}")

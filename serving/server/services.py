@@ -1,93 +1,97 @@
-"""The gRPC services. A method that is not defined here answers UNIMPLEMENTED."""
+"""What the methods of TensorFlow Serving's two services answer."""
 
 # Protocol buffer classes are made at run time.
 # pyright: reportAttributeAccessIssue=false
 
-import contextlib
-import functools
-import logging
-import threading
 from typing import Any
 
-import grpc
 from tensorflow_serving.apis import (
+    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
-    model_service_pb2_grpc,
-    prediction_service_pb2_grpc,
+    model_service_pb2,
+    predict_pb2,
+    prediction_service_pb2,
 )
 
 from serving.server import tensors
 from serving.server.batching import Call, Task
-from serving.server.errors import RequestError, cancelled, invalid
+from serving.server.calls import Conversation, Request, Unserved, Workers
+from serving.server.errors import cancelled, invalid
 from serving.server.lifecycle import ModelManager
-from serving.server.monitoring import Monitor, RequestLog
+from serving.server.monitoring import RequestLog
 
 SIGNATURE_DEF = "signature_def"
-logger = logging.getLogger(__name__)
+PREDICTION_SERVICE = prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"]
+MODEL_SERVICE = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
+SERVICES = (PREDICTION_SERVICE.full_name, MODEL_SERVICE.full_name)
+# Threads for questions about models, which are answered while all requests sample.
+QUESTION_THREADS = 4
 
 
-def _answers(method):
-    """Makes a gRPC handler from `method(self, request, call, log)`.
+class Services:
+    """PredictionService and ModelService.
 
-    An error becomes a status. The traceback of a bug goes to the server's log only.
-    """
-
-    @functools.wraps(method)
-    def answer(self, request, context):
-        log = RequestLog(method.__name__, context.peer(), request.ByteSize())
-        call = Call()
-        if not context.add_callback(call.abandon):
-            call.abandon()
-        with self.monitor.request(log):
-            try:
-                return method(self, request, call, log)
-            except RequestError as error:
-                refusal = error
-            except Exception:
-                logger.exception("%s failed", method.__name__)
-                refusal = RequestError(
-                    grpc.StatusCode.INTERNAL, "internal error; the server's log has more"
-                )
-            if call.abandoned and context.time_remaining() == 0:
-                refusal = RequestError(
-                    grpc.StatusCode.DEADLINE_EXCEEDED, "the request's deadline has passed"
-                )
-            log.status, log.error = refusal.code.name, str(refusal)
-        context.abort(refusal.code, str(refusal))
-
-    return answer
-
-
-class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Predict, Classify and GetModelMetadata.
+    Regress, MultiInference and HandleReloadConfigRequest are UNIMPLEMENTED. The last would let
+    anyone who reaches the port make the server read any folder. The configuration file is read
+    again when it changes.
 
     Args:
         manager: The models.
-        monitor: Counts and logs the requests.
         max_requests: Most Predict and Classify requests in flight; more are refused.
-
-    Attributes:
-        in_flight: The number of Predict and Classify requests that are being answered.
+        max_message_bytes: The largest response.
     """
 
-    def __init__(self, manager: ModelManager, monitor: Monitor, max_requests: int):
-        self.monitor = monitor
+    def __init__(self, manager: ModelManager, max_requests: int, max_message_bytes: int):
         self._manager = manager
-        self._max_requests = max_requests
-        self.in_flight = 0
-        self._lock = threading.Lock()
+        self._max_message_bytes = max_message_bytes
+        self._workers = Workers(max_requests, places=max_requests)
+        self._questions = Workers(QUESTION_THREADS, places=max_requests)
 
-    @_answers
-    def Predict(self, request: Any, call: Call, log: RequestLog) -> Any:
+    @property
+    def in_flight(self) -> int:
+        """The number of Predict and Classify requests that are being answered."""
+        return self._workers.in_flight
+
+    def conversations(self) -> dict[str, Conversation]:
+        """Returns the methods by path."""
+        ours = {
+            "Predict": (self.predict, predict_pb2.PredictRequest, self._workers),
+            "Classify": (self.classify, classification_pb2.ClassificationRequest, self._workers),
+            "GetModelMetadata": (
+                self.metadata,
+                get_model_metadata_pb2.GetModelMetadataRequest,
+                self._questions,
+            ),
+            "GetModelStatus": (
+                self.status,
+                get_model_status_pb2.GetModelStatusRequest,
+                self._questions,
+            ),
+        }
+        return {
+            f"/{service.full_name}/{name}": Request(*ours[name], self._max_message_bytes)
+            if name in ours
+            else Unserved(name)
+            for service in (PREDICTION_SERVICE, MODEL_SERVICE)
+            for name in service.methods_by_name
+        }
+
+    def close(self) -> None:
+        """Lets the threads end."""
+        self._workers.close()
+        self._questions.close()
+
+    def predict(self, request: Any, call: Call, log: RequestLog) -> Any:
+        """Answers Predict."""
         return self._run("predict", request, call, log)
 
-    @_answers
-    def Classify(self, request: Any, call: Call, log: RequestLog) -> Any:
+    def classify(self, request: Any, call: Call, log: RequestLog) -> Any:
+        """Answers Classify."""
         return self._run("classify", request, call, log)
 
-    @_answers
-    def GetModelMetadata(self, request: Any, call: Call, log: RequestLog) -> Any:
+    def metadata(self, request: Any, call: Call, log: RequestLog) -> Any:
+        """Answers GetModelMetadata."""
         _check_spec(request)
         if not request.metadata_field:
             raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
@@ -104,10 +108,17 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             )
             return response
 
+    def status(self, request: Any, call: Call, log: RequestLog) -> Any:
+        """Answers GetModelStatus."""
+        _check_spec(request)
+        statuses = self._manager.statuses(request.model_spec)
+        log.model = request.model_spec.name
+        return get_model_status_pb2.GetModelStatusResponse(model_version_status=statuses)
+
     def _run(self, method: str, request, call: Call, log: RequestLog):
         """Answers a request by the servable's `method`."""
         _check_spec(request)
-        with self._place(), self._manager.lease(request.model_spec) as servable:
+        with self._manager.lease(request.model_spec) as servable:
             log.model, log.version = servable.name, servable.version
             signature_name = tensors.signature_name(request)
             if signature_name in servable.signatures:
@@ -117,41 +128,6 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             raise cancelled()
         _log_tasks(log, tasks)
         return response
-
-    @contextlib.contextmanager
-    def _place(self):
-        """Takes one of the places for requests in flight."""
-        with self._lock:
-            if self.in_flight == self._max_requests:
-                raise RequestError(
-                    grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    f"{self._max_requests} requests are being answered already",
-                )
-            self.in_flight += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self.in_flight -= 1
-
-
-class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """GetModelStatus.
-
-    HandleReloadConfigRequest is UNIMPLEMENTED: it would let anyone who reaches the port make the
-    server read any folder. The configuration file is read again when it changes.
-    """
-
-    def __init__(self, manager: ModelManager, monitor: Monitor):
-        self.monitor = monitor
-        self._manager = manager
-
-    @_answers
-    def GetModelStatus(self, request: Any, call: Call, log: RequestLog) -> Any:
-        _check_spec(request)
-        statuses = self._manager.statuses(request.model_spec)
-        log.model = request.model_spec.name
-        return get_model_status_pb2.GetModelStatusResponse(model_version_status=statuses)
 
 
 def _check_spec(request) -> None:

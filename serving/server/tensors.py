@@ -8,7 +8,6 @@ tensorflow/cc/saved_model.
 # Protocol buffer classes are made at run time.
 # pyright: reportAttributeAccessIssue=false
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import classification_pb2, input_pb2
 
+from serving.server import tensor_protos
 from serving.server.errors import RequestError, invalid
 from serving.server.tensorflow_internals import SignatureDef, TensorProto
 
@@ -105,16 +105,9 @@ def _array(name: str, proto: TensorProto, info, max_examples: int) -> np.ndarray
         raise invalid(
             f"Task size {shape[0]} is larger than maximum input batch size {max_examples}"
         )
-    return _values(name, proto, expected, math.prod(shape))
-
-
-def _values(name: str, proto: TensorProto, dtype: tf.DType, size: int) -> np.ndarray:
-    content_size = len(proto.tensor_content)
-    if content_size and (dtype == tf.string or content_size != size * dtype.size):
-        raise invalid(f"tensor parsing error: {name}")
     try:
-        return tf.make_ndarray(proto)
-    except (TypeError, ValueError, OverflowError):
+        return tensor_protos.array(proto)
+    except ValueError:
         raise invalid(f"tensor parsing error: {name}") from None
 
 

@@ -165,3 +165,12 @@ request = messages.PredictRequest(model_spec=messages.ModelSpec(name="igpt"))
 assert predict_pb2.PredictRequest.FromString(request.SerializeToString()).model_spec.name == "igpt"
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("values", [[], [b""], [b"a\x00", b"", b"x" * 300], [[b"a"], [b"bc"]]])
+def test_strings_in_the_content_of_a_tensor_are_read(values):
+    """Which TensorFlow Serving writes with `--enable_serialization_as_tensor_content`."""
+    tensor = tf.constant(values, tf.string)
+    proto = messages.TensorProto.FromString(tf.io.serialize_tensor(tensor).numpy())
+    assert proto.tensor_content or not values
+    np.testing.assert_array_equal(protocol.array(proto), tensor.numpy())

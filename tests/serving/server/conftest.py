@@ -5,11 +5,26 @@ import time
 import urllib.request
 
 import grpc
+import numpy as np
 import pytest
 import tensorflow as tf
 from prometheus_client.parser import text_string_to_metric_families
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
+from serving.server import Server
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+PNG = tf.io.encode_png(PIXELS).numpy()
+OTHER_PNG = tf.io.encode_png(PIXELS[::-1, :5] // 2).numpy()
+INPUTS = {
+    "image_bytes": tf.constant([PNG, PNG]),
+    "keep_rows": tf.constant([1, 2]),
+    "temperature": tf.constant([1.0, 1.0]),
+    "top_k": tf.constant([0, 0]),
+    "top_p": tf.constant([1.0, 1.0]),
+    "seed": tf.constant([1, 2], tf.int64),
+}
+COMPLETION_OUTPUTS = {"png_bytes", "pixels", "tokens", "log_likelihood"}
 # Steps that no test waits for.
 ENDLESS = 2**31 - 1
 
@@ -116,3 +131,26 @@ def scrape(server):
 def metric(name, **labels):
     """The key of a metric in what `scrape` returns."""
     return (name, *sorted(labels.items()))
+
+
+@pytest.fixture(scope="module")
+def server(exported):
+    with Server(exported) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def stub(server):
+    with grpc.insecure_channel(server.address) as channel:
+        yield prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+
+def predict_request(inputs=INPUTS, signature_name="", name="igpt", version=None, **fields):
+    request = predict_pb2.PredictRequest(**fields)
+    request.model_spec.name = name
+    request.model_spec.signature_name = signature_name
+    if version is not None:
+        request.model_spec.version.value = version
+    for key, value in inputs.items():
+        request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
+    return request

@@ -25,7 +25,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from serving.server.server import SPARE_THREADS
+from serving.server.services import QUESTION_THREADS
 
 ROUNDS, A_ROUND = 100, 100
 # Rounds after which memory, threads and open files should no longer grow.
@@ -368,5 +368,5 @@ def test_ten_thousand_bad_requests(exported, tmp_path):
     # Beyond the noise of an allocator: a leak of 10 KB a request would be 70 MB.
     assert np.median(memory[-10:]) < np.median(memory[:10]) + 30
     # Threads for requests, and one for each of up to eight signatures, come as they are needed.
-    assert threads.max() <= idle_threads + MAX_REQUESTS + SPARE_THREADS + 8
+    assert threads.max() <= idle_threads + MAX_REQUESTS + QUESTION_THREADS + 8
     assert files[-1] <= files[:10].max() + 3

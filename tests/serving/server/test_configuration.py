@@ -1,5 +1,3 @@
-import pathlib
-
 import pytest
 
 from igpt_keras import InputError
@@ -7,12 +5,9 @@ from serving.server.configuration import (
     PROMETHEUS_PATH,
     BatchingParameters,
     read_batching,
-    read_credentials,
     read_models,
     read_monitoring,
 )
-
-TLS = pathlib.Path(__file__).parents[2] / "fixtures" / "tls"
 
 
 @pytest.fixture
@@ -136,18 +131,3 @@ def test_a_missing_file_is_named(tmp_path):
     for read in (read_models, read_batching, read_monitoring):
         with pytest.raises(FileNotFoundError, match="nowhere.config"):
             read(tmp_path / "nowhere.config")
-
-
-def test_certificates_are_checked(tmp_path):
-    certificate, key, authority = (TLS / name for name in ("server.pem", "server.key", "ca.pem"))
-    read_credentials(certificate, key)
-    read_credentials(certificate, key, authority)
-    broken = tmp_path / "broken.pem"
-    broken.write_text("no certificate")
-    for arguments in ((broken, key), (certificate, broken), (authority, key)):
-        with pytest.raises(InputError, match="are not a certificate and its key"):
-            read_credentials(*arguments)
-    with pytest.raises(InputError, match="holds no certificates"):
-        read_credentials(certificate, key, broken)
-    with pytest.raises(FileNotFoundError):
-        read_credentials(certificate, tmp_path / "none.key")

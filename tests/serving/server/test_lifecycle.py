@@ -259,7 +259,14 @@ def test_shutting_down_says_so_and_finishes_what_is_under_way(counting, connect)
     server.start()
     stub, health = connect(server), connect(server, health_pb2_grpc.HealthStub)
     serving = health_pb2.HealthCheckResponse
-    for service in ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"):
+    # TensorFlow Serving knows the services by their short names.
+    for service in (
+        "",
+        "PredictionService",
+        "ModelService",
+        "tensorflow.serving.PredictionService",
+        "tensorflow.serving.ModelService",
+    ):
         assert health_of(health, service) == serving.SERVING
     watch = health.Watch(health_pb2.HealthCheckRequest(), timeout=60)
     assert next(watch).status == serving.SERVING
@@ -268,7 +275,6 @@ def test_shutting_down_says_so_and_finishes_what_is_under_way(counting, connect)
     stopping = threading.Thread(target=server.stop, args=(60,))
     stopping.start()
     assert next(watch).status == serving.NOT_SERVING
-    watch.cancel()
     assert counted(under_way.result()) == [1]
     stopping.join()
     assert refused(stub.Predict, count_request(0))[0] == grpc.StatusCode.UNAVAILABLE

@@ -1,6 +1,4 @@
-"""What a server does for safety: sizes, places, deadlines, cancelled calls, certificates."""
-
-import pathlib
+"""What a server does for safety: sizes, places, deadlines and cancelled calls."""
 
 import grpc
 import numpy as np
@@ -10,7 +8,6 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from igpt_keras import InputError
 from serving.server import BatchingParameters, Server
-from serving.server.configuration import read_credentials
 from tests.serving.server.conftest import (
     ENDLESS,
     count_request,
@@ -21,7 +18,6 @@ from tests.serving.server.conftest import (
     wait_until,
 )
 
-TLS = pathlib.Path(__file__).parents[2] / "fixtures" / "tls"
 ALONE = BatchingParameters(max_batch_size=1, max_enqueued_batches=1, batch_timeout_micros=0)
 
 
@@ -140,6 +136,7 @@ def test_a_refusal_is_short_whatever_the_request_says(counting, connect):
     [
         ({"max_requests": 0}, "max_requests must be at least 1, got 0"),
         ({"max_message_bytes": 0}, "max_message_bytes must be at least 1, got 0"),
+        ({"message_seconds": 0}, "message_seconds must be above 0, got 0"),
         ({"poll_seconds": 0}, "poll_seconds must be above 0, got 0"),
         ({"metrics_port": 65_536}, "metrics_port must lie in 0…65535"),
         ({"model_config_file": "models.config"}, "one of directory and model_config_file"),
@@ -148,43 +145,3 @@ def test_a_refusal_is_short_whatever_the_request_says(counting, connect):
 def test_settings_are_checked(counting, settings, message):
     with pytest.raises(InputError, match=message):
         Server(counting, **settings)
-
-
-def credentials(*, ca=True, client=False):
-    read = {name: (TLS / name).read_bytes() for name in ("ca.pem", "client.key", "client.pem")}
-    return grpc.ssl_channel_credentials(
-        read["ca.pem"] if ca else None,
-        read["client.key"] if client else None,
-        read["client.pem"] if client else None,
-    )
-
-
-def ask_over_tls(server, channel_credentials):
-    with grpc.secure_channel(server.address, channel_credentials) as channel:
-        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        return counted(stub.Predict(count_request(1), timeout=30))
-
-
-def test_tls(counting, connect):
-    with Server(
-        counting, credentials=read_credentials(TLS / "server.pem", TLS / "server.key")
-    ) as server:
-        assert ask_over_tls(server, credentials()) == [2]
-        for untrusting in (
-            lambda: ask_over_tls(server, credentials(ca=False)),
-            lambda: connect(server).Predict(count_request(1), timeout=30),
-        ):
-            with pytest.raises(grpc.RpcError) as caught:
-                untrusting()
-            assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
-
-
-def test_client_certificates(counting):
-    with Server(
-        counting,
-        credentials=read_credentials(TLS / "server.pem", TLS / "server.key", TLS / "ca.pem"),
-    ) as server:
-        assert ask_over_tls(server, credentials(client=True)) == [2]
-        with pytest.raises(grpc.RpcError) as caught:
-            ask_over_tls(server, credentials())
-        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE

@@ -1,15 +1,24 @@
-import json
-import logging
+import functools
+import socket
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
 
 import grpc
 import pytest
+from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from serving.server import BatchingParameters, Server
-from serving.server.monitoring import JsonFormatter
-from tests.serving.server.conftest import count_request, metric, refused, scrape
+from serving.server.monitoring import MAX_METRICS_CONNECTIONS
+from tests.serving.server.conftest import (
+    count_request,
+    counted,
+    metric,
+    refused,
+    scrape,
+    wait_until,
+)
 
 
 @pytest.fixture
@@ -83,27 +92,56 @@ def test_the_metrics_port_is_free_when_the_server_has_stopped(counting):
         assert scrape(server)
 
 
-def test_every_request_is_one_line_of_json(server, connect, caplog):
+def test_metrics_under_tensorflow_servings_names(server, connect):
+    """Names and labels are those of its monitoring page (servables/tensorflow/util.cc)."""
     stub = connect(server)
-    with caplog.at_level(logging.INFO, logger="serving"):
-        stub.Predict(count_request(1, 2), timeout=30)
-        refused(stub.Predict, count_request(-1, version=1))
-        refused(stub.Predict, count_request(1, name="née\n"))
-    lines = [JsonFormatter().format(record) for record in caplog.records]
-    assert not any("\n" in line for line in lines)
-    good, bad, unknown = map(json.loads, lines)
-    assert good["message"] == "request"
-    assert good["peer"].startswith("ipv4:127.0.0.1:")
-    assert good["bytes"] == count_request(1, 2).ByteSize()
-    assert good["seconds"] >= good["queue_seconds"] >= 0
-    assert {
-        "method": "Predict",
-        "model": "igpt",
-        "version": 1,
-        "status": "OK",
-    }.items() <= good.items()
-    assert {"signature": "serving_default", "examples": 2, "batch_size": 2}.items() <= good.items()
-    assert bad["status"] == grpc.StatusCode.INVALID_ARGUMENT.name
-    assert "value must be at least 0" in bad["error"]
-    assert {"model": "", "status": "NOT_FOUND"}.items() <= unknown.items()
-    assert "née" in unknown["error"]
+    for values in ([1], [2, 3, 4]):
+        stub.Predict(count_request(*values), timeout=30)
+    refused(stub.Predict, count_request(-1))
+    metrics = scrape(server)
+    count = functools.partial(metric, ":tensorflow:serving:request_count", model_name="igpt")
+    assert metrics[count(status="OK")] == 2
+    assert metrics[count(status="INVALID_ARGUMENT")] == 1
+    labels = {"model_name": "igpt", "API": "Predict", "entrypoint": "GRPC"}
+    assert metrics[metric(":tensorflow:serving:request_latency_count", **labels)] == 2
+    microseconds = metrics[metric(":tensorflow:serving:request_latency_sum", **labels)]
+    ours = {"model": "igpt", "signature": "serving_default", "method": "Predict"}
+    seconds = metrics[metric("igpt_serving_request_seconds_sum", **ours)]
+    assert 0 < microseconds / 1e6 < seconds
+
+
+def test_ipv6_with_metrics(counting):
+    with Server(counting, host="::1", metrics_port=0) as server:
+        assert server.address.startswith("[::1]:")
+        assert server.metrics_address.startswith("http://[::1]:")
+        with grpc.insecure_channel(server.address) as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            assert counted(stub.Predict(count_request(1), timeout=30)) == [2]
+        assert scrape(server)
+
+
+def test_metrics_have_their_own_host(counting):
+    with Server(counting, host="::1", metrics_host="127.0.0.1", metrics_port=0) as server:
+        assert server.address.startswith("[::1]:")
+        assert server.metrics_address.startswith("http://127.0.0.1:")
+        assert scrape(server)
+
+
+def test_connections_that_ask_for_nothing_leave_threads_for_others(counting):
+    with Server(counting, metrics_port=0) as server:
+        port = urllib.parse.urlparse(server.metrics_address).port
+        before = threading.active_count()
+        idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(100)]
+        # The server has taken the last one when it has closed it, as those before.
+        assert idle[-1].recv(1) == b""
+        assert threading.active_count() - before <= MAX_METRICS_CONNECTIONS
+        for connection in idle:
+            connection.close()
+        wait_until(lambda: is_scraped(server))
+
+
+def is_scraped(server):
+    try:
+        return bool(scrape(server))
+    except OSError:
+        return False
