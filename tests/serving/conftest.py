@@ -10,6 +10,22 @@ from igpt_keras.tokenizers.color_palette import ColorPalette
 from serving import export
 
 
+def string_content(values: list[bytes]) -> bytes:
+    """Strings as TensorFlow's C++ code reads them in `tensor_content`.
+
+    Their lengths come first, each in groups of seven bits, lowest first, with a high bit on all
+    but the last. Python's TensorFlow reads them and never writes them.
+    """
+    lengths = bytearray()
+    for value in values:
+        length = len(value)
+        while length > 127:
+            lengths.append(length % 128 + 128)
+            length //= 128
+        lengths.append(length)
+    return bytes(lengths) + b"".join(values)
+
+
 def random_palette(num_colors: int, seed: int) -> ColorPalette:
     return ColorPalette(np.random.default_rng(seed).uniform(-1, 1, (num_colors, 3)))
 

@@ -22,6 +22,7 @@ from tensorflow_serving.apis import (
 from igpt_keras.errors import InputError
 from serving.client import protocol
 from serving.client.protocol import messages
+from tests.serving.conftest import string_content
 
 OFFICIAL = {
     "Int64Value": wrappers_pb2.Int64Value,
@@ -167,10 +168,15 @@ assert predict_pb2.PredictRequest.FromString(request.SerializeToString()).model_
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-@pytest.mark.parametrize("values", [[], [b""], [b"a\x00", b"", b"x" * 300], [[b"a"], [b"bc"]]])
-def test_strings_in_the_content_of_a_tensor_are_read(values):
+@pytest.mark.parametrize(
+    "shape, values",
+    [([0], []), ([1], [b""]), ([3], [b"a\x00", b"", b"x" * 300]), ([2, 1], [b"a", b"bc"])],
+)
+def test_strings_in_the_content_of_a_tensor_are_read(shape, values):
     """Which TensorFlow Serving writes with `--enable_serialization_as_tensor_content`."""
-    tensor = tf.constant(values, tf.string)
-    proto = messages.TensorProto.FromString(tf.io.serialize_tensor(tensor).numpy())
-    assert proto.tensor_content or not values
-    np.testing.assert_array_equal(protocol.array(proto), tensor.numpy())
+    proto = messages.TensorProto(dtype=7, tensor_content=string_content(values))
+    for size in shape:
+        proto.tensor_shape.dim.add(size=size)
+    expected = tf.io.parse_tensor(proto.SerializeToString(), tf.string)
+    np.testing.assert_array_equal(tf.reshape(expected, [-1]), np.array(values, object))
+    np.testing.assert_array_equal(protocol.array(proto), expected)

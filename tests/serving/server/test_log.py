@@ -16,24 +16,29 @@ from serving.server.log import JsonFormatter, json_log
 from tests.serving.server.conftest import count_request, counted, refused, wait_until
 
 
-@pytest.fixture
-def stderr():
-    """A pipe in the place of stderr; gives what reads it."""
+@contextlib.contextmanager
+def piped_stderr():
+    """A pipe in the place of stderr; gives what reads it.
+
+    A fixture would put it there before pytest puts its own file in the same place.
+    """
+    sys.stderr.flush()
     saved = os.dup(2)
     reading, writing = os.pipe()
     os.dup2(writing, 2)
     os.close(writing)
 
     def read():
-        """All lines, once nobody can write any more."""
+        """All lines. Nothing more is written to the pipe."""
         os.dup2(saved, 2)
-        with open(reading, "rb") as file:
+        with open(os.dup(reading), "rb") as file:
             return file.read().decode().splitlines()
 
-    yield read
-    os.dup2(saved, 2)
-    os.close(saved)
-    with contextlib.suppress(OSError):
+    try:
+        yield read
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
         os.close(reading)
 
 
@@ -82,26 +87,27 @@ def test_a_line_is_printable_ascii_whatever_a_name_holds():
     assert json.loads(line)["error"] == json.loads(line)["message"] == NASTY
 
 
-def test_everything_on_stderr_becomes_json(stderr):
-    with json_log():
-        logging.getLogger("some.library").error("a library\nin two lines")
-        logging.getLogger("serving.x").info("ours")
-        warnings.warn("a warning", stacklevel=1)
-        os.write(2, b"from C++ \xff\x1b\n\nand without an end")
-        try:
-            raise ValueError("with a\ntraceback")
-        except ValueError:
-            logging.getLogger("asyncio").exception("task failed")
-        thread = threading.Thread(target=lambda: [][0])
-        print("printed", file=os.fdopen(os.dup(2), "w"), flush=True)
-        with pytest.MonkeyPatch.context() as patch:
-            # pytest has its own.
-            patch.setattr(threading, "excepthook", threading.__excepthook__)
-            patch.setattr(sys, "stderr", os.fdopen(os.dup(2), "w", buffering=1))
-            thread.start()
-            thread.join()
-            sys.stderr.close()
-    lines = [json.loads(line) for line in stderr()]
+def test_everything_on_stderr_becomes_json():
+    with piped_stderr() as read:
+        with json_log():
+            logging.getLogger("some.library").error("a library\nin two lines")
+            logging.getLogger("serving.x").info("ours")
+            warnings.warn("a warning", stacklevel=1)
+            os.write(2, b"from C++ \xff\x1b\n\nand without an end")
+            try:
+                raise ValueError("with a\ntraceback")
+            except ValueError:
+                logging.getLogger("asyncio").exception("task failed")
+            thread = threading.Thread(target=lambda: [][0])
+            print("printed", file=os.fdopen(os.dup(2), "w"), flush=True)
+            with pytest.MonkeyPatch.context() as patch:
+                # pytest has its own.
+                patch.setattr(threading, "excepthook", threading.__excepthook__)
+                patch.setattr(sys, "stderr", os.fdopen(os.dup(2), "w", buffering=1))
+                thread.start()
+                thread.join()
+                sys.stderr.close()
+        lines = [json.loads(line) for line in read()]
     messages = [line["message"] for line in lines]
     for expected in (
         "a library\nin two lines",
@@ -116,20 +122,21 @@ def test_everything_on_stderr_becomes_json(stderr):
     assert any("with a\ntraceback" in line.get("exception", "") for line in lines)
 
 
-def test_the_process_writes_as_before_when_the_log_has_ended(stderr):
+def test_the_process_writes_as_before_when_the_log_has_ended():
     handlers = logging.getLogger().handlers[:]
-    with json_log():
-        pass
-    os.write(2, b"plain\n")
+    with piped_stderr() as read:
+        with json_log():
+            pass
+        os.write(2, b"plain\n")
+        assert read() == ["plain"]
     assert logging.getLogger().handlers == handlers
-    assert stderr() == ["plain"]
 
 
-def test_a_log_that_nobody_reads_stops_nothing(stderr, counting, connect, monkeypatch):
+def test_a_log_that_nobody_reads_stops_nothing(counting, connect, monkeypatch):
     monkeypatch.setattr(log, "MAX_WAITING_LINES", 10)
     monkeypatch.setattr(log, "LAST_SECONDS", 0.1)
     before = dropped()
-    with json_log(), Server(counting) as server:
+    with piped_stderr(), json_log(), Server(counting) as server:
         stub = connect(server)
         request = count_request(1, name="x" * 5000)
         # More than the pipe holds.

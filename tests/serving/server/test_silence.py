@@ -172,10 +172,12 @@ def test_a_message_above_the_limit_is_counted(counting):
 
 
 def test_an_answer_above_the_limit_is_refused_and_counted(counting, connect):
-    with Server(counting, metrics_port=0, max_message_bytes=900) as server:
-        request = count_request(*range(100))
-        request.inputs["steps"].int_val[:] = [0]
-        assert request.ByteSize() < 900
+    with Server(counting, metrics_port=0, max_message_bytes=300) as server:
+        # One value stands for a hundred in the request, but not in the answer.
+        request = count_request(1)
+        for tensor in request.inputs.values():
+            tensor.tensor_shape.dim[0].size = 100
+        assert request.ByteSize() < 300
         call = connect(server).Predict.future(request)
         assert call.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         assert requests(server, "Predict", "RESOURCE_EXHAUSTED", "igpt") == 1

@@ -7,7 +7,15 @@ import tensorflow as tf
 
 from serving.server import Server, tensor_protos
 from serving.server.tensorflow_internals import TensorProto
-from tests.serving.server.conftest import INPUTS, count_request, predict_request, refused
+from tests.serving.conftest import string_content
+from tests.serving.server.conftest import (
+    INPUTS,
+    OTHER_PNG,
+    PNG,
+    count_request,
+    predict_request,
+    refused,
+)
 
 
 def set_content(proto):
@@ -84,12 +92,27 @@ def some(dtype):
     return VALUES.get(dtype) or [dtype.min, 0, dtype.max, 1]
 
 
+def array(tensor):
+    """An array, also if NumPy does not know the dtype or the value is a single string."""
+    return np.asarray(tensor.numpy(), tensor.dtype.as_numpy_dtype)
+
+
+def with_content(values, dtype):
+    """A message with the values in `tensor_content`."""
+    tensor = tf.constant(values, dtype)
+    proto = TensorProto.FromString(tf.io.serialize_tensor(tensor).numpy())
+    if dtype == tf.string:
+        # TensorFlow reads strings there, but does not write them.
+        proto.tensor_content = string_content(list(proto.string_val))
+        proto.ClearField("string_val")
+    assert proto.tensor_content or not tensor.shape.num_elements()
+    return proto
+
+
 def read_by_cpp(proto):
     """What `Tensor::FromProto` makes of a message; None if it refuses."""
     try:
-        tensor = tf.io.parse_tensor(proto.SerializeToString(), proto.dtype)
-        # A single string is bytes.
-        return np.asarray(tensor.numpy(), tensor.dtype.as_numpy_dtype)
+        return array(tf.io.parse_tensor(proto.SerializeToString(), proto.dtype))
     except tf.errors.InvalidArgumentError:
         return None
 
@@ -118,19 +141,18 @@ def test_what_we_write_is_what_cpp_reads(dtype):
     for values in (some(dtype), [some(dtype)] * 2, some(dtype)[0], []):
         tensor = tf.constant(values, dtype)
         proto = TensorProto()
-        tensor_protos.write(np.asarray(tensor.numpy(), dtype.as_numpy_dtype), proto)
+        tensor_protos.write(array(tensor), proto)
         assert not proto.tensor_content
-        np.testing.assert_array_equal(read_by_cpp(proto), tensor)
+        np.testing.assert_array_equal(read_by_cpp(proto), array(tensor))
         assert_read_alike(proto)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=ids(DTYPES))
-def test_we_read_what_cpp_writes_as_content(dtype):
+def test_we_read_content_as_cpp_does(dtype):
     for values in (some(dtype), [some(dtype)] * 3, some(dtype)[0], []):
-        tensor = tf.constant(values, dtype)
-        proto = TensorProto.FromString(tf.io.serialize_tensor(tensor).numpy())
-        assert proto.tensor_content or not tensor.shape.num_elements()
-        np.testing.assert_array_equal(read_by_us(proto), tensor)
+        proto = with_content(values, dtype)
+        np.testing.assert_array_equal(read_by_us(proto), array(tf.constant(values, dtype)))
+        assert_read_alike(proto)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=ids(DTYPES))
@@ -149,8 +171,7 @@ def test_fewer_and_more_values_than_elements(dtype, shape):
 
 @pytest.mark.parametrize("dtype", [tf.string, tf.float32, tf.bool], ids=lambda dtype: dtype.name)
 def test_spoiled_content(dtype):
-    content = tf.io.serialize_tensor(tf.constant(some(dtype), dtype)).numpy()
-    good = TensorProto.FromString(content)
+    good = with_content(some(dtype), dtype)
     random = np.random.default_rng(0)
     for _ in range(300):
         proto = TensorProto()
@@ -196,7 +217,5 @@ def test_images_in_the_content_of_a_tensor(stub):
         request.inputs["image_bytes"].CopyFrom(image_bytes)
         return stub.Predict(request, timeout=30).outputs["scores"]
 
-    images = INPUTS["image_bytes"]
-    content = TensorProto.FromString(tf.io.serialize_tensor(images).numpy())
-    assert content.tensor_content and not content.string_val
-    assert ask(content) == ask(tf.make_tensor_proto(images))
+    images = [PNG, OTHER_PNG]
+    assert ask(with_content(images, tf.string)) == ask(tf.make_tensor_proto(images))
