@@ -128,6 +128,17 @@ def scrape(server):
         }
 
 
+def scrape_when_counted(server, calls: int):
+    """Metrics when so many calls are counted, which is after their answers are sent."""
+
+    def count(metrics):
+        name = "igpt_serving_request_seconds_count"
+        return sum(value for key, value in metrics.items() if key[0] == name)
+
+    wait_until(lambda: count(scrape(server)) == calls)
+    return scrape(server)
+
+
 def metric(name, **labels):
     """The key of a metric in what `scrape` returns."""
     return (name, *sorted(labels.items()))

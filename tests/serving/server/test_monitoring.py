@@ -17,6 +17,7 @@ from tests.serving.server.conftest import (
     metric,
     refused,
     scrape,
+    scrape_when_counted,
     wait_until,
 )
 
@@ -33,7 +34,7 @@ def test_metrics(server, connect):
     for values in ([1], [2, 3, 4]):
         stub.Predict(count_request(*values), timeout=30)
     refused(stub.Predict, count_request(-1))
-    metrics = scrape(server)
+    metrics = scrape_when_counted(server, 3)
     labels = {"model": "igpt", "signature": "serving_default"}
     assert (
         metrics[metric("igpt_serving_requests_total", **labels, method="Predict", status="OK")] == 2
@@ -68,7 +69,7 @@ def test_names_made_up_leave_no_time_series_behind(server, connect):
         request = count_request(1)
         request.model_spec.signature_name = f"signature{number}"
         refused(stub.Predict, request)
-        return scrape(server).keys()
+        return scrape_when_counted(server, 2 * (number + 1)).keys()
 
     first = ask(0)
     assert all(ask(number) == first for number in range(1, 4))
@@ -98,7 +99,7 @@ def test_metrics_under_tensorflow_servings_names(server, connect):
     for values in ([1], [2, 3, 4]):
         stub.Predict(count_request(*values), timeout=30)
     refused(stub.Predict, count_request(-1))
-    metrics = scrape(server)
+    metrics = scrape_when_counted(server, 3)
     count = functools.partial(metric, ":tensorflow:serving:request_count", model_name="igpt")
     assert metrics[count(status="OK")] == 2
     assert metrics[count(status="INVALID_ARGUMENT")] == 1

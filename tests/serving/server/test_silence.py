@@ -129,7 +129,7 @@ def test_a_call_that_ends_without_a_message_is_told_and_counted(counting):
             call = channel.stream_unary(PREDICT).future(iter([]))
             assert call.code() == grpc.StatusCode.INTERNAL
             assert call.details() == "the call ended without a message"
-        assert requests(server, "Predict", "INTERNAL") == 1
+        wait_until(lambda: requests(server, "Predict", "INTERNAL") == 1)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_what_is_no_message_is_told_and_counted(counting, path, method):
             assert call.code() == grpc.StatusCode.INTERNAL
             assert "deserializing" in call.details()
             assert is_healthy(channel)
-        assert requests(server, method, "INTERNAL") == 1
+        wait_until(lambda: requests(server, method, "INTERNAL") == 1)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_calls_of_other_methods_are_counted(counting, path, method):
         with grpc.insecure_channel(server.address) as channel:
             call = channel.unary_unary(path).future(b"")
             assert call.code() == grpc.StatusCode.UNIMPLEMENTED
-        assert requests(server, method, "UNIMPLEMENTED") == 1
+        wait_until(lambda: requests(server, method, "UNIMPLEMENTED") == 1)
 
 
 def test_a_message_above_the_limit_is_counted(counting):
@@ -180,7 +180,7 @@ def test_an_answer_above_the_limit_is_refused_and_counted(counting, connect):
         assert request.ByteSize() < 300
         call = connect(server).Predict.future(request)
         assert call.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert requests(server, "Predict", "RESOURCE_EXHAUSTED", "igpt") == 1
+        wait_until(lambda: requests(server, "Predict", "RESOURCE_EXHAUSTED", "igpt") == 1)
 
 
 def test_reflection_answers_a_client_that_thinks(counting):
