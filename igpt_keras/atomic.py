@@ -49,8 +49,18 @@ def atomic_path(
         partial.replace(path)
 
 
+def remove_folder(path: str | os.PathLike) -> None:
+    """Removes a folder, which disappears whole even if the process is killed meanwhile."""
+    path = pathlib.Path(path)
+    aside = path.with_name(f".{path.name}{SUFFIX}")
+    if aside.exists():
+        shutil.rmtree(aside)
+    path.rename(aside)
+    shutil.rmtree(aside)
+
+
 def remove_leftovers(folder: str | os.PathLike) -> None:
-    """Removes what `atomic_path` left in `folder` when its process was killed."""
+    """Removes what functions of this module left in `folder` when their process was killed."""
     for path in pathlib.Path(folder).glob(f".*{SUFFIX}"):
         shutil.rmtree(path)
 

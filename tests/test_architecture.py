@@ -24,7 +24,7 @@ ROOMS = [
     ["igpt_keras.network"],
     ["igpt_keras.tokenizers", "igpt_keras.pictures"],
     ["igpt_keras.json_files"],
-    ["igpt_keras.atomic", "igpt_keras.extras", "igpt_keras.registry"],
+    ["igpt_keras.atomic", "igpt_keras.checksums", "igpt_keras.extras", "igpt_keras.registry"],
     ["igpt_keras.paper", "igpt_keras.errors", "igpt_keras.tensors"],
 ]
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

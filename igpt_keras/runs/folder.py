@@ -4,6 +4,7 @@
 | --- | --- |
 | `run.json` | settings of a training, and fingerprints of its images (and model) |
 | `tokenizer.json`, … | tokenizer of a training |
+| `SHA256SUMS` | checksums of these files |
 | `checkpoints/` | what an unfinished training resumes from; see `CheckpointManager` |
 | `snapshots/` | models on the way of pre-training, and the best one; see `Snapshots` |
 | `history.jsonl`, `events/` | metrics every few steps; see `HistoryLogger` |
@@ -21,6 +22,7 @@ from typing import Any
 import filelock
 
 from igpt_keras.atomic import atomic_path, remove_leftovers
+from igpt_keras.checksums import find_damage, write_checksums
 from igpt_keras.errors import InputError
 from igpt_keras.json_files import read_json, write_json
 from igpt_keras.tokenizers import ImageTokenizer
@@ -31,7 +33,7 @@ PROBE_FILE = "probe.npz"
 LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
 SNAPSHOTS = "snapshots"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 def create_run(
@@ -58,17 +60,22 @@ def create_run(
         (partial / CHECKPOINTS).mkdir(parents=True)
         tokenizer.save_to_preset(partial)
         write_json(partial / RUN_FILE, {"format_version": FORMAT_VERSION, "kind": kind, **content})
+        write_checksums(partial)
 
 
 def read_run(folder: str | os.PathLike, kind: str) -> dict[str, Any]:
     """Returns the content that `create_run` was given.
 
     Raises:
-        InputError: `folder` is not a run, or one of another kind or format version.
+        InputError: `folder` is not a run, one that is damaged, or one of another kind or format
+            version.
     """
     file = pathlib.Path(folder, RUN_FILE)
     if not file.is_file():
         raise InputError(f"{folder} is not the folder of a run: it holds no {RUN_FILE}")
+    damage = find_damage(folder, RUN_FILE)
+    if damage is not None:
+        raise InputError(f"{folder} is damaged, or of another version: {damage}")
     content = read_json(file)
     if content.get("format_version") != FORMAT_VERSION:
         raise InputError(

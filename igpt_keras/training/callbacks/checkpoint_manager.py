@@ -4,8 +4,8 @@ import contextlib
 import json
 import os
 import pathlib
-import shutil
 import signal
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
@@ -14,7 +14,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from igpt_keras.atomic import atomic_path
+from igpt_keras.atomic import atomic_path, remove_folder
+from igpt_keras.checksums import find_damage, write_checksums
 from igpt_keras.errors import InputError, Interrupted
 from igpt_keras.json_files import read_json
 from igpt_keras.training.callbacks.callback import Callback, Logs
@@ -22,7 +23,7 @@ from igpt_keras.training.callbacks.callback import Callback, Logs
 ARRAYS_FILE = "arrays.safetensors"
 CHECKPOINT_FILE = "checkpoint.json"
 VARIABLES, METRICS = "variables", "metrics"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 CHECKPOINT_EVERY = 1000
 MAX_TO_KEEP = 2
 
@@ -124,24 +125,30 @@ class CheckpointManager(Callback):
         """
         self._stopping, self._signal_number = True, signal_number
 
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping
+
     def restore(self, model: keras.Model) -> int:
         """Restores the last checkpoint.
 
         Args:
             model: The compiled model.
 
+        A damaged checkpoint is removed, with a warning, and the one before is restored.
+
         Returns:
             The step of the checkpoint; 0 if there is none.
 
         Raises:
-            InputError: The checkpoint belongs to another model or is damaged.
+            InputError: The checkpoint belongs to another model, or all are damaged.
         """
-        paths = self.paths()
-        if not paths:
+        path = self._last_intact()
+        if path is None:
             return 0
-        path = paths[-1]
         checkpoint = _read_checkpoint(path)
-        arrays = _read_arrays(path / ARRAYS_FILE)
+        arrays = load_file(path / ARRAYS_FILE)
         model.optimizer.build(model.trainable_variables)
         _assign(_variables(model), _with_prefix(VARIABLES, arrays), path)
         if checkpoint["within_epoch"]:
@@ -154,10 +161,32 @@ class CheckpointManager(Callback):
         self._steps_before = self._last_written = checkpoint["step"]
         return self._steps_before
 
+    def _last_intact(self) -> pathlib.Path | None:
+        """Returns the last checkpoint that is as it was written, and removes later ones."""
+        damaged = []
+        for path in reversed(self.paths()):
+            damage = find_damage(path, ARRAYS_FILE, CHECKPOINT_FILE)
+            if damage is None:
+                for later, reason in damaged:
+                    warnings.warn(
+                        f"{later} is damaged: {reason}; training resumes from {path.name}",
+                        stacklevel=4,
+                    )
+                    if self.writes:
+                        remove_folder(later)
+                return path
+            damaged.append((path, damage))
+        if damaged:
+            reasons = "; ".join(f"{path.name}: {reason}" for path, reason in damaged)
+            raise InputError(
+                f"every checkpoint in {self.folder} is damaged ({reasons}); begin the training "
+                "again, in another folder or by replacing this one"
+            )
+        return None
+
     def paths(self) -> list[pathlib.Path]:
         """Returns the folders of all checkpoints, the oldest first."""
-        files = self.folder.glob(f"step-*/{CHECKPOINT_FILE}")
-        return sorted(file.parent for file in files)
+        return sorted(self.folder.glob("step-*"))
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         # Keras has reset the metrics, also where an epoch is resumed.
@@ -212,24 +241,27 @@ class CheckpointManager(Callback):
             _write_arrays(arrays, partial / ARRAYS_FILE)
             content = json.dumps(checkpoint) + "\n"
             (partial / CHECKPOINT_FILE).write_text(content, encoding="utf-8")
+            write_checksums(partial)
             for file in (*partial.iterdir(), partial):
                 _sync(file)
         _sync(self.folder)
         for old in self.paths()[: -self.max_to_keep]:
-            # Without this file, what an interruption leaves of the folder is no checkpoint.
-            (old / CHECKPOINT_FILE).unlink()
-            shutil.rmtree(old)
+            remove_folder(old)
 
 
 @contextlib.contextmanager
 def stopped_by_signals(checkpoints: CheckpointManager) -> Iterator[None]:
     """Makes the first SIGTERM or Ctrl-C stop training with a checkpoint.
 
-    A second one ends the process at once.
+    A second one ends it at once, by `KeyboardInterrupt` or `SystemExit`, as soon as Python runs:
+    a call of TensorFlow comes to its end first. The command line does not wait for that.
     """
 
     def stop(signal_number, frame):
-        signal.signal(signal_number, before[signal_number])
+        if checkpoints.stopping:
+            if signal_number == signal.SIGINT:
+                raise KeyboardInterrupt
+            raise SystemExit(128 + signal_number)
         checkpoints.stop(signal_number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -279,13 +311,6 @@ def _write_arrays(arrays: dict[str, np.ndarray], file: pathlib.Path) -> None:
     except SafetensorError as error:
         # For instance a full disk, which is an OSError everywhere else.
         raise OSError(f"{file} cannot be written: {error}") from error
-
-
-def _read_arrays(file: pathlib.Path) -> dict[str, np.ndarray]:
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise InputError(f"{file} is damaged: {error}") from error
 
 
 def _read_checkpoint(path: pathlib.Path) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Event files for TensorBoard."""
 
+import contextlib
 import importlib.util
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -36,7 +37,9 @@ class EventWriter:
         import tensorflow as tf
 
         self._summary = tf.summary
-        self._writer = tf.summary.create_file_writer(os.fspath(folder))
+        self._folder = folder
+        with _os_errors(folder):
+            self._writer = tf.summary.create_file_writer(os.fspath(folder))
 
     def write(
         self,
@@ -50,18 +53,33 @@ class EventWriter:
             step: The training step.
             scalars: Numbers by name; None is skipped.
             images: Images by name: uint8 [H, W, 3], or PIL images.
+
+        Raises:
+            OSError: The file cannot be written.
         """
-        with self._writer.as_default(step=step):
+        with _os_errors(self._folder), self._writer.as_default(step=step):
             for name, scalar in (scalars or {}).items():
                 if scalar is not None:
                     self._summary.scalar(name, scalar)
             for name, image in (images or {}).items():
                 self._summary.image(name, np.asarray(image)[None])
-        self._writer.flush()
+            self._writer.flush()
 
     def close(self) -> None:
         """Closes the file."""
-        self._writer.close()
+        with _os_errors(self._folder):
+            self._writer.close()
+
+
+@contextlib.contextmanager
+def _os_errors(folder: str | os.PathLike) -> Iterator[None]:
+    """Raises what goes wrong with a file as `OSError`, as everything else that writes does."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise OSError(f"{os.fspath(folder)} cannot be written: {error.message}") from error
 
 
 def drop_events(folder: str | os.PathLike, after_step: int) -> None:
@@ -78,7 +96,7 @@ def drop_events(folder: str | os.PathLike, after_step: int) -> None:
     for path in sorted(pathlib.Path(folder).glob(EVENT_FILES)):
         # An incomplete record is an error, where the file ends.
         records = tf.data.TFRecordDataset(str(path)).ignore_errors()
-        with atomic_path(path, overwrite=True) as partial:
+        with _os_errors(path), atomic_path(path, overwrite=True) as partial:
             with tf.io.TFRecordWriter(str(partial)) as writer:
                 for record in map(bytes, records.as_numpy_iterator()):
                     if tf.compat.v1.Event.FromString(record).step <= after_step:

@@ -1,5 +1,6 @@
 """The history of a training: JSON lines, and event files for TensorBoard."""
 
+import hashlib
 import json
 import math
 import os
@@ -141,21 +142,31 @@ class HistoryLogger(Callback):
 
     def get_state(self) -> dict[str, Any]:
         """Returns what `set_state` needs to resume; all records are on disk then."""
+        state = self._means.get_state()
         if self.writes:
             with open(self.folder / HISTORY_FILE, "rb") as file:
                 os.fsync(file.fileno())
-        return self._means.get_state()
+                content = file.read()
+            state |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        return state
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restores what `get_state` returned and drops the records and events of later steps."""
+        """Restores what `get_state` returned and drops the records and events of later steps.
+
+        Raises:
+            InputError: The records of earlier steps are not as they were written.
+        """
         self._means.set_state(state)
         self._started = True
         if not self.writes:
             return
         step = state["step"]
-        records = [record for record in read_history(self.folder) if record["step"] <= step]
-        with atomic_path(self.folder / HISTORY_FILE, overwrite=True) as partial:
-            partial.write_text("".join(map(_line, records)), encoding="utf-8")
+        path = self.folder / HISTORY_FILE
+        content = path.read_bytes()[: state["bytes"]]
+        if hashlib.sha256(content).hexdigest() != state["sha256"]:
+            raise InputError(f"{path} is damaged: its records up to step {step} were changed")
+        with atomic_path(path, overwrite=True) as partial:
+            partial.write_bytes(content)
         if can_write_events():
             drop_events(self.folder / EVENTS_FOLDER, after_step=step)
 
@@ -196,10 +207,10 @@ def read_history(folder: str | os.PathLike) -> list[Record]:
     path = pathlib.Path(folder, HISTORY_FILE)
     if not path.is_file():
         raise InputError(f"{path} does not exist: {folder} is not the folder of a run")
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
         return [json.loads(line) for line in lines]
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise InputError(f"{path} is damaged: {error}") from error
 
 

@@ -1,14 +1,17 @@
 import json
+import pathlib
 import resource
+import shutil
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from igpt_keras import ImageGPT, InputError
+from igpt_keras import ImageGPT, ImageGPTConfig, InputError
+from igpt_keras.checksums import write_checksums
 from igpt_keras.training.callbacks.checkpoint_manager import CheckpointManager, Interrupted
-from igpt_keras.training.recipes import pretrain
+from igpt_keras.training.recipes import adam, pretrain, warmup_cosine
 from igpt_keras.training.resumable_fit import _remaining_fits, epoch_ends
 from igpt_keras.training.strategies import make_strategy
 from tests.training.stopper import Stopper
@@ -229,14 +232,70 @@ def test_unusable_states(config, tmp_path):
     wider = config.__class__(**{**config.to_dict(), "hidden_dim": 32})
     with pytest.raises(InputError, match="the checkpoint of another model"):
         train(wider, CheckpointManager(tmp_path, 100))
-    content = (path / "arrays.safetensors").read_bytes()
-    (path / "arrays.safetensors").write_bytes(content[:-9])
-    with pytest.raises(InputError, match="arrays.safetensors is damaged"):
-        train(config, CheckpointManager(tmp_path, 100))
     about = json.loads((path / "checkpoint.json").read_text())
     (path / "checkpoint.json").write_text(json.dumps({**about, "format_version": 9}))
-    with pytest.raises(InputError, match="format_version 9; this version reads 2"):
+    (path / "SHA256SUMS").unlink()
+    write_checksums(path)
+    with pytest.raises(InputError, match="format_version 9; this version reads 3"):
         train(config, CheckpointManager(tmp_path, 100))
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-9])
+
+
+def flip_a_bit(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
+
+
+DAMAGES = [cut, flip_a_bit, pathlib.Path.unlink, lambda file: file.write_bytes(b"")]
+
+
+@pytest.mark.parametrize("name", ["arrays.safetensors", "checkpoint.json", "SHA256SUMS"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_checkpoint_before_a_damaged_one_is_restored(config, stopped, tmp_path, damage, name):
+    folder = tmp_path / "stopped"
+    shutil.copytree(stopped, folder)
+    before, last = names(CheckpointManager(folder, 1))
+    damage(folder / last / name)
+    model = compiled(config)
+    with pytest.warns(UserWarning, match=f"{last} is damaged: .*{name}.* resumes from {before}"):
+        step = CheckpointManager(folder, 1).restore(model)
+    assert before == f"step-{step:08d}"
+    assert [path.name for path in folder.iterdir()] == [before]
+    damage(folder / before / name)
+    with pytest.raises(InputError, match=f"every checkpoint in .* is damaged .*{before}: .*{name}"):
+        CheckpointManager(folder, 1).restore(model)
+
+
+def test_training_from_the_checkpoint_before_ends_the_same(config, stopped, tmp_path):
+    shutil.copytree(stopped, tmp_path / "stopped")
+    checkpoints = CheckpointManager(tmp_path / "stopped", 1)
+    cut(checkpoints.paths()[-1] / "arrays.safetensors")
+    with pytest.warns(UserWarning, match="is damaged"):
+        resumed, _ = train(config, checkpoints)
+    whole, _ = train(config, CheckpointManager(tmp_path / "whole", 100))
+    for ours, theirs in zip(all_values(resumed), all_values(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """The folder of two checkpoints, of steps 3 and 4."""
+    folder = tmp_path_factory.mktemp("stopped")
+    config = ImageGPTConfig(4, 8, hidden_dim=16, num_layers=2, num_heads=2)
+    checkpoints = CheckpointManager(folder, 1)
+    with pytest.raises(Interrupted):
+        train(config, checkpoints, callbacks=[Stopper(checkpoints, 4)])
+    return folder
+
+
+def compiled(config):
+    model = ImageGPT(config)
+    model.compile(adam(warmup_cosine(0.02, 1, 2), clip_norm=1.0))
+    return model
 
 
 @pytest.mark.parametrize("argument", ["every", "max_to_keep"])
