@@ -1,9 +1,12 @@
 """The `igpt` command."""
 
+import atexit
 import difflib
 import functools
 import importlib
 import io
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -73,10 +76,34 @@ def igpt(verbose: bool) -> None:
 
 
 def main() -> NoReturn:
-    """Runs the command line and exits.
+    """Runs the command line and ends the process with the status that `run` returns.
 
-    The status is 0, 2 for a mistake of the user, 3 for training that diverged, or what the
-    command asks for. An error is one line on stderr, and so is a warning about the input.
+    The process ends as soon as its exit functions have run. Threads of TensorFlow that read data
+    call Python, and would wait for an interpreter that shuts down, which waits for them.
+    """
+    status = 1
+
+    def end() -> None:
+        try:
+            for stream in (sys.stdout, sys.stderr):
+                if stream is not None:
+                    stream.flush()
+        except (OSError, ValueError):
+            # Python's own status where its output cannot be written.
+            os._exit(120)
+        os._exit(status)
+
+    # Registered first, it is called last.
+    atexit.register(end)
+    status = run()
+    sys.exit(status)
+
+
+def run() -> int:
+    """Runs the command line and returns its exit status.
+
+    The status is 0, 2 for a mistake of the user, 3 for training that diverged, 130 for Ctrl-C, or
+    what the command asks for. An error is one line on stderr, and so is a warning about the input.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names of files are printed with the bytes that they have, UTF-8 or not.
@@ -84,19 +111,20 @@ def main() -> NoReturn:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
-            status = igpt.main(prog_name="igpt", standalone_mode=False)
+            return igpt.main(prog_name="igpt", standalone_mode=False) or 0
+    except SystemExit as exit:
+        return _status(exit)
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "igpt"
-        _fail(f"{error.format_message().rstrip('.')} (see {path} --help)", error.exit_code)
+        return _fail(f"{error.format_message().rstrip('.')} (see {path} --help)", error.exit_code)
     except click.ClickException as error:
-        _fail(error.format_message(), error.exit_code)
+        return _fail(error.format_message(), error.exit_code)
     except click.Abort:
-        _fail("interrupted", 1)
+        return _fail("interrupted", 128 + signal.SIGINT)
     except Diverged as error:
-        _fail(str(error), 3)
+        return _fail(str(error), 3)
     except (InputError, OSError) as error:
-        _fail(str(error), 2)
-    sys.exit(status or 0)
+        return _fail(str(error), 2)
 
 
 def _show_warning(others: Callable[..., None], message: Any, category: Any, *where: Any) -> None:
@@ -107,6 +135,14 @@ def _show_warning(others: Callable[..., None], message: Any, category: Any, *whe
         others(message, category, *where)
 
 
-def _fail(message: str, status: int) -> NoReturn:
+def _status(exit: SystemExit) -> int:
+    if isinstance(exit.code, int):
+        return exit.code
+    if exit.code is not None:
+        click.echo(exit.code, err=True)
+    return int(exit.code is not None)
+
+
+def _fail(message: str, status: int) -> int:
     click.echo(f"igpt: error: {' '.join(message.split())}", err=True)
-    sys.exit(status)
+    return status

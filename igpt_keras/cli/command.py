@@ -10,6 +10,7 @@ from typing import Any, cast
 import click
 
 from igpt_keras.cli.quiet import load_tensorflow
+from igpt_keras.cli.signals import ended_by_second_signal
 
 
 def option(*declarations: str, **attributes: Any) -> click.Option:
@@ -61,7 +62,8 @@ class Command(click.Command):
         if self.needs_tensorflow:
             load_tensorflow_for(ctx)
         function = cast(Callable[..., Any], self.callback)
-        return ctx.invoke(function, **self.gather(dict(ctx.params)))
+        with ended_by_second_signal("igpt: error: interrupted"):
+            return ctx.invoke(function, **self.gather(dict(ctx.params)))
 
     def gather(self, values: dict[str, Any]) -> dict[str, Any]:
         """Returns the arguments of the function for the values of the parameters."""

@@ -1,12 +1,16 @@
 """What the commands that train have in common: the progress bar, and how they end."""
 
+import contextlib
 import shlex
 import sys
+import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from igpt_keras.cli.command import plural
+from igpt_keras.cli.signals import ended_by_second_signal
 
 if TYPE_CHECKING:
     from igpt_keras.runs.options import DataOptions
@@ -32,16 +36,33 @@ def train(run: Any, metrics: tuple[str, ...], progress: str) -> "Result | None":
         print_result(f"{run.output} is finished: nothing is left to do", progress)
         return None
     if progress != "quiet":
-        steps = f"{run.total_steps:,} steps of {run.batch_size} images"
+        steps = f"{run.total_steps:,} steps of {run.batch_size} images, {run.memory}"
         print_result(steps, progress)
+    resume = f"resume with: {shlex.join(['igpt', run.kind, '--resume', str(run.output)])}"
     try:
-        with ProgressBar(run.output.name, metrics, run.total_steps, progress) as bar:
+        with (
+            _warnings_as_lines(),
+            ended_by_second_signal(
+                f"training was ended without a new checkpoint; {resume}",
+                first="stopping after the current step; a second signal ends training at once",
+            ),
+            ProgressBar(run.output.name, metrics, run.total_steps, progress) as bar,
+        ):
             result = run.run([bar])
     except Interrupted as interrupted:
-        command = shlex.join(["igpt", run.kind, "--resume", str(run.output)])
-        click.echo(f"{interrupted}; resume with: {command}", err=True)
+        click.echo(f"{interrupted}; {resume}", err=True)
         sys.exit(128 + (interrupted.signal_number or 0))
     return result if run.is_chief else None
+
+
+@contextlib.contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    def show(message, *about) -> None:
+        click.echo(f"igpt: warning: {message}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def print_result(message: str, progress: str) -> None:

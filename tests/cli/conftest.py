@@ -30,10 +30,9 @@ def igpt():
             mock.patch("sys.argv", ["igpt", *map(str, arguments)]),
             contextlib.redirect_stdout(output),
             contextlib.redirect_stderr(errors),
-            pytest.raises(SystemExit) as exit_info,
         ):
-            cli.main()
-        return exit_info.value.code, output.getvalue(), errors.getvalue()
+            status = cli.run()
+        return status, output.getvalue(), errors.getvalue()
 
     return run
 
