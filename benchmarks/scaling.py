@@ -21,6 +21,7 @@ from collections.abc import Iterator
 
 from igpt_keras import paper
 from igpt_keras.network.config import PRESETS, ImageGPTConfig
+from igpt_keras.training.memory import activation_bytes, state_bytes
 
 SHORT_NAMES = dict(zip(PRESETS, ("S", "M", "L", "XL"), strict=True))
 # Images in a batch, and steps.
@@ -79,56 +80,6 @@ def step_flops(config: ImageGPTConfig, batch_size: int, remat: bool = False) -> 
     d, n = config.hidden_dim, config.sequence_length
     again = config.num_layers * (16 * d * d + 4 * n * d) if remat else 0
     return batch_size * n * (3 * forward_flops(config) + again)
-
-
-def state_bytes(config: ImageGPTConfig, mixed: bool) -> int:
-    """Weights, gradients, and Adam's two moments, float32; if `mixed`, weights in bfloat16 too."""
-    return (4 + 4 + 8 + 2 * mixed) * config.parameter_count()
-
-
-def block_bytes(config: ImageGPTConfig, mixed: bool, fused: bool = False, parts: int = 1) -> int:
-    """Activations of a block that its gradient needs, for one token.
-
-    Whole on every device: the block's input h and a = h + attention, the normalized states
-    with and without their gain. Split over `parts` devices by `layout_map`: queries, keys,
-    values, attended values; the MLP's hidden states u, sigmoid(1.702 u) and their product;
-    the H n attention weights of a token. `mixed`: bfloat16, norms and softmax float32
-    (h, a and the attention weights are there in both).
-
-    Args:
-        fused: an attention kernel that keeps a float32 a head instead of the weights.
-        parts: devices that share the block.
-    """
-    d, heads, n = config.hidden_dim, config.num_heads, config.sequence_length
-    size = 2 if mixed else 4
-    whole = 4 * d * size + 2 * d * 4 + (2 * d * 4 if mixed else 0)
-    split = (4 + 12) * d * size
-    weights = heads * 4 if fused else heads * n * (4 + (2 if mixed else 0))
-    return whole + (split + weights) // parts
-
-
-def activation_bytes(
-    config: ImageGPTConfig,
-    batch_size: int,
-    mixed: bool,
-    remat: bool = False,
-    fused: bool = False,
-    parts: int = 1,
-) -> int:
-    """Activations of `batch_size` images; arguments as of `block_bytes`.
-
-    All blocks', or with recomputation all blocks' inputs and one block's; what the gradient
-    of one block takes while it is computed (of its attention weights and scores in float32,
-    or of its MLP's hidden states); logits and their gradient, float32.
-    """
-    d, layers = config.hidden_dim, config.num_layers
-    size = 2 if mixed else 4
-    block = block_bytes(config, mixed, fused, parts)
-    blocks = layers * d * size + block if remat else layers * block
-    weights = 0 if fused else config.num_heads * config.sequence_length
-    at_work = max(2 * 4 * weights, 2 * 4 * d * size)
-    logits = 2 * 4 * config.vocabulary_size
-    return batch_size * config.sequence_length * (blocks + (at_work + logits) // parts)
 
 
 @dataclasses.dataclass(frozen=True)

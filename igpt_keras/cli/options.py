@@ -72,6 +72,20 @@ PROGRESS = option(
     "object per line.",
 )
 
+
+class CountOrAuto(click.IntRange):
+    """A positive number, or `auto`."""
+
+    name = "integer or auto"
+
+    def __init__(self):
+        super().__init__(min=1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Returns the number, or "auto"."""
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
 TRAINING = (
     option(
         "--strategy",
@@ -87,9 +101,10 @@ TRAINING = (
     ),
     option(
         "--micro-batches",
-        type=COUNT,
-        default=1,
-        help="Number of parts of a batch to process one after another, to save memory.",
+        type=CountOrAuto(),
+        default="auto",
+        help="Number of parts of a batch to process one after another, to save memory; auto is the "
+        "smallest number that fits into the host's memory, on accelerators 1.",
     ),
     option(
         "--remat",

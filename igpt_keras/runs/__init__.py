@@ -13,6 +13,7 @@ Each has `Settings`, a frozen dataclass, and the same two steps: `open(settings,
 checks everything, and `run()` returns a `Result`, which stands in the folder too.
 """
 
+from igpt_keras.runs.callbacks import RunCallback
 from igpt_keras.runs.complete import Complete, Sample
 from igpt_keras.runs.evaluate import Evaluate
 from igpt_keras.runs.finetune import Finetune
@@ -20,7 +21,6 @@ from igpt_keras.runs.options import DataOptions
 from igpt_keras.runs.pretrain import Pretrain
 from igpt_keras.runs.probe import Probe
 from igpt_keras.runs.result import Result, read_result
-from igpt_keras.runs.run import RunCallback
 
 __all__ = [
     "Complete",

@@ -36,9 +36,10 @@ from igpt_keras.pictures import (
     write_completions,
     write_samples,
 )
+from igpt_keras.runs.callbacks import Callbacks, report_progress
 from igpt_keras.runs.options import ModelOptions
 from igpt_keras.runs.result import Result, describe_model
-from igpt_keras.runs.run import Callbacks, Measurement, report_progress
+from igpt_keras.runs.run import Measurement
 from igpt_keras.runs.tokenizers import load_with_tokenizer
 from igpt_keras.sampling.drafts import Draft, NeighborDraft
 from igpt_keras.sampling.requests import Completions

@@ -23,9 +23,10 @@ from igpt_keras.evaluation.baselines import generative_baselines
 from igpt_keras.evaluation.metrics import classifier_metrics, generative_loss
 from igpt_keras.evaluation.voting import VOTES
 from igpt_keras.models.classifier import ImageGPTClassifier
+from igpt_keras.runs.callbacks import Callbacks
 from igpt_keras.runs.options import ModelOptions
 from igpt_keras.runs.result import Result, describe_model
-from igpt_keras.runs.run import Callbacks, Measurement
+from igpt_keras.runs.run import Measurement
 from igpt_keras.runs.tokenizers import load_with_tokenizer
 from igpt_keras.tokenizers.base import tokenizer_of
 

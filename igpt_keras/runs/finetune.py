@@ -29,9 +29,11 @@ from igpt_keras.evaluation.voting import VOTES
 from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.models.masking import masked_inputs
+from igpt_keras.network.config import ImageGPTConfig
+from igpt_keras.runs.callbacks import Callbacks
 from igpt_keras.runs.options import ModelOptions, TrainingOptions
 from igpt_keras.runs.result import Result, describe_model
-from igpt_keras.runs.run import Callbacks, Training
+from igpt_keras.runs.run import Training
 from igpt_keras.runs.tokenizers import load_with_tokenizer
 from igpt_keras.saving import MODEL_FOLDER
 from igpt_keras.tokenizers import ImageTokenizer
@@ -112,6 +114,9 @@ class Finetune(Training[Settings]):
             )
         return min(settings.batch_size, num_images)
 
+    def _config(self) -> ImageGPTConfig:
+        return self.start.config
+
     def _find_tokenizer(self) -> ImageTokenizer:
         return tokenizer_of(self.start)
 
@@ -154,7 +159,13 @@ class Finetune(Training[Settings]):
     def _train(self, model: ImageGPTClassifier, callbacks: Callbacks) -> Result:
         trained = self._fit(model, callbacks)
         measured = {
-            name: classifier_metrics(model, split.tokens, split.labels, seed=self.settings.seed)
+            name: classifier_metrics(
+                model,
+                split.tokens,
+                split.labels,
+                batch_size=self.evaluation_batch_size,
+                seed=self.settings.seed,
+            )
             for name, split in self.held_out.items()
         }
         if self.is_chief:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from typing import Any
+from typing import Any, Literal
 
 from igpt_keras.data.data_set import DataSet, open_data
 from igpt_keras.data.image_decoding import ImageDecoder
@@ -175,7 +175,8 @@ class TrainingOptions:
         strategy: Devices to train on; see `make_strategy`.
         precision: Name of a Keras dtype policy.
         micro_batches: Parts of a batch that go through the model in turn; see
-            `DistributedTrainer`.
+            `DistributedTrainer`. "auto" takes the fewest with which training fits into the
+            memory of this host; on accelerators 1.
         remat: Whether activations are recomputed; see `ImageGPTBackbone`.
         clip_norm: Largest global norm of a gradient, or None.
         stop_on_divergence: Whether a loss that does not recover ends the training.
@@ -186,7 +187,7 @@ class TrainingOptions:
 
     strategy: str = "auto"
     precision: str = "float32"
-    micro_batches: int = 1
+    micro_batches: int | Literal["auto"] = "auto"
     remat: bool = False
     clip_norm: float | None = None
     stop_on_divergence: bool = True

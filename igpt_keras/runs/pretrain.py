@@ -25,10 +25,11 @@ from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.models.masking import masked_inputs
 from igpt_keras.network.config import PRESETS, ImageGPTConfig
 from igpt_keras.pictures import contact_sheet, keep_top, save_png
+from igpt_keras.runs.callbacks import Callbacks
 from igpt_keras.runs.folder import SNAPSHOTS
 from igpt_keras.runs.options import TrainingOptions
 from igpt_keras.runs.result import Result, describe_model
-from igpt_keras.runs.run import Callbacks, Training
+from igpt_keras.runs.run import Training
 from igpt_keras.runs.tokenizers import fit_palette, read_tokenizer
 from igpt_keras.saving import MODEL_FOLDER
 from igpt_keras.tokenizers import ImageTokenizer
@@ -187,6 +188,10 @@ class Pretrain(Training[Settings]):
     def _global_batch_size(self) -> int:
         return self.settings.batch_size
 
+    def _config(self) -> ImageGPTConfig:
+        size = self.tokenizer.vocabulary_size
+        return ImageGPTConfig(vocabulary_size=size, **self.settings.sizes())
+
     def _find_tokenizer(self) -> ImageTokenizer:
         settings = self.settings
         if settings.tokenizer is not None:
@@ -206,10 +211,9 @@ class Pretrain(Training[Settings]):
 
     def _build(self) -> ImageGPT:
         settings = self.settings
-        config = ImageGPTConfig(vocabulary_size=self.tokenizer.vocabulary_size, **settings.sizes())
         keras.utils.set_random_seed(settings.seed)
         return ImageGPT(
-            config,
+            self._config(),
             settings.objective,
             mask_probability=settings.mask_probability,
             tokenizer=self.tokenizer,
@@ -280,7 +284,9 @@ class Pretrain(Training[Settings]):
         if test is None:
             return None
         tokens = self.data.tokenize(test, model).tokens
-        logs = model.evaluate(tokens, batch_size=self.batch_size, verbose=0, return_dict=True)
+        logs = model.evaluate(
+            tokens, batch_size=self.evaluation_batch_size, verbose=0, return_dict=True
+        )
         return logs["loss"]
 
     def _history_metrics(self, snapshots: Snapshots) -> dict[str, Any]:

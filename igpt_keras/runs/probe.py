@@ -35,10 +35,11 @@ from igpt_keras.evaluation.probe_methods import METHODS, FitCheckpoints, ProbeMe
 from igpt_keras.evaluation.probes import Probe as LinearProbe
 from igpt_keras.evaluation.probes import ProbeSplits, best_layer, layers_around
 from igpt_keras.evaluation.voting import VOTES, modal_vote
+from igpt_keras.runs.callbacks import Callbacks, report_progress
 from igpt_keras.runs.folder import CHECKPOINTS, PROBE_FILE
 from igpt_keras.runs.options import DataOptions, ModelOptions
 from igpt_keras.runs.result import Result, describe_model
-from igpt_keras.runs.run import Callbacks, Measurement, report_progress
+from igpt_keras.runs.run import Measurement
 from igpt_keras.runs.tokenizers import load_with_tokenizer
 
 

@@ -7,7 +7,7 @@ import functools
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import keras
@@ -16,6 +16,8 @@ import tensorflow as tf
 from igpt_keras.atomic import atomic_path, check_replaceable
 from igpt_keras.errors import InputError
 from igpt_keras.models.generative_model import GenerativeModel
+from igpt_keras.network.config import ImageGPTConfig
+from igpt_keras.runs.callbacks import Callbacks, methods_of
 from igpt_keras.runs.folder import (
     CHECKPOINTS,
     RESULT_FILE,
@@ -26,6 +28,7 @@ from igpt_keras.runs.folder import (
     read_run,
     update_options,
 )
+from igpt_keras.runs.memory import MemoryPlan, out_of_memory_named, plan_memory
 from igpt_keras.runs.options import LAYOUT, PLACES, DataOptions
 from igpt_keras.runs.result import Result, read_result, write_result
 from igpt_keras.tokenizers import ImageTokenizer, load_tokenizer
@@ -35,33 +38,13 @@ from igpt_keras.training.callbacks.checkpoint_manager import (
     stopped_by_signals,
 )
 from igpt_keras.training.callbacks.divergence_detector import DivergenceDetector
-from igpt_keras.training.callbacks.history_logger import HistoryLogger, Picture, Record
+from igpt_keras.training.callbacks.history_logger import HistoryLogger, Picture
 from igpt_keras.training.strategies import check_batch_size, is_chief, make_strategy
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 SettingsT = TypeVar("SettingsT")
-Callbacks = Sequence[keras.callbacks.Callback]
-
-
-class RunCallback(keras.callbacks.Callback):
-    """A Keras callback that also hears of what happens outside `fit` in a run.
-
-    Any callback that has one of these methods is called, whatever its class.
-    """
-
-    def on_record(self, record: Record) -> None:
-        """Called with every record that training adds to `history.jsonl`."""
-
-    def on_progress(self, stage: str, done: int, total: int) -> None:
-        """Called as work other than `fit` proceeds.
-
-        Args:
-            stage: What is being done: "features" (images), "probes" (layers) or "rows".
-            done: Units done so far.
-            total: Units in all.
-        """
 
 
 class Run(abc.ABC, Generic[SettingsT]):
@@ -211,12 +194,14 @@ class Training(Run[SettingsT]):
 
     Attributes:
         tokenizer: The tokenizer of the images.
+        memory: What training needs of the memory.
         batch_size: Images in a step, of all devices together.
         total_steps: Steps of the training.
     """
 
     settings: Any
     tokenizer: ImageTokenizer
+    memory: MemoryPlan
     total_steps: int
 
     def _begin(self, resume: bool, overwrite: bool) -> None:
@@ -229,10 +214,9 @@ class Training(Run[SettingsT]):
         self._load()
         self.batch_size = self._global_batch_size()
         check_batch_size(self.strategy, self.batch_size)
-        options = {**self.data.to_json(), **dataclasses.asdict(self.settings)}
         if content is not None:
             self.command = content["command"]
-            self._check_unchanged(content, json.loads(json.dumps(options)))
+            self._check_unchanged(content, json.loads(json.dumps(self._options())))
             tokenizer = load_tokenizer(self.output)
             if tokenizer is None:
                 raise InputError(f"{self.output} is damaged: its tokenizer is missing")
@@ -240,10 +224,28 @@ class Training(Run[SettingsT]):
         else:
             self.tokenizer = self._find_tokenizer()
         self._prepare()
+        self._choose_micro_batches(content)
         if content is None and self.is_chief:
-            content = {"command": self.command, "options": options, **self.fingerprints()}
+            content = {"command": self.command, "options": self._options(), **self.fingerprints()}
             create_run(self.output, self.kind, content, self.tokenizer, overwrite)
         self._content = content
+
+    def _options(self) -> dict[str, Any]:
+        return {**self.data.to_json(), **dataclasses.asdict(self.settings)}
+
+    def _choose_micro_batches(self, content: dict[str, Any] | None) -> None:
+        """Decides on `micro_batches`, which "auto" leaves to the memory or to the resumed run."""
+        before = None if content is None else content["options"]["micro_batches"]
+        self.memory = plan_memory(
+            self._config(), self.settings, self.batch_size, self.strategy, before
+        )
+        chosen = self.memory.layout.micro_batches
+        self.settings = dataclasses.replace(self.settings, micro_batches=chosen)
+
+    @property
+    def evaluation_batch_size(self) -> int:
+        """Images in a batch of an evaluation, which fits into memory if training does."""
+        return max(self.batch_size // self.settings.micro_batches, 1)
 
     def _check_unchanged(self, content: dict[str, Any], options: dict[str, Any]) -> None:
         """Raises `InputError` if `content` of run.json is of other settings, images or model."""
@@ -268,9 +270,10 @@ class Training(Run[SettingsT]):
                 places = {name: options[name] for name in PLACES}
                 update_options(self.output, places)
                 self._content["options"] |= places
-            with self.strategy.scope():
-                model = self._build()
-            result = self._train(model, callbacks)
+            with out_of_memory_named(self.memory):
+                with self.strategy.scope():
+                    model = self._build()
+                result = self._train(model, callbacks)
             if self.is_chief:
                 write_result(result, self.output)
         return result
@@ -304,6 +307,10 @@ class Training(Run[SettingsT]):
     @abc.abstractmethod
     def _global_batch_size(self) -> int:
         """Returns the number of images in a step."""
+
+    @abc.abstractmethod
+    def _config(self) -> ImageGPTConfig:
+        """Returns the sizes of the model."""
 
     @abc.abstractmethod
     def _find_tokenizer(self) -> ImageTokenizer:
@@ -340,7 +347,7 @@ class Training(Run[SettingsT]):
             self.settings.log_every,
             self.batch_size,
             pictures=pictures,
-            listeners=_methods(callbacks, "on_record"),
+            listeners=methods_of(callbacks, "on_record"),
             writes=self.is_chief,
         )
         stateful = {**(others or {}), "journal": history}
@@ -379,13 +386,3 @@ class Training(Run[SettingsT]):
 def cached_strategy(name: str) -> tf.distribute.Strategy:
     """Returns `make_strategy(name)`, once: a process sets up its devices only once."""
     return make_strategy(name)
-
-
-def report_progress(callbacks: Callbacks, stage: str, done: int, total: int) -> None:
-    """Calls `on_progress` of the callbacks that have it."""
-    for on_progress in _methods(callbacks, "on_progress"):
-        on_progress(stage, done, total)
-
-
-def _methods(callbacks: Callbacks, name: str) -> list[Callable[..., Any]]:
-    return [getattr(callback, name) for callback in callbacks if hasattr(callback, name)]

@@ -276,7 +276,7 @@ def _count_steps(
 
 
 def _fit(
-    model: keras.Model,
+    model: ImageGPT | ImageGPTClassifier,
     train: tuple | Batches,
     *,
     steps_per_epoch: int | Sequence[int],
@@ -286,7 +286,8 @@ def _fit(
     **settings,
 ) -> dict[str, list[float]]:
     """Fits the arrays of `train`, or the batches that it returns; gives the metrics by epoch."""
-    settings["validation_batch_size"] = batch_size
+    # An evaluation fits into memory if training does.
+    settings["validation_batch_size"] = max(batch_size // model.micro_batches, 1)
     if not callable(train):
         return model.fit(*train, batch_size=batch_size, **settings).history
     return resumable_fit(

@@ -106,6 +106,12 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return resolver.task_id == 0
 
 
+def num_hosts(strategy: tf.distribute.Strategy) -> int:
+    """Returns the number of hosts that a strategy trains on."""
+    is_multi = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    return max(len(_workers()), 1) if is_multi else 1
+
+
 def check_batch_size(strategy: tf.distribute.Strategy, batch_size: int) -> None:
     """Raises `InputError` where the replicas cannot share a global batch evenly."""
     replicas = strategy.num_replicas_in_sync

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import math
+import shutil
 from fractions import Fraction
 
 import numpy as np
@@ -157,6 +158,16 @@ def test_a_run_that_crashed_is_resumed_to_the_same_end(pretrained, tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+@pytest.fixture(scope="module")
+def crashed_once(tmp_path_factory):
+    """A run with a checkpoint."""
+    output = tmp_path_factory.mktemp("crashed") / "run"
+    settings = dataclasses.replace(SETTINGS, log_every=1, checkpoint_every=2)
+    with pytest.raises(RuntimeError, match="crashed"):
+        Pretrain.open(settings, "digits", output).run([Stop(3)])
+    return output
+
+
 @pytest.fixture
 def crashed(pretrained, tmp_path):
     run = Pretrain.open(SETTINGS, "digits", tmp_path / "run")
@@ -226,6 +237,19 @@ def test_a_run_that_was_replaced_after_it_was_opened_is_not_written_to(crashed):
     with pytest.raises(InputError, match="another process replaced"):
         first.run()
     assert contents(crashed) == before
+
+
+@pytest.mark.parametrize("name", ["run.json", "tokenizer.json", "SHA256SUMS", "history.jsonl"])
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"\xff\x00"])
+def test_a_run_with_a_damaged_file_is_not_resumed(crashed_once, tmp_path, name, content):
+    run = tmp_path / "run"
+    shutil.copytree(crashed_once, run)
+    if content is None:
+        (run / name).unlink()
+    else:
+        (run / name).write_bytes(content)
+    with pytest.raises((InputError, FileNotFoundError), match=name):
+        Pretrain.open(SETTINGS, "digits", run, resume=True).run()
 
 
 def test_another_kind_of_run_is_not_resumed(crashed, pretrained):

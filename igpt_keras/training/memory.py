@@ -1,0 +1,172 @@
+"""Memory that training needs, and how to make it fit.
+
+B images, n tokens an image, d `hidden_dim`, H heads, L blocks, V colors. docs/scaling.md has
+tables of these formulas and compares them with measurements.
+"""
+
+import dataclasses
+import os
+import pathlib
+import resource
+from collections.abc import Iterator
+
+from igpt_keras.network.config import ImageGPTConfig
+
+# By how much a measured peak may exceed the formulas, which leave out temporary tensors.
+MARGIN = 1.2
+# The rest is for images, and for other processes.
+USABLE = 0.9
+MEMORY_FILE = "/proc/meminfo"
+CGROUP = pathlib.Path("/sys/fs/cgroup")
+
+
+def state_bytes(config: ImageGPTConfig, mixed: bool) -> int:
+    """Weights, gradients, and Adam's two moments, float32; if `mixed`, weights in bfloat16 too."""
+    return (4 + 4 + 8 + 2 * mixed) * config.parameter_count()
+
+
+def block_bytes(config: ImageGPTConfig, mixed: bool, fused: bool = False, parts: int = 1) -> int:
+    """Activations of a block that its gradient needs, for one token.
+
+    Whole on every device: the block's input h and a = h + attention, the normalized states
+    with and without their gain. Split over `parts` devices by `layout_map`: queries, keys,
+    values, attended values; the MLP's hidden states u, sigmoid(1.702 u) and their product;
+    the H n attention weights of a token. `mixed`: bfloat16, norms and softmax float32
+    (h, a and the attention weights are there in both).
+
+    Args:
+        config: Sizes of the model.
+        mixed: Whether activations have 16 bits.
+        fused: Whether an attention kernel keeps a float32 a head instead of the weights.
+        parts: Number of devices that share the block.
+    """
+    d, heads, n = config.hidden_dim, config.num_heads, config.sequence_length
+    size = 2 if mixed else 4
+    whole = 4 * d * size + 2 * d * 4 + (2 * d * 4 if mixed else 0)
+    split = (4 + 12) * d * size
+    weights = heads * 4 if fused else heads * n * (4 + (2 if mixed else 0))
+    return whole + (split + weights) // parts
+
+
+def activation_bytes(
+    config: ImageGPTConfig,
+    batch_size: int,
+    mixed: bool,
+    remat: bool = False,
+    fused: bool = False,
+    parts: int = 1,
+) -> int:
+    """Activations of `batch_size` images; other arguments as for `block_bytes`.
+
+    All blocks', or with recomputation all blocks' inputs and one block's; what the gradient
+    of one block takes while it is computed (of its attention weights and scores in float32,
+    or of its MLP's hidden states); logits and their gradient, float32.
+    """
+    d, layers = config.hidden_dim, config.num_layers
+    size = 2 if mixed else 4
+    block = block_bytes(config, mixed, fused, parts)
+    blocks = layers * d * size + block if remat else layers * block
+    weights = 0 if fused else config.num_heads * config.sequence_length
+    at_work = max(2 * 4 * weights, 2 * 4 * d * size)
+    logits = 2 * 4 * config.vocabulary_size
+    return batch_size * config.sequence_length * (blocks + (at_work + logits) // parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a step of training uses memory.
+
+    Attributes:
+        batch_size: Images in a step, of all devices together.
+        micro_batches: Parts of a batch that go through the model in turn.
+        remat: Whether activations are recomputed.
+        mixed: Whether activations have 16 bits.
+        replicas: Copies of the model that share the memory, each with a share of the batch.
+    """
+
+    batch_size: int
+    micro_batches: int = 1
+    remat: bool = False
+    mixed: bool = False
+    replicas: int = 1
+
+    def training_bytes(self, config: ImageGPTConfig) -> int:
+        """Returns the peak memory of training a model, above that of the process before.
+
+        Activations are freed before a checkpoint copies the weights and Adam's moments.
+        """
+        count = config.parameter_count()
+        images = -(-self.batch_size // (self.micro_batches * self.replicas))
+        sums = 4 * count if self.micro_batches > 1 else 0
+        step = sums + activation_bytes(config, images, self.mixed, self.remat)
+        copies = (4 + 8) * count
+        state = self.replicas * state_bytes(config, self.mixed)
+        return round(MARGIN * (state + max(self.replicas * step, copies)))
+
+    def divided(self) -> Iterator["Layout"]:
+        """Yields the layouts with more and more micro-batches of equal size."""
+        images = self.batch_size // self.replicas
+        for parts in range(1, images + 1):
+            if images % parts == 0:
+                yield dataclasses.replace(self, micro_batches=parts)
+
+    def fitting(self, config: ImageGPTConfig, available: int) -> "Layout | None":
+        """Returns the layout with the fewest micro-batches that fit into `available` bytes."""
+        fits = (each for each in self.divided() if each.training_bytes(config) <= available)
+        return next(fits, None)
+
+
+def alternatives(config: ImageGPTConfig, layout: Layout, available: int) -> list[str]:
+    """Returns the settings, in words, with which training would fit into `available` bytes."""
+    found = []
+
+    def add(setting: str, config: ImageGPTConfig, layout: Layout | None) -> None:
+        if layout is not None:
+            parts = f" with micro_batches={layout.micro_batches}" * (layout.micro_batches > 1)
+            found.append(f"{setting}{parts} ({gigabytes(layout.training_bytes(config))})")
+
+    smallest = layout.fitting(config, available)
+    if smallest is not None:
+        found.append(
+            f"micro_batches={smallest.micro_batches} ({gigabytes(smallest.training_bytes(config))})"
+        )
+    if not layout.remat:
+        add(
+            "remat=True", config, dataclasses.replace(layout, remat=True).fitting(config, available)
+        )
+    smaller = dataclasses.replace(layout, micro_batches=1)
+    while smaller.batch_size % 2 == 0 and smaller.batch_size > smaller.replicas:
+        smaller = dataclasses.replace(smaller, batch_size=smaller.batch_size // 2)
+        if smaller.training_bytes(config) <= available:
+            add(f"batch_size={smaller.batch_size}", config, smaller)
+            break
+    for size in range(config.image_size - 1, 3, -1):
+        reduced = dataclasses.replace(config, image_size=size)
+        fits = layout.fitting(reduced, available)
+        if fits is not None:
+            add(f"image_size={size}", reduced, fits)
+            break
+    return found
+
+
+def available_bytes() -> int:
+    """Returns 0.9 of what this process can still take of the host, its cgroup and its limits."""
+    with open(MEMORY_FILE, encoding="ascii") as lines:
+        kilobytes = dict(line.split(":") for line in lines)
+    amounts = [1024 * int(kilobytes["MemAvailable"].split()[0])]
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        if (CGROUP / limit).exists() and (text := (CGROUP / limit).read_text().strip()) != "max":
+            amounts.append(int(text) - int((CGROUP / used).read_text()))
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+        amounts.append(soft - pages * os.sysconf("SC_PAGE_SIZE"))
+    return max(round(USABLE * min(amounts)), 0)
+
+
+def gigabytes(size: int) -> str:
+    """Returns a number of bytes in words."""
+    return f"{size / 1e9:.1f} GB"

@@ -1,0 +1,89 @@
+"""What training needs of the memory, against measured peaks."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from igpt_keras.network.config import ImageGPTConfig
+from igpt_keras.training.memory import Layout, alternatives, available_bytes
+
+SIZES = [
+    {"image_size": 16, "vocabulary_size": 64, "hidden_dim": 256, "num_layers": 6, "num_heads": 4},
+    {"image_size": 24, "vocabulary_size": 64, "hidden_dim": 128, "num_layers": 4, "num_heads": 8},
+]
+# Prints the peak of resident memory, in KiB, above that before training.
+PEAK = """
+import json, resource, sys
+import numpy as np
+from igpt_keras import ImageGPT
+from igpt_keras.network.config import ImageGPTConfig
+
+sizes, batch_size, micro_batches, remat = json.loads(sys.argv[1])
+config = ImageGPTConfig(**sizes)
+shape = (2 * batch_size, config.sequence_length)
+tokens = np.random.default_rng(0).integers(0, config.vocabulary_size, shape).astype(np.int32)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+model = ImageGPT(config)
+model.compile(micro_batches=micro_batches, remat=remat, jit_compile=False)
+model.fit(tokens, batch_size=batch_size, verbose=0)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize(("micro_batches", "remat"), [(1, False), (8, False), (1, True)])
+def test_a_measured_peak_stays_below_what_is_computed_and_near_it(sizes, micro_batches, remat):
+    arguments = json.dumps([sizes, 32, micro_batches, remat])
+    process = subprocess.run(
+        [sys.executable, "-c", PEAK, arguments], stdout=subprocess.PIPE, text=True, check=True
+    )
+    measured = 1024 * int(process.stdout)
+    computed = Layout(32, micro_batches, remat).training_bytes(ImageGPTConfig(**sizes))
+    # A graph, its threads and their buffers, of any size.
+    assert 0.6 * computed < measured < computed + 0.35e9
+
+
+@pytest.fixture
+def config():
+    return ImageGPTConfig(**SIZES[0])
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_the_fewest_micro_batches_that_fit_are_chosen(config, remat):
+    layout = Layout(24, remat=remat)
+    needs = {
+        parts: dataclasses.replace(layout, micro_batches=parts).training_bytes(config)
+        for parts in (1, 2, 3, 4, 6, 8, 12, 24)
+    }
+    assert min(needs, key=lambda parts: needs[parts]) > 1
+    for available in [*needs.values(), 10**12]:
+        fits = [parts for parts, need in needs.items() if need <= available]
+        assert layout.fitting(config, available).micro_batches == min(fits)
+    assert layout.fitting(config, min(needs.values()) - 1) is None
+
+
+def test_every_alternative_fits(config):
+    layout = Layout(24)
+    least = min(each.training_bytes(config) for each in layout.divided())
+    for available in (layout.training_bytes(config) // 2, least - 1):
+        found = alternatives(config, layout, available)
+        assert len(found) >= 2
+        for setting in found:
+            gigabytes = float(setting.rpartition("(")[2].removesuffix(" GB)"))
+            assert gigabytes <= available / 1e9 + 0.05
+    assert alternatives(config, layout, 0) == []
+
+
+def test_replicas_of_a_host_share_its_memory(config):
+    one, four = Layout(8), Layout(32, replicas=4)
+    assert four.training_bytes(config) == pytest.approx(4 * one.training_bytes(config))
+
+
+def test_available_memory_is_that_of_the_host():
+    with open("/proc/meminfo") as lines:
+        total = next(int(line.split()[1]) for line in lines if line.startswith("MemTotal"))
+    assert 0 < available_bytes() <= 1024 * total
