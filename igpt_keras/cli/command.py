@@ -1,16 +1,18 @@
 """Commands as functions, with parameters that are declared as data and can be shared."""
 
+import contextlib
 import dataclasses
 import inspect
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import click
 
 from igpt_keras.cli.quiet import load_tensorflow
 from igpt_keras.cli.signals import ended_by_second_signal
+from igpt_keras.errors import InputError
 
 
 def option(*declarations: str, **attributes: Any) -> click.Option:
@@ -62,13 +64,28 @@ class Command(click.Command):
         if self.needs_tensorflow:
             load_tensorflow_for(ctx)
         function = cast(Callable[..., Any], self.callback)
-        with ended_by_second_signal("igpt: error: interrupted"):
+        with ended_by_second_signal("igpt: error: interrupted"), _out_of_memory_in_a_line():
             return ctx.invoke(function, **self.gather(dict(ctx.params)))
 
     def gather(self, values: dict[str, Any]) -> dict[str, Any]:
         """Returns the arguments of the function for the values of the parameters."""
         arguments = {group.into: group.gather(values) for group in self.groups}
         return values | arguments
+
+
+@contextlib.contextmanager
+def _out_of_memory_in_a_line() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        tensorflow = sys.modules.get("tensorflow")
+        if tensorflow and isinstance(error, tensorflow.errors.ResourceExhaustedError):
+            tensor = str(error).partition("\n")[0]
+            raise InputError(
+                f"out of memory ({tensor}); smaller batches, fewer images or a smaller model "
+                "need less"
+            ) from error
+        raise
 
 
 def load_tensorflow_for(context: click.Context) -> None:

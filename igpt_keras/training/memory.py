@@ -5,7 +5,6 @@ tables of these formulas and compares them with measurements.
 """
 
 import dataclasses
-import os
 import pathlib
 import resource
 from collections.abc import Iterator
@@ -16,7 +15,6 @@ from igpt_keras.network.config import ImageGPTConfig
 MARGIN = 1.2
 # The rest is for images, and for other processes.
 USABLE = 0.9
-MEMORY_FILE = "/proc/meminfo"
 CGROUP = pathlib.Path("/sys/fs/cgroup")
 
 
@@ -151,20 +149,28 @@ def alternatives(config: ImageGPTConfig, layout: Layout, available: int) -> list
 
 def available_bytes() -> int:
     """Returns 0.9 of what this process can still take of the host, its cgroup and its limits."""
-    with open(MEMORY_FILE, encoding="ascii") as lines:
-        kilobytes = dict(line.split(":") for line in lines)
-    amounts = [1024 * int(kilobytes["MemAvailable"].split()[0])]
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    kilobytes = _numbers(pathlib.Path("/proc/meminfo"))
+    amounts = [1024 * kilobytes["MemAvailable"]]
+    for folder, limit, used, prefix in (
+        (CGROUP, "memory.max", "memory.current", ""),
+        (CGROUP / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
     ):
-        if (CGROUP / limit).exists() and (text := (CGROUP / limit).read_text().strip()) != "max":
-            amounts.append(int(text) - int((CGROUP / used).read_text()))
+        if (folder / limit).exists() and (text := (folder / limit).read_text().strip()) != "max":
+            # The kernel gives back cached files first.
+            stat = _numbers(folder / "memory.stat")
+            cached = stat[f"{prefix}inactive_file"] + stat[f"{prefix}active_file"]
+            amounts.append(int(text) - int((folder / used).read_text()) + cached)
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY:
         pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
-        amounts.append(soft - pages * os.sysconf("SC_PAGE_SIZE"))
+        amounts.append(soft - pages * resource.getpagesize())
     return max(round(USABLE * min(amounts)), 0)
+
+
+def _numbers(file: pathlib.Path) -> dict[str, int]:
+    """Reads lines of a name and a number."""
+    lines = (line.replace(":", "").split() for line in file.read_text().splitlines())
+    return {words[0]: int(words[1]) for words in lines}
 
 
 def gigabytes(size: int) -> str:
