@@ -44,7 +44,7 @@ def test_a_measured_peak_stays_below_what_is_computed_and_near_it(sizes, micro_b
     measured = 1024 * int(process.stdout)
     computed = Layout(32, micro_batches, remat).training_bytes(ImageGPTConfig(**sizes))
     # A graph, its threads and their buffers, of any size.
-    assert 0.6 * computed < measured < computed + 0.35e9
+    assert 0.5 * computed < measured < computed + 0.35e9
 
 
 @pytest.fixture
