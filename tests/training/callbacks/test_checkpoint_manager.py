@@ -261,12 +261,12 @@ def test_the_checkpoint_before_a_damaged_one_is_restored(config, stopped, tmp_pa
     before, last = names(CheckpointManager(folder, 1))
     damage(folder / last / name)
     model = compiled(config)
-    with pytest.warns(UserWarning, match=f"{last} is damaged: .*{name}.* resumes from {before}"):
+    with pytest.warns(UserWarning, match=f"{last} is damaged: .* resumes from {before}"):
         step = CheckpointManager(folder, 1).restore(model)
     assert before == f"step-{step:08d}"
     assert [path.name for path in folder.iterdir()] == [before]
     damage(folder / before / name)
-    with pytest.raises(InputError, match=f"every checkpoint in .* is damaged .*{before}: .*{name}"):
+    with pytest.raises(InputError, match=f"every checkpoint in .* is damaged .*{before}: "):
         CheckpointManager(folder, 1).restore(model)
 
 
