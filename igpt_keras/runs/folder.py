@@ -5,6 +5,7 @@
 | `run.json` | settings of a training, and fingerprints of its images (and model) |
 | `tokenizer.json`, … | tokenizer of a training |
 | `SHA256SUMS` | checksums of these files |
+| `options.json` | options that changed when the run was resumed: where its images are |
 | `checkpoints/` | what an unfinished training resumes from; see `CheckpointManager` |
 | `snapshots/` | models on the way of pre-training, and the best one; see `Snapshots` |
 | `history.jsonl`, `events/` | metrics every few steps; see `HistoryLogger` |
@@ -24,10 +25,11 @@ import filelock
 from igpt_keras.atomic import atomic_path, remove_leftovers
 from igpt_keras.checksums import find_damage, write_checksums
 from igpt_keras.errors import InputError
-from igpt_keras.json_files import read_json, write_json
+from igpt_keras.json_files import read_json, read_object, write_json
 from igpt_keras.tokenizers import ImageTokenizer
 
 RUN_FILE = "run.json"
+OPTIONS_FILE = "options.json"
 RESULT_FILE = "result.json"
 PROBE_FILE = "probe.npz"
 LOCK_FILE = ".lock"
@@ -84,6 +86,9 @@ def read_run(folder: str | os.PathLike, kind: str) -> dict[str, Any]:
         )
     if content["kind"] != kind:
         raise InputError(f"{folder} is a run of igpt {content['kind']}, not of igpt {kind}")
+    changed = pathlib.Path(folder, OPTIONS_FILE)
+    if changed.is_file():
+        content["options"] |= read_object(changed)
     return content
 
 
@@ -98,12 +103,13 @@ def only_replacer(folder: str | os.PathLike) -> contextlib.AbstractContextManage
 
 
 def update_options(folder: str | os.PathLike, options: dict[str, Any]) -> None:
-    """Changes some of the options in a run's `run.json`, to resume it with them from now on."""
-    file = pathlib.Path(folder, RUN_FILE)
-    content = read_json(file)
-    if content["options"] != content["options"] | options:
-        content["options"] |= options
-        write_json(file, content)
+    """Changes some of the options of a run, to resume it with them from now on.
+
+    Args:
+        folder: The run's folder.
+        options: The new values by name; `run.json` stays as it was.
+    """
+    write_json(pathlib.Path(folder, OPTIONS_FILE), options)
 
 
 @contextlib.contextmanager

@@ -268,8 +268,9 @@ class Training(Run[SettingsT]):
             if self.is_chief and self._content is not None:
                 options = self.data.to_json()
                 places = {name: options[name] for name in PLACES}
-                update_options(self.output, places)
-                self._content["options"] |= places
+                if self._content["options"] != self._content["options"] | places:
+                    update_options(self.output, places)
+                    self._content["options"] |= places
             with out_of_memory_named(self.memory):
                 with self.strategy.scope():
                     model = self._build()
