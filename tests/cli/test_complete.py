@@ -183,11 +183,10 @@ def test_names_that_are_not_utf_8_are_printed_as_they_are(model_folder, tmp_path
     options = {"--model": model_folder, "--output": output, "--num-samples": 1}
     # A terminal takes bytes; the other outputs of these tests do not.
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
-    with contextlib.redirect_stdout(terminal), pytest.raises(SystemExit) as exit_info:
-        with mock.patch("sys.argv", ["igpt", "sample", *map(str, flat(options))]):
-            cli.main()
+    arguments = ["igpt", "sample", *map(str, flat(options))]
+    with contextlib.redirect_stdout(terminal), mock.patch("sys.argv", arguments):
+        assert cli.run() == 0
     terminal.flush()
-    assert exit_info.value.code == 0
     assert os.fsencode(output) in terminal.buffer.getvalue()
 
 
