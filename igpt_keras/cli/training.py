@@ -1,10 +1,7 @@
 """What the commands that train have in common: the progress bar, and how they end."""
 
-import contextlib
 import shlex
 import sys
-import warnings
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -41,7 +38,6 @@ def train(run: Any, metrics: tuple[str, ...], progress: str) -> "Result | None":
     resume = f"resume with: {shlex.join(['igpt', run.kind, '--resume', str(run.output)])}"
     try:
         with (
-            _warnings_as_lines(),
             ended_by_second_signal(
                 f"training was ended without a new checkpoint; {resume}",
                 first="stopping after the current step; a second signal ends training at once",
@@ -53,16 +49,6 @@ def train(run: Any, metrics: tuple[str, ...], progress: str) -> "Result | None":
         click.echo(f"{interrupted}; {resume}", err=True)
         sys.exit(128 + (interrupted.signal_number or 0))
     return result if run.is_chief else None
-
-
-@contextlib.contextmanager
-def _warnings_as_lines() -> Iterator[None]:
-    def show(message, *about) -> None:
-        click.echo(f"igpt: warning: {message}", err=True)
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        yield
 
 
 def print_result(message: str, progress: str) -> None:

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from igpt_keras.atomic import atomic_path, remove_folder
 from igpt_keras.checksums import find_damage, write_checksums
-from igpt_keras.errors import InputError, Interrupted
+from igpt_keras.errors import InputError, InputWarning, Interrupted
 from igpt_keras.json_files import read_json
 from igpt_keras.training.callbacks.callback import Callback, Logs
 
@@ -170,6 +170,7 @@ class CheckpointManager(Callback):
                 for later, reason in damaged:
                     warnings.warn(
                         f"{later} is damaged: {reason}; training resumes from {path.name}",
+                        InputWarning,
                         stacklevel=4,
                     )
                     if self.writes:
