@@ -401,7 +401,7 @@ def test_an_existing_version_is_kept(model, exported, tmp_path):
 
 
 def test_version_zero_is_refused(model, tmp_path):
-    with pytest.raises(InputError, match="version must be at least 1 and at most 9223372036854775807, got 0"):
+    with pytest.raises(InputError, match="version must be at least 1 and at most 9[0-9]+, got 0"):
         export(model, tmp_path, version=0)
 
 
