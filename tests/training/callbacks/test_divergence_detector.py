@@ -190,7 +190,7 @@ def train_on(digits, objective, rate, *, batch_size=32, epochs=10, dtype="float3
     [
         ("ar", 3.0),
         pytest.param("ar", 0.3, marks=pytest.mark.slow),
-        pytest.param("ar", 1.0, marks=pytest.mark.slow),
+        pytest.param("ar", 10.0, marks=pytest.mark.slow),
         pytest.param("bert", 3.0, marks=pytest.mark.slow),
     ],
 )
