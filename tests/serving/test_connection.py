@@ -161,7 +161,8 @@ def test_the_deadline_is_told_and_kept(service, address, ask):
     service.release = threading.Event()
     with pytest.raises(ServingError, match="DEADLINE_EXCEEDED"):
         ask(address, timeout=0.3)
-    assert 0 < service.time_left[0] <= 0.3
+    # gRPC rounds what it tells the server up, to two or three digits.
+    assert 0 < service.time_left[0] <= 0.33
     service.release.set()
 
 
