@@ -14,22 +14,26 @@ SIZES = [
     {"image_size": 16, "vocabulary_size": 64, "hidden_dim": 256, "num_layers": 6, "num_heads": 4},
     {"image_size": 24, "vocabulary_size": 64, "hidden_dim": 128, "num_layers": 4, "num_heads": 8},
 ]
-# Prints the peak of resident memory, in KiB, above that before training.
+# Prints the peak of resident memory, in KiB, above that before training. (`ru_maxrss` would begin
+# with the memory of the process that starts this one.)
 PEAK = """
-import json, resource, sys
+import json, pathlib, re, sys
 import numpy as np
 from igpt_keras import ImageGPT
 from igpt_keras.network.config import ImageGPTConfig
+
+def peak():
+    return int(re.search(r"VmHWM:\\s*(\\d+)", pathlib.Path("/proc/self/status").read_text())[1])
 
 sizes, batch_size, micro_batches, remat = json.loads(sys.argv[1])
 config = ImageGPTConfig(**sizes)
 shape = (2 * batch_size, config.sequence_length)
 tokens = np.random.default_rng(0).integers(0, config.vocabulary_size, shape).astype(np.int32)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 model = ImageGPT(config)
 model.compile(micro_batches=micro_batches, remat=remat, jit_compile=False)
 model.fit(tokens, batch_size=batch_size, verbose=0)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak() - before)
 """
 
 
