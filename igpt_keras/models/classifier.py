@@ -33,9 +33,9 @@ class ImageGPTClassifier(GenerativeModel):
         shift_right: Whether an "ar" network reads the start vector and all tokens but the
             last, as in pre-training and in the paper. False: it reads the n tokens, as
             Transformers' classifier does; needs `generative_weight=0`.
-        generative_weight: Factor of L_GEN; 1 in the paper.
         class_names: C names, or None for "0", "1", ….
-        **kwargs: As for `GenerativeModel`: `tokenizer`, `mask_probability`, `dtype`.
+        **kwargs: As for `GenerativeModel`: `generative_weight` (the factor of L_GEN, 1 in the
+            paper), `tokenizer`, `mask_probability`, `dtype`.
 
     Call arguments:
         inputs: Images uint8 [B, R, R, 3], tokens int32 [B, n], or `{"tokens": tokens,

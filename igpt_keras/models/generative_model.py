@@ -72,7 +72,7 @@ class GenerativeModel(KerasMethods, Trainer, Task):
         mask_probability: float = paper.MASK_PROBABILITY,
         shift_right: bool = True,
         tokenizer: ImageTokenizer | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         if not 0 < mask_probability < 1:

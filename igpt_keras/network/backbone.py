@@ -30,8 +30,8 @@ class ImageGPTBackbone(keras.Model):
     Call arguments:
         inputs: `{"tokens": int32 [B, n]}`; for "bert" also `"masked"`, bool [B, n].
 
-    Returns:
-        [B, n, d] in the compute dtype.
+    Output shape:
+        [B, n, d], in the compute dtype.
 
     Example:
         >>> config = ImageGPTConfig.preset("image_gpt_small")

@@ -52,8 +52,8 @@ class TokenEmbedding(keras.layers.Layer):
         tokens: int32 [B, m], the first m ≤ n tokens.
         masked: bool [B, m] or None, true at the positions of the mask M.
 
-    Returns:
-        [B, m, d] in the compute dtype. An image with a token outside 0…V-1 has NaNs: of such a
+    Output shape:
+        [B, m, d], in the compute dtype. An image with a token outside 0…V-1 has NaNs: of such a
         token, TensorFlow, JAX and XLA each take another row of the table.
 
     Example:
@@ -198,7 +198,7 @@ class SelfAttention(_AttentionLayer):
             values of the same shape; None for `dot_product_attention`. A decoder passes its
             own.
 
-    Returns:
+    Output shape:
         The shape of `x`.
 
     Example:
