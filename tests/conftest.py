@@ -40,7 +40,7 @@ def _seeded():
     keras.utils.set_random_seed(0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def config():
     return igpt_keras.ImageGPTConfig(
         image_size=4, vocabulary_size=8, hidden_dim=16, num_layers=2, num_heads=2
@@ -57,7 +57,7 @@ def palette():
     return igpt_keras.ColorPalette(np.random.default_rng(1).uniform(-1, 1, (8, 3)))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def randomized():
     """Gives a model weights far from their initial values: heads start at zero."""
 

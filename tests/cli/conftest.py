@@ -1,4 +1,5 @@
 import contextlib
+import functools
 import io
 import json
 import os
@@ -58,25 +59,35 @@ def two_workers():
     return run
 
 
-@pytest.fixture
-def photos(tmp_path):
-    """A folder of 40 images to train and 12 to test, 4×4, dark or light with exceptions."""
-    generator = np.random.default_rng(0)
-    for split, count in (("train", 20), ("test", 6)):
-        for label, name in enumerate(CLASSES):
-            (tmp_path / "photos" / split / name).mkdir(parents=True)
-            for index in range(count):
-                brightness = generator.normal(100 + 60 * label, 40, (4, 4, 3))
-                image = Image.fromarray(brightness.clip(0, 255).astype(np.uint8))
-                save_png(image, tmp_path / "photos" / split / name / f"{index}.png")
-    return tmp_path / "photos"
+@pytest.fixture(scope="session")
+def write_photos():
+    """Writes a folder of 40 images to train and 12 to test, 4×4, dark or light with exceptions."""
+
+    def write(folder):
+        generator = np.random.default_rng(0)
+        for split, count in (("train", 20), ("test", 6)):
+            for label, name in enumerate(CLASSES):
+                (folder / split / name).mkdir(parents=True)
+                for index in range(count):
+                    brightness = generator.normal(100 + 60 * label, 40, (4, 4, 3))
+                    image = Image.fromarray(brightness.clip(0, 255).astype(np.uint8))
+                    save_png(image, folder / split / name / f"{index}.png")
+        return folder
+
+    return write
 
 
 @pytest.fixture
-def pretrained(tmp_path, config, randomized):
-    """Writes a model with weights as if trained, `objective` in its path."""
+def photos(tmp_path, write_photos):
+    return write_photos(tmp_path / "photos")
+
+
+@pytest.fixture(scope="session")
+def write_pretrained(config, randomized):
+    """Writes a model with weights as if trained into a folder, `objective` in its path."""
 
     def write(
+        folder,
         objective,
         model_class=igpt_keras.ImageGPT,
         palette=True,
@@ -90,9 +101,14 @@ def pretrained(tmp_path, config, randomized):
         model = randomized(
             model_class(config, objective=objective, tokenizer=colors, **settings), seed
         )
-        path = tmp_path / f"{model_class.__name__}-{objective}"
+        path = folder / f"{model_class.__name__}-{objective}"
         about = {"name": "before", "data": "folder:x", "step": 7}
         model.save_to_preset(path, training=about, overwrite=overwrite)
         return path
 
     return write
+
+
+@pytest.fixture
+def pretrained(tmp_path, write_pretrained):
+    return functools.partial(write_pretrained, tmp_path)

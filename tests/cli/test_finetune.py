@@ -1,5 +1,7 @@
 import json
 import math
+import shutil
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -162,22 +164,29 @@ def test_an_earlier_run_is_kept_unless_told_otherwise(igpt, photos, pretrained, 
     assert (run / "result.json").read_text() == "{}"
 
 
-@pytest.fixture
-def tuned(igpt, photos, pretrained, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def unfinished(igpt, write_photos, write_pretrained, tmp_path_factory):
     """A run of two epochs whose result could not be written, and that of the same run."""
-    arguments = ["finetune", pretrained("ar"), "--data", f"folder:{photos}", "--epochs", 2]
+    folder = tmp_path_factory.mktemp("finetune")
+    arguments = ["finetune", write_pretrained(folder, "ar"), "--epochs", 2]
+    arguments += ["--data", f"folder:{write_photos(folder / 'photos')}"]
     arguments += ["--batch-size", 16, "--log-every", 2, "--learning-rate", 0.01, "--output"]
-    status, _, errors = igpt(*arguments, tmp_path / "whole")
+    status, _, errors = igpt(*arguments, folder / "whole")
     assert status == 0, errors
 
     def fail(*arguments):
         raise OSError("the disk is full")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(run_module, "write_result", fail)
-        status, _, errors = igpt(*arguments, tmp_path / "run")
+    with mock.patch.object(run_module, "write_result", fail):
+        status, _, errors = igpt(*arguments, folder / "run")
     assert (status, errors) == (2, "igpt: error: the disk is full\n")
-    return tmp_path / "run", read_result(tmp_path / "whole")
+    return folder / "run", read_result(folder / "whole")
+
+
+@pytest.fixture
+def tuned(unfinished, tmp_path):
+    run, result = unfinished
+    return shutil.copytree(run, tmp_path / "run"), result
 
 
 def test_a_run_has_a_history_of_its_steps(tuned):
@@ -223,15 +232,18 @@ def test_resuming_with_other_options(igpt, tuned, arguments, message):
     assert message in errors
 
 
-def test_resuming_after_the_model_or_the_images_changed(igpt, tuned, photos, pretrained):
-    run, _ = tuned
-    model = pretrained("ar", overwrite=True, seed=6)
+def test_resuming_after_the_model_or_the_images_changed(igpt, unfinished, write_pretrained):
+    run, _ = unfinished
+    model = write_pretrained(run.parent, "ar", overwrite=True, seed=6)
     status, _, errors = igpt("finetune", "--resume", run)
     assert (status, errors.count("\n")) == (2, 1)
     assert f"model {model} changed since {run} began" in errors
-    pretrained("ar", overwrite=True)
-    (photos / "test" / "light" / "3.png").unlink()
+    write_pretrained(run.parent, "ar", overwrite=True)
+    photos = run.parent / "photos"
+    image = photos / "test" / "light" / "3.png"
+    image.rename(run.parent / "3.png")
     status, _, errors = igpt("finetune", "--resume", run)
+    (run.parent / "3.png").rename(image)
     assert f"images folder:{photos} changed since {run} began" in errors
     assert not (run / "result.json").exists()
 
@@ -255,6 +267,7 @@ def test_few_images_are_one_batch(igpt, photos, pretrained, tmp_path):
     assert runs[0] == runs[1]
 
 
+@pytest.mark.slow
 def test_two_replicas_learn_what_one_learns(igpt, photos, pretrained, tmp_path):
     arguments = ["finetune", pretrained("bert"), "--data", f"folder:{photos}", "--epochs", 2]
     arguments += ["--labels-per-class", 5, "--learning-rate", 0.01, "--batch-size", 4]

@@ -1,7 +1,4 @@
 import io
-import shutil
-import subprocess
-import sys
 
 import numpy as np
 import PIL.Image
@@ -9,19 +6,14 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from igpt_keras import ColorPalette, InputError
 from igpt_keras.data.image_decoding import read_image
 from igpt_keras.evaluation.metrics import generative_loss
 from igpt_keras.evaluation.voting import VOTES
-from igpt_keras.models.classifier import ImageGPTClassifier
-from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.models.masking import draw_mask
 from igpt_keras.sampling.autoregressive import sample_tokens
 from igpt_keras.sampling.requests import completion_seeds
 from igpt_keras.sampling.samplers import Categorical
 from serving.exporting import MAX_PIXELS, export
-from serving.exporting.checks import check_runs, check_servable
-from serving.exporting.signatures import default_feature_layer, signature_names
 
 SIZE = 4
 
@@ -295,59 +287,6 @@ def test_a_bert_classifier_has_no_completions_and_the_same_masks_at_every_call(
     np.testing.assert_allclose(first, np.mean(votes, axis=0), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("objective", "weight", "names"),
-    [
-        ("ar", 1.0, {"complete", "sample", "score", "features", "classify", "classify_images"}),
-        ("ar", 0.0, {"features", "classify", "classify_images"}),
-        ("ar", None, {"complete", "sample", "score", "features"}),
-        ("bert", None, {"features"}),
-    ],
-)
-def test_a_model_gives_the_signatures_that_it_can(config, palette, objective, weight, names):
-    if weight is None:
-        model = ImageGPT(config, objective, tokenizer=palette)
-    else:
-        model = ImageGPTClassifier(
-            config, 2, objective, generative_weight=weight, tokenizer=palette
-        )
-    assert signature_names([model]) == names
-
-
-def test_the_layer_of_features_is_chosen_at_export(model, classifier, make_classifier):
-    assert default_feature_layer(model) == 1
-    assert default_feature_layer(make_classifier(layer=0)) == 0
-    with pytest.raises(InputError, match=r"feature_layer must lie in 0…2 .*, got 3"):
-        export([classifier, model], "nowhere", feature_layer=3)
-
-
-def test_assets_are_part_of_the_saved_model(exported, model, classifier):
-    folder = exported / "1" / "assets"
-    labels = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
-    assert labels == classifier.class_names
-    for name, palette in (
-        ("palette", model.tokenizer),
-        ("classifier_palette", classifier.tokenizer),
-    ):
-        loaded = ColorPalette.load(folder / f"{name}.npy")
-        np.testing.assert_array_equal(loaded.colors, palette.colors)
-    with tf.compat.v1.Session(graph=tf.Graph()) as session:
-        meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], str(exported / "1"))
-    assert {asset.filename for asset in meta_graph.asset_file_def} == {
-        path.name for path in folder.iterdir()
-    }
-
-
-def test_the_model_card_tells_sizes_training_and_limits(exported, model, classifier):
-    card = (exported / "1" / "assets" / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert f"| parameters | {model.count_params()} |" in card
-    assert f"| classes | {classifier.num_classes} |" in card
-    assert r"| command | pretrain \| with a bar |" in card
-    assert "| history, val_loss | 1.25 at the end of 5 |" in card
-    assert "Not recorded." in card
-    assert "## Limits" in card
-
-
 def test_warmup_requests_of_every_signature_run(exported, tf1_model):
     file = exported / "1" / "assets.extra" / "tf_serving_warmup_requests"
     asked = set()
@@ -365,161 +304,8 @@ def test_warmup_requests_of_every_signature_run(exported, tf1_model):
     assert asked == names_of(tf1_model)
 
 
-def test_no_path_of_this_machine_is_in_the_graph(exported):
-    content = (exported / "1" / "saved_model.pb").read_bytes()
-    assert str(exported).encode() not in content
-    assert b".unfinished" not in content
-
-
-@pytest.mark.slow
-def test_the_scan_of_saved_model_cli_passes(exported):
-    module = "tensorflow.python.tools.saved_model_cli"
-    answer = subprocess.run(
-        [sys.executable, "-m", module, "scan", "--dir", exported / "1"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "does not contain the default denylisted ops" in answer.stdout
-
-
-def test_the_logger_tells_what_is_going_on(model, tmp_path, caplog, capfd):
-    with caplog.at_level("INFO", logger="serving.export"):
-        path = export(model, tmp_path)
-    stages = [record.getMessage() for record in caplog.records if record.name == "serving.export"]
-    assert stages[0] == "tracing the signatures"
-    assert stages[-1] == f"exported to {path}"
-    assert capfd.readouterr().out == ""
-
-
-def test_an_existing_version_is_kept(model, exported, tmp_path):
-    path = shutil.copytree(exported / "1", tmp_path / "1")
-    before = (path / "saved_model.pb").read_bytes()
-    with pytest.raises(FileExistsError, match=str(path)):
-        export(model, tmp_path, version=1)
-    assert (path / "saved_model.pb").read_bytes() == before
-
-
-def test_version_zero_is_refused(model, tmp_path):
-    with pytest.raises(InputError, match="version must be at least 1 and at most 9[0-9]+, got 0"):
-        export(model, tmp_path, version=0)
-
-
-def test_max_pixels_is_at_least_one(model, tmp_path):
-    with pytest.raises(InputError, match="max_pixels must lie in 1"):
-        export(model, tmp_path / "served", max_pixels=0)
-
-
 def test_a_bomb_is_refused(tf1_model):
     content = bytearray(encode(random_images(1)[0]))
     content[16:24] = (50_000).to_bytes(4, "big") * 2
     with pytest.raises(tf.errors.InvalidArgumentError, match=f"1…{MAX_PIXELS} pixels"):
         tf1_model.run("score", image_bytes=[bytes(content)])
-
-
-def test_a_tokenizer_is_needed(make_model, tmp_path):
-    with pytest.raises(InputError, match="tokenizer is missing"):
-        export(make_model(tokenizer=None), tmp_path / "served")
-    assert not (tmp_path / "served").exists()
-
-
-def test_training_is_told_of_each_model(model, tmp_path):
-    with pytest.raises(InputError, match="training must hold one for each of 1 models"):
-        export(model, tmp_path, training=[{}, {}])
-
-
-@pytest.mark.parametrize("count", [0, 2])
-def test_models_are_one_of_each_kind(model, tmp_path, count):
-    with pytest.raises(InputError, match="one of each"):
-        export([model] * count, tmp_path)
-
-
-def test_other_models_are_refused(model, tmp_path):
-    with pytest.raises(InputError, match="ImageGPT"):
-        export(model.backbone, tmp_path)
-
-
-def graph_of(function) -> tf.compat.v1.GraphDef:
-    return tf.function(function).get_concrete_function(tf.TensorSpec([2])).graph.as_graph_def()
-
-
-def inside_a_function(function):
-    inner = tf.function(function)
-    return lambda x: tf.identity(inner(x))
-
-
-def with_python(x):
-    return tf.py_function(lambda y: y + 1, [x], tf.float32)
-
-
-def with_numpy(x):
-    return tf.numpy_function(lambda y: y + 1, [x], tf.float32)
-
-
-@pytest.mark.parametrize("function", [with_python, with_numpy])
-@pytest.mark.parametrize("wrap", [lambda f: f, inside_a_function])
-def test_python_in_the_graph_is_refused(function, wrap):
-    with pytest.raises(InputError, match="PyFunc"):
-        check_servable(graph_of(wrap(function)))
-
-
-def test_must_compile_functions_are_refused():
-    compiled = tf.function(lambda x: x + 1, jit_compile=True)
-    with pytest.raises(InputError, match="compiled by XLA"):
-        check_servable(graph_of(lambda x: compiled(x) * 2))
-
-
-@pytest.mark.parametrize("attributes_of", [lambda f: f, lambda f: f.node_def.add(name="call")])
-def test_must_compile_is_refused_on_functions_and_on_calls(attributes_of):
-    graph = tf.compat.v1.GraphDef()
-    attributes_of(graph.library.function.add()).attr["_XlaMustCompile"].b = True
-    with pytest.raises(InputError, match="compiled by XLA"):
-        check_servable(graph)
-
-
-def test_xla_operations_are_refused():
-    graph = tf.compat.v1.GraphDef()
-    graph.library.function.add().node_def.add(name="dot", op="XlaDotV2")
-    with pytest.raises(InputError, match="XlaDotV2"):
-        check_servable(graph)
-
-
-def test_a_plain_graph_is_accepted():
-    check_servable(graph_of(inside_a_function(lambda x: x + 1)))
-
-
-@pytest.mark.parametrize("operation", ["ReadFile", "WriteFile", "PrintV2"])
-def test_operations_on_files_of_the_server_are_refused(operation):
-    graph = tf.compat.v1.GraphDef()
-    graph.library.function.add().node_def.add(name="file", op=operation)
-    with pytest.raises(InputError, match=f"{operation} .*files of the server"):
-        check_servable(graph)
-
-
-def test_custom_operations_are_refused():
-    graph = tf.compat.v1.GraphDef()
-    graph.node.add(name="mine", op="MyOwnOperation")
-    with pytest.raises(InputError, match="MyOwnOperation .* none of TensorFlow's own"):
-        check_servable(graph)
-
-
-def test_what_does_not_run_in_a_session_is_refused(exported, tmp_path):
-    folder = shutil.copytree(exported / "1", tmp_path / "1")
-    inputs = {"features": {"image_bytes": np.array([b"no image"], object)}}
-    with pytest.raises(InputError, match="does not run in a TensorFlow 1 session"):
-        check_runs(folder, inputs)
-    (folder / "variables" / "variables.index").unlink()
-    with pytest.raises(InputError, match="does not run in a TensorFlow 1 session"):
-        check_runs(folder, {})
-
-
-def test_an_unservable_model_leaves_nothing_behind(make_classifier, tmp_path):
-    classifier = make_classifier("bert")
-
-    def python_head(features, head=classifier.class_head):
-        return tf.ensure_shape(with_python(head(features)), [None, 3])
-
-    object.__setattr__(classifier, "class_head", python_head)
-    with pytest.raises(InputError, match="EagerPyFunc"):
-        export(classifier, tmp_path)
-    assert not list(tmp_path.iterdir())
