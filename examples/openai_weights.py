@@ -17,7 +17,7 @@ import pathlib
 import numpy as np
 
 import igpt_keras
-from igpt_keras.pictures import contact_sheet, keep_top
+from igpt_keras.pictures import completion_sheet, known_rows
 
 PUBLISHED = {24: 2.0895, 36: 2.0614, 48: 2.0466}  # by number of layers
 
@@ -51,11 +51,8 @@ def main() -> None:
             [igpt_keras.data.read_image(path, size) for path in paths[: arguments.complete]]
         )
         completions = model.generate(originals, keep_rows=size // 2, num_completions=4, seed=0)
-        rows = [
-            [original, keep_top(original, size // 2), *completed]
-            for original, completed in zip(originals, completions.images, strict=True)
-        ]
-        contact_sheet(rows, ["original", "known", "completions"]).save(arguments.output)
+        known = known_rows(size, keep_rows=size // 2)
+        completion_sheet(originals, completions.images, known).save(arguments.output)
         print(f"wrote {arguments.output}")
 
 

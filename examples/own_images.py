@@ -9,7 +9,7 @@
 import pathlib
 
 import igpt_keras
-from igpt_keras.pictures import contact_sheet, keep_top
+from igpt_keras.pictures import completion_sheet, known_rows
 
 FOLDER = pathlib.Path("photos")
 IMAGE_SIZE = 16
@@ -53,11 +53,8 @@ history = model.fit(train, batch_size=32, epochs=4, validation_data=(validation,
 # %%
 images = validation[:4]
 completions = model.generate(images, keep_rows=IMAGE_SIZE // 2, num_completions=4, seed=0)
-rows = [
-    [image, keep_top(image, IMAGE_SIZE // 2), *completed]
-    for image, completed in zip(images, completions.images, strict=True)
-]
-sheet = contact_sheet(rows, ["original", "known", "completions"])
+known = known_rows(IMAGE_SIZE, keep_rows=IMAGE_SIZE // 2)
+sheet = completion_sheet(images, completions.images, known, title="Validation images")
 sheet.save("completions.png")
 sheet
 

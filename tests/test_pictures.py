@@ -4,20 +4,49 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from igpt_keras.pictures import (
-    BACKGROUND,
-    GAP,
-    UNKNOWN_COLOR,
-    color_scale,
+from igpt_keras.errors import InputError
+from igpt_keras.pictures.completions import (
+    check_scale,
     completion_names,
+    completion_sheet,
+    entropy_sheet,
+    known_rows,
+    numbered_sheet,
+    write_completions,
+    write_samples,
+)
+from igpt_keras.pictures.contact_sheets import (
+    BACKGROUND,
+    CHECKERBOARD,
+    FRAME_COLOR,
+    GAP,
+    SQUARE_SIZE,
+    color_scale,
     contact_sheet,
     heat_map,
     keep_known,
-    keep_top,
     save_png,
     stacked,
     swatches,
 )
+
+
+def cells(sheet, rows, columns, size):
+    """Finds the cells of a contact sheet by their frames: arrays by row and column."""
+    pixels = np.asarray(sheet)
+    framed = (pixels == FRAME_COLOR).all(axis=-1)
+
+    def starts(counts):
+        return [int(i) + 1 for i in np.flatnonzero(counts >= size) if i + size + 1 < len(counts)]
+
+    lefts = [x for x in starts(framed.sum(axis=0)) if framed[:, x + size].sum() >= size]
+    tops = [y for y in starts(framed.sum(axis=1)) if framed[y + size].sum() >= size]
+    assert (len(tops), len(lefts)) == (rows, columns)
+    return [[pixels[y : y + size, x : x + size] for x in lefts] for y in tops]
+
+
+def enlarged(image, factor):
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def test_a_contact_sheet_holds_every_image_enlarged(tmp_path):
@@ -32,43 +61,81 @@ def test_a_contact_sheet_holds_every_image_enlarged(tmp_path):
             np.testing.assert_array_equal(cell, images[y, x].repeat(8, axis=0).repeat(8, axis=1))
 
 
-def test_headings_stand_above_the_images():
+def test_texts_stand_where_they_belong_and_move_the_images_aside():
     image = np.zeros((4, 4, 3), np.uint8)
-    plain, headed = contact_sheet([[image]]), contact_sheet([[image]], ["original"])
-    assert headed.height > plain.height
-    above = np.asarray(headed)[: headed.height - plain.height]
-    assert (above < 128).any()
+    rows = [[image, image], [image, image]]
+    plain = np.asarray(contact_sheet(rows, cell_size=64))
+
+    def text_in(box):
+        return ((box > 30) & (box < 128)).any()
+
+    def pixels(**texts):
+        return np.asarray(contact_sheet(rows, cell_size=64, **texts))
+
+    for texts in ({"headings": ["original", ""]}, {"title": "A title"}):
+        higher = pixels(**texts)
+        added = len(higher) - len(plain)
+        assert added > 0 and text_in(higher[:added, :64])
+        # From the frames on: the tail of a letter may reach into the gap above them.
+        frames = higher[added + GAP - 1 :, : plain.shape[1]]
+        np.testing.assert_array_equal(frames, plain[GAP - 1 :])
+
+    labeled = pixels(labels=["", "photo"])
+    left = labeled.shape[1] - plain.shape[1]
+    np.testing.assert_array_equal(labeled[:, left:], plain)
+    first, second = GAP, GAP + 64 + GAP
+    assert text_in(labeled[second : second + 64, :left])
+    assert not text_in(labeled[first : first + 64, :left])
+
+    captioned = pixels(captions=[["one", "two"]])
+    line = len(captioned) - len(plain)
+    np.testing.assert_array_equal(captioned[: GAP + 64], plain[: GAP + 64])
+    for x in (GAP, GAP + 64 + GAP):
+        assert text_in(captioned[GAP + 65 : GAP + 64 + line, x : x + 64])
+    np.testing.assert_array_equal(captioned[GAP + 65 + line :], plain[GAP + 65 :])
 
 
-def test_a_heading_longer_than_its_image_is_not_cut_off():
+def test_texts_too_long_for_their_place_keep_their_ends():
     image = np.zeros((1, 1, 3), np.uint8)
-    short, long = (contact_sheet([[image]], [text], cell_size=4) for text in ("a", "a longer one"))
-    assert long.width > short.width
-    assert (np.asarray(long)[:, -GAP:] == BACKGROUND).all()
+    name = "photograph" * 30
+    kwargs = {"cell_size": 64, "captions": [[name] * 2]}
+    long = contact_sheet([[image] * 2], [name] * 2, title=name, labels=[name], **kwargs)
+    assert long.width < 800
+    assert (np.asarray(long)[:, -GAP + 1 :] == BACKGROUND).all()
+    # Names that differ at an end look different.
+    sheets = [
+        contact_sheet([[image]], labels=[text], cell_size=64)
+        for text in ("a" + name, "b" + name, name + "a", name + "b")
+    ]
+    assert len({sheet.tobytes() for sheet in sheets}) == 4
 
 
-def test_captions_stand_right_of_the_rows_they_belong_to():
-    image = np.zeros((4, 4, 3), np.uint8)
-    plain = contact_sheet([[image]] * 2, cell_size=32)
-    captioned = np.asarray(contact_sheet([[image]] * 2, cell_size=32, captions=["", "error"]))
-    np.testing.assert_array_equal(captioned[:, : plain.width], plain)
-    right = (captioned[:, plain.width :] < 128).any(axis=(1, 2))
-    first, second = GAP, GAP + 32 + GAP
-    assert right[second : second + 32].any()
-    assert not right[first : first + 32].any()
+def test_cells_are_large_enough_to_see_and_multiples_of_the_images():
+    for side in (1, 4, 8, 12, 32, 48, 64, 192):
+        sheet = contact_sheet([[np.zeros((side, side, 3), np.uint8)]])
+        cell = sheet.width - 2 * GAP
+        assert cell >= max(4 * side, 96) and cell % side == 0
+
+
+def test_a_checkerboard_shows_through_transparent_pixels():
+    image = np.full((4, 4, 3), 9, np.uint8)
+    known = known_rows(4, 3)
+    (sheet,) = cells(contact_sheet([[keep_known(image, known)]], cell_size=64), 1, 1, 64)
+    (cell,) = sheet
+    assert (cell[:48] == 9).all()
+    y, x = np.indices((16, 64)) // SQUARE_SIZE
+    np.testing.assert_array_equal(cell[48:], CHECKERBOARD[(y + x) % 2])
+    assert (image == 9).all()
 
 
 def test_swatches_show_every_color_in_order():
     colors = np.random.default_rng(15).integers(0, 256, (7, 3)).astype(np.uint8)
-    squares = contact_sheet([[color.reshape(1, 1, 3) for color in colors[:1]]], ["7 colors"], 8)
-    top = squares.height - 8 - GAP
-    sheet = np.asarray(swatches(colors, columns=3, cell_size=8))
-    for index, color in enumerate(colors):
-        y, x = divmod(index, 3)
-        y, x = top + y * (8 + GAP), GAP + x * (8 + GAP)
-        assert (sheet[y : y + 8, x : x + 8] == color).all()
-    # Nothing follows the last color, in the last row.
-    assert (sheet[top + 2 * (8 + GAP) :, GAP + 8 + GAP : 3 * (8 + GAP)] == BACKGROUND).all()
+    rows = [colors[:3], colors[3:6], colors[6:]]
+    for row, shown in zip(rows, cells(swatches(colors, 3, 24), 3, 3, 24), strict=True):
+        for color, cell in zip(row, shown, strict=False):
+            assert (cell == color).all()
+        for cell in shown[len(row) :]:
+            assert (cell == BACKGROUND).all()
 
 
 def test_stacked_pictures_stand_below_each_other():
@@ -103,21 +170,75 @@ def test_short_names_are_kept():
     assert completion_names(["a/Äpfel 日本.jpg"], 1) == [["000-Äpfel 日本-00.png"]]
 
 
-def test_keep_top_hides_the_rows_below_and_copies():
-    images = np.full((2, 4, 4, 3), 9, np.uint8)
-    kept = keep_top(images, 3)
-    assert (kept[:, :3] == 9).all()
-    assert (kept[:, 3] == UNKNOWN_COLOR).all()
-    assert (images == 9).all()
-
-
-def test_keep_known_hides_the_rest():
+def test_keep_known_makes_the_rest_transparent():
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 3, 3)).astype(np.uint8)
     known = np.eye(3, dtype=bool)
     kept = keep_known(images, known)
     assert kept.dtype == np.uint8
-    np.testing.assert_array_equal(kept[:, known], images[:, known])
-    assert (kept[:, ~known] == UNKNOWN_COLOR).all()
+    np.testing.assert_array_equal(kept[..., :3], images)
+    np.testing.assert_array_equal(kept[..., 3], np.where(known, 255, 0)[None].repeat(2, axis=0))
+
+
+@pytest.fixture
+def completed():
+    """Two images of 8×8, three completions of each and which pixels were known."""
+    generator = np.random.default_rng(3)
+    originals = generator.integers(0, 100, (2, 8, 8, 3)).astype(np.uint8)
+    completions = generator.integers(0, 100, (2, 3, 8, 8, 3)).astype(np.uint8)
+    return originals, completions, generator.random((8, 8)) < 0.5
+
+
+def test_a_completion_sheet_has_a_row_for_each_image(completed):
+    originals, completions, known = completed
+    sheet = cells(completion_sheet(*completed, title="Completions"), 2, 5, 128)
+    for row, original, images in zip(sheet, originals, completions, strict=True):
+        np.testing.assert_array_equal(row[0], enlarged(original, 16))
+        given = enlarged(known, 16)
+        np.testing.assert_array_equal(row[1][given], row[0][given])
+        assert set(row[1][~given].ravel()) == set(CHECKERBOARD.ravel())
+        for cell, image in zip(row[2:], images, strict=True):
+            np.testing.assert_array_equal(cell, enlarged(image, 16))
+
+
+def test_entropy_is_below_its_completion_and_only_of_sampled_pixels(completed):
+    known = completed[2]
+    entropy = np.random.default_rng(4).uniform(0, 1, (2, 3, 8, 8))
+    # Larger than every entropy of a sampled pixel, it must not darken them.
+    entropy[:, :, known] = 50
+    largest = entropy[:, :, ~known].max()
+    sheet = cells(entropy_sheet(*completed, entropy), 4, 4, 128)
+    for index, (images, below) in enumerate(zip(sheet[::2], sheet[1::2], strict=True)):
+        for number in range(3):
+            image = completed[1][index, number]
+            np.testing.assert_array_equal(images[1 + number], enlarged(image, 16))
+            expected = heat_map(entropy[index, number], largest)
+            expected[known] = BACKGROUND
+            np.testing.assert_array_equal(below[1 + number], enlarged(expected, 16))
+        assert (below[0] == BACKGROUND).all()
+
+
+def test_a_sheet_of_samples_is_about_square():
+    images = np.random.default_rng(5).integers(0, 256, (7, 4, 4, 3)).astype(np.uint8)
+    shown = sum(cells(numbered_sheet(images, "Samples"), 3, 3, 128), [])
+    for cell, image in zip(shown, images, strict=False):
+        np.testing.assert_array_equal(cell, enlarged(image, 32))
+
+
+def test_single_files_are_enlarged_on_request(completed, tmp_path):
+    originals, completions, known = completed
+    names = completion_names(["a.png", "b.png"], 3)
+    for scale in (1, 3):
+        folder = tmp_path / str(scale)
+        folder.mkdir()
+        write_completions(folder, names, originals, completions, known, title="", scale=scale)
+        written = np.asarray(Image.open(folder / "001-b-02.png"))
+        np.testing.assert_array_equal(written, enlarged(completions[1, 2], scale))
+        assert write_samples(folder, originals, title="", scale=scale) == ["000.png", "001.png"]
+        written = np.asarray(Image.open(folder / "001.png"))
+        np.testing.assert_array_equal(written, enlarged(originals[1], scale))
+    for scale in (0, 65):
+        with pytest.raises(InputError, match=rf"scale must lie in 1…64, got {scale}"):
+            check_scale(scale)
 
 
 def test_heat_is_the_color_map_that_it_says():
@@ -130,6 +251,6 @@ def test_heat_is_the_color_map_that_it_says():
 
 
 def test_a_color_scale_goes_from_dark_to_light():
-    scale = np.asarray(color_scale(2.5, "nll", width=100))
+    scale = np.asarray(color_scale(2.5, "nats", width=100))
     np.testing.assert_array_equal(scale[GAP, GAP : GAP + 100], heat_map(np.linspace(0, 1, 100), 1))
-    assert (scale[-GAP - 5] < 128).any()
+    assert (scale[-2 * GAP - 5] < 128).any()

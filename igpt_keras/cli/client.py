@@ -113,6 +113,7 @@ def complete(
     keep_rows: int,
     num_completions: int,
     sampler: Categorical,
+    scale: int,
     seed: int,
     overwrite: bool,
 ) -> None:
@@ -120,8 +121,15 @@ def complete(
     import numpy as np
 
     from igpt_keras.atomic import atomic_path
-    from igpt_keras.pictures import SHEET_FILE, completion_names, write_completions
+    from igpt_keras.pictures.completions import (
+        SHEET_FILE,
+        check_scale,
+        completion_names,
+        known_rows,
+        write_completions,
+    )
 
+    check_scale(scale)
     with atomic_path(output, overwrite, marker=SHEET_FILE) as partial:
         completed = connection.complete(
             images,
@@ -132,10 +140,11 @@ def complete(
         ).images
         size = completed.shape[2]
         originals = np.stack([_thumbnail(path, size) for path in images])
-        known = np.broadcast_to(np.arange(size)[:, None] < keep_rows, (size, size))
+        known = known_rows(size, keep_rows)
         partial.mkdir()
         names = completion_names(images, num_completions)
-        write_completions(partial, names, originals, completed, known)
+        title = f"Completions from {connection.address}"
+        write_completions(partial, names, originals, completed, known, title=title, scale=scale)
     count = plural(len(images) * num_completions, "completion")
     click.echo(f"Wrote {count} and {SHEET_FILE} to {output}")
 
@@ -157,17 +166,20 @@ def sample(
     output: pathlib.Path,
     num_samples: int,
     sampler: Categorical,
+    scale: int,
     seed: int,
     overwrite: bool,
 ) -> None:
     """Sample new images."""
     from igpt_keras.atomic import atomic_path
-    from igpt_keras.pictures import SHEET_FILE, write_samples
+    from igpt_keras.pictures.completions import SHEET_FILE, check_scale, write_samples
 
+    check_scale(scale)
     with atomic_path(output, overwrite, marker=SHEET_FILE) as partial:
         images = connection.sample(num_samples, sampler=sampler, seed=seed).images[:, 0]
         partial.mkdir()
-        write_samples(partial, images)
+        title = f"Samples from {connection.address}"
+        write_samples(partial, images, title=title, scale=scale)
     click.echo(f"Wrote {plural(num_samples, 'sample')} and {SHEET_FILE} to {output}")
 
 

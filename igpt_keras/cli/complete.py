@@ -10,7 +10,17 @@ from igpt_keras.cli.options import COUNT, IMAGES, PATH, output, overwrite, seed
 from igpt_keras.cli.sampler_options import SAMPLER, SamplerCommand
 from igpt_keras.sampling.samplers import Sampler
 
-SAMPLING = (output(), seed("Random seed for sampling."), overwrite())
+SAMPLING = (
+    output(),
+    option(
+        "--scale",
+        type=COUNT,
+        default=1,
+        help="Factor by which to enlarge each side of the PNG of an image, without smoothing.",
+    ),
+    seed("Random seed for sampling."),
+    overwrite(),
+)
 NUM_COMPLETIONS = option(
     "--num-completions", type=COUNT, default=4, help="Number of completions of each image."
 )
@@ -33,7 +43,7 @@ MODEL = (
         show_default="16",
         help="Number of steps in which a BERT model fills the pixels in.",
     ),
-    option("--entropy", is_flag=True, help="Draw the entropy of each pixel as entropy.png."),
+    option("--entropy", is_flag=True, help="Draw the entropy of sampled pixels as entropy.png."),
     option(
         "--progress",
         type=click.Choice(["auto", "quiet"]),
@@ -69,6 +79,7 @@ def complete(
     sampler: Sampler,
     draft: str | None,
     num_steps: int | None,
+    scale: int,
     seed: int,
     entropy: bool,
     progress: str,
@@ -91,6 +102,7 @@ def complete(
         draft=draft,
         num_steps=num_steps,
         entropy=entropy,
+        scale=scale,
         seed=seed,
     )
     run = Complete.open(settings, images, output, overwrite=overwrite, command=command_line())
@@ -100,7 +112,7 @@ def complete(
 def generate(run: Any, progress: str, noun: str) -> None:
     """Runs a `Complete` or a `Sample`, and prints the log-likelihoods and what it wrote."""
     from igpt_keras.cli.stages import StageBars
-    from igpt_keras.pictures import SHEET_FILE
+    from igpt_keras.pictures.completions import SHEET_FILE
 
     with StageBars() as bars:
         result = run.run([bars] if progress == "auto" and bars.is_shown else [])

@@ -19,7 +19,8 @@ from igpt_keras.evaluation.baselines import generative_baselines, raw_pixel_accu
 from igpt_keras.json_files import write_json
 from igpt_keras.models import ImageGPT, ImageGPTClassifier
 from igpt_keras.network.config import ImageGPTConfig
-from igpt_keras.pictures import contact_sheet, keep_top, save_png
+from igpt_keras.pictures.completions import completion_sheet, known_rows, numbered_sheet
+from igpt_keras.pictures.contact_sheets import save_png
 from igpt_keras.sampling.checks import check_backend
 from igpt_keras.sampling.requests import Completions
 from igpt_keras.saving import read_training
@@ -155,16 +156,12 @@ def draw_pictures(model: ImageGPT, test: LabeledImages, folder: pathlib.Path, se
     completions = model.generate(
         images, keep_rows=KEEP_ROWS, num_completions=SHOWN_COMPLETIONS, seed=seed
     )
-    rows = [
-        [original, keep_top(original, KEEP_ROWS), *completed]
-        for original, completed in zip(images, completions.images, strict=True)
-    ]
-    sheet = contact_sheet(rows, ["original", "known", "completions"])
+    known = known_rows(IMAGE_SIZE, KEEP_ROWS)
+    title = "Handwritten digits, completed from their first rows"
+    sheet = completion_sheet(images, completions.images, known, title=title)
     save_png(sheet, folder / "completions.png")
     samples = model.sample(SAMPLES, seed=seed).images[:, 0]
-    save_png(
-        contact_sheet([list(row) for row in np.array_split(samples, 6)]), folder / "samples.png"
-    )
+    save_png(numbered_sheet(samples, "Sampled digits"), folder / "samples.png")
 
 
 def finetuning(

@@ -16,6 +16,8 @@ from igpt_keras.errors import InputError
 if TYPE_CHECKING:
     from igpt_keras.runs.options import DataOptions
 
+IMAGES_IN_A_ROW = 8
+
 
 @click.group(cls=Group)
 def palette() -> None:
@@ -120,7 +122,7 @@ def show(
     from igpt_keras.data.data_set import open_data
     from igpt_keras.data.file_splits import FileSplit
     from igpt_keras.data.tokenization import read_images
-    from igpt_keras.pictures import save_png, stacked, swatches
+    from igpt_keras.pictures.contact_sheets import save_png, stacked, swatches
     from igpt_keras.runs.tokenizers import read_tokenizer
     from igpt_keras.tokenizers.color_palette import ColorPalette
 
@@ -135,25 +137,32 @@ def show(
     message = f"Wrote {output}: {shown.vocabulary_size} colors"
     if images:
         pixels = read_images(FileSplit("IMAGES", images), size).images
+        names = [path.name for path in images]
     elif data:
         data_set = open_data(data, data_dir=data_dir)
         split = data_set.test or data_set.validation or data_set.train
         pixels = read_images(split, size, limit=num_images, seed=seed).images
+        names = [""] * len(pixels)
     if images or data:
-        pictures.append(_before_and_after(shown, pixels))
+        pictures.append(_before_and_after(shown, pixels, names))
         message += f", {len(pixels)} images; {_error(shown, pixels)}"
     save_png(stacked(pictures), output, overwrite)
     click.echo(message)
 
 
-def _before_and_after(shown, images):
-    """Returns a contact sheet: a row for each of uint8 [N, R, R, 3], before and after."""
-    from igpt_keras.pictures import contact_sheet
+def _before_and_after(shown, images, names):
+    """Returns a contact sheet: uint8 [N, R, R, 3], and below each what the palette makes of it."""
+    from igpt_keras.pictures.contact_sheets import contact_sheet
 
-    rows = list(zip(images, shown.detokenize(shown.tokenize(images)), strict=True))
-    captions = [_describe(error) for error in shown.reconstruction_error(images)]
-    cell = images.shape[1] * max(1, round(128 / images.shape[1]))
-    return contact_sheet(rows, ["before", "after"], cell, captions)
+    restored = shown.detokenize(shown.tokenize(images))
+    errors = [f"RMSE {error:.1f} of 255" for error in shown.reconstruction_error(images)]
+    rows, captions = [], []
+    for start in range(0, len(images), IMAGES_IN_A_ROW):
+        part = slice(start, start + IMAGES_IN_A_ROW)
+        rows += [images[part], restored[part]]
+        captions += [names[part], errors[part]]
+    labels = ["before", "after"] * (len(rows) // 2)
+    return contact_sheet(rows, title="Images in these colors", labels=labels, captions=captions)
 
 
 def _error(shown, images) -> str:

@@ -19,6 +19,7 @@ def sample(
     sampler: Sampler,
     draft: str | None,
     num_steps: int | None,
+    scale: int,
     seed: int,
     entropy: bool,
     progress: str,
@@ -37,6 +38,7 @@ def sample(
         draft=draft,
         num_steps=num_steps,
         entropy=entropy,
+        scale=scale,
         seed=seed,
     )
     run = Sample.open(settings, None, output, overwrite=overwrite, command=command_line())

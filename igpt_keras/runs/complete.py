@@ -17,25 +17,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from igpt_keras.data.image_decoding import read_image
 from igpt_keras.errors import InputError
 from igpt_keras.models import load
 from igpt_keras.models.generative_model import GenerativeModel
-from igpt_keras.pictures import (
-    cell_size_of,
-    color_scale,
+from igpt_keras.pictures.completions import (
+    check_scale,
     completion_names,
-    contact_sheet,
-    heat_map,
-    keep_known,
-    save_png,
-    square_sheet,
-    stacked,
+    entropy_sheet,
+    known_rows,
+    sample_entropy_sheet,
     write_completions,
     write_samples,
 )
+from igpt_keras.pictures.contact_sheets import save_png
 from igpt_keras.runs.callbacks import Callbacks, report_progress
 from igpt_keras.runs.options import ModelOptions
 from igpt_keras.runs.result import Result, describe_model
@@ -62,15 +58,24 @@ class SamplingOptions(ModelOptions):
         sampler: How pixels are drawn.
         draft: Path of a smaller model, or of a draft that `igpt draft` wrote, or None.
         num_steps: Steps in which a BERT model fills the pixels; None for the default.
-        entropy: Whether to draw the entropy of each pixel, as `entropy.png`.
+        entropy: Whether to draw the entropy of each sampled pixel, as `entropy.png`.
+        scale: Factor, at most 64, by which each side of the PNGs is enlarged.
         seed: Seed of the first image; the next image has the next seed.
+
+    Raises:
+        InputError: `scale` is out of range.
     """
 
     sampler: Sampler = Categorical()
     draft: str | os.PathLike | None = None
     num_steps: int | None = None
     entropy: bool = False
+    scale: int = 1
     seed: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_scale(self.scale)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -200,8 +205,7 @@ class Complete(_Generation):
         if settings.mask is not None:
             self.known_mask = read_mask(settings.mask, size)
         else:
-            rows = np.arange(size)[:, None] < settings.keep_rows
-            self.known_mask = np.broadcast_to(rows, (size, size))
+            self.known_mask = known_rows(size, settings.keep_rows)
 
     def _measure(self, folder: pathlib.Path, callbacks: Callbacks) -> Result:
         settings = self.settings
@@ -212,9 +216,12 @@ class Complete(_Generation):
             self.originals, callbacks, num_completions=settings.num_completions, **known
         )
         names = completion_names(self.data, settings.num_completions)
-        write_completions(folder, names, self.originals, completions.images, self.known_mask)
+        shown = (self.originals, completions.images, self.known_mask)
+        title = f"Completions by {settings.model}"
+        write_completions(folder, names, *shown, title=title, scale=settings.scale)
         if settings.entropy:
-            sheet = entropy_sheet(completions, self.originals, self.known_mask)
+            assert completions.entropy is not None
+            sheet = entropy_sheet(*shown, completions.entropy, title=title, names=names)
             save_png(sheet, folder / ENTROPY_FILE)
         records = likelihoods(completions, names, int((~self.known_mask).sum()))
         return self._result({"images": [str(path) for path in self.data]}, records)
@@ -238,11 +245,13 @@ class Sample(_Generation):
         size = self.image_size
         blank = np.zeros((self.settings.num_samples, size, size, 3), np.uint8)
         samples = self._generate(blank, callbacks, keep_rows=0)
-        names = write_samples(folder, samples.images[:, 0])
+        title = f"Samples from {self.settings.model}"
+        scale = self.settings.scale
+        names = write_samples(folder, samples.images[:, 0], title=title, scale=scale)
         if self.settings.entropy:
-            entropy, largest = _entropy(samples)
-            sheet = square_sheet(heat_map(entropy[:, 0], largest))
-            save_png(stacked([sheet, color_scale(largest, "nats")]), folder / ENTROPY_FILE)
+            assert samples.entropy is not None
+            sheet = sample_entropy_sheet(samples.entropy[:, 0], title)
+            save_png(sheet, folder / ENTROPY_FILE)
         return self._result({}, likelihoods(samples, [[name] for name in names], size * size))
 
 
@@ -287,32 +296,6 @@ def likelihoods(
 
 def _bits(log_likelihood: float, num_pixels: int) -> float | None:
     return -log_likelihood / math.log(2) / num_pixels if num_pixels else None
-
-
-def entropy_sheet(
-    completions: Completions, originals: np.ndarray, known: np.ndarray
-) -> Image.Image:
-    """Draws every completion next to the entropy of its pixels, above the scale of its colors.
-
-    Args:
-        completions: N completions of each of B images.
-        originals: uint8 [B, R, R, 3].
-        known: bool [R, R], the known pixels.
-    """
-    entropy, largest = _entropy(completions)
-    colors = heat_map(entropy, largest)
-    rows = []
-    for original, images, of_images in zip(originals, completions.images, colors, strict=True):
-        pairs = [picture for pair in zip(images, of_images, strict=True) for picture in pair]
-        rows.append([keep_known(original, known), *pairs])
-    sheet = contact_sheet(rows, ["known", "completion", "entropy"], cell_size_of(originals))
-    return stacked([sheet, color_scale(largest, "nats")])
-
-
-def _entropy(completions: Completions) -> tuple[np.ndarray, float]:
-    """Returns the entropies and the largest of them, above 0."""
-    assert completions.entropy is not None
-    return completions.entropy, max(float(completions.entropy.max()), 1e-6)
 
 
 def _joined(groups: Sequence[Completions]) -> Completions:

@@ -24,7 +24,8 @@ from igpt_keras.errors import InputError
 from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.models.masking import masked_inputs
 from igpt_keras.network.config import PRESETS, ImageGPTConfig
-from igpt_keras.pictures import contact_sheet, keep_top, save_png
+from igpt_keras.pictures.completions import completion_sheet, known_rows, numbered_sheet
+from igpt_keras.pictures.contact_sheets import save_png
 from igpt_keras.runs.callbacks import Callbacks
 from igpt_keras.runs.folder import SNAPSHOTS
 from igpt_keras.runs.options import TrainingOptions
@@ -321,7 +322,8 @@ class Pretrain(Training[Settings]):
             save_png(picture, self.output / f"{name}.png")
         if model.objective == "ar":
             samples = model.sample(NUM_SAMPLES, seed=self.settings.seed).images[:, 0]
-            save_png(contact_sheet(np.array_split(samples, 5)), self.output / "samples.png")
+            title = f"Samples from {self.output.name}"
+            save_png(numbered_sheet(samples, title), self.output / "samples.png")
 
     def _pictures(self, model: Any) -> dict[str, Image.Image]:
         """Returns completions of held-out images by an autoregressive model."""
@@ -333,11 +335,9 @@ class Pretrain(Training[Settings]):
         completions = model.generate(
             pixels, keep_rows=keep_rows, num_completions=NUM_COMPLETIONS, seed=seed
         )
-        rows = [
-            [original, keep_top(original, keep_rows), *completed]
-            for original, completed in zip(pixels, completions.images, strict=True)
-        ]
-        return {"completions": contact_sheet(rows, ["original", "known", "completions"])}
+        known = known_rows(size, keep_rows)
+        title = f"Held-out images, completed by {self.output.name}"
+        return {"completions": completion_sheet(pixels, completions.images, known, title=title)}
 
 
 def _nearest(numerator: int, denominator: int) -> int:

@@ -15,7 +15,7 @@ from PIL import Image
 
 import igpt_keras
 from igpt_keras import cli
-from igpt_keras.pictures import save_png
+from igpt_keras.pictures.contact_sheets import save_png
 from tests.training.replicas import free_ports
 
 CLASSES = ["dark", "light"]

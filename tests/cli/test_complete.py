@@ -75,14 +75,17 @@ def test_a_mask_is_white_where_pixels_are_filled(igpt, model_folder, photos, tmp
         "--mask": tmp_path / "mask.png",
         "--num-completions": 2,
     }
-    status, printed, errors = igpt("complete", photos[0], "--entropy", *flat(options))
+    arguments = ("complete", photos[0], "--entropy", "--scale", 3, *flat(options))
+    status, printed, errors = igpt(*arguments)
     assert status == 0, errors
     known = np.ones((4, 4), bool)
     known[1:3, 2:] = False
     images = read_image(photos[0], 4)[None]
     model = igpt_keras.load(model_folder)
     expected = model.generate(images, known_mask=known, num_completions=2)
-    written = np.asarray(Image.open(output / "000-photo-01.png"))
+    enlarged = np.asarray(Image.open(output / "000-photo-01.png"))
+    written = enlarged[::3, ::3]
+    np.testing.assert_array_equal(written.repeat(3, axis=0).repeat(3, axis=1), enlarged)
     np.testing.assert_array_equal(written, expected.images[0, 1])
     original = palette.detokenize(palette.tokenize(images[0]))
     np.testing.assert_array_equal(written[known], original[known])

@@ -4,7 +4,7 @@ from PIL import Image
 
 from igpt_keras import ColorPalette, ImageGPT
 from igpt_keras.data.data_set import open_data
-from igpt_keras.pictures import contact_sheet, swatches
+from igpt_keras.pictures.contact_sheets import contact_sheet, swatches
 
 FITTED = 16
 
@@ -107,11 +107,14 @@ def test_show_draws_images_before_and_after(run, palette, palette_file, files, t
     ]
     picture = np.asarray(Image.open(output))
     height = swatches(palette.rgb).height
-    rows = list(zip(images, palette.detokenize(palette.tokenize(images)), strict=True))
-    sheet = np.asarray(contact_sheet(rows, ["before", "after"], 128))
-    np.testing.assert_array_equal(picture[height:, : sheet.shape[1]], sheet)
-    after = picture[height:, sheet.shape[1] :]
-    assert (after < 128).any()
+    errors = np.sqrt((differences**2).mean(axis=(1, 2, 3)))
+    sheet = contact_sheet(
+        [images, palette.detokenize(palette.tokenize(images))],
+        title="Images in these colors",
+        labels=["before", "after"],
+        captions=[[path.name for path in paths], [f"RMSE {each:.1f} of 255" for each in errors]],
+    )
+    np.testing.assert_array_equal(picture[height:, : sheet.width], sheet)
 
 
 def test_show_takes_the_palette_and_the_size_of_a_model(run, config, palette, files, tmp_path):

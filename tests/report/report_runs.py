@@ -3,7 +3,7 @@
 import json
 
 from igpt_keras.network.config import ImageGPTConfig
-from igpt_keras.pictures import contact_sheet, save_png
+from igpt_keras.pictures.contact_sheets import contact_sheet, save_png
 from igpt_keras.report.runs import find_runs, read_findings
 from igpt_keras.runs.result import Result, write_result
 
