@@ -65,6 +65,19 @@ PORT = click.IntRange(0, 65535)
         help="Maximum number of concurrent requests; further ones are rejected.",
     ),
     option(
+        "--max-request-pixels",
+        type=COUNT,
+        default=1 << 25,
+        help="Maximum number of pixels that the images of a request declare together.",
+    ),
+    option(
+        "--max-pixels-in-flight",
+        type=COUNT,
+        default=1 << 29,
+        help="Maximum number of pixels of all concurrent requests; a client never gets more than "
+        "it leaves free.",
+    ),
+    option(
         "--message-seconds",
         type=POSITIVE,
         default=30.0,

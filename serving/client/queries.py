@@ -20,6 +20,8 @@ from igpt_keras.sampling.samplers import Categorical
 from serving.client import protocol
 from serving.client.images import Images, encoded_images
 from serving.client.protocol import Method, messages
+from serving.image_headers import declared_pixels
+from serving.transport import MAX_REQUEST_PIXELS
 
 PICTURES = ("pixels", "tokens", "log_likelihood")
 
@@ -201,14 +203,16 @@ class Served:
         )
 
     def parts(self, inputs: dict[str, np.ndarray]) -> Iterator[slice]:
-        """Splits inputs [B, …] into parts within `batch_size` and `request_bytes`, or of one."""
-        sizes = np.sum([_bytes_of_each(values) for values in inputs.values()], axis=0)
-        start, total = 0, 0
+        """Splits inputs [B, …] into parts within the limits, or of one example that is larger."""
+        bytes_of_each = np.sum([_bytes_of_each(values) for values in inputs.values()], axis=0)
+        pixels_of_each = np.sum([_pixels_of_each(values) for values in inputs.values()], axis=0)
+        sizes = np.stack([bytes_of_each, pixels_of_each, np.ones_like(bytes_of_each)], axis=1)
+        limits = [self.request_bytes, MAX_REQUEST_PIXELS, self.batch_size]
+        start, total = 0, np.zeros_like(limits)
         for index, size in enumerate(sizes):
-            full = total + size > self.request_bytes or index - start == self.batch_size
-            if index > start and full:
+            if index > start and (total + size > limits).any():
                 yield slice(start, index)
-                start, total = index, 0
+                start, total = index, np.zeros_like(limits)
             total += size
         yield slice(start, len(sizes))
 
@@ -260,6 +264,13 @@ def _array(values) -> np.ndarray:
     if isinstance(values, list) and values and isinstance(values[0], bytes):
         return np.array(values, object)
     return np.asarray(values)
+
+
+def _pixels_of_each(values: np.ndarray) -> np.ndarray:
+    """Returns the pixels of the image files in each of B examples: int [B]."""
+    if values.dtype.kind == "O":
+        return np.array([sum(map(declared_pixels, row)) for row in values.reshape(len(values), -1)])
+    return np.zeros(len(values), int)
 
 
 def _bytes_of_each(values: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 from serving.server.configuration import BatchingParameters
 from serving.server.errors import RequestError, cancelled
 from serving.server.tensorflow_internals import CancellationManager
+from serving.server.turns import Turns
 
 Arrays = dict[str, np.ndarray]
 # Computes outputs [b, …] from inputs [b, …], unless the manager cancels it.
@@ -22,11 +23,16 @@ Run = Callable[[Arrays, CancellationManager], Arrays]
 class Call:
     """The client's side of a request.
 
+    Args:
+        client: The client's address, as gRPC names it.
+
     Attributes:
+        client: As given.
         abandoned: Whether the client has gone or its deadline has passed.
     """
 
-    def __init__(self):
+    def __init__(self, client: str = ""):
+        self.client = client
         self.abandoned = False
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[], None]] = []
@@ -54,6 +60,7 @@ class Task:
     Attributes:
         inputs: Arrays [b, …] by name.
         size: The number b of examples.
+        pixels: The number of pixels that their images declare.
         call: The request's client.
         arrived: Time of arrival on the clock of `time.monotonic`.
         started: Time when its batch began; the time of arrival before.
@@ -61,9 +68,10 @@ class Task:
         future: The outputs, arrays [b, …] by name.
     """
 
-    def __init__(self, inputs: Arrays, call: Call):
+    def __init__(self, inputs: Arrays, pixels: int, call: Call):
         self.inputs = inputs
         self.size = len(next(iter(inputs.values())))
+        self.pixels = pixels
         self.call = call
         self.arrived = time.monotonic()
         self.started = self.arrived
@@ -90,34 +98,51 @@ class Batcher:
     """Runs the tasks of one signature in batches.
 
     A batch begins when it is full, or when `batch_timeout_micros` have passed since its oldest
-    task arrived and since the thread became free. If more tasks wait than fit, the oldest goes
-    with those nearest to it in `keep_rows`: the rows that a whole batch knows cost one pass.
+    task arrived and since the thread became free. If more tasks wait than fit, the one whose
+    client has waited longest (`Turns`) goes with those nearest to it in `keep_rows`: the rows
+    that a whole batch knows cost one pass.
 
     Args:
         run: Runs a batch.
         parameters: Sizes and delays.
         observe: Called with the size of every batch.
+        count_pixels: Counts the pixels that the images in some inputs declare.
+        max_pixels: Most pixels of a batch of several tasks.
     """
 
-    def __init__(self, run: Run, parameters: BatchingParameters, observe: Callable[[int], None]):
+    def __init__(
+        self,
+        run: Run,
+        parameters: BatchingParameters,
+        observe: Callable[[int], None],
+        count_pixels: Callable[[Arrays], int],
+        max_pixels: int,
+    ):
         self._run_batch = run
         self._parameters = parameters
         self._observe = observe
+        self._count_pixels, self._max_pixels = count_pixels, max_pixels
+        self._turns = Turns()
         self._changed = threading.Condition()
         self._waiting: list[Task] = []
         self._threads: list[threading.Thread] = []
         self._closed = False
 
-    def submit(self, inputs: Arrays, call: Call) -> list[Task]:
-        """Queues inputs [B, …], B at least 1.
+    def split(self, inputs: Arrays, call: Call) -> list[Task]:
+        """Splits inputs [B, …], B at least 1, into tasks that hold the examples in order."""
+        size, step = len(next(iter(inputs.values()))), self._parameters.batch_size
+        parts = [
+            {name: values[start : start + step] for name, values in inputs.items()}
+            for start in range(0, size, step)
+        ]
+        return [Task(part, self._count_pixels(part), call) for part in parts]
 
-        Returns:
-            Tasks that hold the examples in order.
+    def submit(self, tasks: list[Task]) -> None:
+        """Queues the tasks of one request.
 
         Raises:
             RequestError: RESOURCE_EXHAUSTED, the queue is full.
         """
-        tasks = self._split(inputs, call)
         size = sum(task.size for task in tasks)
         with self._changed:
             self._drop_abandoned()
@@ -132,8 +157,7 @@ class Batcher:
             self._start_threads()
             self._changed.notify_all()
         for task in tasks:
-            call.when_abandoned(lambda task=task: task.fail(cancelled()))
-        return tasks
+            task.call.when_abandoned(lambda task=task: task.fail(cancelled()))
 
     @property
     def queued(self) -> int:
@@ -148,13 +172,6 @@ class Batcher:
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
-
-    def _split(self, inputs: Arrays, call: Call) -> list[Task]:
-        size, step = len(next(iter(inputs.values()))), self._parameters.batch_size
-        return [
-            Task({name: values[start : start + step] for name, values in inputs.items()}, call)
-            for start in range(0, size, step)
-        ]
 
     def _start_threads(self) -> None:
         while len(self._threads) < self._parameters.num_batch_threads:
@@ -173,6 +190,9 @@ class Batcher:
         free_since = time.monotonic()
         while batch := self._next_batch(free_since):
             self._run(batch)
+            with self._changed:
+                clients = {task.call.client for task in batch}
+                self._turns.served(clients, {task.call.client for task in self._waiting})
             # An idle thread would keep the batch's images in memory.
             del batch
             free_since = time.monotonic()
@@ -195,17 +215,20 @@ class Batcher:
                 self._changed.wait(left)
 
     def _take(self) -> list[Task]:
-        """Removes and returns a batch around the oldest task."""
-        oldest = self._waiting[0]
+        """Removes and returns a batch around the task whose turn it is."""
+        waiting = [(task.call.client, task.arrived) for task in self._waiting]
+        first = self._waiting[self._turns.first(waiting)]
         near_first = sorted(
             self._waiting,
-            key=lambda task: (task is not oldest, abs(task.keep_rows - oldest.keep_rows)),
+            key=lambda task: (task is not first, abs(task.keep_rows - first.keep_rows)),
         )
-        batch, size = [], 0
+        batch, size, pixels = [], 0, 0
         for task in near_first:
-            if size + task.size <= self._parameters.batch_size:
+            fits = size + task.size <= self._parameters.batch_size
+            if task is first or fits and pixels + task.pixels <= self._max_pixels:
                 batch.append(task)
                 size += task.size
+                pixels += task.pixels
         taken = set(map(id, batch))
         self._waiting = [task for task in self._waiting if id(task) not in taken]
         return batch

@@ -215,7 +215,7 @@ class Request:
         # A message that would be refused afterwards is not read.
         self.workers.check_free()
         message = await exchange.receive()
-        call = Call()
+        call = Call(log.peer)
         try:
             response = await self.workers.run(lambda: self._respond(message, call, log))
         except asyncio.CancelledError:

@@ -3,9 +3,11 @@
 # Protocol buffer classes are made at run time.
 # pyright: reportAttributeAccessIssue=false
 
+import contextlib
 import os
 import pathlib
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
@@ -21,6 +23,7 @@ from serving.server import tensor_protos, tensors
 from serving.server.batching import Batcher, Call, Task
 from serving.server.configuration import BatchingParameters
 from serving.server.errors import RequestError
+from serving.server.pixels import PixelBudget, pixels_of
 from serving.server.saved_model import SavedModel
 from serving.server.tensorflow_internals import CancellationManager, SignatureDef
 from serving.versions import WARMUP_FILE
@@ -37,6 +40,7 @@ class Servable:
         version: The version's number.
         folder: The SavedModel's folder.
         parameters: How requests are batched.
+        budget: Limits the pixels of requests, except for those of the warm-up.
         observe_batch: Called with the signature and the size of every batch.
 
     Raises:
@@ -49,6 +53,7 @@ class Servable:
         version: int,
         folder: str | os.PathLike,
         parameters: BatchingParameters,
+        budget: PixelBudget,
         observe_batch: Callable[[str, int], None],
     ):
         self.name, self.version = name, version
@@ -57,16 +62,18 @@ class Servable:
         self._max_examples = min(parameters.max_batch_size, parameters.capacity)
         self._batchers = {
             signature_name: Batcher(
-                lambda inputs, cancellation, signature_name=signature_name: self._model.run(
-                    signature_name, inputs, cancellation
-                ),
+                partial(self._model.run, signature_name),
                 parameters,
-                lambda size, signature_name=signature_name: observe_batch(signature_name, size),
+                partial(observe_batch, signature_name),
+                partial(self._count_pixels, signature_name),
+                budget.max_request_pixels,
             )
             for signature_name, signature in self.signatures.items()
             if _has_batches(signature)
         }
+        self._hold_pixels = lambda pixels, client: contextlib.nullcontext()
         self._warm_up(pathlib.Path(folder, WARMUP_FILE))
+        self._hold_pixels = budget.hold
 
     def predict(
         self, request: predict_pb2.PredictRequest, call: Call
@@ -116,16 +123,24 @@ class Servable:
         if name not in self._batchers or not tensors.batch_size(inputs):
             cancellation = CancellationManager()
             call.when_abandoned(cancellation.start_cancel)
-            return self._model.run(name, inputs, cancellation), []
-        tasks = self._batchers[name].submit(inputs, call)
-        try:
-            parts = [task.future.result() for task in tasks]
-        except Exception:
-            # The request's other tasks need not run.
-            call.abandon()
-            raise
+            with self._hold_pixels(self._count_pixels(name, inputs), call.client):
+                return self._model.run(name, inputs, cancellation), []
+        tasks = self._batchers[name].split(inputs, call)
+        with self._hold_pixels(sum(task.pixels for task in tasks), call.client):
+            self._batchers[name].submit(tasks)
+            try:
+                parts = [task.future.result() for task in tasks]
+            except Exception:
+                # The request's other tasks need not run.
+                call.abandon()
+                raise
         outputs = {output: np.concatenate([part[output] for part in parts]) for output in parts[0]}
         return outputs, tasks
+
+    def _count_pixels(self, name: str, inputs: dict[str, np.ndarray]) -> int:
+        """Returns the number of pixels that the images in inputs of signature `name` declare."""
+        examples = self.signatures[name].method_name == tensors.CLASSIFY_METHOD
+        return pixels_of(inputs, examples=examples)
 
     def _warm_up(self, path: pathlib.Path) -> None:
         if not path.exists():

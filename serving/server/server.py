@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 
 import grpc
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from igpt_keras.errors import InputError
 from serving.server.configuration import (
@@ -18,9 +18,10 @@ from serving.server.configuration import (
 from serving.server.lifecycle import ModelManager
 from serving.server.listener import Listener, url_host
 from serving.server.monitoring import MetricsServer, Monitor
+from serving.server.pixels import MAX_PIXELS_IN_FLIGHT, PixelBudget
 from serving.server.servable import Servable
 from serving.server.services import Services
-from serving.transport import MAX_MESSAGE_BYTES
+from serving.transport import MAX_MESSAGE_BYTES, MAX_REQUEST_PIXELS
 
 
 class Server:
@@ -45,6 +46,9 @@ class Server:
         metrics_path: The path of the metrics' URL.
         max_message_bytes: The largest request and response in bytes.
         max_requests: Most Predict and Classify requests in flight; more are refused.
+        max_request_pixels: Most pixels that the images of a request may declare together.
+        max_pixels_in_flight: Most pixels of all requests in flight, of which a client never
+            takes more than it leaves free; at least twice `max_request_pixels`.
         message_seconds: How long a call may wait for its message before it ends.
         poll_seconds: The interval in seconds at which to look for new versions.
 
@@ -81,6 +85,8 @@ class Server:
         metrics_path: str = PROMETHEUS_PATH,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         max_requests: int = 256,
+        max_request_pixels: int = MAX_REQUEST_PIXELS,
+        max_pixels_in_flight: int = MAX_PIXELS_IN_FLIGHT,
         message_seconds: float = 30.0,
         poll_seconds: float = 1.0,
     ):
@@ -94,7 +100,10 @@ class Server:
         self._credentials = credentials
         self._poll_seconds = poll_seconds
         self._monitor = Monitor()
-        self._manager = _manager(directory, model_name, model_config_file, batching, self._monitor)
+        budget = PixelBudget(max_request_pixels, max_pixels_in_flight)
+        self._manager = _manager(
+            directory, model_name, model_config_file, batching, budget, self._monitor
+        )
         self._services = Services(self._manager, max_requests, max_message_bytes)
         self._listener = Listener(
             self._services.conversations(), self._monitor, message_seconds, max_message_bytes
@@ -177,7 +186,9 @@ class Server:
             self._metrics = None
 
 
-def _manager(directory, model_name, model_config_file, batching, monitor) -> ModelManager:
+def _manager(
+    directory, model_name, model_config_file, batching, budget, monitor: Monitor
+) -> ModelManager:
     """Loads the models."""
     if (directory is None) == (model_config_file is None):
         raise InputError(
@@ -194,7 +205,7 @@ def _manager(directory, model_name, model_config_file, batching, monitor) -> Mod
         def observe_batch(signature, size):
             monitor.observe_batch(name, signature, size)
 
-        return Servable(name, version, folder, batching, observe_batch)
+        return Servable(name, version, folder, batching, budget, observe_batch)
 
     manager = ModelManager(read_configs, load)
     try:
@@ -202,12 +213,12 @@ def _manager(directory, model_name, model_config_file, batching, monitor) -> Mod
     except BaseException:
         manager.close()
         raise
-    monitor.collect(lambda: _gauges(manager))
+    monitor.collect(lambda: _metrics(manager, budget))
     return manager
 
 
-def _gauges(manager: ModelManager) -> Iterator[GaugeMetricFamily]:
-    """Reads the metrics of the loaded models."""
+def _metrics(manager: ModelManager, budget: PixelBudget) -> Iterator[Metric]:
+    """Reads the metrics of the loaded models and of the pixels in flight."""
     loaded = GaugeMetricFamily(
         "igpt_serving_loaded_version",
         "1 for every version that answers requests.",
@@ -225,6 +236,19 @@ def _gauges(manager: ModelManager) -> Iterator[GaugeMetricFamily]:
                 queued.add_metric([name, str(number), signature], examples)
     yield loaded
     yield queued
+    yield GaugeMetricFamily(
+        "igpt_serving_pixels_in_flight",
+        "Pixels that the images of the requests in flight declare.",
+        value=budget.in_flight,
+    )
+    refused = CounterMetricFamily(
+        "igpt_serving_refused_for_pixels",
+        "Requests refused because their images declare too many pixels.",
+        labels=["limit"],
+    )
+    for limit, requests in budget.refused.items():
+        refused.add_metric([limit], requests)
+    yield refused
 
 
 def _check_port(name: str, port: int) -> None:

@@ -1,6 +1,7 @@
 import asyncio
 import io
 import socket
+import struct
 
 import grpc
 import numpy as np
@@ -101,6 +102,19 @@ def test_requests_hold_at_most_the_limits_or_one(lengths, batch_size, request_by
     served = Served("igpt", None, None, batch_size, request_bytes)
     parts = [contents[part] for part in served.parts({"image_bytes": contents})]
     assert [list(map(len, part)) for part in parts] == expected
+
+
+def test_requests_hold_at_most_the_pixels_that_a_server_takes():
+    header = b"\x89PNG\r\n\x1a\n" + bytes(8)
+    sides = [2048] * 9 + [60_000] + [32] * 3
+    contents = np.array([header + struct.pack(">II", side, side) for side in sides], object)
+    parts = Served("igpt", None, None, 99, 10**9).parts({"image_bytes": contents})
+    assert [range(*part.indices(99)) for part in parts] == [
+        range(0, 8),
+        range(8, 9),
+        range(9, 10),
+        range(10, 13),
+    ]
 
 
 def test_paths_bytes_and_arrays_are_the_same_image(client, tmp_path):

@@ -11,6 +11,7 @@ from sklearn.datasets import load_sample_image
 
 from igpt_keras.data.image_decoding import decode, read_image
 from serving.exporting.image_decoding import decode_image, fit_to_size
+from serving.image_headers import LARGEST_JPEG, declared_pixels
 
 MAX_PIXELS = 1 << 20
 ORIENTATION = 0x0112
@@ -202,6 +203,67 @@ def test_a_frame_that_is_larger_than_its_gif_is_refused(decode_in_graph):
 def test_an_image_of_the_largest_size_is_decoded(decode_in_graph):
     content = encoded(Image.new("RGB", (1024, 1024)), "PNG")
     assert decode_in_graph(content).shape == (1024, 1024, 3)
+
+
+@pytest.mark.parametrize("make", [png_of_size, gif_of_size, bmp_of_size, jpeg_of_size])
+def test_what_is_declared_is_read_without_decoding(make):
+    for size in [(60_000, 60_000), (60_000, 18), (1025, 1024), (1, 1), (0, 7)]:
+        assert declared_pixels(make(*size)) == size[0] * size[1]
+    largest = (1 << 32) - 1
+    assert declared_pixels(png_of_size(largest, largest)) == largest**2
+    assert declared_pixels(bmp_of_size(4, -(2**31))) == 4 * 2**31
+
+
+def test_every_file_declares_what_it_is_decoded_to(photo, decode_in_graph):
+    """Files of all kinds and sizes, oriented, cut, changed and with bytes between segments."""
+    generator = np.random.default_rng(0)
+    files = [*files_of(photo).values(), oriented(photo, "JPEG", 6), oriented(photo, "PNG", 5)]
+    small = [
+        encoded(photo.resize(generator.integers(1, 40, 2)), file_format, **options)
+        for file_format in ("PNG", "JPEG", "GIF", "BMP")
+        for options in ({}, {"progressive": True})
+    ]
+    decoded = 0
+    for content in files + [content for content in small for _ in range(30)]:
+        candidates = [content]
+        if content in small:
+            place, changed = generator.integers(2, 200), bytearray(content)
+            changed[place % len(content)] = generator.integers(256)
+            inserted = bytes(generator.choice([0, 1, 0xD3, 0xFE, 0xFF], 5))
+            segment = content.find(b"\xff", place)
+            candidates = [
+                bytes(changed),
+                bytes(changed[: generator.integers(len(content) + 1)]),
+                content[:segment] + inserted + content[segment:],
+            ]
+        for candidate in candidates:
+            declared = declared_pixels(candidate)
+            try:
+                image = decode_in_graph(candidate)
+            except tf.errors.InvalidArgumentError:
+                continue
+            assert declared == image.shape[0] * image.shape[1]
+            decoded += 1
+    assert decoded > 200
+
+
+@pytest.mark.parametrize(
+    ("content", "pixels"),
+    [
+        (b"", 0),
+        (b"no image", 0),
+        (b"\x89PNG\r\n\x1a\n", 0),
+        (b"GIF89a\1", 0),
+        (b"\xff\xd8\xff", 0),
+        # A frame after the first scan is none.
+        (b"\xff\xd8\xff\xda\0\2" + b"\xff\xc0\0\x11\x08\1\0\1\0", 0),
+        (b"\xff\xd8" + b"\xff\xfe\0\2" * 999 + b"\xff\xc0\0\x11\x08\1\0\1\0", 1 << 16),
+        (b"\xff\xd8" + b"\xff\xfe\0\2" * 1000, LARGEST_JPEG),
+        (b"\xff\xd8" + b"\xff\xff\0" * 1_000_000, 0),
+    ],
+)
+def test_headers_that_no_program_writes(content, pixels):
+    assert declared_pixels(content) == pixels
 
 
 def test_a_jpeg_of_many_scans_is_refused(photo, decode_in_graph):

@@ -40,8 +40,9 @@ def arrays(*values, keep_rows=None):
 def make_batcher():
     batchers = []
 
-    def make(run, observe=lambda size: None, **parameters):
-        batcher = Batcher(run, BatchingParameters(**{"max_batch_size": 4, **parameters}), observe)
+    def make(run, observe=lambda size: None, count_pixels=len, max_pixels=100, **parameters):
+        settings = BatchingParameters(**{"max_batch_size": 4, **parameters})
+        batcher = Batcher(run, settings, observe, count_pixels, max_pixels)
         batchers.append((batcher, run))
         return batcher
 
@@ -51,10 +52,16 @@ def make_batcher():
         batcher.close()
 
 
+def submit(batcher, inputs, call):
+    tasks = batcher.split(inputs, call)
+    batcher.submit(tasks)
+    return tasks
+
+
 def hold(run, batcher):
     """Has the batcher's thread busy, so that what follows waits."""
     run.open.clear()
-    (task,) = batcher.submit(arrays(0), Call())
+    (task,) = submit(batcher, arrays(0), Call())
     assert run.begun.acquire(timeout=30)
     return task
 
@@ -67,7 +74,7 @@ def test_each_request_gets_its_own_rows(make_batcher):
     run = Doubler()
     batcher = make_batcher(run)
     hold(run, batcher)
-    tasks = [batcher.submit(arrays(*row), Call())[0] for row in ([1, 2], [3], [4])]
+    tasks = [submit(batcher, arrays(*row), Call())[0] for row in ([1, 2], [3], [4])]
     run.open.set()
     assert values(tasks) == [[2, 4], [6], [8]]
     assert [batch["x"].tolist() for batch in run.batches] == [[0], [1, 2, 3, 4]]
@@ -77,11 +84,11 @@ def test_each_request_gets_its_own_rows(make_batcher):
 def test_a_batch_waits_for_others_up_to_the_timeout(make_batcher):
     run = Doubler()
     patient = make_batcher(run, batch_timeout_micros=10**9, max_batch_size=2)
-    first = patient.submit(arrays(1), Call())
+    first = submit(patient, arrays(1), Call())
     # Another batcher, which does not wait, has an answer meanwhile.
-    assert values(make_batcher(run, batch_timeout_micros=0).submit(arrays(3), Call())) == [[6]]
+    assert values(submit(make_batcher(run, batch_timeout_micros=0), arrays(3), Call())) == [[6]]
     assert patient.queued == 1
-    assert values(first + patient.submit(arrays(2), Call())) == [[2], [4]]
+    assert values(first + submit(patient, arrays(2), Call())) == [[2], [4]]
     assert [batch["x"].tolist() for batch in run.batches] == [[3], [1, 2]]
 
 
@@ -90,7 +97,7 @@ def test_a_batch_holds_at_most_its_size(make_batcher):
     sizes = []
     batcher = make_batcher(run, sizes.append)
     hold(run, batcher)
-    tasks = [batcher.submit(arrays(n, n, n), Call())[0] for n in range(3)]
+    tasks = [submit(batcher, arrays(n, n, n), Call())[0] for n in range(3)]
     run.open.set()
     assert values(tasks) == [[0] * 3, [2] * 3, [4] * 3]
     assert sizes == [1, 3, 3, 3]
@@ -101,7 +108,7 @@ def test_a_large_request_runs_in_parts(make_batcher):
     batcher = make_batcher(
         run, max_batch_size=100, enable_large_batch_splitting=True, max_execution_batch_size=4
     )
-    tasks = batcher.submit(arrays(*range(10)), Call())
+    tasks = submit(batcher, arrays(*range(10)), Call())
     assert sum(values(tasks), []) == [2 * n for n in range(10)]
     assert max(len(batch["x"]) for batch in run.batches) == 4
 
@@ -110,7 +117,7 @@ def test_batches_are_filled_up_to_an_allowed_size(make_batcher):
     run = Doubler()
     batcher = make_batcher(run, allowed_batch_sizes=(2, 4))
     for row, padded in ([1], [1, 1]), ([1, 2], [1, 2]), ([1, 2, 3], [1, 2, 3, 1]):
-        assert values(batcher.submit(arrays(*row), Call())) == [[2 * n for n in row]]
+        assert values(submit(batcher, arrays(*row), Call())) == [[2 * n for n in row]]
         assert run.batches[-1]["x"].tolist() == padded
 
 
@@ -119,19 +126,43 @@ def test_the_oldest_goes_with_those_that_keep_about_as_many_rows(make_batcher):
     batcher = make_batcher(run, max_batch_size=2)
     hold_inputs = arrays(0, keep_rows=[0])
     run.open.clear()
-    held = batcher.submit(hold_inputs, Call())
+    held = submit(batcher, hold_inputs, Call())
     assert run.begun.acquire(timeout=30)
-    tasks = [batcher.submit(arrays(rows, keep_rows=[rows]), Call())[0] for rows in (16, 2, 15, 3)]
+    tasks = [submit(batcher, arrays(rows, keep_rows=[rows]), Call())[0] for rows in (16, 2, 15, 3)]
     run.open.set()
     values(held + tasks)
     assert [batch["x"].tolist() for batch in run.batches[1:]] == [[16, 15], [2, 3]]
+
+
+def test_clients_take_turns(make_batcher):
+    run = Doubler()
+    batcher = make_batcher(run, max_batch_size=1)
+    held = hold(run, batcher)
+    many, one = "ipv4:10.0.0.1:5000", "ipv4:10.0.0.2:5000"
+    tasks = [submit(batcher, arrays(n), Call(many))[0] for n in (1, 2, 3)]
+    tasks += [submit(batcher, arrays(n), Call(one))[0] for n in (4, 5)]
+    run.open.set()
+    values([held, *tasks])
+    assert [batch["x"].tolist() for batch in run.batches[1:]] == [[1], [4], [2], [5], [3]]
+
+
+def test_a_batch_holds_at_most_its_pixels_or_one_task(make_batcher):
+    run = Doubler()
+    batcher = make_batcher(
+        run, count_pixels=lambda inputs: int(inputs["x"].sum()), max_pixels=10, max_batch_size=8
+    )
+    held = hold(run, batcher)
+    tasks = [submit(batcher, arrays(n), Call())[0] for n in (20, 4, 5, 6, 1)]
+    run.open.set()
+    values([held, *tasks])
+    assert [batch["x"].tolist() for batch in run.batches[1:]] == [[20], [4, 5, 1], [6]]
 
 
 def test_a_bad_request_fails_alone(make_batcher):
     run = Doubler()
     batcher = make_batcher(run, max_batch_size=8)
     hold(run, batcher)
-    tasks = [batcher.submit(arrays(n), Call())[0] for n in (1, 2, 3, -4, 5, 6, 7)]
+    tasks = [submit(batcher, arrays(n), Call())[0] for n in (1, 2, 3, -4, 5, 6, 7)]
     run.open.set()
     bad = tasks.pop(3)
     assert values(tasks) == [[2 * n] for n in (1, 2, 3, 5, 6, 7)]
@@ -144,13 +175,13 @@ def test_a_full_queue_refuses_until_there_is_room(make_batcher):
     batcher = make_batcher(run, max_enqueued_batches=2)
     hold(run, batcher)
     gone = Call()
-    tasks = batcher.submit(arrays(1, 1, 1, 1), Call()) + batcher.submit(arrays(2, 2, 2), gone)
+    tasks = submit(batcher, arrays(1, 1, 1, 1), Call()) + submit(batcher, arrays(2, 2, 2), gone)
     assert batcher.queued == 7
     with pytest.raises(RequestError, match="queue .* is full") as caught:
-        batcher.submit(arrays(3, 3), Call())
+        submit(batcher, arrays(3, 3), Call())
     assert caught.value.code == grpc.StatusCode.RESOURCE_EXHAUSTED
     gone.abandon()
-    tasks += batcher.submit(arrays(3, 3), Call())
+    tasks += submit(batcher, arrays(3, 3), Call())
     run.open.set()
     assert values([tasks[0], tasks[2]]) == [[2] * 4, [6] * 2]
     assert all(2 not in batch["x"] for batch in run.batches)
@@ -161,7 +192,7 @@ def test_those_that_nobody_waits_for_do_not_run(make_batcher):
     batcher = make_batcher(run)
     hold(run, batcher)
     calls = [Call(), Call(), Call()]
-    tasks = [batcher.submit(arrays(n), call)[0] for n, call in enumerate(calls, 1)]
+    tasks = [submit(batcher, arrays(n), call)[0] for n, call in enumerate(calls, 1)]
     calls[0].abandon()
     with pytest.raises(RequestError, match="client has gone"):
         tasks[0].future.result(timeout=30)
@@ -176,7 +207,7 @@ def test_a_running_batch_is_cancelled_with_its_last_client(make_batcher):
     batcher = make_batcher(run, batch_timeout_micros=10**6, max_batch_size=2)
     run.open.clear()
     calls = [Call(), Call()]
-    tasks = [batcher.submit(arrays(n), call)[0] for n, call in enumerate(calls)]
+    tasks = [submit(batcher, arrays(n), call)[0] for n, call in enumerate(calls)]
     assert run.begun.acquire(timeout=30)
     assert len(run.batches[0]["x"]) == 2
     calls[0].abandon()
@@ -185,7 +216,7 @@ def test_a_running_batch_is_cancelled_with_its_last_client(make_batcher):
         with pytest.raises(RequestError):
             task.future.result(timeout=30)
     # The run has ended although nobody opened it: the thread is free again.
-    later = batcher.submit(arrays(1, 2), Call())
+    later = submit(batcher, arrays(1, 2), Call())
     assert run.begun.acquire(timeout=30)
     run.open.set()
     assert values(later) == [[2, 4]]
@@ -193,8 +224,9 @@ def test_a_running_batch_is_cancelled_with_its_last_client(make_batcher):
 
 def test_a_closed_batcher_finishes_what_waits():
     run = Doubler()
-    batcher = Batcher(run, BatchingParameters(batch_timeout_micros=10**9), lambda size: None)
-    tasks = batcher.submit(arrays(1), Call())
+    parameters = BatchingParameters(batch_timeout_micros=10**9)
+    batcher = Batcher(run, parameters, lambda size: None, len, 100)
+    tasks = submit(batcher, arrays(1), Call())
     batcher.close()
     assert values(tasks) == [[2]]
 

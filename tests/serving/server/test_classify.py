@@ -15,6 +15,9 @@ from tests.serving.server.conftest import (
     refused,
 )
 
+# A header of 60,000² pixels.
+HUGE = PNG[:16] + b"\0\0\xea\x60" * 2
+
 
 def classify_request(*contents, signature_name="classify", name="igpt", context=None):
     examples = [example(content) for content in contents]
@@ -87,8 +90,13 @@ def test_classify_gives_the_classes_that_predict_gives(stub, with_context):
             "Feature: image/encoded (data type: string) is required but could not be found",
         ),
         (classify_request(b"no image"), grpc.StatusCode.INVALID_ARGUMENT, "image"),
+        (
+            classify_request(PNG, HUGE),
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "must declare at most 33554432 pixels together, got 3600000035",
+        ),
     ],
-    ids=["no model", "model", "empty", "signature", "method", "feature", "image"],
+    ids=["no model", "model", "empty", "signature", "method", "feature", "image", "pixels"],
 )
 def test_classify_refuses(stub, request_, code, message):
     got_code, got_message = refused(stub.Classify, request_)
@@ -100,3 +108,6 @@ def test_predict_takes_classification_signatures_too(stub):
     inputs = {"inputs": tf.constant([example(PNG).SerializeToString()])}
     response = stub.Predict(predict_request(inputs, "classify"), timeout=30)
     assert set(response.outputs) == {"classes", "scores"}
+    huge = {"inputs": tf.constant([example(HUGE).SerializeToString()])}
+    code, _ = refused(stub.Predict, predict_request(huge, "classify"))
+    assert code == grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -65,8 +65,8 @@ def test_a_fault_of_the_server_is_internal_and_told_without_details(
     def fail(*arguments):
         raise RuntimeError("a secret")
 
+    monkeypatch.setattr(SavedModel, "run", fail)
     with Server(counting) as server:
-        monkeypatch.setattr(SavedModel, "run", fail)
         code, message = refused(connect(server).Predict, count_request(0))
     assert code == grpc.StatusCode.INTERNAL
     assert message.startswith("internal error")
