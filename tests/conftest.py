@@ -23,9 +23,10 @@ if keras.backend.backend() == "tensorflow":
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 
 
-# The libraries' own objects stay; collecting garbage need not visit them.
+# The libraries' own objects stay; collecting garbage need not visit them, nor so often.
 gc.collect()
 gc.freeze()
+gc.set_threshold(20_000, 20, 50)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,6 +34,7 @@ def _graphs_are_freed():
     """A process slows down with the graphs that wait, in reference cycles, to be collected."""
     yield
     gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

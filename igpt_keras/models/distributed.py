@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from igpt_keras.models.keras_internals import TrainerOverrides
+from igpt_keras.network.custom_gradients import custom_gradients_in_graph
 
 
 class DistributedTrainer(TrainerOverrides):
@@ -153,7 +154,8 @@ class DistributedTrainer(TrainerOverrides):
 
         def one_step(data):
             # At the end of the data, ops that need no data must not run either.
-            with tf.control_dependencies([x for x in tf.nest.flatten(data) if x is not None]):
+            given = [x for x in tf.nest.flatten(data) if x is not None]
+            with custom_gradients_in_graph(), tf.control_dependencies(given):
                 step(data)
 
         # Autograph would wrap an `InputError` of a step in a page of its own.

@@ -14,6 +14,7 @@ from keras import ops
 
 from igpt_keras.network.attention_patterns import AttentionPattern
 from igpt_keras.network.attention_patterns.dense import DENSE
+from igpt_keras.network.custom_gradients import custom_gradients_in_graph
 from igpt_keras.tensors import Tensor
 
 # 128 and 256 are equally fast on two CPU cores, within measurement noise.
@@ -113,7 +114,8 @@ def _blockwise_attention(query, key, value, causal, pattern):
 
         return attended, gradient
 
-    return attend(query, key, value)
+    with custom_gradients_in_graph():
+        return attend(query, key, value)
 
 
 def _attention_weights(query, key, block: QueryBlock, causal, pattern):

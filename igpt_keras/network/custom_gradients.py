@@ -1,0 +1,46 @@
+"""Custom gradients that do not keep their TensorFlow graphs alive."""
+
+import contextlib
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+
+@contextlib.contextmanager
+def custom_gradients_in_graph() -> Iterator[None]:
+    """Ties the custom gradients that a block of code makes to the current graph.
+
+    TensorFlow registers the gradient of every call to a `tf.custom_gradient` in a graph, and
+    never forgets it. The gradient holds tensors of its graph, so neither is ever freed, and a
+    search that trains many models runs out of memory (issue 97697 of tensorflow/tensorflow).
+    After this block, the graph holds the gradients and the registry only weak references.
+
+    Example:
+        >>> with custom_gradients_in_graph():
+        ...     replicas.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+    """
+    import tensorflow as tf
+
+    registry = _registered_gradients()
+    before = set(registry)
+    yield
+    made = registry.keys() - before
+    if made and not tf.executing_eagerly():
+        graph = tf.compat.v1.get_default_graph()
+        for name in made:
+            _move_to_graph(registry, name, graph)
+
+
+def _registered_gradients() -> dict[str, dict[str, Any]]:
+    """Returns TensorFlow's gradients by name; each is a dictionary with the key "type"."""
+    from tensorflow.python.framework.ops import gradient_registry
+
+    return gradient_registry._registry
+
+
+def _move_to_graph(registry, name, graph):
+    gradient = registry[name]["type"]
+    graph.igpt_keras_gradients = [*getattr(graph, "igpt_keras_gradients", ()), gradient]
+    reference = weakref.ref(gradient)
+    registry[name]["type"] = lambda op, *upstream: reference()(op, *upstream)
+    weakref.finalize(graph, registry.pop, name, None).atexit = False
