@@ -66,11 +66,16 @@ def keras_files(tmp_path_factory):
 @pytest.mark.parametrize(
     "imports",
     [
-        "import igpt_keras; import keras",
-        "import keras; import igpt_keras",
         "import igpt_keras.network.layers; import keras",
-        "import igpt_keras.tokenizers; import keras",
-        "import igpt_keras; import tensorflow; import keras",
+        *(
+            pytest.param(imports, marks=pytest.mark.slow)
+            for imports in (
+                "import igpt_keras; import keras",
+                "import keras; import igpt_keras",
+                "import igpt_keras.tokenizers; import keras",
+                "import igpt_keras; import tensorflow; import keras",
+            )
+        ),
     ],
 )
 def test_keras_finds_the_classes_in_any_order_of_imports(keras_files, imports):

@@ -84,6 +84,7 @@ def igpt_with_plugin(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_a_sampler_with_its_option(igpt_with_plugin, pretrained, tmp_path, palette):
     model, output = pretrained("ar"), tmp_path / "samples"
     arguments = ("sample", "--model", model, "--num-samples", 1, "--output", output)
@@ -99,6 +100,7 @@ def test_a_sampler_with_its_option(igpt_with_plugin, pretrained, tmp_path, palet
     assert "sampler must be one of categorical, constant, greedy, top_k, top_p" in errors
 
 
+@pytest.mark.slow
 def test_a_source_and_a_probe_method(igpt_with_plugin, pretrained, tmp_path):
     output = tmp_path / "probe"
     data = ("--data", "halves:4", "--output", output)

@@ -17,6 +17,7 @@ from igpt_keras import ImageGPT, ImageGPTClassifier
 IGPT = pathlib.Path(sys.executable).with_name("igpt")
 
 
+@pytest.mark.slow
 def test_export_serve_and_client(igpt, config, palette, randomized, tmp_path, monkeypatch):
     model = randomized(ImageGPT(config, tokenizer=palette))
     classifier = randomized(

@@ -74,6 +74,7 @@ def test_the_package_runs_as_a_module():
     assert result.stdout.startswith("Usage: igpt [OPTIONS] COMMAND")
 
 
+@pytest.mark.slow
 def test_messages_of_tensorflow_are_shown_on_request_only():
     command = ("-m", "igpt_keras", "sample", "--model", "missing", "--output", "out")
     quiet = run(*command)

@@ -22,6 +22,7 @@ def summary(folder):
     return json.loads((folder / "summary.json").read_text())
 
 
+@pytest.mark.slow
 def test_sizes_and_the_command_that_trains_with_the_winner(igpt, tmp_path):
     output = tmp_path / "tuned sizes"
     arguments = [*PRETRAIN, "--steps", 8, "--sizes", "1x16x1,2x16x2"]

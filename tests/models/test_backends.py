@@ -12,7 +12,7 @@ from igpt_keras import ImageGPT, ImageGPTClassifier
 from tests.conftest import FIXTURES
 
 
-@pytest.mark.parametrize("objective", ["ar", "bert"])
+@pytest.mark.parametrize("objective", ["ar", pytest.param("bert", marks=pytest.mark.slow)])
 def test_forward_pass_and_training_step_on_jax_agree_with_tensorflow(
     config, tokens, randomized, tmp_path, jax_interpreter, objective
 ):
@@ -61,6 +61,7 @@ def test_forward_pass_and_training_step_on_jax_agree_with_tensorflow(
             np.testing.assert_allclose(on_jax[f"w{index}"], weight, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_bert_draws_fresh_masks_on_jax(config, tokens, tmp_path, jax_interpreter):
     np.save(tmp_path / "tokens.npy", tokens)
     jax_interpreter.run(
@@ -78,6 +79,7 @@ def test_bert_draws_fresh_masks_on_jax(config, tokens, tmp_path, jax_interpreter
     )
 
 
+@pytest.mark.slow
 def test_every_block_is_recomputed_on_jax_in_training_and_evaluation(jax_interpreter):
     jax_interpreter.run(
         """
@@ -97,6 +99,7 @@ def test_every_block_is_recomputed_on_jax_in_training_and_evaluation(jax_interpr
     )
 
 
+@pytest.mark.slow
 def test_images_train_as_their_tokens_on_jax(jax_interpreter):
     jax_interpreter.run(
         """
@@ -125,6 +128,7 @@ def test_images_train_as_their_tokens_on_jax(jax_interpreter):
     )
 
 
+@pytest.mark.slow
 def test_hugging_face_folders_need_no_tensorflow(jax_interpreter):
     fixture = str(FIXTURES / "hf" / "causal")
     jax_interpreter.run(
@@ -136,6 +140,7 @@ def test_hugging_face_folders_need_no_tensorflow(jax_interpreter):
     )
 
 
+@pytest.mark.slow
 def test_the_quickstart_on_another_backend_says_what_it_needs(tmp_path):
     pytest.importorskip("jax")
     result = subprocess.run(

@@ -51,6 +51,7 @@ def test_training_on_images_is_training_on_their_tokens(config, palette, images)
     assert_same(from_pipelines(images), from_pipelines(tokens))
 
 
+@pytest.mark.slow
 def test_a_classifier_learns_from_images_as_from_their_tokens(config, palette, images):
     settings = {"model_class": ImageGPTClassifier}
     tokens = palette.tokenize(images)

@@ -68,7 +68,7 @@ def assert_close(one, other):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-@pytest.mark.parametrize("micro_batches", [1, 2, 4])
+@pytest.mark.parametrize("micro_batches", [1, pytest.param(2, marks=pytest.mark.slow), 4])
 def test_weights_of_0_and_2_remove_and_repeat_images(config, tokens, randomized, micro_batches):
     order = [1, 2, 2, 3, 4, 5]  # Without the first, with the third twice.
     expected = step(config, randomized, tokens[order], LABELS[order])
@@ -94,6 +94,7 @@ def test_class_weights_are_the_weights_of_the_images_of_a_class(config, tokens, 
         model.fit(tokens, class_weight=class_weight)
 
 
+@pytest.mark.slow
 def test_replicas_train_with_weights_as_one_device(config, tokens, randomized):
     # Batches of five for two replicas: their shares of a batch differ.
     strategy = make_strategy("mirrored")
@@ -147,7 +148,7 @@ def test_data_without_images_have_no_loss(config, tokens):
             call(tokens[:0])
 
 
-@pytest.mark.parametrize("wrong", [8, -1])
+@pytest.mark.parametrize("wrong", [8, pytest.param(-1, marks=pytest.mark.slow)])
 def test_unknown_tokens_of_pipelines_and_tensors_are_named(config, tokens, wrong):
     tokens[4, 15] = wrong
     message = rf"tokens must lie in 0…7 \(vocabulary_size=8\), got {tokens.min()}…{tokens.max()}$"
@@ -167,8 +168,8 @@ def test_unknown_tokens_of_pipelines_and_tensors_are_named(config, tokens, wrong
         model(tf.constant(tokens))
 
 
-@pytest.mark.parametrize("objective", ["ar", "bert"])
-@pytest.mark.parametrize("wrong", [8, -1])
+@pytest.mark.parametrize("objective", ["ar", pytest.param("bert", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("wrong", [8, pytest.param(-1, marks=pytest.mark.slow)])
 def test_where_xla_drops_checks_unknown_tokens_are_nan(
     config, tokens, randomized, objective, wrong
 ):
@@ -232,7 +233,14 @@ def test_unusable_labels_are_named(config, tokens, labels, message):
         model.fit(dataset, verbose=0)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        "bfloat16",
+        pytest.param("float16", marks=pytest.mark.slow),
+        pytest.param("float64", marks=pytest.mark.slow),
+    ],
+)
 def test_models_train_in_any_precision(config, randomized, dtype):
     starts = np.arange(8)[:, None]
     tokens = ((starts + np.arange(16)) % 8).astype(np.int32)
@@ -243,8 +251,8 @@ def test_models_train_in_any_precision(config, randomized, dtype):
     assert history["loss"][-1] < history["loss"][0] - 0.3
 
 
-@pytest.mark.parametrize("fitted", [False, True])
-@pytest.mark.parametrize("classes", [None, 3])
+@pytest.mark.parametrize("fitted", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("classes", [None, pytest.param(3, marks=pytest.mark.slow)])
 def test_keras_and_tensorflow_export_tokens_to_logits(
     config, tokens, randomized, tmp_path, fitted, classes
 ):

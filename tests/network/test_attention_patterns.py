@@ -284,6 +284,7 @@ class TestModel:
         assert losses[True][-1] < losses[True][0] - 0.1
         np.testing.assert_allclose(losses[True], losses[False], rtol=1e-4)
 
+    @pytest.mark.slow
     def test_jax_agrees_with_tensorflow(
         self, windowed, tokens, randomized, tmp_path, jax_interpreter
     ):

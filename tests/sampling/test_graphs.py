@@ -4,6 +4,7 @@ import gc
 import weakref
 
 import numpy as np
+import pytest
 
 from igpt_keras import ImageGPT
 from igpt_keras.sampling.drafts import NeighborDraft
@@ -29,6 +30,7 @@ def test_a_model_is_freed_with_its_graphs_though_its_drafts_live(config, palette
     assert [reference() for reference in references] == [None, None]
 
 
+@pytest.mark.slow
 def test_a_draft_is_freed_with_the_model_that_used_it(config, palette, images):
     model, draft = ImageGPT(config, tokenizer=palette), ImageGPT(config)
     model.generate(images, keep_rows=2, draft=draft)

@@ -45,7 +45,15 @@ def drafts(trained, neighbor_draft):
 SAMPLERS = [Categorical(), Greedy(), Categorical(0.7, top_k=3), TopP(0.8)]
 
 
-@pytest.mark.parametrize("name", ["model", "neighbors", "the model itself", "wrong"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model",
+        "neighbors",
+        pytest.param("the model itself", marks=pytest.mark.slow),
+        pytest.param("wrong", marks=pytest.mark.slow),
+    ],
+)
 def test_completions_are_those_of_plain_decoding(trained, drafts, digits, name):
     images = digits[0][:3]
     for seed, sampler in enumerate(SAMPLERS):
@@ -74,7 +82,7 @@ def test_known_pixels_in_any_place_are_kept(trained, drafts, digits):
     np.testing.assert_array_equal(fast.tokens.reshape(6, 8, 8)[known], original[known])
 
 
-@pytest.mark.parametrize("window", [1, 100])
+@pytest.mark.parametrize("window", [1, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_window_of_any_width_will_do(trained, neighbor_draft, digits, window):
     draft = NeighborDraft(neighbor_draft.places, neighbor_draft.neighbors)
     draft.window = window

@@ -1,5 +1,8 @@
 """Tiny models with random weights, and one export of both."""
 
+import fcntl
+import os
+
 import numpy as np
 import pytest
 
@@ -77,9 +80,15 @@ def classifier() -> ImageGPTClassifier:
 
 @pytest.fixture(scope="session")
 def exported(model, classifier, tmp_path_factory):
-    """A directory that holds version 1, with both models."""
-    directory = tmp_path_factory.mktemp("served")
-    history = {"val_loss": [3.5, 3.0, 2.5, 2.0, 1.25]}
-    training = [{}, {"command": "pretrain | with a bar", "history": history}]
-    export([classifier, model], directory, training=training)
+    """A directory that holds version 1, with both models. All workers share it; none writes."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    directory = shared / "served"
+    with open(shared / "served.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not directory.exists():
+            history = {"val_loss": [3.5, 3.0, 2.5, 2.0, 1.25]}
+            training = [{}, {"command": "pretrain | with a bar", "history": history}]
+            export([classifier, model], directory, training=training)
     return directory

@@ -84,6 +84,7 @@ def test_the_scan_of_saved_model_cli_passes(exported):
     assert "does not contain the default denylisted ops" in answer.stdout
 
 
+@pytest.mark.slow
 def test_the_logger_tells_what_is_going_on(model, tmp_path, caplog, capfd):
     with caplog.at_level("INFO", logger="serving.export"):
         path = export(model, tmp_path)

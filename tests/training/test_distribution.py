@@ -44,7 +44,9 @@ def test_two_replicas_end_where_one_ends(kind):
     assert_same(train(mirrored(), **KINDS[kind]), single_device(kind))
 
 
-@pytest.mark.parametrize("strategy", [tf.distribute.get_strategy, mirrored])
+@pytest.mark.parametrize(
+    "strategy", [tf.distribute.get_strategy, pytest.param(mirrored, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("steps", [3, pytest.param(5, marks=pytest.mark.slow)])
 def test_several_steps_an_execution_end_where_single_ones_end(strategy, steps):
     # Four batches are an epoch: the second, or the first, execution meets the end of the data.

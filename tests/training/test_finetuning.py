@@ -25,7 +25,7 @@ def assert_equal_weights(first, second):
         np.testing.assert_array_equal(weight, other)
 
 
-@pytest.mark.parametrize("objective", ["ar", "bert"])
+@pytest.mark.parametrize("objective", ["ar", pytest.param("bert", marks=pytest.mark.slow)])
 def test_finetune_ends_with_the_weights_of_its_best_epoch(config, counting, objective):
     tokens, labels = counting
     inputs = tokens[64:]
@@ -121,6 +121,7 @@ def tuned(config, counting, checkpoints, *callbacks, seed=1):
     return classifier, training, log
 
 
+@pytest.mark.slow
 def test_a_fine_tuning_that_was_stopped_ends_like_one_that_was_not(config, counting, tmp_path):
     whole, expected, log = tuned(config, counting, CheckpointManager(tmp_path / "whole", 100))
     best, epochs = expected.best_epoch, len(expected.history["loss"])

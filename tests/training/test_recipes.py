@@ -30,7 +30,7 @@ class RateLog(keras.callbacks.Callback):
         self.rates.append(float(self.model.optimizer.learning_rate))
 
 
-@pytest.mark.parametrize("objective", ["ar", "bert"])
+@pytest.mark.parametrize("objective", ["ar", pytest.param("bert", marks=pytest.mark.slow)])
 def test_pretrain_warms_up_over_one_epoch_and_learns(config, counting, objective):
     tokens, _ = counting
     model = ImageGPT(config, objective)

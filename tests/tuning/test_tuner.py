@@ -59,6 +59,7 @@ def test_a_rate_that_diverges_is_followed_by_smaller_ones(searched):
     assert best.get("learning_rate") == 0.01
 
 
+@pytest.mark.slow
 def test_a_trial_is_a_run_of_igpt_pretrain(searched, tmp_path):
     sizes = [f"--{name.replace('_', '-')}={value}" for name, value in SIZES.items()]
     arguments = ["--objective", "bert", "--steps", "24", "--batch-size", "32", "--snapshots", "1"]
@@ -82,6 +83,7 @@ def test_the_best_model_is_the_trained_one(searched):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_the_best_model_of_probes_is_a_linear_classifier(searched, tmp_path):
     (trial,) = searched.oracle.get_best_trials()
     model = searched.run_folder(trial)

@@ -201,7 +201,14 @@ class Restore(keras.callbacks.Callback):
             variable.assign(value)
 
 
-@pytest.mark.parametrize(("state_at", "killed_at"), [(2, 7), (5, 8), (6, 7)])
+@pytest.mark.parametrize(
+    ("state_at", "killed_at"),
+    [
+        pytest.param(2, 7, marks=pytest.mark.slow),
+        (5, 8),
+        pytest.param(6, 7, marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_run_goes_on_to_the_same_history(config, images, tmp_path, state_at, killed_at):
     fit(new_model(config), images, [HistoryLogger(tmp_path / "whole", 3, BATCH_SIZE)], epochs=3)
 
@@ -297,6 +304,7 @@ def test_other_workers_write_nothing(config, images, tmp_path):
     assert not list(tmp_path.iterdir()) and not records_seen
 
 
+@pytest.mark.slow
 def test_on_jax_without_tensorflow_there_is_a_history(images, tmp_path, jax_interpreter):
     np.save(tmp_path / "images.npy", images)
     code = """
