@@ -1,6 +1,7 @@
 """Custom gradients that do not keep their TensorFlow graphs alive."""
 
 import contextlib
+import functools
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -41,6 +42,11 @@ def _registered_gradients() -> dict[str, dict[str, Any]]:
 def _move_to_graph(registry, name, graph):
     gradient = registry[name]["type"]
     graph.igpt_keras_gradients = [*getattr(graph, "igpt_keras_gradients", ()), gradient]
-    reference = weakref.ref(gradient)
-    registry[name]["type"] = lambda op, *upstream: reference()(op, *upstream)
+    registry[name]["type"] = functools.partial(_call, weakref.ref(gradient))
     weakref.finalize(graph, registry.pop, name, None).atexit = False
+
+
+def _call(reference, *arguments):
+    gradient = reference()
+    assert gradient is not None, "the graph of this gradient was freed"
+    return gradient(*arguments)
