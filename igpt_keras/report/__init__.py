@@ -3,7 +3,7 @@
 | module | what it does |
 | --- | --- |
 | `runs` | finds runs and reads their results |
-| `collect` | selects the series of each figure |
+| `collect`, `curves` | select the series of each figure |
 | `plots` | draws the figures with matplotlib |
 | `published` | holds the rows of the paper's tables |
 | `figures`, `tables` | exhibits with their captions |
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from igpt_keras.atomic import atomic_path
 from igpt_keras.extras import require
-from igpt_keras.report.runs import find_runs, read_findings
+from igpt_keras.report.runs import find_runs, find_unfinished, read_findings
 
 HTML_FILE = "report.html"
 TITLE = "Image GPT: results"
@@ -59,7 +59,9 @@ def write_report(
 
     output = pathlib.Path(output)
     with atomic_path(output, overwrite, marker=HTML_FILE) as partial:
-        page = report_page(read_findings(find_runs(map(pathlib.Path, paths))), title)
+        folders = [pathlib.Path(path) for path in paths]
+        findings = read_findings(find_runs(folders), find_unfinished(folders))
+        page = report_page(findings, title)
         files = {picture.file: picture.png for picture in page.pictures()}
         # The name of a folder need not be valid Unicode.
         files[HTML_FILE] = render(page, HTML_FILE).encode("utf-8", "replace")

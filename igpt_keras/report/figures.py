@@ -1,7 +1,8 @@
 """The figures with their captions, one for each data set that was classified."""
 
 import io
-from collections.abc import Callable
+import pathlib
+from collections.abc import Callable, Sequence
 
 from PIL import Image
 
@@ -15,6 +16,7 @@ from igpt_keras.report.collect import (
     objective_panels,
     with_origins,
 )
+from igpt_keras.report.curves import CurvePanel, accuracy_curves, loss_curves, name_of
 from igpt_keras.report.page import Exhibit, Picture, Table, nll, percent
 from igpt_keras.report.runs import Findings, Losses
 
@@ -26,6 +28,54 @@ PICTURES = {
     ),
     "samples.png": ("Samples", "images that the model sampled unconditionally"),
 }
+
+
+def pretraining_curves(findings: Findings) -> list[Exhibit]:
+    """Returns the losses during pre-training."""
+    caption = (
+        "Generative loss in nats per pixel during pre-training. A point of a dotted line is the "
+        "mean over the steps since the one before; markers are losses of the validation images."
+    )
+    panels = loss_curves(findings)
+    labels = ("Losses by step", "pre-training", "loss, nats per pixel")
+    return _curves(*labels, nll, panels, caption, findings)
+
+
+def fine_tuning_curves(findings: Findings) -> list[Exhibit]:
+    """Returns the accuracies during fine-tuning."""
+    caption = (
+        "Accuracy in percent during fine-tuning. A point of a dotted line is the mean over the "
+        "steps since the one before; markers are accuracies of the validation images, of which "
+        "the highest chose the epoch."
+    )
+    panels = accuracy_curves(findings)
+    labels = ("Accuracy by step", "fine-tuning", "accuracy, %")
+    return _curves(*labels, percent, panels, caption, findings)
+
+
+def _curves(
+    heading: str,
+    kind: str,
+    name: str,
+    text: Callable[[float], str],
+    panels: Sequence[CurvePanel],
+    caption: str,
+    findings: Findings,
+) -> list[Exhibit]:
+    """Returns one figure of all trainings of a kind; none without a history."""
+    if not panels:
+        return []
+    curves = [curve for panel in panels for curve in panel.curves]
+    rows = [(name_of(c), str(step), text(value)) for c in curves for step, value in c.validation]
+    table = Table(("run", "step", f"validation {name}"), tuple(rows))
+    scale = 100 if text is percent else 1
+    picture = Picture(
+        f"{kind}-curves.png",
+        plots.png(plots.training_curves(panels, name, scale)),
+        f"Line plot: {name}, by step of {kind}, a line for each run.",
+    )
+    runs = with_origins((curve.entry.run for curve in curves), findings)
+    return [Exhibit(heading, picture, caption, runs, table)]
 
 
 def accuracy_by_layer(findings: Findings) -> list[Exhibit]:
@@ -145,17 +195,19 @@ def pictures(findings: Findings) -> list[Exhibit]:
     Raises:
         InputError: A file is not a PNG picture.
     """
-    return [
-        _picture(entry, file, number)
-        for number, entry in enumerate(findings.pretrainings, start=1)
-        for file in PICTURES
-        if (entry.run.folder / file).is_file()
-    ]
+    numbers = dict.fromkeys(PICTURES, 0)
+    exhibits = []
+    for entry in findings.pretrainings:
+        for file in PICTURES:
+            path = entry.run.folder / file
+            if path.is_file():
+                numbers[file] += 1
+                exhibits.append(_picture(entry, path, numbers[file]))
+    return exhibits
 
 
-def _picture(entry: Losses, file: str, number: int) -> Exhibit:
-    path = entry.run.folder / file
-    name, content = PICTURES[file]
+def _picture(entry: Losses, path: pathlib.Path, number: int) -> Exhibit:
+    name, content = PICTURES[path.name]
     png = path.read_bytes()
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:

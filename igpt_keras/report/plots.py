@@ -12,10 +12,14 @@ import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import offset_copy
 
 from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.report.collect import LossPanel, ObjectivePanel, baseline_label, label, short
+from igpt_keras.report.curves import CurvePanel, Points
+from igpt_keras.report.curves import name_of as curve_name
 from igpt_keras.report.runs import Probe
 
 STYLE = {
@@ -33,15 +37,20 @@ STYLE = {
 }
 DPI = 150
 WIDTH = 6.5
-LABEL_HEIGHT = 0.2  # inches
+PANEL_HEIGHT = 4.2  # inches, with title and names of the axes
+LABEL_HEIGHT = 0.2
+# Characters of the legend's font in a line, and what the sample of a line takes of them.
+LEGEND_LENGTH = 92
+HANDLE_LENGTH = 10
+LEGEND_OFFSET = -42  # points, below the names of the horizontal axis
 LABEL_LENGTH = 44
 TITLE_LENGTH = 80
 CURVES_PER_PANEL = 8
 # 7 and 4 have no common factor: 28 different pairs.
 MARKERS = "os^DvPX"
 LINE_STYLES = ("-", "--", "-.", ":")
-# The palette of Okabe and Ito, dark colors first.
-COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+# The palette of Okabe and Ito, so ordered that its two blues have different line styles.
+COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 BASELINE_STYLES = ((0, (1, 2)), (0, (6, 2)), (0, (6, 2, 1, 2)), (0, (2, 4)))
 BARS = {"probe": ("linear probe", "0.9", "///"), "fine_tuned": ("fine-tuned", "0.55", "...")}
 
@@ -119,6 +128,40 @@ def accuracy_by_loss(panels: Sequence[LossPanel]) -> Figure:
 
 
 @styled
+def training_curves(panels: Sequence[CurvePanel], name: str, scale: float = 1.0) -> Figure:
+    """Draws a metric by step: of validation images with markers, of training images dotted.
+
+    Args:
+        panels: Trainings with comparable metrics.
+        name: Name and unit of the metric.
+        scale: Factor of its values.
+    """
+    parts = [
+        (panel.title, panel.curves[start : start + CURVES_PER_PANEL])
+        for panel in panels
+        for start in range(0, len(panel.curves), CURVES_PER_PANEL)
+    ]
+    figure, all_axes = stacked_axes([len(curves) + 1 for _, curves in parts])
+    for axes, (title, curves) in zip(all_axes, parts, strict=True):
+        for index, curve in enumerate(curves):
+            style = line_style(index)
+            steps, values = _scaled(curve.training, scale)
+            axes.plot(steps, values, ":", color=style["color"], linewidth=1)
+            steps, values = _scaled(curve.validation, scale)
+            text = f"{shortened(curve_name(curve))}, validation"
+            axes.plot(steps, values, label=text, **{**style, "linestyle": "-"})
+        axes.plot([], [], ":", color="0.3", linewidth=1, label="training")
+        axes.set(xlabel="step", ylabel=name)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        explain(axes, title)
+    return figure
+
+
+def _scaled(points: Points, scale: float) -> tuple[list[int], list[float]]:
+    return [step for step, _ in points], [scale * value for _, value in points]
+
+
+@styled
 def before_and_after(panels: Sequence[ObjectivePanel]) -> Figure:
     """Draws Figure 4: AR and BERT, linear probe and fine-tuned, each bar with its value."""
     figure, all_axes = stacked_axes([0] * len(panels))
@@ -144,16 +187,16 @@ def before_and_after(panels: Sequence[ObjectivePanel]) -> Figure:
     return figure
 
 
-def stacked_axes(labels: Sequence[int]) -> tuple[Figure, list[Axes]]:
+def stacked_axes(labels: Sequence[float]) -> tuple[Figure, list[Axes]]:
     """Returns a figure with panels below each other, which share their vertical axis.
 
     Args:
-        labels: Number of legend entries of each panel, which its height has room for.
+        labels: Number of lines of each legend, which the height of its panel has room for.
     """
-    heights = [max(3.2, 0.5 + LABEL_HEIGHT * number) for number in labels]
-    figure = Figure(figsize=(WIDTH, sum(heights) * 1.3))
-    grid = {"height_ratios": heights, "hspace": 0.4}
-    axes = figure.subplots(len(labels), sharey=True, squeeze=False, gridspec_kw=grid)
+    heights = [PANEL_HEIGHT + LABEL_HEIGHT * number for number in labels]
+    layout = ConstrainedLayoutEngine(hspace=0.08)
+    figure = Figure(figsize=(WIDTH, sum(heights)), layout=layout)
+    axes = figure.subplots(len(labels), sharey=True, squeeze=False)
     return figure, list(axes[:, 0])
 
 
@@ -173,10 +216,24 @@ def ring_point(axes: Axes, x: float, y: float, style: dict) -> None:
     axes.scatter([x], [y], s=150, facecolors="none", edgecolors=style["color"], zorder=3)
 
 
-def explain(axes: Axes, title: str) -> None:
-    """Adds a title, and a legend to the right of the axes."""
+def explain(axes: Axes, title: str, legend_title: str | None = None) -> None:
+    """Adds a title, and a legend below the axes; with a legend, the axes are named already."""
     axes.set_title(shortened(title, TITLE_LENGTH), loc="left", fontsize=10)
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3.5)
+    handles, labels = axes.get_legend_handles_labels()
+    figure = axes.get_figure(root=True)
+    below = offset_copy(axes.transAxes, figure, 0, LEGEND_OFFSET, units="points")
+    axes.legend(
+        handles,
+        labels,
+        loc="upper left",
+        bbox_to_anchor=(0, 0),
+        bbox_transform=below,
+        borderaxespad=0,
+        handlelength=3.5,
+        ncols=max(1, LEGEND_LENGTH // (max(map(len, labels), default=0) + HANDLE_LENGTH)),
+        title=legend_title,
+        alignment="left",
+    )
 
 
 def shortened(text: str, length: int = LABEL_LENGTH) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from igpt_keras.errors import InputError
 from igpt_keras.network.config import ImageGPTConfig, check_objective
-from igpt_keras.runs.folder import SNAPSHOTS
+from igpt_keras.runs.folder import RUN_FILE, SNAPSHOTS
 from igpt_keras.runs.result import RESULT_FILE, Result, read_result
 from igpt_keras.saving import MODEL_FOLDER
 
@@ -146,13 +146,17 @@ class FineTuning(Entry):
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """All runs of a report, and those of each kind in the same order."""
+    """All runs of a report, and those of each kind in the same order.
+
+    `unfinished` holds the folders of trainings that have no result yet.
+    """
 
     runs: tuple[Run, ...]
     pretrainings: tuple[Losses, ...]
     fine_tunings: tuple[FineTuning, ...]
     probes: tuple[Probe, ...]
     evaluations: tuple[Losses, ...]
+    unfinished: tuple[pathlib.Path, ...] = ()
 
     def entries(self) -> tuple[Entry, ...]:
         """Returns the runs of all kinds."""
@@ -170,19 +174,28 @@ def find_runs(paths: Iterable[pathlib.Path]) -> list[Run]:
     for path in paths:
         found = list(_run_folders(path))
         if not found:
+            unfinished = ", ".join(map(str, find_unfinished([path])))
+            also = f"; unfinished: {unfinished}" if unfinished else ""
             raise FileNotFoundError(
-                f"{path} holds no run: no {RESULT_FILE} in it or up to two folders below"
+                f"{path} holds no run: no {RESULT_FILE} in it or up to two folders below{also}"
             )
         for folder in found:
             folders.setdefault(folder.resolve(), folder)
     return [Run(folder, read_result(folder)) for folder in folders.values()]
 
 
-def _run_folders(path: pathlib.Path) -> Iterable[pathlib.Path]:
-    if (path / RESULT_FILE).is_file():
+def find_unfinished(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
+    """Returns the folders at `paths`, or up to two folders below, of runs without a result."""
+    folders = [folder for path in paths for folder in _run_folders(path, RUN_FILE)]
+    unfinished = [folder for folder in folders if not (folder / RESULT_FILE).is_file()]
+    return list({folder.resolve(): folder for folder in unfinished}.values())
+
+
+def _run_folders(path: pathlib.Path, file: str = RESULT_FILE) -> Iterable[pathlib.Path]:
+    if (path / file).is_file():
         return [path]
-    below = [*path.glob(f"*/{RESULT_FILE}"), *path.glob(f"*/*/{RESULT_FILE}")]
-    # Unfinished runs are in hidden folders.
+    below = [*path.glob(f"*/{file}"), *path.glob(f"*/*/{file}")]
+    # What is not written whole yet is in hidden folders.
     return sorted(
         file.parent
         for file in below
@@ -190,8 +203,12 @@ def _run_folders(path: pathlib.Path) -> Iterable[pathlib.Path]:
     )
 
 
-def read_findings(runs: list[Run]) -> Findings:
+def read_findings(runs: list[Run], unfinished: Iterable[pathlib.Path] = ()) -> Findings:
     """Reads the results of `runs` as typed values.
+
+    Args:
+        runs: The runs.
+        unfinished: Folders of trainings that have no result yet.
 
     Raises:
         InputError: A result lacks a metric or holds one of another type.
@@ -206,7 +223,7 @@ def read_findings(runs: list[Run]) -> Findings:
         tuple(_read(run, reader) for run in runs if run.result.kind == kind)
         for kind, reader in readers
     )
-    return Findings(tuple(runs), *entries)
+    return Findings(tuple(runs), *entries, unfinished=tuple(unfinished))
 
 
 def _read(run: Run, reader: Callable[[Run], Any]) -> Any:

@@ -19,7 +19,7 @@ def report_page(findings: Findings, title: str) -> Page:
     sections = [
         _section(
             "Pre-training",
-            tables.pretraining(findings),
+            [*tables.pretraining(findings), *figures.pretraining_curves(findings)],
             Missing("No pre-training run. Make one with", PRETRAIN),
         ),
         _by_layer(findings),
@@ -48,7 +48,7 @@ def report_page(findings: Findings, title: str) -> Page:
         ),
         _section(
             "Fine-tuning (the paper's Table 3)",
-            tables.fine_tuning(findings),
+            [*tables.fine_tuning(findings), *figures.fine_tuning_curves(findings)],
             Missing("No fine-tuning. Make one with", FINETUNE),
         ),
         _section(
@@ -95,6 +95,9 @@ def _introduction(findings: Findings) -> str:
         "nats per pixel. Rows marked “paper” are from Generative Pretraining from Pixels (Chen "
         "et al., 2020). The commands and settings of its runs are below each figure and table."
     )
+    if findings.unfinished:
+        names = ", ".join(map(str, findings.unfinished))
+        text += f" Unfinished runs are left out: {names}."
     unvalidated = [run.name for run in findings.runs if not run.result.data.get("validation")]
     if unvalidated:
         text += (

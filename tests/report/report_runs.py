@@ -112,6 +112,13 @@ def evaluation(folder, of=None):
     return write(folder, "evaluate", of or model(), metrics)
 
 
+def history(folder, records):
+    """Writes the history of a training to its folder."""
+    lines = [json.dumps({"time": 0.0, **record}) + "\n" for record in records]
+    (folder / "history.jsonl").write_text("".join(lines))
+    return folder
+
+
 def findings(folder):
     """The results of all runs in `folder`."""
     return read_findings(find_runs([folder]))

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from igpt_keras.report.collect import Bars, LossPanel, ObjectivePanel
+from igpt_keras.report.curves import loss_curves
 from tests.report import report_runs as runs
 from tests.report.report_runs import findings
 
@@ -49,6 +50,22 @@ def test_figure_2_is_drawn_without_need_of_color(tmp_path):
         assert list(line.get_ydata()) == percent(curve.layers.values())
         best = curve.best_layer
         assert list(ring.get_offsets()[0]) == [best, *percent([curve.layers[best]]).expected]
+
+
+def test_curves_have_integer_steps_and_a_point_for_each_record(tmp_path):
+    for name in ("a", "b"):
+        folder = runs.pretraining(tmp_path / name)
+        losses = [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.5, "val_loss": 2.0}]
+        runs.history(folder, losses)
+    panels = loss_curves(findings(tmp_path))
+    (axes,) = plots.training_curves(panels, "loss, nats", 100).axes
+    assert axes.get_title(loc="left") == "AR on folder:/images/cifar10, 4×4 pixels, 8 colors"
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("step", "loss, nats")
+    assert all(step == int(step) for step in axes.get_xticks())
+    training, validation = axes.lines[0], axes.lines[1]
+    assert list(training.get_ydata()) == [300, 250]
+    assert (list(validation.get_xdata()), list(validation.get_ydata())) == ([2], [200])
+    assert validation.get_marker() != axes.lines[3].get_marker()
 
 
 def test_figure_3_tells_sizes_by_marker_and_runs_by_line(tmp_path):

@@ -202,6 +202,53 @@ def test_tables_show_what_was_measured(everything, tmp_path):
     assert by_name["Mean Teacher"]["4 per class"] == "–"
 
 
+def test_courses_of_trainings_are_drawn_and_listed(tmp_path):
+    folder = tmp_path / "runs"
+    losses = [{"step": 10, "loss": 2.5}, {"step": 20, "loss": 2.25, "val_loss": 2.125}]
+    runs.history(runs.pretraining(folder / "ar"), losses)
+    runs.pretraining(folder / "without-history")
+    tuned = [{"step": 5, "accuracy": 0.5, "val_accuracy": 0.625}]
+    runs.history(runs.fine_tuning(folder / "tuned"), tuned)
+    page = report(folder, tmp_path / "out")
+    (row,) = page.table("validation loss, nats per pixel")
+    assert row["run"].endswith(" ar")
+    assert (row["step"], row["validation loss, nats per pixel"]) == ("20", "2.1250")
+    assert [row["validation accuracy, %"] for row in page.table("validation accuracy, %")] == [
+        "62.5"
+    ]
+    files = {file.name for file in (tmp_path / "out").glob("*.png")}
+    assert files == {"pre-training-curves.png", "fine-tuning-curves.png"}
+
+
+def test_a_damaged_history_is_named(tmp_path):
+    run = runs.pretraining(tmp_path / "run")
+    for damaged in ('{"loss": 1.0}\n', '{"step": 1, "loss": "low"}\n', "[1]\n", "step\n"):
+        (run / "history.jsonl").write_text(damaged)
+        with pytest.raises(InputError, match="history.jsonl is damaged"):
+            write_report([run], tmp_path / "out")
+
+
+def test_unfinished_runs_are_named_and_left_out(tmp_path):
+    runs.pretraining(tmp_path / "runs" / "done")
+    unfinished = tmp_path / "runs" / "search" / "unfinished"
+    unfinished.mkdir(parents=True)
+    (unfinished / "run.json").write_text("{}")
+    (tmp_path / "runs" / "done" / "run.json").write_text("{}")
+    page = report(tmp_path / "runs", tmp_path / "out")
+    assert f"Unfinished runs are left out: {unfinished}." in page.text
+    with pytest.raises(FileNotFoundError, match=f"unfinished: {re.escape(str(unfinished))}"):
+        write_report([tmp_path / "runs" / "search"], tmp_path / "none")
+
+
+def test_pictures_are_numbered_without_gaps(tmp_path):
+    for name, drawn in (("a", True), ("b", False), ("c", True)):
+        pictures = {"samples.png": sheet()} if drawn else {}
+        runs.pretraining(tmp_path / "runs" / name, pictures=pictures)
+    report(tmp_path / "runs", tmp_path / "out")
+    files = sorted(file.name for file in (tmp_path / "out").glob("*.png"))
+    assert files == ["samples-1.png", "samples-2.png"]
+
+
 def test_every_figure_says_how_to_make_it_again(everything, tmp_path):
     page = report(everything, tmp_path / "out")
     for run in find_runs([everything]):
