@@ -37,6 +37,9 @@ CONFIG_FILE = "igpt.json"
 WEIGHTS_FILE = "model.weights.h5"
 TRAINING_FILE = "training.json"
 MODEL_FOLDER = "model"
+# A key of `training.json`: the tokenizer's root mean square error on images like those that the
+# model was trained on, in levels 0…255.
+TOKENIZER_ERROR = "tokenizer_rmse"
 FORMAT_VERSION = 1
 # Weights hardly compress; Keras stores them as they are.
 MAX_COMPRESSION = 10

@@ -25,7 +25,10 @@ ROOMS = [
     ["igpt_keras.tokenizers", "igpt_keras.pictures"],
     ["igpt_keras.json_files"],
     ["igpt_keras.atomic", "igpt_keras.checksums", "igpt_keras.extras", "igpt_keras.registry"],
-    ["igpt_keras.paper", "igpt_keras.errors", "igpt_keras.tensors"],
+    [
+        *("igpt_keras.paper", "igpt_keras.errors", "igpt_keras.tensors"),
+        *("igpt_keras.short_repr", "igpt_keras.stages", "igpt_keras.wording"),
+    ],
 ]
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 # These run on any Keras backend, so they do not import TensorFlow when they are imported.

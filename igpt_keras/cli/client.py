@@ -1,17 +1,19 @@
 """`igpt client`: requests to a server."""
 
+import math
 import pathlib
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from igpt_keras.cli import Group
-from igpt_keras.cli.command import Command, OptionGroup, command, option, plural
+from igpt_keras.cli.command import Command, OptionGroup, command, option
 from igpt_keras.cli.complete import NUM_COMPLETIONS, SAMPLING
 from igpt_keras.cli.options import IMAGES, PATH, POSITIVE, output, overwrite
 from igpt_keras.cli.sample import NUM_SAMPLES
 from igpt_keras.cli.sampler_options import options_of
 from igpt_keras.sampling.samplers import Categorical
+from igpt_keras.wording import plural
 
 if TYPE_CHECKING:
     from serving.client import Client
@@ -141,12 +143,23 @@ def complete(
         size = completed.shape[2]
         originals = np.stack([_thumbnail(path, size) for path in images])
         known = known_rows(size, keep_rows)
+        _warn_of_colors(images, originals, completed, known)
         partial.mkdir()
         names = completion_names(images, num_completions)
         title = f"Completions from {connection.address}"
         write_completions(partial, names, originals, completed, known, title=title, scale=scale)
     count = plural(len(images) * num_completions, "completion")
     click.echo(f"Wrote {count} and {SHEET_FILE} to {output}")
+
+
+def _warn_of_colors(images, originals, completed, known) -> None:
+    """Warns of images whose known pixels the server's colors show badly."""
+    from igpt_keras.pictures.colors import warn_of_colors
+
+    for path, original, of_image in zip(images, originals, completed, strict=True):
+        difference = original[known] - of_image[0][known].astype(float)
+        if difference.size:
+            warn_of_colors(path, math.sqrt((difference**2).mean()))
 
 
 def _thumbnail(path: pathlib.Path, size: int):

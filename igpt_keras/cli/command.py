@@ -12,6 +12,7 @@ import click
 
 from igpt_keras.cli.quiet import load_tensorflow
 from igpt_keras.cli.signals import ended_by_second_signal
+from igpt_keras.cli.slow_stages import SlowStages, slow_stages
 from igpt_keras.errors import InputError
 
 
@@ -64,7 +65,11 @@ class Command(click.Command):
         if self.needs_tensorflow:
             load_tensorflow_for(ctx)
         function = cast(Callable[..., Any], self.callback)
-        with ended_by_second_signal("igpt: error: interrupted"), _out_of_memory_in_a_line():
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(ended_by_second_signal("igpt: error: interrupted"))
+            stack.enter_context(_out_of_memory_in_a_line())
+            if ctx.params.get("progress") != "quiet":
+                stack.enter_context(slow_stages(SlowStages()))
             return ctx.invoke(function, **self.gather(dict(ctx.params)))
 
     def gather(self, values: dict[str, Any]) -> dict[str, Any]:
@@ -163,8 +168,3 @@ def _words(given: click.Option, value: Any) -> list[str]:
     if isinstance(value, list):
         value = ",".join(map(str, value))
     return [given.opts[0], str(value).removesuffix(".0")]
-
-
-def plural(count: int, noun: str) -> str:
-    """Returns a count with its noun, such as "1 image" or "1,257 images"."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -50,7 +50,7 @@ def _description(model) -> str:
     config = model.config
     kind = "autoregressive" if model.objective == "ar" else "BERT"
     if isinstance(model, ImageGPTClassifier):
-        kind += f" classifier of {model.num_classes} classes"
+        kind += f" classifier of {model.num_classes:,} classes"
     else:
         kind += " model"
     tokenizer = "with its tokenizer" if model.tokenizer is not None else "without a tokenizer"

@@ -23,7 +23,7 @@ from igpt_keras.pictures.completions import completion_sheet, known_rows, number
 from igpt_keras.pictures.contact_sheets import save_png
 from igpt_keras.sampling.checks import check_backend
 from igpt_keras.sampling.requests import Completions
-from igpt_keras.saving import read_training
+from igpt_keras.saving import TOKENIZER_ERROR, read_training
 from igpt_keras.tokenizers import ColorPalette
 from igpt_keras.tokenizers.base import tokenizer_of
 from igpt_keras.training.callbacks.progress_bar import ProgressBar
@@ -133,7 +133,9 @@ def pretraining(
     }
     with ProgressBar("pre-training", ("loss", "val_loss")) as bar:
         history = pretrain(model, train, validation, callbacks=[bar], verbose=0, **settings)
+    errors = palette.reconstruction_error(digits.validation.images)
     training = {"data": "scikit-learn digits", **settings, "history": history}
+    training[TOKENIZER_ERROR] = float(np.sqrt(np.mean(np.square(errors))))
     model.save_to_preset(folder / "pretrained", training=training)
 
     loss = model.evaluate(test, batch_size=len(test), verbose=0, return_dict=True)["loss"]

@@ -9,6 +9,8 @@ from igpt_keras.cli.command import command
 from igpt_keras.cli.options import DATA, MODEL, output, overwrite, seed
 from igpt_keras.cli.training import print_bad_images
 from igpt_keras.errors import InputError
+from igpt_keras.stages import stage
+from igpt_keras.wording import plural
 
 if TYPE_CHECKING:
     from igpt_keras.runs.options import DataOptions
@@ -38,8 +40,10 @@ def draft(
     check_replaceable(output, overwrite)
     loaded = load_with_tokenizer(model)
     tokenized = data.tokenize(data.data_set.train, loaded)
-    fitted = NeighborDraft.fit(tokenized.tokens, loaded.config.vocabulary_size, seed)
+    count = plural(len(tokenized.tokens), "image")
+    with stage(f"fitting a draft to {count}"):
+        fitted = NeighborDraft.fit(tokenized.tokens, loaded.config.vocabulary_size, seed)
     fitted.save(output, overwrite)
     print_bad_images(data)
-    click.echo(f"Fitted a draft to {len(tokenized.tokens):,} images")
+    click.echo(f"Fitted a draft to {count}")
     click.echo(f"Wrote {output}")

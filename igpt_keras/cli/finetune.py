@@ -21,6 +21,7 @@ from igpt_keras.cli.options import (
 )
 from igpt_keras.cli.resume import check_nothing_changes, resume_option
 from igpt_keras.cli.training import print_bad_images, print_result, train
+from igpt_keras.wording import plural
 
 if TYPE_CHECKING:
     from igpt_keras.runs.options import DataOptions
@@ -119,15 +120,16 @@ def finetune(
 
 def _plan(run) -> str:
     """Returns how many images there are, and how long the training takes."""
-    images = f"{run.num_images} images to train, {len(run.held_out['test'])} to test"
+    images = f"{plural(run.num_images, 'image')} to train, {len(run.held_out['test']):,} to test"
     if "validation" not in run.held_out:
         return (
             f"{images}\nThe validation images are trained on: no early stopping, exactly "
-            f"{run.settings.epochs} epochs"
+            f"{plural(run.settings.epochs, 'epoch')}"
         )
     return (
-        f"{images}\n{len(run.held_out['validation'])} to validate: at most {run.settings.epochs} "
-        f"epochs, ended by {run.settings.patience} without a better validation accuracy"
+        f"{images}\n{len(run.held_out['validation']):,} to validate: at most "
+        f"{plural(run.settings.epochs, 'epoch')}, ended by {run.settings.patience} without a "
+        "better validation accuracy"
     )
 
 

@@ -12,6 +12,8 @@ from igpt_keras.cli.command import argument, command, option
 from igpt_keras.cli.options import COUNT, DATA, PATH, output, overwrite, seed
 from igpt_keras.cli.training import print_bad_images
 from igpt_keras.errors import InputError
+from igpt_keras.stages import stage
+from igpt_keras.wording import plural
 
 if TYPE_CHECKING:
     from igpt_keras.runs.options import DataOptions
@@ -77,10 +79,12 @@ def fit(
         raise InputError(f"--output must end in {SUFFIX}, got {output}")
     check_replaceable(output, overwrite)
     images = training_images(data, image_size, max_images, seed)
-    fitted = ColorPalette.fit(images, num_colors, seed, max_pixels)
+    with stage(f"fitting a palette to {plural(len(images), 'image')}"):
+        fitted = ColorPalette.fit(images, num_colors, seed, max_pixels)
     fitted.save(output, overwrite)
     print_bad_images(data)
-    click.echo(f"Fitted {num_colors} colors to {len(images):,} images; {_error(fitted, images)}")
+    colors, count = plural(num_colors, "color"), plural(len(images), "image")
+    click.echo(f"Fitted {colors} to {count}; {_error(fitted, images)}")
     click.echo(f"Wrote {output}")
 
 
@@ -134,7 +138,7 @@ def show(
         raise InputError(f"{palette_or_model} has a {type(shown).__name__}, not a palette")
     size = image_size or model_size
     pictures = [swatches(shown.rgb)]
-    message = f"Wrote {output}: {shown.vocabulary_size} colors"
+    message = f"Wrote {output}: {plural(shown.vocabulary_size, 'color')}"
     if images:
         pixels = read_images(FileSplit("IMAGES", images), size).images
         names = [path.name for path in images]
@@ -145,7 +149,7 @@ def show(
         names = [""] * len(pixels)
     if images or data:
         pictures.append(_before_and_after(shown, pixels, names))
-        message += f", {len(pixels)} images; {_error(shown, pixels)}"
+        message += f", {plural(len(pixels), 'image')}; {_error(shown, pixels)}"
     save_png(stacked(pictures), output, overwrite)
     click.echo(message)
 

@@ -4,8 +4,9 @@ import pathlib
 
 import click
 
-from igpt_keras.cli.command import argument, command, option, plural
+from igpt_keras.cli.command import argument, command, option
 from igpt_keras.cli.options import PATH, output, overwrite
+from igpt_keras.wording import plural
 
 
 @command(

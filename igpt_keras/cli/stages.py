@@ -1,4 +1,7 @@
-"""Progress bars of the stages of a run outside `fit`."""
+"""Progress of the stages of a run outside `fit`."""
+
+import time
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.progress import (
@@ -11,16 +14,23 @@ from rich.progress import (
 
 from igpt_keras.runs import RunCallback
 
+SECONDS_BETWEEN_LINES = 10
+
 
 class StageBars(RunCallback):
-    """Shows a bar for each stage, at a terminal. A context manager.
+    """Shows how far each stage is: bars at a terminal, now and then a line elsewhere.
+
+    A context manager.
 
     Args:
         console: Where to show them; stderr by default.
+        clock: Returns the time in seconds.
     """
 
-    def __init__(self, console: Console | None = None):
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic):
         super().__init__()
+        self._clock = clock
+        self._last_line = clock()
         console = console or Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -46,6 +56,13 @@ class StageBars(RunCallback):
 
     def on_progress(self, stage: str, done: int, total: int) -> None:
         """Shows how far a stage is."""
+        if not self.is_shown:
+            now = self._clock()
+            if now - self._last_line >= SECONDS_BETWEEN_LINES:
+                self._last_line = now
+                line = f"igpt: {stage}: {done:,} of {total:,}"
+                print(line, file=self._progress.console.file, flush=True)
+            return
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total)
         self._progress.update(self._tasks[stage], completed=done)

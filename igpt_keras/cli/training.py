@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from igpt_keras.cli.command import plural
 from igpt_keras.cli.signals import ended_by_second_signal
+from igpt_keras.wording import plural
 
 if TYPE_CHECKING:
     from igpt_keras.runs.options import DataOptions
@@ -33,8 +33,8 @@ def train(run: Any, metrics: tuple[str, ...], progress: str) -> "Result | None":
         print_result(f"{run.output} is finished: nothing is left to do", progress)
         return None
     if progress != "quiet":
-        steps = f"{run.total_steps:,} steps of {run.batch_size} images, {run.memory}"
-        print_result(steps, progress)
+        images = plural(run.batch_size, "image")
+        print_result(f"{plural(run.total_steps, 'step')} of {images}, {run.memory}", progress)
     resume = f"resume with: {shlex.join(['igpt', run.kind, '--resume', str(run.output)])}"
     try:
         with (

@@ -17,7 +17,9 @@ from igpt_keras.data.loader import Loader, no_good_image, size_of_images
 from igpt_keras.data.splits import RECORD_BLOCK_SIZE, Split
 from igpt_keras.errors import InputError
 from igpt_keras.json_files import read_json, write_json
+from igpt_keras.stages import stage
 from igpt_keras.tokenizers import ImageTokenizer
+from igpt_keras.wording import plural
 
 # The last file that is written into the folder of cached tokens.
 CACHE_FILE = "about.json"
@@ -119,7 +121,8 @@ def read_images(
     limit = split.num_examples if limit is None else min(limit, split.num_examples)
     references = split.in_order() if seed is None else split.shuffled(seed)
     references = references.unbatch().take(limit).batch(RECORD_BLOCK_SIZE)
-    blocks = list(_load(split, references, image_size, None, augmentation, decoder))
+    with stage(f"reading {plural(limit, 'image')} of {split.name}"):
+        blocks = list(_load(split, references, image_size, None, augmentation, decoder))
     return LabeledImages(
         np.concatenate([images for images, _ in blocks]),
         np.concatenate([labels for _, labels in blocks]),
@@ -137,12 +140,13 @@ def _tokenize_into(
     labels = []
     count = 0
     size = size_of_images(tokenizer)
-    for values, block_labels in _load(
-        split, split.in_order(), size, tokenizer, augmentation, decoder
-    ):
-        tokens[count : count + len(values)] = values
-        count += len(values)
-        labels.append(block_labels)
+    with stage(f"tokenizing {plural(split.num_examples, 'image')} of {split.name}"):
+        for values, block_labels in _load(
+            split, split.in_order(), size, tokenizer, augmentation, decoder
+        ):
+            tokens[count : count + len(values)] = values
+            count += len(values)
+            labels.append(block_labels)
     return np.concatenate(labels)
 
 

@@ -12,12 +12,13 @@ import numpy as np
 from igpt_keras.atomic import atomic_path
 from igpt_keras.errors import InputError
 from igpt_keras.evaluation.probe_features import LayerFeatures
+from igpt_keras.short_repr import ShortRepr
 
 PATIENCE = 2
 
 
-@dataclasses.dataclass(frozen=True)
-class Probe:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Probe(ShortRepr):
     """A trained linear classifier.
 
     Attributes:

@@ -10,6 +10,7 @@ import numpy as np
 from igpt_keras import paper
 from igpt_keras.errors import InputError
 from igpt_keras.network.attention_patterns import attention_patterns
+from igpt_keras.short_repr import ShortRepr
 
 PRESETS = paper.PRESETS
 OBJECTIVES = ("ar", "bert")
@@ -36,8 +37,8 @@ def integer_of_at_least(minimum: int, name: str, value: Any) -> int:
     return int(value)
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageGPTConfig:
+@dataclasses.dataclass(frozen=True, repr=False)
+class ImageGPTConfig(ShortRepr):
     """The sizes of an Image GPT (paper, sections 3.2 and 3.3).
 
     Args:

@@ -9,6 +9,7 @@ Metrics of the result: `completions`, a list with a dictionary for each file:
 | `total_log_likelihood`, `bits_per_pixel` | the same of all pixels; absent for BERT |
 """
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -22,6 +23,7 @@ from igpt_keras.data.image_decoding import read_image
 from igpt_keras.errors import InputError
 from igpt_keras.models import load
 from igpt_keras.models.generative_model import GenerativeModel
+from igpt_keras.pictures.colors import warn_of_colors
 from igpt_keras.pictures.completions import (
     check_scale,
     completion_names,
@@ -40,7 +42,10 @@ from igpt_keras.runs.tokenizers import load_with_tokenizer
 from igpt_keras.sampling.drafts import Draft, NeighborDraft
 from igpt_keras.sampling.requests import Completions
 from igpt_keras.sampling.samplers import Categorical, Sampler
+from igpt_keras.saving import TOKENIZER_ERROR, read_training
+from igpt_keras.stages import stage
 from igpt_keras.tokenizers.base import tokenizer_of
+from igpt_keras.wording import plural
 
 ENTROPY_FILE = "entropy.png"
 # More sequences take more memory and little less time each.
@@ -49,7 +54,7 @@ SEQUENCES_AT_ONCE = 32
 WHITE = 128
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class SamplingOptions(ModelOptions):
     """Options that completions and samples share.
 
@@ -78,7 +83,7 @@ class SamplingOptions(ModelOptions):
         check_scale(self.scale)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Settings(SamplingOptions):
     """Settings of completions; the others stand in `SamplingOptions`.
 
@@ -104,7 +109,7 @@ class Settings(SamplingOptions):
             )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class SampleSettings(SamplingOptions):
     """Settings of samples; the others stand in `SamplingOptions`.
 
@@ -151,20 +156,16 @@ class _Generation(Measurement):
             and tokenizer_of(self.model).pixelwise
             and any(hasattr(callback, "on_progress") for callback in callbacks)
         )
-        return _joined(
-            [
-                self.model.generate(
-                    images[group],
-                    sampler=self.settings.sampler,
-                    seed=self.settings.seed + group,
-                    draft=self.draft,
-                    num_steps=self.settings.num_steps,
-                    on_row=on_row if reports else None,
-                    **settings,
-                )
-                for group in groups
-            ]
-        )
+        arguments = {"sampler": self.settings.sampler, "draft": self.draft, **settings}
+        arguments |= {"num_steps": self.settings.num_steps, "on_row": on_row if reports else None}
+        sampling = stage(f"sampling {plural(count * len(images), 'image')}")
+        with contextlib.nullcontext() if reports else sampling:
+            return _joined(
+                [
+                    self.model.generate(images[g], seed=self.settings.seed + g, **arguments)
+                    for g in groups
+                ]
+            )
 
     def _result(self, data: dict[str, Any], records: list[dict[str, Any]]) -> Result:
         settings = dataclasses.asdict(self.settings)
@@ -184,6 +185,8 @@ class _Generation(Measurement):
 
 class Complete(_Generation):
     """Keeps the known pixels of image files and lets a model sample the others.
+
+    An `InputWarning` names images whose colors are far from the model's.
 
     `data` of `open` are the paths of the images, of any format and size: they are cropped to a
     square and averaged down to the model's input. Writes a PNG for each completion, a contact
@@ -215,6 +218,7 @@ class Complete(_Generation):
         completions = self._generate(
             self.originals, callbacks, num_completions=settings.num_completions, **known
         )
+        self._warn_of_colors()
         names = completion_names(self.data, settings.num_completions)
         shown = (self.originals, completions.images, self.known_mask)
         title = f"Completions by {settings.model}"
@@ -225,6 +229,12 @@ class Complete(_Generation):
             save_png(sheet, folder / ENTROPY_FILE)
         records = likelihoods(completions, names, int((~self.known_mask).sum()))
         return self._result({"images": [str(path) for path in self.data]}, records)
+
+    def _warn_of_colors(self) -> None:
+        usual = read_training(self.settings.model).get(TOKENIZER_ERROR)
+        errors = tokenizer_of(self.model).reconstruction_error(self.originals)
+        for path, error in zip(self.data, errors, strict=True):
+            warn_of_colors(path, error, usual if isinstance(usual, float) else None)
 
 
 class Sample(_Generation):

@@ -28,10 +28,12 @@ from igpt_keras.runs.options import ModelOptions
 from igpt_keras.runs.result import Result, describe_model
 from igpt_keras.runs.run import Measurement
 from igpt_keras.runs.tokenizers import load_with_tokenizer
+from igpt_keras.stages import stage
 from igpt_keras.tokenizers.base import tokenizer_of
+from igpt_keras.wording import plural
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Settings(ModelOptions):
     """Settings of an evaluation.
 
@@ -73,9 +75,11 @@ class Evaluate(Measurement[Settings]):
     def _measure(self, folder: pathlib.Path, callbacks: Callbacks) -> Result:
         metrics: dict[str, Any] = {"votes": VOTES if self.model.objective == "bert" else None}
         for name, tokens in self.held_out.items():
-            metrics |= self._measure_split(name, tokens)
+            with stage(f"measuring the model on {plural(len(tokens), f'{name} image')}"):
+                metrics |= self._measure_split(name, tokens)
         if self.settings.baselines and self.model.generative_weight > 0:
-            metrics["baselines"] = self._baselines()
+            with stage("measuring the baselines"):
+                metrics["baselines"] = self._baselines()
         return Result(
             kind=self.kind,
             command=self.command,

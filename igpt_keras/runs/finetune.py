@@ -36,13 +36,15 @@ from igpt_keras.runs.result import Result, describe_model
 from igpt_keras.runs.run import Training
 from igpt_keras.runs.tokenizers import load_with_tokenizer
 from igpt_keras.saving import MODEL_FOLDER
+from igpt_keras.stages import stage
 from igpt_keras.tokenizers import ImageTokenizer
 from igpt_keras.tokenizers.base import tokenizer_of
 from igpt_keras.training.recipes import FineTuningHistory, finetune
 from igpt_keras.training.strategies import distribute
+from igpt_keras.wording import plural
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Settings(ModelOptions, TrainingOptions):
     """Settings of a fine-tuning.
 
@@ -158,16 +160,7 @@ class Finetune(Training[Settings]):
 
     def _train(self, model: ImageGPTClassifier, callbacks: Callbacks) -> Result:
         trained = self._fit(model, callbacks)
-        measured = {
-            name: classifier_metrics(
-                model,
-                split.tokens,
-                split.labels,
-                batch_size=self.evaluation_batch_size,
-                seed=self.settings.seed,
-            )
-            for name, split in self.held_out.items()
-        }
+        measured = {name: self._measure(model, name) for name in self.held_out}
         if self.is_chief:
             self._save(model, trained, measured.get("validation"))
         return Result(
@@ -178,6 +171,17 @@ class Finetune(Training[Settings]):
             settings=self._describe_settings(model),
             metrics=_metrics(model, trained, measured),
         )
+
+    def _measure(self, model: ImageGPTClassifier, name: str) -> ClassifierMetrics:
+        split = self.held_out[name]
+        with stage(f"measuring the classifier on {plural(len(split), f'{name} image')}"):
+            return classifier_metrics(
+                model,
+                split.tokens,
+                split.labels,
+                batch_size=self.evaluation_batch_size,
+                seed=self.settings.seed,
+            )
 
     def _fit(self, model: ImageGPTClassifier, callbacks: Callbacks) -> FineTuningHistory:
         settings = self.settings

@@ -13,6 +13,8 @@ from igpt_keras.data.stream import TrainingStream
 from igpt_keras.data.tokenization import read_images, tokenize
 from igpt_keras.errors import InputError
 from igpt_keras.models.generative_model import GenerativeModel
+from igpt_keras.short_repr import ShortRepr
+from igpt_keras.stages import stage
 from igpt_keras.tokenizers import ImageTokenizer
 from igpt_keras.tokenizers.base import tokenizer_of
 from igpt_keras.training.callbacks.checkpoint_manager import CHECKPOINT_EVERY, MAX_TO_KEEP
@@ -31,8 +33,8 @@ LAYOUT = {
 PLACES = {"data", "data_dir", "cache"}
 
 
-@dataclasses.dataclass(frozen=True)
-class DataOptions:
+@dataclasses.dataclass(frozen=True, repr=False)
+class DataOptions(ShortRepr):
     """Which images an experiment reads, and how.
 
     Attributes:
@@ -58,7 +60,7 @@ class DataOptions:
     augmentation: str = "none"
     split_seed: int = 0
     cache: str | os.PathLike | None = None
-    decoder: ImageDecoder = dataclasses.field(default_factory=ImageDecoder)
+    decoder: ImageDecoder = dataclasses.field(default_factory=ImageDecoder, repr=False)
 
     def __post_init__(self):
         sources = (self.data,) if isinstance(self.data, str) else tuple(self.data)
@@ -116,12 +118,13 @@ class DataOptions:
         when images are touched, copied or moved; see `Split.fingerprint`.
         """
         data_set = self.data_set
-        sources = [
-            f"{source.split.fingerprint()} {source.weight} {source.augmentation}"
-            for source in data_set.sources
-        ]
         splits = (data_set.validation, data_set.test)
-        return sources + [split.fingerprint() for split in splits if split is not None]
+        with stage("computing fingerprints of the images"):
+            sources = [
+                f"{source.split.fingerprint()} {source.weight} {source.augmentation}"
+                for source in data_set.sources
+            ]
+            return sources + [split.fingerprint() for split in splits if split is not None]
 
     def read_images(
         self, split: Split, image_size: int, limit: int | None = None, seed: int | None = None
@@ -165,8 +168,8 @@ class DataOptions:
         )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingOptions:
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class TrainingOptions(ShortRepr):
     """How a training runs and what it keeps; the settings of pre-training and fine-tuning.
 
     Only `precision` and `clip_norm` change what is learned.
@@ -196,8 +199,8 @@ class TrainingOptions:
     log_every: int = 10
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelOptions:
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class ModelOptions(ShortRepr):
     """The model that an experiment begins with.
 
     Attributes:

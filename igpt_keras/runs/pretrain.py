@@ -8,11 +8,12 @@ Metrics of the result; losses in nats per pixel:
 | `validation_loss`, `test_loss` | of the trained model; `test_loss` is None without a test split |
 | `snapshots` | models on the way: `step`, `validation_loss`, `path` in the run's folder |
 | `best_checkpoint` | likewise, of the model with the lowest validation loss |
-| `images_per_second`, `minutes` | median speed of training, and its duration at that speed |
+| `images_per_second` | median speed of training, without validation and compilation |
+| `minutes` | duration of the whole run, with validation, compilation and checkpoints |
 """
 
 import dataclasses
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import keras
@@ -32,17 +33,21 @@ from igpt_keras.runs.options import TrainingOptions
 from igpt_keras.runs.result import Result, describe_model
 from igpt_keras.runs.run import Training
 from igpt_keras.runs.tokenizers import fit_palette, read_tokenizer
-from igpt_keras.saving import MODEL_FOLDER
+from igpt_keras.saving import MODEL_FOLDER, TOKENIZER_ERROR
+from igpt_keras.stages import stage
 from igpt_keras.tokenizers import ImageTokenizer
 from igpt_keras.training import recipes
 from igpt_keras.training.callbacks.history_logger import read_history
 from igpt_keras.training.callbacks.snapshots import Snapshots
 from igpt_keras.training.strategies import distribute
+from igpt_keras.wording import plural
 
 NUM_PICTURES, NUM_COMPLETIONS, NUM_SAMPLES = 8, 6, 40
+# Images that the error of the tokenizer is measured on.
+NUM_MEASURED = 256
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Settings(TrainingOptions):
     """Settings of the model and of its pre-training.
 
@@ -278,26 +283,34 @@ class Pretrain(Training[Settings]):
             "data": self.data.data_set.describe()["name"],
             "command": self.command,
             "learning_rate": self.settings.learning_rate,
+            TOKENIZER_ERROR: self._tokenizer_error,
         }
+
+    @cached_property
+    def _tokenizer_error(self) -> float:
+        """The tokenizer's error on some held-out images; see `TOKENIZER_ERROR`."""
+        size = self.settings.sizes()["image_size"]
+        images = self.data.read_images(self.held_out, size, NUM_MEASURED, self.settings.seed)
+        errors = self.tokenizer.bind(size).reconstruction_error(images.images)
+        return float(np.sqrt(np.mean(np.square(errors))))
 
     def _test_loss(self, model: ImageGPT) -> float | None:
         test = self.data.data_set.test
         if test is None:
             return None
         tokens = self.data.tokenize(test, model).tokens
-        logs = model.evaluate(
-            tokens, batch_size=self.evaluation_batch_size, verbose=0, return_dict=True
-        )
+        with stage(f"measuring the model on {plural(len(tokens), 'test image')}"):
+            logs = model.evaluate(
+                tokens, batch_size=self.evaluation_batch_size, verbose=0, return_dict=True
+            )
         return logs["loss"]
 
     def _history_metrics(self, snapshots: Snapshots) -> dict[str, Any]:
         records = read_history(self.output)
         evaluations = [record for record in records if "val_loss" in record]
         speeds = [speed for r in records if (speed := r.get("images_per_second"))]
-        speed = float(np.median(speeds)) if speeds else None
-        steps = evaluations[-1]["step"]
         best = snapshots.best
-        assert best is not None and steps is not None
+        assert best is not None
         return {
             "history": {
                 "step": [record["step"] for record in evaluations],
@@ -308,8 +321,8 @@ class Pretrain(Training[Settings]):
                 {**saved, "path": f"{SNAPSHOTS}/{saved['path']}"} for saved in snapshots.saved
             ],
             "best_checkpoint": {**best, "path": f"{SNAPSHOTS}/{best['path']}"},
-            "images_per_second": speed,
-            "minutes": speed and steps * self.batch_size / speed / 60,
+            "images_per_second": float(np.median(speeds)) if speeds else None,
+            "minutes": self.stopwatch.seconds / 60,
         }
 
     def _save(self, model: ImageGPT, metrics: dict[str, Any]) -> None:
@@ -318,10 +331,12 @@ class Pretrain(Training[Settings]):
         measured = {"step": history["step"][-1], "validation_loss": metrics["validation_loss"]}
         about = {**self._about(), **measured, "history": history}
         model.save_to_preset(self.output / MODEL_FOLDER, training=about, overwrite=True)
-        for name, picture in self._pictures(model).items():
-            save_png(picture, self.output / f"{name}.png")
+        with stage("drawing completions"):
+            for name, picture in self._pictures(model).items():
+                save_png(picture, self.output / f"{name}.png")
         if model.objective == "ar":
-            samples = model.sample(NUM_SAMPLES, seed=self.settings.seed).images[:, 0]
+            with stage(f"sampling {NUM_SAMPLES} images"):
+                samples = model.sample(NUM_SAMPLES, seed=self.settings.seed).images[:, 0]
             title = f"Samples from {self.output.name}"
             save_png(numbered_sheet(samples, title), self.output / "samples.png")
 

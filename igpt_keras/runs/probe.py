@@ -43,7 +43,7 @@ from igpt_keras.runs.run import Measurement
 from igpt_keras.runs.tokenizers import load_with_tokenizer
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Settings(ModelOptions):
     """Settings of the probes of a model.
 

@@ -15,7 +15,7 @@ FORMAT_VERSION = 1
 KINDS = ("pretrain", "finetune", "probe", "evaluate", "complete", "sample")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Result:
     """The result of one run.
 
@@ -34,6 +34,11 @@ class Result:
     data: dict[str, Any]
     settings: dict[str, Any]
     metrics: dict[str, Any]
+
+    def __repr__(self) -> str:
+        numbers = {n: v for n, v in self.metrics.items() if isinstance(v, int | float)}
+        metrics = "".join(f", {name} {value:.5g}" for name, value in numbers.items())
+        return f"<Result of {self.kind} {self.model['path']}{metrics}>"
 
 
 def write_result(result: Result, folder: str | os.PathLike) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import shutil
 from collections.abc import Callable
@@ -39,6 +40,7 @@ from igpt_keras.training.callbacks.checkpoint_manager import (
 )
 from igpt_keras.training.callbacks.divergence_detector import DivergenceDetector
 from igpt_keras.training.callbacks.history_logger import HistoryLogger, Picture
+from igpt_keras.training.callbacks.stopwatch import Stopwatch
 from igpt_keras.training.strategies import check_batch_size, is_chief, make_strategy
 
 if TYPE_CHECKING:
@@ -77,6 +79,9 @@ class Run(abc.ABC, Generic[SettingsT]):
         self.output = output
         self.command = command
         self._finished: Result | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {os.fspath(self.output)!r}>"
 
     @classmethod
     def open(
@@ -271,6 +276,7 @@ class Training(Run[SettingsT]):
                 if self._content["options"] != self._content["options"] | places:
                     update_options(self.output, places)
                     self._content["options"] |= places
+            self.stopwatch = Stopwatch()
             with out_of_memory_named(self.memory):
                 with self.strategy.scope():
                     model = self._build()
@@ -351,7 +357,7 @@ class Training(Run[SettingsT]):
             listeners=methods_of(callbacks, "on_record"),
             writes=self.is_chief,
         )
-        stateful = {**(others or {}), "journal": history}
+        stateful = {**(others or {}), "journal": history, "stopwatch": self.stopwatch}
         if self.settings.stop_on_divergence:
             stateful["divergence_detector"] = DivergenceDetector(self.total_steps)
         return CheckpointManager(

@@ -11,8 +11,10 @@ from igpt_keras.errors import InputError
 from igpt_keras.models import load
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.runs.options import DataOptions
+from igpt_keras.stages import stage
 from igpt_keras.tokenizers import ColorPalette, ImageTokenizer
 from igpt_keras.tokenizers.base import tokenizer_of
+from igpt_keras.wording import plural
 
 SUFFIX = ".npy"
 IMAGE_SIZE = 32
@@ -45,7 +47,8 @@ def fit_palette(data: DataOptions, image_size: int, num_colors: int, seed: int) 
         seed: Seed of the choice of images and of k-means.
     """
     images = training_images(data, image_size, MAX_IMAGES, seed)
-    return ColorPalette.fit(images, num_colors, seed)
+    with stage(f"fitting a palette to {plural(len(images), 'image')}"):
+        return ColorPalette.fit(images, num_colors, seed)
 
 
 def training_images(data: DataOptions, image_size: int, max_images: int, seed: int) -> np.ndarray:

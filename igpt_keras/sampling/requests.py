@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from igpt_keras.errors import InputError
+from igpt_keras.short_repr import ShortRepr
 
 
-@dataclasses.dataclass(frozen=True)
-class Completions:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Completions(ShortRepr):
     """N completions of each of B images.
 
     Likelihoods and entropies are those of the model's own distribution, before a sampler

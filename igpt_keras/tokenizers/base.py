@@ -71,6 +71,10 @@ class ImageTokenizer(abc.ABC):
     pixelwise: ClassVar[bool] = False
     kind: ClassVar[str]
 
+    def __repr__(self) -> str:
+        size = "any size" if self.image_size is None else f"{self.image_size}×{self.image_size}"
+        return f"<{type(self).__name__}: {self.vocabulary_size:,} tokens, images of {size}>"
+
     @property
     @abc.abstractmethod
     def vocabulary_size(self) -> int:

@@ -9,6 +9,7 @@ import keras
 
 from igpt_keras.errors import InputError
 from igpt_keras.training.callbacks.checkpoint_manager import CheckpointManager
+from igpt_keras.training.callbacks.first_step import FirstStep
 
 Batches = Callable[[int], Any]
 """From a step to the endless batches that start there: a `tf.data.Dataset`, a
@@ -62,7 +63,7 @@ def resumable_fit(
         Interrupted: `checkpoints.stop` was called; a checkpoint is on disk.
     """
     history = EpochHistory()
-    callbacks = [*callbacks, history]
+    callbacks = [*callbacks, history, FirstStep()]
     step = 0
     if checkpoints is not None:
         checkpoints.register("history", history)

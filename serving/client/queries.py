@@ -17,6 +17,7 @@ from igpt_keras.sampling.requests import (
     completion_seeds,
 )
 from igpt_keras.sampling.samplers import Categorical
+from igpt_keras.short_repr import ShortRepr
 from serving.client import protocol
 from serving.client.images import Images, encoded_images
 from serving.client.protocol import Method, messages
@@ -26,8 +27,8 @@ from serving.transport import MAX_REQUEST_PIXELS
 PICTURES = ("pixels", "tokens", "log_likelihood")
 
 
-@dataclasses.dataclass(frozen=True)
-class Classifications:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Classifications(ShortRepr):
     """Classes of B images.
 
     Attributes:
@@ -46,8 +47,8 @@ class Classifications:
         return [self.class_names[index] for index in self.scores.argmax(axis=1)]
 
 
-@dataclasses.dataclass(frozen=True)
-class Scores:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Scores(ShortRepr):
     """Likelihoods of B images under a model.
 
     Attributes:

@@ -93,7 +93,7 @@ def _sizes(model: GenerativeModel) -> dict[str, Any]:
         "tokenizer": type(model.tokenizer).__name__,
         "vocabulary size": config.vocabulary_size,
         "layers, width, heads": f"{config.num_layers}, {config.hidden_dim}, {config.num_heads}",
-        "parameters": model.count_params(),
+        "parameters": f"{model.count_params():,}",
         "precision": model.dtype_policy.name,
     }
     if isinstance(model, ImageGPTClassifier):
@@ -118,7 +118,11 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 def _cell(value) -> str:
     if isinstance(value, list) and len(value) > MAX_LIST_LENGTH:
-        return f"{_cell(value[-1])} at the end of {len(value)}"
+        return f"{_cell(value[-1])} (the last of {len(value)} values)"
+    if isinstance(value, list):
+        return ", ".join(map(_cell, value))
+    if isinstance(value, float):
+        return f"{value:.5g}"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return " ".join(text.split()).replace("|", r"\|")
 

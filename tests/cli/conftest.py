@@ -31,6 +31,8 @@ def igpt():
             mock.patch("sys.argv", ["igpt", *map(str, arguments)]),
             contextlib.redirect_stdout(output),
             contextlib.redirect_stderr(errors),
+            # On a busy machine nothing else is said.
+            mock.patch("igpt_keras.cli.slow_stages.SECONDS", 3600.0),
         ):
             status = cli.run()
         return status, output.getvalue(), errors.getvalue()

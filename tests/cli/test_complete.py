@@ -248,8 +248,53 @@ def test_unknown_commands_and_options_are_refused(igpt):
     assert "No such option" in errors
 
 
+def test_colors_far_from_the_model_s_are_a_line_that_names_the_file(
+    igpt, config, palette, randomized, tmp_path
+):
+    model = randomized(ImageGPT(config, tokenizer=palette))
+    near = palette.rgb[np.arange(16) % 8].reshape(4, 4, 3)
+    # The corner of the cube of colors that is farthest from the palette.
+    corners = np.array(np.meshgrid(*[[0, 255]] * 3)).reshape(3, 8).T
+    distances = ((corners[:, None] - palette.rgb.astype(float)) ** 2).sum(axis=-1).min(axis=1)
+    far = np.broadcast_to(corners[distances.argmax()], (4, 4, 3)).astype(np.uint8)
+    error = math.sqrt(distances.max() / 3)
+    assert error > 30
+    for name, image in (("near", near), ("far", far)):
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    for name, usual, told in (
+        ("unknown", None, ""),
+        ("far", 2.0, ", 2.0 on images like those it was trained on"),
+        ("near", error / 2.4, None),
+    ):
+        training = {} if usual is None else {"tokenizer_rmse": usual}
+        folder = model.save_to_preset(tmp_path / f"model-{name}", training=training)
+        options = {"--model": folder, "--output": tmp_path / f"out-{name}", "--keep-rows": 2}
+        images = (tmp_path / "near.png", tmp_path / "far.png")
+        status, _, errors = igpt("complete", *images, *flat(options), "--num-completions", 1)
+        assert status == 0, errors
+        expected = (
+            []
+            if told is None
+            else [
+                f"igpt: warning: {images[1]} is not of the colors that the model knows: RMSE "
+                f"{error:.1f} of 255{told}; completions will not look like it"
+            ]
+        )
+        assert errors.splitlines() == expected
+
+
 @pytest.mark.parametrize("command", cli.COMMANDS)
-def test_every_command_has_help(igpt, command):
+def test_every_command_has_help_and_one_form_of_error(igpt, command):
     status, printed, errors = igpt(command, "--help")
     assert status == 0, errors
     assert f"igpt {command}" in printed
+    commands = ((),)
+    if command in ("client", "palette", "tune"):
+        group = cli.igpt.get_command(None, command)
+        commands = [(name,) for name in group.list_commands(None)]
+    for names in commands:
+        status, printed, errors = igpt(command, *names, "--no-such-option")
+        assert (status, printed) == (2, "")
+        path = " ".join(("igpt", command, *names))
+        assert errors.startswith("igpt: error: No such option '--no-such-option'")
+        assert errors.endswith(f" (see {path} --help)\n") and errors.count("\n") == 1

@@ -142,7 +142,7 @@ def test_images_of_palette_colors_have_no_error(run, palette, palette_file, tmp_
         *("--output", tmp_path / "shown.png"),
     )
     assert status == 0
-    assert out[0].endswith("8 colors, 1 images; no error")
+    assert out[0].endswith("8 colors, 1 image; no error")
 
 
 @pytest.mark.parametrize("command", ["fit", "show"])

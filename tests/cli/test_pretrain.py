@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 from PIL import Image
 
 import igpt_keras
+from igpt_keras.data import read_images
 from igpt_keras.data.data_set import open_data
 from igpt_keras.runs.folder import only_writer, read_run
 from igpt_keras.runs.result import read_result
@@ -64,6 +66,10 @@ def test_the_run_is_read_as_its_model(trained):
     for ours, saved in zip(model.get_weights(), last.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, saved)
     assert model.tokenizer.vocabulary_size == 8
+    images = read_images(open_data("digits").validation, 8).images
+    errors = model.tokenizer.reconstruction_error(images)
+    usual = json.loads((trained / "model" / "training.json").read_text())["tokenizer_rmse"]
+    assert usual == pytest.approx(math.sqrt((errors**2).mean()))
 
 
 def test_learns(trained):

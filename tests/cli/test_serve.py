@@ -61,6 +61,11 @@ def test_export_serve_and_client(igpt, config, palette, randomized, tmp_path, mo
         for number in range(2):
             written = np.asarray(Image.open(f"completed/000-image-{number:02d}.png"))
             np.testing.assert_array_equal(written, expected[number])
+        # Noise is not of the palette's colors: the known row tells the client.
+        error = np.sqrt(np.mean((image[:1] - expected[0][:1].astype(float)) ** 2))
+        assert error > 30
+        assert errors.startswith("igpt: warning: image.png is not of the colors that the model ")
+        assert f"RMSE {error:.1f} of 255;" in errors and errors.count("\n") == 1
         status, printed, errors = igpt("client", "classify", "image.png", "--server", address)
         assert status == 0, errors
         logits = classifier.predict(palette.tokenize(image[None]), verbose=0)[0]
@@ -120,7 +125,7 @@ def test_export_serve_and_client(igpt, config, palette, randomized, tmp_path, mo
     assert "INFO:serving" not in pathlib.Path("log").read_text(), "logged twice"
     status, printed, errors = igpt("client", "classify", "image.png", "--server", address)
     assert status == 1, errors
-    assert "UNAVAILABLE" in errors
+    assert errors.startswith("igpt: error: ") and "UNAVAILABLE" in errors
 
 
 @pytest.mark.parametrize(
@@ -152,5 +157,6 @@ def test_a_mistake_is_one_line_and_status_2(igpt, monkeypatch, tmp_path, argumen
     status, printed, errors = igpt(*arguments)
     assert status == 2, errors
     assert message in errors
+    assert errors.startswith("igpt: error: ")
     assert errors.count("\n") == 1
     assert not list(tmp_path.iterdir())

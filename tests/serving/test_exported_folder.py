@@ -58,10 +58,10 @@ def test_assets_are_part_of_the_saved_model(exported, model, classifier):
 
 def test_the_model_card_tells_sizes_training_and_limits(exported, model, classifier):
     card = (exported / "1" / "assets" / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert f"| parameters | {model.count_params()} |" in card
+    assert f"| parameters | {model.count_params():,} |" in card
     assert f"| classes | {classifier.num_classes} |" in card
     assert r"| command | pretrain \| with a bar |" in card
-    assert "| history, val_loss | 1.25 at the end of 5 |" in card
+    assert "| history, val_loss | 1.25 (the last of 5 values) |" in card
     assert "Not recorded." in card
     assert "## Limits" in card
 
