@@ -11,6 +11,7 @@ from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.image_gpt import ImageGPT
 from serving.exporting import export
 from serving.exporting.signatures import default_feature_layer, signature_names
+from serving.server.operations import check_operations
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,10 @@ def test_the_scan_of_saved_model_cli_passes(exported):
         check=True,
     )
     assert "does not contain the default denylisted ops" in answer.stdout
+
+
+def test_the_check_of_the_server_passes(exported):
+    assert check_operations(exported) == [1]
 
 
 @pytest.mark.slow
