@@ -26,6 +26,13 @@ PORT = click.IntRange(0, 65535)
         "replaces DIRECTORY. It is read again when it changes.",
     ),
     option(
+        "--volume",
+        multiple=True,
+        metavar="FOLDER:PATH",
+        help="Folder to read instead of an absolute path in --model-config-file, as in docker run "
+        "--volume. Give several for several paths.",
+    ),
+    option(
         "--batching-parameters-file",
         type=PATH,
         help="File of TensorFlow Serving's batching.config format.",
@@ -95,6 +102,11 @@ PORT = click.IntRange(0, 65535)
         default=30.0,
         help="Time that running requests have to finish when the server is told to stop.",
     ),
+    option(
+        "--check",
+        is_flag=True,
+        help="Check that every version holds only operations that exports have, and serve nothing.",
+    ),
 )
 def serve(
     directory: pathlib.Path | None,
@@ -102,6 +114,7 @@ def serve(
     host: str,
     port: int,
     model_config_file: pathlib.Path | None,
+    volume: tuple[str, ...],
     batching_parameters_file: pathlib.Path | None,
     monitoring_config_file: pathlib.Path | None,
     metrics_port: int | None,
@@ -110,6 +123,7 @@ def serve(
     tls_key: pathlib.Path | None,
     tls_client_ca: pathlib.Path | None,
     grace_seconds: float,
+    check: bool,
     **limits: Any,
 ) -> None:
     """Serve a SavedModel over TensorFlow Serving's gRPC protocol.
@@ -121,6 +135,10 @@ def serve(
     from serving.server import Server
     from serving.server.log import json_log
 
+    volumes = _volumes(volume)
+    if check:
+        _check(directory, model_name, model_config_file, volumes)
+        return
     stopped = threading.Event()
     # A service manager and `docker stop` send SIGTERM.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -132,6 +150,7 @@ def serve(
             host,
             port,
             model_config_file=model_config_file,
+            volumes=volumes,
             batching=_batching(batching_parameters_file),
             credentials=_credentials(tls_certificate, tls_key, tls_client_ca),
             **limits,
@@ -147,6 +166,27 @@ def serve(
         stopped.wait()
         click.echo("stopping")
         server.stop(grace_seconds)
+
+
+def _volumes(texts: tuple[str, ...]) -> dict[str, str]:
+    """Returns the folders by the paths that they stand for."""
+    folders = {}
+    for text in texts:
+        folder, _, path = text.rpartition(":")
+        if not folder or not path.startswith("/"):
+            raise InputError(f"--volume must be FOLDER:PATH with an absolute PATH, got {text!r}")
+        folders[path] = folder
+    return folders
+
+
+def _check(*sources) -> None:
+    """Checks the models that `configured_models` finds in its arguments `sources`."""
+    from serving.server.configuration import configured_models
+    from serving.server.operations import check_operations
+
+    for model in configured_models(*sources):
+        versions = ", ".join(map(str, check_operations(model.base_path)))
+        click.echo(f"{model.base_path}: only operations of exports in version {versions}")
 
 
 def _batching(path):

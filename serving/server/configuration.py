@@ -12,6 +12,7 @@ tensorflow_serving/config/monitoring_config.proto.
 import dataclasses
 import os
 import pathlib
+from collections.abc import Mapping
 
 from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
@@ -112,9 +113,52 @@ _messages = message_classes(
 )
 
 
-def single_model(name: str, directory: str | os.PathLike) -> ModelConfig:
-    """Returns the configuration of one model whose newest version is served."""
-    return ModelConfig(name=name, base_path=os.fspath(directory), model_platform="tensorflow")
+def configured_models(
+    directory: str | os.PathLike | None,
+    name: str,
+    path: str | os.PathLike | None,
+    volumes: Mapping[str, str | os.PathLike],
+) -> list[ModelConfig]:
+    """Returns the configuration of the model in a directory, or of those in a `models.config`.
+
+    Args:
+        directory: The directory of the model's versions, of which the newest is served; None for
+            the models in the file.
+        name: The model's name.
+        path: The `models.config`; None for the model in the directory.
+        volumes: Folders by the absolute path that the file has for each of them, such as
+            {"/models/igpt": "served"}.
+
+    Raises:
+        OSError: The file cannot be read.
+        InputError: It does not hold a list of models that can be served, or the arguments
+            contradict each other.
+    """
+    relative = [target for target in volumes if not target.startswith("/")]
+    if relative:
+        raise InputError(f"volumes must be named by absolute paths, got {relative}")
+    if path is not None and directory is None:
+        models = read_models(path)
+        for model in models:
+            model.base_path = _mounted(model.base_path, volumes)
+        return models
+    if directory is None or path is not None:
+        raise InputError(
+            f"one of directory and model_config_file must be given, got {directory} and {path}"
+        )
+    if volumes:
+        raise InputError(f"volumes need model_config_file, got {dict(volumes)}")
+    return [ModelConfig(name=name, base_path=os.fspath(directory), model_platform="tensorflow")]
+
+
+def _mounted(base_path: str, volumes: Mapping[str, str | os.PathLike]) -> str:
+    """Returns where a path lies outside of a container that has these volumes."""
+    path = pathlib.PurePosixPath(base_path)
+    inside = [target for target in volumes if path.is_relative_to(target)]
+    if not inside:
+        return base_path
+    target = max(inside, key=lambda target: len(pathlib.PurePosixPath(target).parts))
+    return os.fspath(pathlib.Path(volumes[target], path.relative_to(target)))
 
 
 def read_models(path: str | os.PathLike) -> list[ModelConfig]:

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import grpc
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -12,8 +12,7 @@ from serving.server.configuration import (
     DEFAULT_BATCHING,
     PROMETHEUS_PATH,
     BatchingParameters,
-    read_models,
-    single_model,
+    configured_models,
 )
 from serving.server.lifecycle import ModelManager
 from serving.server.listener import Listener, url_host
@@ -37,6 +36,8 @@ class Server:
         port: The port; 0 for a free one.
         model_config_file: A `models.config` in TensorFlow Serving's format, which is read again
             when it changes.
+        volumes: Folders by the absolute path that `model_config_file` has for each of them, so
+            that a file for a container needs no change: {"/models/igpt": "served"}.
         batching: How requests are batched.
         credentials: TLS credentials, as from `serving.server.certificates.read_credentials`;
             None for no encryption.
@@ -78,6 +79,7 @@ class Server:
         port: int = 0,
         *,
         model_config_file: str | os.PathLike | None = None,
+        volumes: Mapping[str, str | os.PathLike] | None = None,
         batching: BatchingParameters = DEFAULT_BATCHING,
         credentials: grpc.ServerCredentials | None = None,
         metrics_port: int | None = None,
@@ -101,9 +103,8 @@ class Server:
         self._poll_seconds = poll_seconds
         self._monitor = Monitor()
         budget = PixelBudget(max_request_pixels, max_pixels_in_flight)
-        self._manager = _manager(
-            directory, model_name, model_config_file, batching, budget, self._monitor
-        )
+        sources = (directory, model_name, model_config_file, dict(volumes or {}))
+        self._manager = _manager(sources, batching, budget, self._monitor)
         self._services = Services(self._manager, max_requests, max_message_bytes)
         self._listener = Listener(
             self._services.conversations(), self._monitor, message_seconds, max_message_bytes
@@ -186,20 +187,11 @@ class Server:
             self._metrics = None
 
 
-def _manager(
-    directory, model_name, model_config_file, batching, budget, monitor: Monitor
-) -> ModelManager:
-    """Loads the models."""
-    if (directory is None) == (model_config_file is None):
-        raise InputError(
-            "one of directory and model_config_file must be given, "
-            f"got {directory} and {model_config_file}"
-        )
+def _manager(sources, batching, budget, monitor: Monitor) -> ModelManager:
+    """Loads the models that `configured_models` finds in its arguments `sources`."""
 
     def read_configs():
-        if directory is None:
-            return read_models(model_config_file)
-        return [single_model(model_name, directory)]
+        return configured_models(*sources)
 
     def load(name, version, folder):
         def observe_batch(signature, size):

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import serving
 from igpt_keras import ImageGPT, ImageGPTClassifier
+from tests.serving.server.test_operations import reads, save
 
 IGPT = pathlib.Path(sys.executable).with_name("igpt")
 
@@ -137,6 +139,9 @@ def test_export_serve_and_client(igpt, config, palette, randomized, tmp_path, mo
         (["serve", "--model-config-file", "none.config"], "none.config"),
         (["serve", ".", "--batching-parameters-file", "none.config"], "none.config"),
         (["serve", ".", "--monitoring-config-file", "none.config"], "--metrics-port"),
+        (["serve", ".", "--volume", "served"], "must be FOLDER:PATH with an absolute PATH"),
+        (["serve", ".", "--check"], "holds no version"),
+        (["serve", "--check"], "one of directory and model_config_file must be given"),
         (["serve", ".", "--tls-key", "server.key"], "--tls-certificate and --tls-key go together"),
         (["serve", ".", "--tls-client-ca", "ca.pem"], "--tls-client-ca needs --tls-certificate"),
         (["export", "missing", "--output", "served"], "missing does not exist"),
@@ -160,3 +165,17 @@ def test_a_mistake_is_one_line_and_status_2(igpt, monkeypatch, tmp_path, argumen
     assert errors.startswith("igpt: error: ")
     assert errors.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_check_tells_what_is_wrong_and_serves_nothing(igpt, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "served", lambda x: x)
+    status, printed, errors = igpt("serve", "served", "--check")
+    assert (status, printed) == (0, "served: only operations of exports in version 1\n"), errors
+    save(tmp_path / "served", reads, version=2)
+    config = pathlib.Path(serving.__file__).parent / "deploy" / "base" / "models.config"
+    volume = f"{tmp_path / 'served'}:/models/igpt"
+    for arguments in (["served"], ["--model-config-file", config, "--volume", volume]):
+        status, printed, errors = igpt("serve", *arguments, "--check")
+        assert (status, printed, errors.count("\n")) == (2, "", 1)
+        assert "version 2" in errors and "ReadFile" in errors and "served/2" in errors

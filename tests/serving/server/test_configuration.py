@@ -4,6 +4,7 @@ from igpt_keras import InputError
 from serving.server.configuration import (
     PROMETHEUS_PATH,
     BatchingParameters,
+    configured_models,
     read_batching,
     read_models,
     read_monitoring,
@@ -125,6 +126,38 @@ def test_models(write):
 def test_models_are_checked(write, text, message):
     with pytest.raises(InputError, match=message):
         read_models(write(text))
+
+
+@pytest.mark.parametrize(
+    ("base_path", "volumes", "folder"),
+    [
+        ("/models/a", {"/models/a": "served"}, "served"),
+        ("/models/a/", {"/models/a/": "served"}, "served"),
+        ("/models/a", {"/models": "all"}, "all/a"),
+        ("/models/a", {"/": "root", "/models": "all", "/models/a/1": "inner"}, "all/a"),
+        ("/models/ab", {"/models/a": "served"}, "/models/ab"),
+        ("models/a", {"/models/a": "served"}, "models/a"),
+        ("/models/a", {}, "/models/a"),
+    ],
+)
+def test_volumes_are_the_folders_of_a_container(write, base_path, volumes, folder):
+    path = write(f"model_config_list {{ config {{ name: 'a' base_path: '{base_path}' }} }}")
+    (model,) = configured_models(None, "igpt", path, volumes)
+    assert model.base_path == folder
+
+
+@pytest.mark.parametrize(
+    ("directory", "file", "volumes", "message"),
+    [
+        (None, None, {}, "one of directory and model_config_file must be given"),
+        ("served", "file.config", {}, "one of directory and model_config_file must be given"),
+        ("served", None, {"/models": "served"}, "volumes need model_config_file"),
+        (None, "file.config", {"models": "served"}, r"absolute paths, got \['models'\]"),
+    ],
+)
+def test_volumes_are_for_the_paths_of_a_file(directory, file, volumes, message):
+    with pytest.raises(InputError, match=message):
+        configured_models(directory, "igpt", file, volumes)
 
 
 def test_a_missing_file_is_named(tmp_path):
