@@ -3,6 +3,7 @@ import pytest
 from igpt_keras.sampling.drafts import NeighborDraft
 
 
+@pytest.mark.slow
 def test_a_draft_is_fitted_and_gives_the_same_pixels(igpt, pretrained, photos, tmp_path):
     model, path = pretrained("ar"), tmp_path / "draft.npz"
     status, printed, _ = igpt("draft", model, "--data", f"folder:{photos}", "--output", path)

@@ -255,6 +255,7 @@ def test_one_process_at_a_time(igpt, tuned):
     assert (status, errors) == (2, f"igpt: error: another process is training in {run}\n")
 
 
+@pytest.mark.slow
 def test_few_images_are_one_batch(igpt, photos, pretrained, tmp_path):
     arguments = ["finetune", pretrained("ar"), "--data", f"folder:{photos}", "--epochs", 2]
     arguments += ["--labels-per-class", 5, "--output"]

@@ -116,6 +116,7 @@ def test_bert_votes(igpt, photos, pretrained, tmp_path):
     assert "vote under 5 masks" in printed
 
 
+@pytest.mark.slow
 def test_sgd_and_folding(igpt, photos, pretrained, tmp_path):
     arguments = ("probe", pretrained("ar"), "--data", f"folder:{photos}", "--layers", 1)
     sgd = ("--method", "sgd", "--epochs", 3)

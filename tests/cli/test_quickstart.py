@@ -69,6 +69,7 @@ def test_quickstart_runs_every_stage_and_refuses_to_overwrite(igpt, short, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.slow
 def test_a_failing_stage_leaves_nothing(igpt, short, tmp_path, monkeypatch):
     def fail(*arguments):
         raise OSError("no space left")

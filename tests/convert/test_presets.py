@@ -237,6 +237,7 @@ except igpt_keras.InputError as error:
         answer = load("hf://openai/imagegpt-medium@v9")
         assert answer.endswith("openai/imagegpt-medium has no revision v9")
 
+    @pytest.mark.slow
     def test_a_server_that_cannot_be_reached_is_one_line(self, tmp_path):
         pytest.importorskip("huggingface_hub")
         (port,) = free_ports(1)

@@ -52,6 +52,7 @@ def test_figures_of_an_autoregressive_classifier(config, images, randomized):
     assert generative_loss(classifier, images, batch_size=7) == pytest.approx(nll, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_figures_of_a_bert_classifier_are_votes_and_means_over_masks(config, images, randomized):
     classifier = randomized(ImageGPTClassifier(config, 3, "bert", mask_probability=0.4))
     metrics = classifier_metrics(classifier, images, LABELS, batch_size=16, seed=7)

@@ -267,6 +267,7 @@ def test_compile_without_arguments_uses_the_optimizer_of_the_paper(config, objec
         assert float(model.optimizer.learning_rate) == pytest.approx(rate)
 
 
+@pytest.mark.slow
 def test_keras_files_keep_how_a_model_was_compiled(config, tokens, tmp_path):
     classifier = ImageGPTClassifier(config, 3)
     classifier.compile(remat=True, micro_batches=2)

@@ -274,6 +274,7 @@ class TestModel:
             save_huggingface(model, tmp_path / "model")
         assert not list(tmp_path.iterdir())
 
+    @pytest.mark.slow
     def test_training_goes_down_on_every_path(self, windowed, tokens):
         losses = {}
         for remat in (False, True):

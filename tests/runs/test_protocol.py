@@ -257,6 +257,7 @@ def test_another_kind_of_run_is_not_resumed(crashed, pretrained):
         Finetune.open(settings_of(Finetune, pretrained[0]), "digits", crashed, resume=True)
 
 
+@pytest.mark.slow
 def test_a_probe_by_sgd_is_resumed(pretrained, tmp_path):
     """What a crashed process has fitted is not fitted again."""
     settings = Probe.Settings(model=pretrained[0], layers=[0, 1], method="sgd", epochs=3)
@@ -341,6 +342,7 @@ def test_the_warmup_takes_a_pass_over_the_images_or_half_of_a_short_run():
     assert dataclasses.replace(SETTINGS, warmup_steps=0).schedule(10).warmup_steps == 0
 
 
+@pytest.mark.slow
 def test_the_steps_of_a_run_are_those_asked_for(tmp_path):
     settings = dataclasses.replace(SETTINGS, steps=7, snapshots=3, warmup_steps=2)
     heard = Heard()

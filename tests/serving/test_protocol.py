@@ -155,6 +155,7 @@ def test_what_tensorflow_has_no_dtype_for_is_refused():
         protocol.array(messages.TensorProto(dtype=14))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["serving.client tensorflow", "tensorflow serving.client"])
 def test_tensorflow_may_be_imported_before_or_after(order):
     first, second = order.split()

@@ -82,6 +82,7 @@ class TestInAModel:
         with pytest.raises(InputError, match="tokenizer is missing: this ImageGPT has none"):
             tokenizer_of(model)
 
+    @pytest.mark.slow
     def test_models_learn_from_images(self, blocks, images):
         """The loss falls to that of the tokens, and images and tokens give the same."""
         model = ImageGPT(CONFIG, tokenizer=blocks)

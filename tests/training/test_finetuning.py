@@ -69,6 +69,7 @@ def test_without_validation_all_epochs_are_trained_and_the_last_weights_kept(con
     assert_equal_weights(classifier.get_weights(), log.weights[-1])
 
 
+@pytest.mark.slow
 def test_a_stream_trains_as_the_arrays_it_holds(config, counting):
     tokens, labels = counting
 

@@ -57,6 +57,7 @@ def test_pretrain_warms_up_over_one_epoch_and_learns(config, counting, objective
     assert history["val_loss"][-1] < 1.7 < history["val_loss"][0]
 
 
+@pytest.mark.slow
 def test_the_seed_decides_a_run(config, counting):
     tokens, _ = counting
 

@@ -128,6 +128,7 @@ def test_metrics_have_their_own_host(counting):
         assert scrape(server)
 
 
+@pytest.mark.slow
 def test_connections_that_ask_for_nothing_leave_threads_for_others(counting):
     with Server(counting, metrics_port=0) as server:
         port = urllib.parse.urlparse(server.metrics_address).port

@@ -185,6 +185,7 @@ def train_on(digits, objective, rate, *, batch_size=32, epochs=10, dtype="float3
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "rate"),
     [
