@@ -1,13 +1,19 @@
-"""A second signal, while a call outside Python keeps the main thread."""
+"""Signals: a first one at any moment of a training, and a second one outside Python."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from igpt_keras.cli.signals import ended_by_second_signal
+from tests.cli.processes import finish, last_checkpoint, start, wait_for_checkpoint
+
+SIZES = ["--image-size", 4, "--num-colors", 8, "--num-layers", 1, "--hidden-dim", 16]
+ROUNDS = 12
 
 # Calls of C release the interpreter as TensorFlow's do, and Python's handlers wait for their end.
 BUSY = """
@@ -52,3 +58,24 @@ def test_one_signal_is_left_to_python(capfd):
     assert capfd.readouterr().err == "once more\n"
     assert set(os.listdir("/proc/self/fd")) == descriptors
     assert signal.set_wakeup_fd(-1) == -1
+
+
+@pytest.mark.slow
+def test_training_on_files_ends_at_any_moment(photos, tmp_path):
+    """Threads that read files while the interpreter ends, once kept it from ending."""
+    generator = random.Random(0)
+    run, before = tmp_path / "run", 0
+    command = ["pretrain", "--data", f"folder:{photos}", *SIZES, "--num-heads", 1]
+    command += ["--batch-size", 8, "--steps", 1_000_000, "--checkpoint-every", 5, "--output", run]
+    for _ in range(ROUNDS):
+        process = start(*command)
+        wait_for_checkpoint(process, run / "checkpoints", before + 1)
+        time.sleep(generator.random())
+        process.send_signal(signal.SIGTERM)
+        status, _, errors = finish(process)
+        after = last_checkpoint(run / "checkpoints")
+        assert status == 128 + signal.SIGTERM, errors
+        assert f"training was stopped after step {after}; resume with" in errors
+        assert after > before
+        assert not list(run.rglob(".*unfinished"))
+        before, command = after, ["pretrain", "--resume", run]
