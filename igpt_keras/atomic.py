@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all."""
 
 import contextlib
+import errno
 import os
 import pathlib
 import shutil
@@ -8,6 +9,8 @@ import tempfile
 from collections.abc import Iterator
 
 SUFFIX = ".unfinished"
+# No space, no quota, and a file above the limit of the process.
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -27,6 +30,7 @@ def atomic_path(
 
     Raises:
         FileExistsError: `path` exists and must not be replaced; raised before the block runs.
+        OSError: The disk is full; the error names `path`.
 
     Example:
         ```python
@@ -41,7 +45,12 @@ def atomic_path(
     prefix = f".{os.fsencode(path.name)[:100].decode(errors='ignore')}."
     with tempfile.TemporaryDirectory(prefix=prefix, suffix=SUFFIX, dir=path.parent) as directory:
         partial = pathlib.Path(directory, "new")
-        yield partial
+        try:
+            yield partial
+        except OSError as error:
+            if error.errno in FULL_DISK and error.filename is None:
+                error.filename = os.fspath(path)
+            raise
         check_replaceable(path, overwrite, marker)
         if path.is_dir() and not path.is_symlink():
             # A folder cannot be replaced in one step: the old one moves aside first.

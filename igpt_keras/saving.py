@@ -14,18 +14,21 @@ folder is.
 
 import io
 import json
+import math
 import os
 import pathlib
 import zipfile
 from typing import Any, Protocol, TypeVar
 
 import keras
+import numpy as np
 
 from igpt_keras import paper
 from igpt_keras.atomic import atomic_path
 from igpt_keras.convert import StoredModel, hub, read_foreign
 from igpt_keras.convert.hdf5 import count_numbers
 from igpt_keras.convert.stored_model import naming
+from igpt_keras.disk_space import check_space
 from igpt_keras.errors import InputError, first_line
 from igpt_keras.json_files import read_object, write_json
 from igpt_keras.network.config import ImageGPTConfig
@@ -41,6 +44,8 @@ MODEL_FOLDER = "model"
 # model was trained on, in levels 0…255.
 TOKENIZER_ERROR = "tokenizer_rmse"
 FORMAT_VERSION = 1
+# More than HDF5 adds for each variable and once for the file.
+BYTES_OF_HDF5 = 4096
 # Weights hardly compress; Keras stores them as they are.
 MAX_COMPRESSION = 10
 
@@ -72,6 +77,9 @@ def register_model(cls: Class) -> Class:
 class KerasTokenModel(TokenModel, Protocol):
     """What saving needs of a model."""
 
+    @property
+    def variables(self) -> list[Any]: ...
+
     def get_config(self) -> dict[str, Any]: ...
 
     def save_weights(self, filepath: pathlib.Path) -> None: ...
@@ -97,6 +105,7 @@ def save_to_preset(
 
     Raises:
         FileExistsError: `path` exists and `overwrite` is false, or is not a preset folder.
+        OSError: The disk is full.
     """
     path = pathlib.Path(path).expanduser()
     settings = model.get_config()
@@ -109,12 +118,24 @@ def save_to_preset(
     with atomic_path(path, overwrite, marker=CONFIG_FILE) as partial:
         partial.mkdir()
         write_json(partial / CONFIG_FILE, description)
+        check_space(partial / WEIGHTS_FILE, _most_bytes(model))
         model.save_weights(partial / WEIGHTS_FILE)
         if model.tokenizer is not None:
             model.tokenizer.save_to_preset(partial)
         if training is not None:
             write_json(partial / TRAINING_FILE, training)
     return path
+
+
+def _most_bytes(model: KerasTokenModel) -> int:
+    """Returns at least the size of a file of the model's weights.
+
+    Keras writes the state of the optimizer along with them.
+    """
+    optimizer: Any = getattr(model, "optimizer", None)
+    variables = [*model.variables, *(optimizer.variables if optimizer else [])]
+    values = sum(math.prod(each.shape) * np.dtype(each.dtype).itemsize for each in variables)
+    return values + BYTES_OF_HDF5 * (1 + len(variables))
 
 
 def load_preset(

@@ -24,7 +24,8 @@ ROOMS = [
     ["igpt_keras.network"],
     ["igpt_keras.tokenizers", "igpt_keras.pictures"],
     ["igpt_keras.json_files"],
-    ["igpt_keras.atomic", "igpt_keras.checksums", "igpt_keras.extras", "igpt_keras.registry"],
+    ["igpt_keras.atomic", "igpt_keras.checksums", "igpt_keras.disk_space"],
+    ["igpt_keras.extras", "igpt_keras.registry"],
     [
         *("igpt_keras.paper", "igpt_keras.errors", "igpt_keras.tensors"),
         *("igpt_keras.short_repr", "igpt_keras.stages", "igpt_keras.wording"),

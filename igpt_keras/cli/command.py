@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import inspect
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any, cast
 
 import click
 
+from igpt_keras.atomic import FULL_DISK
 from igpt_keras.cli.quiet import load_tensorflow
 from igpt_keras.cli.signals import ended_by_second_signal
 from igpt_keras.cli.slow_stages import SlowStages, slow_stages
@@ -67,7 +69,7 @@ class Command(click.Command):
         function = cast(Callable[..., Any], self.callback)
         with contextlib.ExitStack() as stack:
             stack.enter_context(ended_by_second_signal("igpt: error: interrupted"))
-            stack.enter_context(_out_of_memory_in_a_line())
+            stack.enter_context(_exhaustion_in_a_line())
             if ctx.params.get("progress") != "quiet":
                 stack.enter_context(slow_stages(SlowStages()))
             return ctx.invoke(function, **self.gather(dict(ctx.params)))
@@ -79,11 +81,15 @@ class Command(click.Command):
 
 
 @contextlib.contextmanager
-def _out_of_memory_in_a_line() -> Iterator[None]:
+def _exhaustion_in_a_line() -> Iterator[None]:
+    """Raises TensorFlow's errors of a full disk and of full memory as errors of one line."""
     try:
         yield
     except Exception as error:
         tensorflow = sys.modules.get("tensorflow")
+        if tensorflow and isinstance(error, tensorflow.errors.OpError):
+            if any(os.strerror(number) in str(error) for number in FULL_DISK):
+                raise OSError(str(error).partition("\n")[0]) from error
         if tensorflow and isinstance(error, tensorflow.errors.ResourceExhaustedError):
             tensor = str(error).partition("\n")[0]
             raise InputError(

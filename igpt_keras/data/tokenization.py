@@ -15,6 +15,7 @@ from igpt_keras.data.image_decoding import ImageDecoder
 from igpt_keras.data.labeled import LabeledImages, LabeledTokens
 from igpt_keras.data.loader import Loader, no_good_image, size_of_images
 from igpt_keras.data.splits import RECORD_BLOCK_SIZE, Split
+from igpt_keras.disk_space import create_array
 from igpt_keras.errors import InputError
 from igpt_keras.json_files import read_json, write_json
 from igpt_keras.stages import stage
@@ -72,7 +73,7 @@ def tokenize(
         dtype = np.uint16 if tokenizer.vocabulary_size <= 1 << 16 else np.int32
         with atomic_path(folder, overwrite=True, marker=CACHE_FILE) as partial:
             partial.mkdir()
-            tokens = np.lib.format.open_memmap(partial / "tokens.npy", "w+", dtype, shape)
+            tokens = create_array(partial / "tokens.npy", dtype, shape)
             labels = _tokenize_into(tokens, split, tokenizer, augmentation, own)
             tokens.flush()
             np.save(partial / "labels.npy", labels)

@@ -13,6 +13,7 @@ import numpy as np
 
 from igpt_keras import paper
 from igpt_keras.atomic import atomic_path
+from igpt_keras.disk_space import create_array
 from igpt_keras.errors import InputError
 from igpt_keras.evaluation.method_model import MethodModel
 from igpt_keras.models.generative_model import GenerativeModel
@@ -117,8 +118,10 @@ class FeatureExtractor:
         config = self.model.config
         shape = (config.num_layers + 1, len(tokens), config.hidden_dim)
         first = int(done.read_text()) if done.is_file() and file.is_file() else 0
-        mode = "r+" if first else "w+"
-        features = np.lib.format.open_memmap(file, mode, np.float32, shape)
+        if first:
+            features = np.lib.format.open_memmap(file, "r+", np.float32, shape)
+        else:
+            features = create_array(file, np.float32, shape)
         if first and self.on_batch is not None:
             self.on_batch(first)
         batch_size = min(self.batch_size, len(tokens))
