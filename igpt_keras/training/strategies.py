@@ -1,9 +1,12 @@
 """Distribution strategies: one device, several, several hosts, or a TPU."""
 
+import contextlib
 import functools
 import json
 import os
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
@@ -56,8 +59,18 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
                 "strategy=multi-worker needs the hosts in TF_CONFIG, such as "
                 '{"cluster": {"worker": ["HOST:PORT", …]}, "task": {"type": "worker", "index": 0}}'
             )
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        with _own_sigterm():
+            return tf.distribute.MultiWorkerMirroredStrategy()
     return _tpu_strategy()
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Takes SIGTERM back from TensorFlow, whose workers note it and go on."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread() and before is not None:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _from_environment() -> str:

@@ -1,5 +1,6 @@
 """Signals: a first one at any moment of a training, and a second one outside Python."""
 
+import json
 import os
 import random
 import signal
@@ -10,7 +11,8 @@ import time
 import pytest
 
 from igpt_keras.cli.signals import ended_by_second_signal
-from tests.cli.processes import finish, last_checkpoint, start, wait_for_checkpoint
+from tests.cli.processes import IGPT, finish, last_checkpoint, start, wait_for_checkpoint
+from tests.training.replicas import free_ports
 
 SIZES = ["--image-size", 4, "--num-colors", 8, "--num-layers", 1, "--hidden-dim", 16]
 ROUNDS = 12
@@ -79,3 +81,27 @@ def test_training_on_files_ends_at_any_moment(photos, tmp_path):
         assert after > before
         assert not list(run.rglob(".*unfinished"))
         before, command = after, ["pretrain", "--resume", run]
+
+
+@pytest.mark.slow
+def test_workers_that_train_together_end_at_once(photos, tmp_path):
+    """TensorFlow's workers catch SIGTERM, and would only note it."""
+    run, workers = tmp_path / "run", [f"127.0.0.1:{port}" for port in free_ports(2)]
+    command = [IGPT, "pretrain", "--data", f"folder:{photos}", *SIZES, "--num-heads", 1]
+    command += ["--batch-size", 8, "--steps", 1_000_000, "--checkpoint-every", 5, "--output", run]
+    processes = []
+    for index in range(2):
+        cluster = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+        environment = {**os.environ, "TF_CONFIG": json.dumps(cluster)}
+        processes.append(subprocess.Popen([*map(str, command)], env=environment))
+    try:
+        wait_for_checkpoint(processes[0], run / "checkpoints", 5)
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        statuses = [process.wait(timeout=60) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    # One that sees the other go first, ends with an error.
+    assert -signal.SIGTERM in statuses and 0 not in statuses
+    assert last_checkpoint(run / "checkpoints") >= 5
