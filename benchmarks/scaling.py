@@ -20,10 +20,10 @@ import sys
 from collections.abc import Iterator
 
 from igpt_keras import paper
-from igpt_keras.network.config import PRESETS, ImageGPTConfig
+from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.training.memory import activation_bytes, state_bytes
 
-SHORT_NAMES = dict(zip(PRESETS, ("S", "M", "L", "XL"), strict=True))
+SHORT_NAMES = dict(zip(paper.PRESETS, ("S", "M", "L", "XL"), strict=True))
 # Images in a batch, and steps.
 SCHEDULES = {"image_gpt_xlarge": (paper.XLARGE_BATCH_SIZE, paper.XLARGE_TRAINING_STEPS)}
 SCHEDULE = (paper.BATCH_SIZE, paper.TRAINING_STEPS)
@@ -178,7 +178,7 @@ def step_seconds(
 
 def rows() -> Iterator[tuple[str, ImageGPTConfig, int, int]]:
     """A name, the sizes, images a step and steps, for all presets at all image sizes."""
-    for preset in PRESETS:
+    for preset in paper.PRESETS:
         for image_size in paper.IMAGE_SIZES:
             config = ImageGPTConfig.preset(preset, image_size=image_size)
             name = f"{SHORT_NAMES[preset]} {image_size}²"

@@ -32,6 +32,7 @@ from igpt_keras.disk_space import check_space
 from igpt_keras.errors import InputError, first_line
 from igpt_keras.json_files import read_object, write_json
 from igpt_keras.network.config import ImageGPTConfig
+from igpt_keras.network.presets import PRESETS
 from igpt_keras.network.protocols import TokenModel
 from igpt_keras.registry import Registry
 from igpt_keras.tokenizers import load_tokenizer
@@ -202,7 +203,7 @@ def read_preset(
         return _read_path(path, wanted_class)
     if (SHIPPED / name / CONFIG_FILE).is_file():
         return _read_folder(SHIPPED / name)
-    if name in paper.PRESETS:
+    if name in PRESETS:
         return _read_sizes(name, load_weights)
     raise FileNotFoundError(
         f"{path} does not exist; expected {ACCEPTED} ({', '.join(preset_names())})"
@@ -210,9 +211,9 @@ def read_preset(
 
 
 def preset_names() -> list[str]:
-    """Returns the names of the presets: the paper's sizes, and models in this package."""
+    """Returns the names of the presets: sizes, and models in this package."""
     shipped = sorted(file.parent.name for file in SHIPPED.glob(f"*/{CONFIG_FILE}"))
-    return [*paper.PRESETS, *shipped]
+    return [*PRESETS, *(name for name in shipped if name not in PRESETS)]
 
 
 def is_preset_folder(path: str | os.PathLike) -> bool:

@@ -6,23 +6,24 @@ from typing import TYPE_CHECKING
 import click
 
 from igpt_keras import paper
-from igpt_keras.cli.command import OptionGroup, command, command_line, option
+from igpt_keras.cli.command import OptionGroup, command, command_line, option, plural
 from igpt_keras.cli.options import (
     COUNT,
     DATA,
     POSITIVE,
     PROGRESS,
     TRAINING,
-    batch_size,
     output,
     overwrite,
     seed,
 )
 from igpt_keras.cli.resume import check_nothing_changes, resume_option
 from igpt_keras.cli.training import print_bad_images, print_result, train
+from igpt_keras.network import presets
 
 if TYPE_CHECKING:
     from igpt_keras.runs.options import DataOptions
+    from igpt_keras.runs.pretrain import Settings
 
 MODEL_OPTIONS = (
     option(
@@ -38,7 +39,10 @@ MODEL_OPTIONS = (
         help="Side of the model's input in pixels.",
     ),
     option(
-        "--preset", type=click.Choice(list(paper.PRESETS)), help="Model size, one of the paper's."
+        "--preset",
+        type=click.Choice(list(presets.PRESETS)),
+        show_default=presets.DEFAULT_PRESET,
+        help="Model size: nano and tiny for a few CPU cores, the others from the paper.",
     ),
     option("--num-layers", type=COUNT, help="Number of layers, instead of the preset's."),
     option("--hidden-dim", type=COUNT, help="Width of the model, instead of the preset's."),
@@ -52,7 +56,7 @@ MODEL_OPTIONS = (
     option(
         "--num-colors",
         type=COUNT,
-        default=paper.PALETTE_SIZE,
+        show_default="the preset's",
         help="Number of colors of the palette that is fitted to the images.",
     ),
 )
@@ -66,13 +70,23 @@ MODEL_OPTIONS = (
         "settings",
         (
             *MODEL_OPTIONS,
-            option("--epochs", type=POSITIVE, help="Passes over the images, instead of --steps."),
+            option(
+                "--epochs",
+                type=POSITIVE,
+                show_default=f"{presets.EPOCHS}",
+                help="Passes over the images, instead of --steps.",
+            ),
             option("--steps", type=COUNT, help="Number of training steps, instead of --epochs."),
-            batch_size(),
+            option(
+                "--batch-size",
+                type=COUNT,
+                show_default="the preset's",
+                help="Number of images per training step.",
+            ),
             option(
                 "--learning-rate",
                 type=POSITIVE,
-                default=paper.LEARNING_RATE,
+                show_default="the paper's for the model nearest in width",
                 help="Peak learning rate, reached after the warm-up.",
             ),
             option(
@@ -113,6 +127,7 @@ def pretrain(
 ) -> None:
     """Train an Image GPT on images, without labels.
 
+    Only --data and --output are needed; the first line of output says what is trained by default.
     Writes the folder of the run: the model, snapshots on the way, history.jsonl and TensorBoard
     events, completions and samples, and result.json with the losses. SIGTERM and Ctrl-C end the
     training after the current step and save a checkpoint; --resume continues from the last
@@ -130,8 +145,34 @@ def pretrain(
         overwrite=overwrite,
         command=command_line(),
     )
+    if progress != "quiet" and not run.finished:
+        print_result(describe(run.settings), progress)
     result = train(run, ("loss", "bits_per_pixel", "val_loss"), progress)
     if result is not None:
         print_bad_images(data)
         loss = result.metrics["validation_loss"]
         print_result(f"Validation loss: {loss:.4f} nats per pixel. Wrote {output}", progress)
+
+
+def describe(settings: "Settings") -> str:
+    """Returns in a line what is trained, and how.
+
+    Args:
+        settings: Settings with a value for everything (`Settings.completed`), except for a
+            learning rate that is searched.
+    """
+    network = ("num_layers", "hidden_dim", "num_heads")
+    sizes = {name: getattr(settings, name) for name in network}
+    named = (name for name, preset in presets.PRESETS.items() if sizes.items() <= preset.items())
+    colors = f"{settings.num_colors} colors"
+    parts = [
+        f"{next(named, 'model')} ({plural(settings.num_layers, 'layer')} of width "
+        f"{settings.hidden_dim}, {plural(settings.num_heads, 'head')})",
+        f"{settings.image_size}×{settings.image_size} pixels",
+        colors if settings.tokenizer is None else f"the tokenizer of {settings.tokenizer}",
+        f"{settings.epochs:g} epochs" if settings.steps is None else f"{settings.steps:,} steps",
+        f"batches of {settings.batch_size}",
+    ]
+    if settings.learning_rate is not None:
+        parts.append(f"learning rate {settings.learning_rate:g}")
+    return ", ".join(parts)

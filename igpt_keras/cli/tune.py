@@ -9,16 +9,17 @@ from typing import Any
 
 import click
 
-from igpt_keras import paper
 from igpt_keras.cli import Group
 from igpt_keras.cli.command import command, command_line, option, to_command_line
 from igpt_keras.cli.finetune import finetune as finetune_command
 from igpt_keras.cli.options import DATA, PROGRESS, output
+from igpt_keras.cli.pretrain import describe
 from igpt_keras.cli.pretrain import pretrain as pretrain_command
 from igpt_keras.cli.probe import probe as probe_command
-from igpt_keras.cli.training import print_bad_images
+from igpt_keras.cli.training import print_bad_images, print_result
 from igpt_keras.errors import InputError
 from igpt_keras.extras import require
+from igpt_keras.network.presets import PRESETS
 
 RATE = "learning_rate"
 SIZE_NAMES = ("num_layers", "hidden_dim", "num_heads")
@@ -42,14 +43,14 @@ class Sizes(click.ParamType):
         return sizes
 
     def _size(self, name, param, ctx):
-        if name in paper.PRESETS:
+        if name in PRESETS:
             return {"preset": name}
         try:
             numbers = [int(number) for number in name.split("x")]
         except ValueError:
             numbers = []
         if len(numbers) != len(SIZE_NAMES):
-            presets = ", ".join(paper.PRESETS)
+            presets = ", ".join(PRESETS)
             self.fail(
                 f"{name!r} is neither one of {presets} nor layers, width and heads such as 4x64x4",
                 param,
@@ -129,7 +130,8 @@ def pretrain(**values: Any) -> None:
         return _made(Settings, options_of(hp.values))
 
     experiment = PretrainExperiment(_data(values), settings, command=command_line())
-    tuner = _run(experiment, values)
+    first = dataclasses.replace(_made(Settings, values).completed(), learning_rate=None)
+    tuner = _run(experiment, values, None if sizes else describe(first))
     table = _table_of_sizes(tuner, options_of) if sizes else None
     _report(tuner, _commands(tuner, pretrain_command, values, options_of), values, table)
 
@@ -189,7 +191,7 @@ def _data(values: dict[str, Any]):
     return DATA.gather(dict(values))
 
 
-def _run(experiment, values: dict[str, Any]):
+def _run(experiment, values: dict[str, Any], first_line: str | None = None):
     """Runs a search to its end and returns it, or exits with the status that a signal asks for."""
     from igpt_keras.cli.displayed_search import DisplayedSearch
     from igpt_keras.training.callbacks.checkpoint_manager import Interrupted
@@ -209,6 +211,8 @@ def _run(experiment, values: dict[str, Any]):
             project_name=output.name,
             form=values["progress"] if is_chief(experiment.strategy) else "quiet",
         )
+    if first_line is not None and values["progress"] != "quiet":
+        print_result(first_line, values["progress"])
     try:
         tuner.search(verbose=0)
     except Interrupted as interrupted:
@@ -251,7 +255,7 @@ def _table_of_sizes(tuner, options_of: Callable):
     models = []
     for search in searches:
         settings = _made(Settings, options_of(search.others))
-        models.append((search.others["size"], settings.objective, settings.sizes()["image_size"]))
+        models.append((search.others["size"], settings.objective, settings.config().image_size))
     return sizes_table(searches, models, tuner.oracle.objective.name)
 
 

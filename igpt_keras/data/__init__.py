@@ -4,7 +4,13 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from igpt_keras.data.augmentation import Augmentation, augmentations
+    from igpt_keras.data.augmentation import (
+        Augmentation,
+        augmentations,
+        center_square,
+        resize_area,
+        resize_squares,
+    )
     from igpt_keras.data.data_set import DataSet, WeightedSource, open_data
     from igpt_keras.data.file_splits import FileSplit
     from igpt_keras.data.image_decoding import ImageDecoder, read_image
@@ -28,17 +34,26 @@ __all__ = [
     "TrainingStream",
     "WeightedSource",
     "augmentations",
+    "center_square",
     "open_data",
     "read_image",
     "read_images",
     "register_source",
+    "resize_area",
+    "resize_squares",
     "source_kinds",
     "tokenize",
 ]
 
 # The names of kinds and augmentations, which the command line lists, need no TensorFlow.
 _MODULES = {
-    "augmentation": ("Augmentation", "augmentations"),
+    "augmentation": (
+        "Augmentation",
+        "augmentations",
+        "center_square",
+        "resize_area",
+        "resize_squares",
+    ),
     "data_set": ("DataSet", "WeightedSource", "open_data"),
     "file_splits": ("FileSplit",),
     "image_decoding": ("ImageDecoder", "read_image"),

@@ -11,11 +11,14 @@ from igpt_keras.errors import InputError
 from igpt_keras.models.graph_checks import require_below
 from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.tokenizers.base import tokenizer_of
-
-BATCH_HINTS = {
-    "array": "a single one becomes a batch by [None]",
-    "dataset": "call .batch(batch_size) on the dataset",
-}
+from igpt_keras.tokenizers.image_hints import (
+    channels_hint,
+    in_pipeline,
+    reading_hint,
+    resize_hint,
+    squares_hint,
+    uint8_hint,
+)
 
 
 def to_tokens(model: Any, inputs: Any) -> Any:
@@ -35,11 +38,7 @@ def to_tokens(model: Any, inputs: Any) -> Any:
     """
     if is_pipeline(inputs):
         return _dataset_to_tokens(model, inputs)
-    if isinstance(inputs, list | tuple):
-        raise InputError(
-            f"inputs must be an array or a tensor, got a {type(inputs).__name__}; "
-            "np.asarray(inputs) makes an array, and labels are an argument of their own"
-        )
+    _check_is_array(inputs, model.config)
     if isinstance(inputs, dict):
         _check_keys(inputs)
         _check_tokens(inputs["tokens"], model.config)
@@ -89,14 +88,15 @@ def _dataset_to_tokens(model, dataset):
     _check_elements(model, spec, first)
     if dataset.cardinality() == 0:
         raise InputError("the dataset must hold at least one batch of images, got none")
+    labeled = isinstance(spec, tuple)
     if isinstance(first, dict):
         _check_keys(first)
-        _check_tokens(first["tokens"], model.config, "dataset")
+        _check_tokens(first["tokens"], model.config, labeled)
     elif _is_images(first):
-        _check_images(first, model.config, "dataset")
+        _check_images(first, model.config, labeled)
         return _map_inputs(dataset, partial(_tokenize_batch, tokenizer_of(model)), parallel=True)
     else:
-        _check_tokens(first, model.config, "dataset")
+        _check_tokens(first, model.config, labeled)
     return _map_inputs(dataset, partial(require_known_tokens, config=model.config))
 
 
@@ -153,27 +153,58 @@ def _is_images(inputs: Any) -> bool:
     return len(shape) == 4 or (len(shape) == 3 and shape[-1] == 3)
 
 
-def _check_images(images, config: ImageGPTConfig, kind: str = "array") -> None:
+def _check_is_array(inputs, config: ImageGPTConfig) -> None:
+    """Raises `InputError` for what is to be read, or stacked, before a model can take it."""
+    if getattr(getattr(inputs, "dtype", None), "kind", "") in ("O", "U", "S"):
+        inputs = list(inputs)
+    if isinstance(inputs, dict) or hasattr(inputs, "dtype"):
+        return
+    hint = reading_hint(inputs, config.image_size)
+    if inputs is None:
+        hint = "pass images or tokens as x"
+    elif hint is None and isinstance(inputs, list | tuple):
+        hint = "np.asarray(inputs) makes an array, and labels are an argument of their own"
+        if isinstance(inputs, list) and len({np.shape(part)[:2] for part in inputs}) > 1:
+            hint = f"{squares_hint(config.image_size)} makes one of images of several sizes"
+    if hint is not None:
+        got = type(inputs).__name__
+        raise InputError(f"inputs must be an array or a tensor, got {got}; {hint}")
+
+
+def _batch_hint(labeled: bool | None) -> str:
+    if labeled is None:
+        return "a single one becomes a batch by [None]"
+    return "call .batch(batch_size) on the dataset"
+
+
+def _check_images(images, config: ImageGPTConfig, labeled: bool | None = None) -> None:
+    """Raises `InputError` for images of another shape or dtype, and says how to get these.
+
+    Args:
+        images: An array, a tensor, or the `tf.TensorSpec` of a dataset.
+        config: The sizes.
+        labeled: For a dataset, whether its elements are tuples; None for an array.
+    """
     size, shape = config.image_size, _shape(images)
-    if len(shape) != 4 or any(
-        actual not in (wanted, None)
-        for actual, wanted in zip(shape[1:], (size, size, 3), strict=True)
-    ):
-        hint = f"resize them: igpt_keras.data.augmentation.resize_area(images, {size}, {size})"
-        if len(shape) == 3:
-            hint = BATCH_HINTS[kind]
-        elif shape[-1] not in (3, None):
-            hint = "images have 3 channels: np.repeat(images, 3, axis=-1) makes them of one"
-        raise InputError(
-            f"images must have shape [batch, {size}, {size}, 3] (image_size={size}), "
-            f"got {shape}; {hint}"
-        )
     dtype = keras.backend.standardize_dtype(images.dtype)
-    if dtype != "uint8":
-        raise InputError(
-            f"images must be uint8 with values 0…255, got {dtype}; "
-            'images with values 0…1 become it by np.rint(255 * images).astype("uint8")'
-        )
+    if len(shape) == 3:
+        hint = _batch_hint(labeled)
+    elif shape[-1] not in (3, None):
+        hint = channels_hint(shape, labeled)
+    elif dtype != "uint8":
+        hint = uint8_hint(images)
+        if labeled is not None:
+            cast = in_pipeline('tf.cast(images, "uint8")', labeled)
+            hint = f"{cast} converts values 0…255"
+        raise InputError(f"images must be uint8 with values 0…255, got {dtype}; {hint}")
+    elif any(side not in (size, None) for side in shape[1:3]):
+        hint = resize_hint(shape, size, labeled)
+    else:
+        return
+    raise InputError(
+        f"images must have shape [batch, {size}, {size}, 3] (image_size={size}), got {shape}; "
+        f"{hint}"
+    )
 
 
 def _check_keys(inputs: dict) -> None:
@@ -187,19 +218,21 @@ def _check_keys(inputs: dict) -> None:
         raise InputError(f"masked must have the shape of tokens, {shape}, got {masked}")
 
 
-def _check_tokens(tokens, config: ImageGPTConfig, kind: str = "array") -> None:
+def _check_tokens(tokens, config: ImageGPTConfig, labeled: bool | None = None) -> None:
     if not hasattr(tokens, "shape") or not hasattr(tokens, "dtype"):
         return
     length, shape = config.sequence_length, _shape(tokens)
+    dtype = keras.backend.standardize_dtype(tokens.dtype)
     if len(shape) != 2 or shape[1] not in (length, None):
-        hint = f"; {BATCH_HINTS[kind]}" if shape == [length] else ""
         raise InputError(
             f"tokens must have shape [batch, {length}] (image_size={config.image_size}), "
-            f"got {shape}{hint}"
+            f"got {shape}{_tokens_hint(shape, dtype, config, labeled)}"
         )
-    dtype = keras.backend.standardize_dtype(tokens.dtype)
     if "int" not in dtype:
-        raise InputError(f"tokens must be integers, got {dtype}")
+        cast = 'tokens.astype("int32")'
+        if labeled is not None:
+            cast = in_pipeline('tf.cast(images, "int32")', labeled).replace("images", "tokens")
+        raise InputError(f"tokens must be integers, got {dtype}; {cast} converts them")
     # Of TensorFlow's tensors, the eager ones have values.
     known = isinstance(tokens, np.ndarray) or hasattr(tokens, "numpy")
     values = np.asarray(tokens) if known else np.zeros(0)
@@ -207,3 +240,27 @@ def _check_tokens(tokens, config: ImageGPTConfig, kind: str = "array") -> None:
         low, high = values.min(), values.max()
         if low < 0 or high >= config.vocabulary_size:
             raise InputError(f"{_token_range(config)}, got {low}…{high}")
+
+
+def _tokens_hint(shape, dtype, config: ImageGPTConfig, labeled: bool | None) -> str:
+    """Returns how inputs that are taken for tokens, by their rank, get a shape that fits."""
+    size, length = config.image_size, config.sequence_length
+    hints = []
+    if shape == [length]:
+        hints.append(_batch_hint(labeled))
+    if len(shape) == 3 and dtype == "uint8":
+        gray = "np.repeat(images[..., None], 3, axis=-1)"
+        if labeled is not None:
+            gray = in_pipeline("tf.repeat(images[..., None], 3, axis=-1)", labeled)
+        hints.append(f"{gray} makes colored images of gray ones")
+    if len(shape) == 3 and None not in shape[1:] and math.prod(shape[1:]) == length:
+        flat = "tokens.reshape(len(tokens), -1)"
+        if labeled is not None:
+            flat = in_pipeline(f"tf.reshape(tokens, [-1, {length}])", labeled)
+            flat = flat.replace("images", "tokens")
+        hints.append(f"{flat} flattens rows of tokens")
+    if len(shape) == 2 and shape[1] == 3 * size**2:
+        hints.append(f"pixels.reshape(-1, {size}, {size}, 3) makes images of flat ones")
+    if not hints:
+        hints.append(f"model.tokenizer.tokenize(images) makes them of {size}×{size} pixels")
+    return "; " + ", ".join(hints)

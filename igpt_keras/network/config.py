@@ -1,4 +1,4 @@
-"""The sizes of an Image GPT, and the presets of the paper."""
+"""The sizes of an Image GPT."""
 
 import dataclasses
 import math
@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from igpt_keras import paper
 from igpt_keras.errors import InputError
 from igpt_keras.network.attention_patterns import attention_patterns
+from igpt_keras.network.presets import sizes_of
 from igpt_keras.short_repr import ShortRepr
 
-PRESETS = paper.PRESETS
 OBJECTIVES = ("ar", "bert")
 
 
@@ -110,11 +109,12 @@ class ImageGPTConfig(ShortRepr):
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> "ImageGPTConfig":
-        """Returns the sizes of a model of the paper.
+        """Returns the sizes of a named model.
 
         Args:
             name: "image_gpt_small", "image_gpt_medium", "image_gpt_large" or
-                "image_gpt_xlarge".
+                "image_gpt_xlarge" of the paper, or one for a few CPU cores, "image_gpt_nano"
+                (16² pixels) or "image_gpt_tiny" (32²).
             **overrides: Fields that differ, such as `image_size=48`.
 
         Raises:
@@ -124,9 +124,7 @@ class ImageGPTConfig(ShortRepr):
             >>> ImageGPTConfig.preset("image_gpt_large", image_size=48).sequence_length
             2304
         """
-        if name not in PRESETS:
-            raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
-        return cls(**{"vocabulary_size": paper.PALETTE_SIZE, **PRESETS[name], **overrides})
+        return cls(**{**sizes_of(name), **overrides})
 
     @property
     def sequence_length(self) -> int:

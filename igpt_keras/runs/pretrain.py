@@ -13,6 +13,7 @@ Metrics of the result; losses in nats per pixel:
 """
 
 import dataclasses
+import pathlib
 from functools import cached_property, partial
 from typing import Any
 
@@ -24,7 +25,8 @@ from igpt_keras import paper
 from igpt_keras.errors import InputError
 from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.models.masking import masked_inputs
-from igpt_keras.network.config import PRESETS, ImageGPTConfig
+from igpt_keras.network import presets
+from igpt_keras.network.config import ImageGPTConfig, check_objective
 from igpt_keras.pictures.completions import completion_sheet, known_rows, numbered_sheet
 from igpt_keras.pictures.contact_sheets import save_png
 from igpt_keras.runs.callbacks import Callbacks
@@ -51,20 +53,24 @@ NUM_MEASURED = 256
 class Settings(TrainingOptions):
     """Settings of the model and of its pre-training.
 
+    Sizes that are None are those of the preset; `igpt_keras.network.presets` has them, and what
+    else holds where nothing is said.
+
     Attributes:
         objective: "ar" or "bert".
-        image_size: Side of the model's input in pixels; None for that of the preset.
-        preset: Name of a model of the paper, whose sizes hold unless given.
+        image_size: Side of the model's input in pixels.
+        preset: Name of the sizes; None for "image_gpt_nano".
         num_layers: Number of layers.
         hidden_dim: Width.
         num_heads: Number of attention heads.
         tokenizer: Path of a palette, or of a model whose tokenizer to use; None to fit a palette
             to the training images.
         num_colors: Size of a palette that is fitted.
-        epochs: Passes over the images; give either `epochs` or `steps`.
+        epochs: Passes over the images, instead of `steps`; 20 if both are None.
         steps: Batches to train on.
-        batch_size: Images in a step, of all devices together.
-        learning_rate: The peak, after the warm-up.
+        batch_size: Images in a step, of all devices together; None for the preset's.
+        learning_rate: The peak, after the warm-up; None for the rate that the paper found for
+            the model nearest in width (`igpt_keras.paper.learning_rate`).
         warmup_steps: Steps of linear warm-up; None for a pass over the images as in the paper,
             and at most half of the steps.
         mask_probability: Probability of a position to be masked, for BERT.
@@ -83,40 +89,60 @@ class Settings(TrainingOptions):
     hidden_dim: int | None = None
     num_heads: int | None = None
     tokenizer: str | None = None
-    num_colors: int = paper.PALETTE_SIZE
+    num_colors: int | None = None
     epochs: float | None = None
     steps: int | None = None
-    batch_size: int = paper.BATCH_SIZE
-    learning_rate: float = paper.LEARNING_RATE
+    batch_size: int | None = None
+    learning_rate: float | None = None
     warmup_steps: int | None = None
     mask_probability: float = paper.MASK_PROBABILITY
     snapshots: int = len(paper.SNAPSHOT_FRACTIONS)
     seed: int = 0
 
     def __post_init__(self):
-        if (self.epochs is None) == (self.steps is None):
+        if self.epochs is not None and self.steps is not None:
             raise InputError(
                 f"give either epochs or steps, got epochs={self.epochs} and steps={self.steps}"
             )
+        check_objective(self.objective)
         if self.snapshots < 1:
             raise InputError(f"snapshots must be at least 1, got {self.snapshots}")
-        # Raises what is wrong with the sizes.
-        ImageGPTConfig(vocabulary_size=self.num_colors, **self.sizes())
+        self.config()  # Raises what is wrong with the sizes.
 
-    def sizes(self) -> dict[str, Any]:
-        """Returns arguments of `ImageGPTConfig`: those of the preset, unless given.
+    def config(self, vocabulary_size: int | None = None) -> ImageGPTConfig:
+        """Returns the sizes of the model: those of the preset, unless given.
+
+        Args:
+            vocabulary_size: That of a tokenizer; None for a palette that is fitted.
 
         Raises:
-            InputError: A size is missing.
+            InputError: The sizes do not fit each other, or there is no such preset.
         """
         names = ("num_layers", "hidden_dim", "num_heads", "image_size")
         given = {name: getattr(self, name) for name in names}
-        sizes = dict(PRESETS[self.preset]) if self.preset else {}
-        sizes |= {name: size for name, size in given.items() if size is not None}
-        missing = [name for name in given if name not in sizes]
-        if missing:
-            raise InputError(f"without a preset, give {', '.join(missing)} as well")
-        return sizes
+        given["vocabulary_size"] = vocabulary_size or self.num_colors
+        preset = self.preset or presets.DEFAULT_PRESET
+        sizes = {name: size for name, size in given.items() if size is not None}
+        return ImageGPTConfig.preset(preset, **sizes)
+
+    def completed(self) -> "Settings":
+        """Returns these settings with a value for everything that was left out."""
+        config = self.config()
+        values = {
+            "num_layers": config.num_layers,
+            "hidden_dim": config.hidden_dim,
+            "num_heads": config.num_heads,
+            "image_size": config.image_size,
+            "num_colors": config.vocabulary_size,
+            "batch_size": presets.BATCH_SIZES[self.preset or presets.DEFAULT_PRESET],
+            "learning_rate": paper.learning_rate(
+                config.hidden_dim, config.image_size, self.objective
+            ),
+        }
+        if self.steps is None:
+            values["epochs"] = presets.EPOCHS
+        missing = {name: value for name, value in values.items() if getattr(self, name) is None}
+        return dataclasses.replace(self, **missing)
 
     def schedule(self, steps_of_data: int) -> "Schedule":
         """Returns the steps of the training.
@@ -176,6 +202,9 @@ class Pretrain(Training[Settings]):
     kind = "pretrain"
     Settings = Settings
 
+    def __init__(self, settings: Settings, data: Any, output: pathlib.Path, command: str):
+        super().__init__(settings.completed(), data, output, command)
+
     def _load(self) -> None:
         data_set = self.data.data_set
         # Without a validation split the loss on the test split is followed.
@@ -195,21 +224,19 @@ class Pretrain(Training[Settings]):
         return self.settings.batch_size
 
     def _config(self) -> ImageGPTConfig:
-        size = self.tokenizer.vocabulary_size
-        return ImageGPTConfig(vocabulary_size=size, **self.settings.sizes())
+        return self.settings.config(self.tokenizer.vocabulary_size)
 
     def _find_tokenizer(self) -> ImageTokenizer:
         settings = self.settings
         if settings.tokenizer is not None:
             return read_tokenizer(settings.tokenizer)[0]
-        size = settings.sizes()["image_size"]
-        return fit_palette(self.data, size, settings.num_colors, settings.seed)
+        return fit_palette(self.data, settings.image_size, settings.num_colors, settings.seed)
 
     def _prepare(self) -> None:
         settings = self.settings
         bert = settings.objective == "bert"
         self.stream = self.data.stream(
-            self.tokenizer.bind(settings.sizes()["image_size"]),
+            self.tokenizer.bind(settings.image_size),
             batch_size=self.batch_size,
             seed=settings.seed,
             mask_probability=settings.mask_probability if bert else None,

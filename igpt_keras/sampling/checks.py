@@ -10,6 +10,7 @@ from igpt_keras.errors import InputError
 from igpt_keras.network.protocols import TokenModel
 from igpt_keras.sampling.requests import check_positive
 from igpt_keras.tokenizers.base import check_images
+from igpt_keras.tokenizers.image_hints import resize_hint
 
 
 def check_backend() -> None:
@@ -69,9 +70,14 @@ def check_model_images(model: TokenModel, images: np.ndarray) -> np.ndarray:
     images = check_images(images)
     size = model.config.image_size
     if images.ndim != 4 or images.shape[1:3] != (size, size) or not len(images):
+        hint = ""
+        if images.ndim == 3:
+            hint = "; a single one becomes a batch by [None]"
+        elif images.ndim == 4 and len(images):
+            hint = f"; {resize_hint(list(images.shape), size)}"
         raise InputError(
             f"images must have shape [batch, {size}, {size}, 3] with at least one image "
-            f"(image_size={size}), got {list(images.shape)}"
+            f"(image_size={size}), got {list(images.shape)}{hint}"
         )
     return images
 

@@ -17,6 +17,7 @@ from igpt_keras.errors import InputError
 from igpt_keras.json_files import read_json, write_json
 from igpt_keras.registry import Registry
 from igpt_keras.tensors import Tensor
+from igpt_keras.tokenizers.image_hints import reading_hint, uint8_hint
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -317,7 +318,9 @@ def tokenizer_of(model: HasTokenizer) -> ImageTokenizer:
     if model.tokenizer is None:
         raise InputError(
             f"tokenizer is missing: this {type(model).__name__} has none to turn images into "
-            'tokens; set model.tokenizer, for example to ColorPalette.load("palette.npy")'
+            "tokens; set model.tokenizer, for a trained model to the palette of its training, "
+            'igpt_keras.ColorPalette.load("palette.npy"), for a new one to '
+            "igpt_keras.ColorPalette.fit(images, num_colors=vocabulary_size)"
         )
     return model.tokenizer
 
@@ -328,9 +331,10 @@ def check_images(images: np.ndarray) -> np.ndarray:
     Raises:
         InputError: The rank, dtype or number of channels is another one.
     """
-    images = np.asarray(images)
+    given, images = images, np.asarray(images)
     if images.dtype != np.uint8:
-        raise InputError(f"images must be uint8 with values 0…255, got {images.dtype}")
+        hint = reading_hint(given) or uint8_hint(images)
+        raise InputError(f"images must be uint8 with values 0…255, got {images.dtype}; {hint}")
     if images.ndim < 3 or images.shape[-1] not in (1, 3):
         raise InputError(
             f"images must have shape [..., height, width, 3] (or 1 channel), "

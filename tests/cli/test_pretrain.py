@@ -5,10 +5,14 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
 import igpt_keras
+from igpt_keras.cli.pretrain import describe
 from igpt_keras.data import read_images
 from igpt_keras.data.data_set import open_data
+from igpt_keras.pictures import save_png
+from igpt_keras.runs import Pretrain
 from igpt_keras.runs.folder import only_writer, read_run
 from igpt_keras.runs.result import read_result
 
@@ -136,7 +140,6 @@ def test_two_workers_write_one_run(trained, two_workers, tmp_path):
     ("arguments", "message"),
     [
         (["--steps", "2", "--warmup-steps", "3"], "warmup_steps must lie in 0…2"),
-        ([], "give either epochs or steps"),
         (["--steps", "2", "--epochs", "1"], "give either epochs or steps"),
         (["--steps", "16", "--snapshots", "0"], "0 is not in the range x>=1"),
         (["--steps", "16", "--num-heads", "3"], "hidden_dim must be a multiple of num_heads"),
@@ -154,11 +157,49 @@ def test_unusable_settings(igpt, tmp_path, arguments, message):
     assert not output.exists()
 
 
-def test_sizes_must_be_given(igpt, tmp_path):
-    arguments = ["--data", "digits", "--num-colors", 8, "--steps", 16, "--output", tmp_path / "r"]
-    status, _, errors = igpt("pretrain", *arguments)
-    assert status == 2
-    assert "without a preset, give num_layers" in errors
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (
+            {},
+            "image_gpt_nano (4 layers of width 128, 2 heads), 16×16 pixels, 256 colors, 20 epochs, "
+            "batches of 32, learning rate 0.003",
+        ),
+        (
+            {"preset": "image_gpt_small", "steps": 1000, "tokenizer": "p.npy", "image_size": 48},
+            "image_gpt_small (24 layers of width 512, 8 heads), 48×48 pixels, the tokenizer of "
+            "p.npy, 1,000 steps, batches of 128, learning rate 0.003",
+        ),
+        (
+            {"num_layers": 1, "hidden_dim": 3072, "num_heads": 1, "epochs": 0.5},
+            "model (1 layer of width 3072, 1 head), 16×16 pixels, 256 colors, 0.5 epochs, "
+            "batches of 32, learning rate 0.0003",
+        ),
+    ],
+)
+def test_the_first_line_says_what_is_trained(settings, line):
+    assert describe(Pretrain.Settings(**settings).completed()) == line
+
+
+@pytest.mark.slow
+def test_photographs_are_learned_by_defaults(igpt, tmp_path):
+    generator = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for index in range(160):
+        photo = load_sample_images().images[index % 2]
+        top, left = (int(generator.integers(side - 96)) for side in photo.shape[:2])
+        crop = Image.fromarray(photo[top : top + 96, left : left + 96])
+        save_png(crop, tmp_path / "photos" / f"{index}.png")
+    arguments = ["--data", f"folder:{tmp_path / 'photos'}", "--output", tmp_path / "run"]
+    status, printed, errors = igpt("pretrain", *arguments)
+    assert status == 0, errors
+    first, steps, *_ = printed.splitlines()
+    assert first.startswith("image_gpt_nano (4 layers") and "20 epochs" in first
+    # 144 images are 4.5 batches.
+    assert steps.startswith("100 steps of 32 images")
+    losses = read_result(tmp_path / "run").metrics["history"]["val_loss"]
+    assert losses[-1] < np.log(256) - 2
+    assert losses[-1] < min(losses) + 0.05
 
 
 def test_a_rate_that_is_too_high_ends_with_status_3(igpt, tmp_path):
@@ -236,6 +277,7 @@ def test_json_progress_is_json(igpt, tmp_path):
     lines = printed.splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 4, 4]
     assert "val_loss" in lines[-1]
+    assert "model (1 layer of width 16, 1 head), 8×8 pixels, 8 colors, 4 steps, " in errors
     assert "Wrote" in errors
 
 

@@ -9,8 +9,9 @@ import pytest
 from keras import ops
 
 import igpt_keras
-from igpt_keras import ImageGPT, ImageGPTClassifier, ImageGPTConfig, InputError, paper, saving
+from igpt_keras import ImageGPT, ImageGPTClassifier, ImageGPTConfig, InputError, saving
 from igpt_keras.convert import hub
+from igpt_keras.network import presets
 from tests.conftest import FIXTURES
 from tests.convert.hub_server import COMMIT, HubServer
 from tests.interpreter import Interpreter
@@ -134,9 +135,10 @@ class TestKerasFiles:
 class TestNames:
     def test_the_sizes_of_the_paper(self, monkeypatch):
         monkeypatch.setitem(
-            paper.PRESETS,
+            presets.PRESETS,
             "image_gpt_small",
-            {"num_layers": 1, "hidden_dim": 8, "num_heads": 2, "image_size": 4},
+            {"num_layers": 1, "hidden_dim": 8, "num_heads": 2, "image_size": 4}
+            | {"vocabulary_size": 512},
         )
         model = ImageGPT.from_preset("image_gpt_small", load_weights=False, objective="bert")
         assert model.config == ImageGPTConfig(4, 512, 8, 1, 2)
@@ -160,7 +162,9 @@ class TestNames:
     def test_a_shipped_model(self, model, tmp_path, monkeypatch):
         monkeypatch.setattr(saving, "SHIPPED", tmp_path)
         model.save_to_preset(tmp_path / "image_gpt_tiny")
-        assert saving.preset_names() == [*paper.PRESETS, "image_gpt_tiny"]
+        assert saving.preset_names() == list(presets.PRESETS)
+        model.save_to_preset(tmp_path / "image_gpt_cats")
+        assert saving.preset_names() == [*presets.PRESETS, "image_gpt_cats"]
         np.testing.assert_array_equal(logits(igpt_keras.load("image_gpt_tiny")), logits(model))
 
     def test_an_unknown_name(self):

@@ -1,11 +1,17 @@
 """Images, tokens and pipelines of both as inputs of the models."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
+import igpt_keras
 from igpt_keras import ImageGPT, ImageGPTClassifier, InputError
+from igpt_keras.data import ArraySplit, DataSet, LabeledImages, WeightedSource
+from igpt_keras.models.inputs import is_pipeline, to_tokens
 
 LABELS = np.array([0, 1, 2, 0, 1, 2], np.int32)
 
@@ -108,9 +114,8 @@ def test_single_batches_train_and_measure_as_fit_and_evaluate(config, randomized
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros((2, 5, 5, 3), np.uint8), r"\[batch, 4, 4, 3\].*got \[2, 5, 5, 3\]; resize"),
+        (np.zeros((2, 5, 5, 3), np.uint8), r"\[batch, 4, 4, 3\].*got \[2, 5, 5, 3\]; igpt"),
         (np.zeros((4, 4, 3), np.uint8), r"got \[4, 4, 3\]; a single one becomes a batch"),
-        (np.zeros((2, 4, 4, 1), np.uint8), r"got \[2, 4, 4, 1\]; images have 3 channels"),
         (np.zeros((2, 4, 4, 3), np.float32), r"uint8 with values 0…255, got float32"),
     ],
 )
@@ -133,3 +138,105 @@ def test_images_need_a_tokenizer(config, images):
     model = ImageGPT(config)
     with pytest.raises(InputError, match="tokenizer is missing"):
         model(images)
+
+
+def batches(array, *labels):
+    return tf.data.Dataset.from_tensor_slices((array, *labels) if labels else array).batch(4)
+
+
+# What is made of images uint8 [6, 4, 4, 3], and the tokens of which images to expect.
+MADE = {
+    "0…255": lambda x: x.astype("float32"),
+    "0…255 in integers": lambda x: x.astype("int64"),
+    "0…255 in a tensor": lambda x: tf.constant(x, "float32"),
+    "0…1": lambda x: x / 255.0,
+    "-1…1": lambda x: x / 127.5 - 1,
+    "fractions": lambda x: (x + 0.25).clip(0, 255),
+    "a dataset": lambda x: batches(x.astype("float32")),
+    "a dataset with labels": lambda x: batches(x.astype("float32"), LABELS),
+    "enlarged": lambda x: x.repeat(2, axis=1).repeat(2, axis=2),
+    "with margins": lambda x: np.pad(x, ((0, 0), (0, 0), (3, 3), (0, 0))),
+    "an enlarged dataset": lambda x: batches(x.repeat(2, axis=1).repeat(2, axis=2)),
+    "of several sizes": lambda x: [*x[:3], *x[3:].repeat(3, axis=1).repeat(3, axis=2)],
+    "a list": list,
+    "with transparency": lambda x: np.concatenate([x, x[..., :1]], axis=-1),
+    "channels first": lambda x: x.transpose(0, 3, 1, 2),
+    "flat": lambda x: x.reshape(6, -1),
+}
+
+
+@pytest.mark.parametrize("made", MADE)
+def test_the_call_that_an_error_names_makes_it_right(model, images, made):
+    given = MADE[made](images)
+    with pytest.raises(InputError) as raised:
+        to_tokens(model, given)
+    names = ("images", "dataset", "inputs", "pixels")
+    call = re.search(r"; (.*?) (converts|makes|resizes)", str(raised.value))[1]
+    right = eval(
+        call, {"np": np, "tf": tf, "igpt_keras": igpt_keras, **dict.fromkeys(names, given)}
+    )
+    tokens = to_tokens(model, right)
+    if is_pipeline(tokens):
+        parts = [part[0] if isinstance(part, tuple) else part for part in tokens]
+        tokens = np.concatenate([part.numpy() for part in parts])
+    np.testing.assert_array_equal(tokens, model.tokenizer.tokenize(images))
+
+
+@pytest.mark.parametrize(
+    ("made", "names"),
+    [
+        (lambda x: x[..., 0].astype("int32") // 32, "tokens"),
+        (lambda x: batches(x[..., 0].astype("int32") // 32), "dataset"),
+        (lambda x: x[..., 0].reshape(6, 16) / 1.0 // 32, "tokens"),
+        (lambda x: x[..., 0], "images"),
+        (lambda x: x[..., :1], "images"),
+    ],
+)
+def test_the_call_for_tokens_and_gray_images(model, images, made, names):
+    given = made(images)
+    with pytest.raises(InputError) as raised:
+        to_tokens(model, given)
+    call = re.search(r"; (.*?) (flattens|converts|makes)", str(raised.value))[1]
+    right = eval(call, {"np": np, "tf": tf, names: given})
+    tokens = to_tokens(model, right)
+    tokens = np.concatenate(list(tokens)) if is_pipeline(tokens) else tokens
+    if names == "images":
+        expected = model.tokenizer.tokenize(np.stack([images[..., 0]] * 3, axis=-1))
+    else:
+        expected = images[..., 0].reshape(6, 16) // 32
+    np.testing.assert_array_equal(tokens, expected)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda x: "photos", "got str; .*read_images"),
+        (lambda x: ["a.png", "b.png"], "got list; .*read_images"),
+        (lambda x: np.array(["a.png", "b.png"]), "read_images"),
+        (lambda x: Image.fromarray(x[0]), r"got Image; .*read_image\(path, 4\)\[None\]"),
+        (lambda x: LabeledImages(x, LABELS), r"got LabeledImages; pass its \.images"),
+        (lambda x: ArraySplit("a", x), r"got ArraySplit; .*read_images\(split, image_size=4\)"),
+        (
+            lambda x: DataSet(
+                ["a"], [WeightedSource(ArraySplit("a", x), 1, "none")], None, None, []
+            ),
+            r"got DataSet; .*read_images\(data\.train, image_size=4\)",
+        ),
+        (lambda x: None, "got NoneType; pass images or tokens as x"),
+        (lambda x: x.astype(int) * 300, r"got int64; the values are \d+…\d{5}$"),
+    ],
+)
+def test_what_holds_or_names_images_is_to_be_read(model, images, made, message):
+    model.compile()
+    for call in (model.fit, model.predict, model.evaluate):
+        with pytest.raises(InputError, match=message):
+            call(made(images))
+
+
+def test_pipelines_of_keras_are_left_to_it(model, images):
+    class DataSet(keras.utils.PyDataset):
+        pass
+
+    batches = DataSet()
+    batches.images = images
+    assert to_tokens(model, batches) is batches

@@ -205,7 +205,7 @@ def test_a_generative_model_needs_no_labels_and_takes_data_with_them(config, tok
         dataset = tf.data.Dataset.from_tensor_slices(data).batch(3)
         ends.append([*model.get_weights(), *model.fit(dataset, verbose=0).history.values()])
     assert_close(*ends)
-    with pytest.raises(InputError, match=r"got a list; np\.asarray"):
+    with pytest.raises(InputError, match=r"got list; np\.asarray"):
         model.fit(tokens.tolist())
 
 

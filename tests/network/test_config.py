@@ -1,6 +1,9 @@
 import pytest
 
-from igpt_keras import ImageGPT, ImageGPTClassifier, ImageGPTConfig, InputError
+from igpt_keras import ImageGPT, ImageGPTClassifier, ImageGPTConfig, InputError, paper
+from igpt_keras.network.presets import BATCH_SIZES, DEFAULT_PRESET, PRESETS
+
+PAPER = list(paper.PRESETS)
 
 
 @pytest.mark.parametrize(
@@ -59,5 +62,16 @@ def test_unusable_sizes_are_named(config, changes, message):
 
 
 def test_unknown_preset_is_named():
-    with pytest.raises(InputError, match="image_gpt_xlarge, got 'igpt-xxl'"):
+    with pytest.raises(InputError, match="one of image_gpt_nano, .*_xlarge, got 'igpt-xxl'"):
         ImageGPTConfig.preset("igpt-xxl")
+
+
+def test_small_presets_have_the_heads_of_the_small_model():
+    sizes = [ImageGPTConfig.preset(name) for name in PRESETS]
+    assert [config.head_dim for config in sizes[:2]] == [
+        ImageGPTConfig.preset(PAPER[0]).head_dim
+    ] * 2
+    counts = [config.parameter_count() for config in sizes]
+    assert counts == sorted(counts) and counts[1] < 5_000_000
+    assert set(BATCH_SIZES) == set(PRESETS) and DEFAULT_PRESET in PRESETS
+    assert ImageGPTConfig.preset("image_gpt_nano", num_layers=2).num_layers == 2

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import igpt_keras
-from igpt_keras import InputError, runs
+from igpt_keras import ImageGPTConfig, InputError, paper, runs
 from igpt_keras.data.data_set import open_data
 from igpt_keras.data.tokenization import read_images
 from igpt_keras.runs import (
@@ -305,15 +305,62 @@ def test_check_finds_what_open_would(pretrained):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": None}, "give either epochs or steps, got epochs=None and steps=None"),
         ({"epochs": 1.0}, "give either epochs or steps, got epochs=1.0 and steps=24"),
-        ({"num_layers": None, "num_heads": None}, "give num_layers, num_heads as well"),
+        ({"num_heads": None, "hidden_dim": 15}, "hidden_dim=15 and num_heads=2"),
+        ({"preset": "large"}, "preset must be one of image_gpt_nano, .*, got 'large'"),
+        ({"objective": "gan"}, "objective must be"),
         ({"snapshots": 0}, "snapshots must be at least 1"),
     ],
 )
 def test_settings_that_contradict_each_other(change, message):
     with pytest.raises(InputError, match=message):
         dataclasses.replace(SETTINGS, **change)
+
+
+def test_what_is_left_out_is_completed_and_what_is_given_stays():
+    nano = ImageGPTConfig.preset("image_gpt_nano")
+    settings = Pretrain.Settings().completed()
+    assert settings.config() == nano
+    assert (settings.epochs, settings.steps, settings.batch_size) == (20, None, 32)
+    assert settings.learning_rate == paper.learning_rate(nano.hidden_dim, 16, "ar")
+    assert settings.completed() == settings
+
+    # XL as in section 3.4 and table 5.
+    published = Pretrain.Settings(preset="image_gpt_xlarge", steps=7).completed()
+    assert (published.steps, published.epochs) == (7, None)
+    assert (published.batch_size, published.learning_rate) == (64, 0.0003)
+    assert published.config() == ImageGPTConfig.preset("image_gpt_xlarge")
+    assert Pretrain.Settings(preset="image_gpt_small", objective="bert").completed() == (
+        Pretrain.Settings(
+            preset="image_gpt_small",
+            objective="bert",
+            image_size=32,
+            num_layers=24,
+            hidden_dim=512,
+            num_heads=8,
+            num_colors=512,
+            epochs=20,
+            batch_size=128,
+            learning_rate=0.01,
+        )
+    )
+
+    given = dataclasses.replace(SETTINGS, preset="image_gpt_small", micro_batches=3)
+    assert given.completed() == given
+    assert Pretrain.Settings(hidden_dim=64).completed().config() == (
+        dataclasses.replace(nano, hidden_dim=64)
+    )
+
+
+def test_a_run_notes_what_was_left_out(tmp_path):
+    settings = dataclasses.replace(SETTINGS, batch_size=None, learning_rate=None, num_heads=None)
+    run = Pretrain.open(settings, "digits", tmp_path / "run")
+    options = read_run(run.output, "pretrain")["options"]
+    assert (options["batch_size"], options["num_heads"]) == (32, 2)
+    assert options["learning_rate"] == 0.003
+    # As if it had been given: what completes it may change.
+    settings = dataclasses.replace(settings, num_heads=2)
+    Pretrain.open(settings, "digits", run.output, resume=True)
 
 
 @pytest.mark.parametrize("snapshots", [1, 2, 5, 10**9])
