@@ -11,7 +11,7 @@ import igpt_keras
 from igpt_keras.cli.pretrain import describe
 from igpt_keras.data import read_images
 from igpt_keras.data.data_set import open_data
-from igpt_keras.pictures import save_png
+from igpt_keras.pictures.contact_sheets import save_png
 from igpt_keras.runs import Pretrain
 from igpt_keras.runs.folder import only_writer, read_run
 from igpt_keras.runs.result import read_result
