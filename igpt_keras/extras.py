@@ -21,7 +21,7 @@ def require(module: str, extra: str) -> types.ModuleType:
         The module.
 
     Raises:
-        InputError: The module is not installed. The message is the command that installs it.
+        InputError: The module is not installed. The message has the command that installs it.
     """
     try:
         return importlib.import_module(module)
@@ -30,5 +30,6 @@ def require(module: str, extra: str) -> types.ModuleType:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise
         raise InputError(
-            f"{error.name} is not installed: pip install 'igpt-keras[{extra}]'"
+            f"{error.name} is not installed: python -m pip install -e '.[{extra}]' in the clone of "
+            "igpt-keras installs it"
         ) from None

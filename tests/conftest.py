@@ -3,13 +3,17 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import contextlib
+import io
 import pathlib
+from unittest import mock
 
 import keras
 import numpy as np
 import pytest
 
 import igpt_keras
+from igpt_keras import cli
 from tests.interpreter import Interpreter
 
 # Two of them, so that strategies have something to share out.
@@ -69,6 +73,25 @@ def randomized():
         return model
 
     return randomize
+
+
+@pytest.fixture(scope="session")
+def igpt():
+    """Runs the command line; returns its exit status, stdout and stderr."""
+
+    def run(*arguments):
+        output, errors = io.StringIO(), io.StringIO()
+        with (
+            mock.patch("sys.argv", ["igpt", *map(str, arguments)]),
+            contextlib.redirect_stdout(output),
+            contextlib.redirect_stderr(errors),
+            # On a busy machine nothing else is said.
+            mock.patch("igpt_keras.cli.slow_stages.SECONDS", 3600.0),
+        ):
+            status = cli.run()
+        return status, output.getvalue(), errors.getvalue()
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,10 @@ def test_an_installed_module_is_returned():
 def test_a_missing_module_is_answered_with_the_command_that_installs_it(module):
     with pytest.raises(InputError) as caught:
         require(module, "serve")
-    assert str(caught.value) == ("no_such_module is not installed: pip install 'igpt-keras[serve]'")
+    assert str(caught.value) == (
+        "no_such_module is not installed: python -m pip install -e '.[serve]' in the clone of "
+        "igpt-keras installs it"
+    )
 
 
 def test_a_module_that_lacks_another_says_which(tmp_path, monkeypatch):

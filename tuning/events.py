@@ -14,7 +14,7 @@ from igpt_keras.training.callbacks.events import can_write_events
 def write_session(folder: pathlib.Path, trial: Trial, objective: str) -> None:
     """Writes a completed or failed trial as a session: hyperparameters, objective and status.
 
-    Does nothing where TensorBoard is not installed (`pip install 'igpt-keras[tune]'`).
+    Does nothing where TensorBoard is not installed (the extra `tune`).
 
     Args:
         folder: Folder of the trial's event files, which has none yet.

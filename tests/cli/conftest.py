@@ -1,12 +1,9 @@
-import contextlib
 import functools
-import io
 import json
 import os
 import pathlib
 import subprocess
 import sys
-from unittest import mock
 
 import keras
 import numpy as np
@@ -14,30 +11,10 @@ import pytest
 from PIL import Image
 
 import igpt_keras
-from igpt_keras import cli
 from igpt_keras.pictures.contact_sheets import save_png
 from tests.training.replicas import free_ports
 
 CLASSES = ["dark", "light"]
-
-
-@pytest.fixture(scope="session")
-def igpt():
-    """Runs the command line; returns its exit status, stdout and stderr."""
-
-    def run(*arguments):
-        output, errors = io.StringIO(), io.StringIO()
-        with (
-            mock.patch("sys.argv", ["igpt", *map(str, arguments)]),
-            contextlib.redirect_stdout(output),
-            contextlib.redirect_stderr(errors),
-            # On a busy machine nothing else is said.
-            mock.patch("igpt_keras.cli.slow_stages.SECONDS", 3600.0),
-        ):
-            status = cli.run()
-        return status, output.getvalue(), errors.getvalue()
-
-    return run
 
 
 @pytest.fixture

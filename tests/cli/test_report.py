@@ -73,6 +73,7 @@ def test_what_is_not_installed_is_named(igpt, folder, tmp_path, monkeypatch, mod
     status, _, errors = igpt("report", folder, "--output", tmp_path / "out")
     assert (status, errors) == (
         2,
-        f"igpt: error: {module} is not installed: pip install 'igpt-keras[report]'\n",
+        f"igpt: error: {module} is not installed: python -m pip install -e '.[report]' in the "
+        "clone of igpt-keras installs it\n",
     )
     assert not (tmp_path / "out").exists()

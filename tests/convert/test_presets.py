@@ -258,5 +258,5 @@ except igpt_keras.InputError as error:
 
     def test_without_huggingface_hub(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-        with pytest.raises(InputError, match=r"pip install 'igpt-keras\[hf\]'"):
+        with pytest.raises(InputError, match=r"pip install -e '\.\[hf\]'"):
             hub.download("hf://openai/imagegpt-small")

@@ -54,4 +54,5 @@ def test_without_its_extra_the_package_says_what_to_install(missing, monkeypatch
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(InputError) as caught:
         import serving.server  # noqa: F401
-    assert str(caught.value) == f"{missing} is not installed: pip install 'igpt-keras[serve]'"
+    command = "python -m pip install -e '.[serve]' in the clone of igpt-keras installs it"
+    assert str(caught.value) == f"{missing} is not installed: {command}"

@@ -44,8 +44,8 @@ class HistoryLogger(Callback):
     - `val_loss`, …: At the end of an epoch.
 
     Values that are not finite are None, as JSON has no NaN. With TensorFlow as backend and
-    TensorBoard installed (`pip install 'igpt-keras[report]'`), event files in `FOLDER/events`
-    hold the same records, and `pictures`.
+    TensorBoard installed (the extra `report`), event files in `FOLDER/events` hold
+    the same records, and `pictures`.
 
     A new training replaces the history in `folder`. A training that is resumed (`set_state`)
     keeps it up to the step of the checkpoint and drops later records and events.
