@@ -1,11 +1,14 @@
 """What `python -m build` makes holds all of the project, and installs."""
 
+import email
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import venv
+import zipfile
 
 import pytest
 
@@ -65,3 +68,27 @@ def test_the_wheel_installs_and_holds_the_files_for_deployment(distributions, fi
     for file in files:
         if file.parts[0] in ("igpt_keras", "serving", "tuning"):
             assert (installed / file).read_bytes() == (ROOT / file).read_bytes()
+
+
+@pytest.mark.slow
+def test_the_links_of_the_description_lead_to_the_repository(distributions):
+    _, wheel = distributions
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = email.message_from_bytes(archive.read(name))
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    urls = dict(url.split(", ") for url in metadata.get_all("Project-URL"))
+    described = metadata.get_payload(decode=True).decode()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    link = r"(!?)\[[^\]]*\]\(([^)]*)\)"
+    links, written = re.findall(link, described), re.findall(link, readme)
+    assert len(links) == len(written) > 20
+    for (image, target), (_, before) in zip(links, written, strict=True):
+        if before.startswith("https://"):
+            assert target == before
+            continue
+        start = f"{urls['Source']}/{'raw' if image else 'blob'}/main/"
+        assert target == start + before
+        assert (ROOT / before.partition("#")[0]).is_file(), before
+    assert {image for image, _ in links} == {"", "!"}
+    assert re.sub(link, "", described).strip() == re.sub(link, "", readme).strip()

@@ -47,6 +47,7 @@ SMALLER = {
     "floor=0.003": "floor=0.03",
     "epochs=20": "epochs=1",
     "epochs=5": "epochs=1",
+    "epochs=3": "epochs=1",
     "steps_per_epoch=40": "steps_per_epoch=2",
     "steps=80": "steps=4",
     # What it makes is there.
