@@ -164,7 +164,9 @@ def _check_is_array(inputs, config: ImageGPTConfig) -> None:
         hint = "pass images or tokens as x"
     elif hint is None and isinstance(inputs, list | tuple):
         hint = "np.asarray(inputs) makes an array, and labels are an argument of their own"
-        if isinstance(inputs, list) and len({np.shape(part)[:2] for part in inputs}) > 1:
+        # An image of Pillow has a size only.
+        shapes = [getattr(part, "shape", getattr(part, "size", ())) for part in inputs]
+        if isinstance(inputs, list) and len({tuple(shape[:2]) for shape in shapes}) > 1:
             hint = f"{squares_hint(config.image_size)} makes one of images of several sizes"
     if hint is not None:
         got = type(inputs).__name__
