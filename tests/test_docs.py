@@ -26,7 +26,7 @@ SMALLER = {
     "image_gpt_small,image_gpt_medium,image_gpt_large": "1x16x1,2x16x1 --image-size 8 --floor 0.01",
     "folder:imagenet": "folder:photos --num-colors 8",
     "--output runs/photos": f"--output runs/photos {TINY} --epochs 1",
-    "--num-layers 8 --hidden-dim 64": "--num-layers 1 --hidden-dim 16",
+    "--num-layers 8 --hidden-dim 64": "--num-layers 3 --hidden-dim 16",
     "--num-colors 256": "--num-colors 16",
     "--steps 4224": "--steps 8",
     "--epochs 100": "--epochs 1",
