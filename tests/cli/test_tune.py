@@ -106,7 +106,7 @@ def test_probes_by_layer(igpt, photos, pretrained, tmp_path):
     ("arguments", "message"),
     [
         ([*ONE, "--steps", 8, "--sizes", "image_gpt_small"], "give --sizes, or one size"),
-        (["--steps", 8, "--sizes", "4x64"], "'4x64' is neither one of image_gpt_small"),
+        (["--steps", 8, "--sizes", "4x64"], "'4x64' is neither one of image_gpt_nano"),
         ([*ONE, "--steps", 8, "--start", 0.1, "--floor", 1], "floor must be at most start=0.1"),
         ([*ONE, "--steps", 8, "--epochs", 1], "give either epochs or steps"),
     ],
