@@ -44,6 +44,16 @@ BATCH_SIZES = {
 """Images in a step, by preset."""
 
 
+def learning_rate(preset: str, hidden_dim: int, image_size: int, objective: str) -> float:
+    """Returns the peak learning rate for a preset whose sizes may have been changed.
+
+    It is the rate that the paper found for the model nearest in width, then in image size. Models
+    that are not the paper's get at most 0.003: small BERT models learned less at 0.01.
+    """
+    rate = paper.learning_rate(hidden_dim, image_size, objective)
+    return rate if preset in paper.PRESETS else min(rate, paper.LEARNING_RATE)
+
+
 def sizes_of(preset: str) -> dict[str, int]:
     """Returns the arguments of `ImageGPTConfig` for a preset.
 

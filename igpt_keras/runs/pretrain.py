@@ -69,8 +69,8 @@ class Settings(TrainingOptions):
         epochs: Passes over the images, instead of `steps`; 20 if both are None.
         steps: Batches to train on.
         batch_size: Images in a step, of all devices together; None for the preset's.
-        learning_rate: The peak, after the warm-up; None for the rate that the paper found for
-            the model nearest in width (`igpt_keras.paper.learning_rate`).
+        learning_rate: The peak, after the warm-up; None for `presets.learning_rate`, the
+            paper's for the nearest of its models.
         warmup_steps: Steps of linear warm-up; None for a pass over the images as in the paper,
             and at most half of the steps.
         mask_probability: Probability of a position to be masked, for BERT.
@@ -127,16 +127,16 @@ class Settings(TrainingOptions):
 
     def completed(self) -> "Settings":
         """Returns these settings with a value for everything that was left out."""
-        config = self.config()
+        preset, config = self.preset or presets.DEFAULT_PRESET, self.config()
         values = {
             "num_layers": config.num_layers,
             "hidden_dim": config.hidden_dim,
             "num_heads": config.num_heads,
             "image_size": config.image_size,
             "num_colors": config.vocabulary_size,
-            "batch_size": presets.BATCH_SIZES[self.preset or presets.DEFAULT_PRESET],
-            "learning_rate": paper.learning_rate(
-                config.hidden_dim, config.image_size, self.objective
+            "batch_size": presets.BATCH_SIZES[preset],
+            "learning_rate": presets.learning_rate(
+                preset, config.hidden_dim, config.image_size, self.objective
             ),
         }
         if self.steps is None:

@@ -345,6 +345,10 @@ def test_what_is_left_out_is_completed_and_what_is_given_stays():
         )
     )
 
+    # A small BERT model does not get the 0.01 of the paper's S; a wide model gets XL's rate.
+    assert Pretrain.Settings(objective="bert").completed().learning_rate == 0.003
+    assert Pretrain.Settings(hidden_dim=3000).completed().learning_rate == 0.0003
+
     given = dataclasses.replace(SETTINGS, preset="image_gpt_small", micro_batches=3)
     assert given.completed() == given
     assert Pretrain.Settings(hidden_dim=64).completed().config() == (
