@@ -161,14 +161,14 @@ def describe(settings: "Settings") -> str:
         settings: Settings with a value for everything (`Settings.completed`), except for a
             learning rate that is searched.
     """
-    network = ("num_layers", "hidden_dim", "num_heads")
-    sizes = {name: getattr(settings, name) for name in network}
+    config = settings.config()
+    sizes = {name: getattr(config, name) for name in ("num_layers", "hidden_dim", "num_heads")}
     named = (name for name, preset in presets.PRESETS.items() if sizes.items() <= preset.items())
     colors = f"{settings.num_colors} colors"
     parts = [
-        f"{next(named, 'model')} ({plural(settings.num_layers, 'layer')} of width "
-        f"{settings.hidden_dim}, {plural(settings.num_heads, 'head')})",
-        f"{settings.image_size}×{settings.image_size} pixels",
+        f"{next(named, 'model')} ({plural(config.num_layers, 'layer')} of width "
+        f"{config.hidden_dim}, {plural(config.num_heads, 'head')})",
+        f"{config.image_size}×{config.image_size} pixels",
         colors if settings.tokenizer is None else f"the tokenizer of {settings.tokenizer}",
         f"{settings.epochs:g} epochs" if settings.steps is None else f"{settings.steps:,} steps",
         f"batches of {settings.batch_size}",

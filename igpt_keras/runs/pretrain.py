@@ -202,7 +202,7 @@ class Pretrain(Training[Settings]):
     kind = "pretrain"
     Settings = Settings
 
-    def __init__(self, settings: Settings, data: Any, output: pathlib.Path, command: str):
+    def __init__(self, settings: Any, data: Any, output: pathlib.Path, command: str):
         super().__init__(settings.completed(), data, output, command)
 
     def _load(self) -> None:
