@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from igpt_keras import paper
-from igpt_keras.cli.command import OptionGroup, command, command_line, option, plural
+from igpt_keras.cli.command import OptionGroup, command, command_line, option
 from igpt_keras.cli.options import (
     COUNT,
     DATA,
@@ -20,6 +20,7 @@ from igpt_keras.cli.options import (
 from igpt_keras.cli.resume import check_nothing_changes, resume_option
 from igpt_keras.cli.training import print_bad_images, print_result, train
 from igpt_keras.network import presets
+from igpt_keras.wording import plural
 
 if TYPE_CHECKING:
     from igpt_keras.runs.options import DataOptions

@@ -316,7 +316,7 @@ class Pretrain(Training[Settings]):
     @cached_property
     def _tokenizer_error(self) -> float:
         """The tokenizer's error on some held-out images; see `TOKENIZER_ERROR`."""
-        size = self.settings.sizes()["image_size"]
+        size = self.settings.image_size
         images = self.data.read_images(self.held_out, size, NUM_MEASURED, self.settings.seed)
         errors = self.tokenizer.bind(size).reconstruction_error(images.images)
         return float(np.sqrt(np.mean(np.square(errors))))
