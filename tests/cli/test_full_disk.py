@@ -44,7 +44,8 @@ class Disk:
         return {path: path.read_bytes() for path in paths if path.is_file()} | unfinished
 
     def unmount(self):
-        subprocess.run(["umount", "--quiet", self.folder], check=False)
+        # What a failed command still holds open goes with the process.
+        subprocess.run(["umount", "--quiet", "--lazy", self.folder], check=False)
 
 
 @pytest.fixture
