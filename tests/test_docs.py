@@ -64,7 +64,8 @@ NOT_RUN = {
     r"TF_CONFIG=": "needs two processes; tests/training/test_distribution.py trains in two",
     r'"KERAS_BACKEND"\] = "jax"': "needs a process of its own; tests/models/test_sharding.py",
     r"docker ": "needs Docker",
-    r"--model-config-file models\.config": "needs files of a user; tests/serving has such files",
+    r"kubectl ": "needs a cluster",
+    r"--model-config-file models\.config": "tests/serving/test_deploy.py serves from these files",
     r"model_version_policy": "is in such a file",
     r"curl ": "asks a server with such files, and needs curl or grpcurl",
 }
