@@ -169,7 +169,15 @@ def test_many_images_are_completed_as_one_would_be(igpt, model_folder, tmp_path)
         np.testing.assert_array_equal(written, expected.images[index, 19])
 
 
-@pytest.mark.parametrize("stem", ["a" * 238, os.fsdecode(b"caf\xe9"), "日本" * 39, "a\nb"])
+@pytest.mark.parametrize(
+    "stem",
+    [
+        pytest.param("a" * 238, marks=pytest.mark.slow),
+        os.fsdecode(b"caf\xe9"),
+        pytest.param("日本" * 39, marks=pytest.mark.slow),
+        "a\nb",
+    ],
+)
 def test_the_result_is_kept_whatever_the_name_of_the_image(igpt, model_folder, tmp_path, stem):
     Image.new("RGB", (4, 4)).save(tmp_path / (stem + ".png"))
     options = {"--model": model_folder, "--output": tmp_path / "out", "--keep-rows": 2}

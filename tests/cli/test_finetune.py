@@ -98,6 +98,7 @@ def test_finetune_bert_from_a_middle_layer_on_all_training_images(
     assert metrics["votes"] == 5
 
 
+@pytest.mark.slow
 def test_finetune_from_scratch_takes_no_weights_of_the_model(igpt, photos, pretrained, tmp_path):
     model, run = pretrained("ar"), tmp_path / "run"
     # So low a rate leaves the weights where they started.

@@ -12,7 +12,8 @@ from igpt_keras import ImageGPT, ImageGPTClassifier
 from tests.conftest import FIXTURES
 
 
-@pytest.mark.parametrize("objective", ["ar", pytest.param("bert", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["ar", "bert"])
 def test_forward_pass_and_training_step_on_jax_agree_with_tensorflow(
     config, tokens, randomized, tmp_path, jax_interpreter, objective
 ):

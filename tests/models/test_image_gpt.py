@@ -122,7 +122,7 @@ def test_features_of_bert_see_the_given_mask(config, tokens, randomized):
     assert (features != as_array(model.features({**inputs, "masked": ~masks()}, 2))).all()
 
 
-@pytest.mark.parametrize("objective", ["ar", "bert"])
+@pytest.mark.parametrize("objective", ["ar", pytest.param("bert", marks=pytest.mark.slow)])
 def test_fit_learns_a_pattern(config, objective):
     # Every image counts upwards from a random start: one pixel tells all others.
     starts = np.random.default_rng(6).integers(0, 8, (256, 1))

@@ -30,6 +30,7 @@ def test_keras_still_calls(config, tokens, monkeypatch, name):
     assert calls, f"fit no longer calls keras.Model.{name}"
 
 
+@pytest.mark.slow
 def test_metrics_of_a_user_are_built_from_whole_numbers(config, tokens):
     # Six images for two replicas in batches of five: their shares differ.
     strategy = make_strategy("mirrored")

@@ -33,7 +33,7 @@ def batches_of(x, size=4):
     return Batches()
 
 
-@pytest.mark.parametrize("classes", [None, 3])
+@pytest.mark.parametrize("classes", [pytest.param(None, marks=pytest.mark.slow), 3])
 def test_the_loss_is_the_sum_of_weighted_losses_by_the_number_of_images(
     config, tokens, randomized, classes
 ):
@@ -233,14 +233,8 @@ def test_unusable_labels_are_named(config, tokens, labels, message):
         model.fit(dataset, verbose=0)
 
 
-@pytest.mark.parametrize(
-    "dtype",
-    [
-        "bfloat16",
-        pytest.param("float16", marks=pytest.mark.slow),
-        pytest.param("float64", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
 def test_models_train_in_any_precision(config, randomized, dtype):
     starts = np.arange(8)[:, None]
     tokens = ((starts + np.arange(16)) % 8).astype(np.int32)
@@ -251,8 +245,9 @@ def test_models_train_in_any_precision(config, randomized, dtype):
     assert history["loss"][-1] < history["loss"][0] - 0.3
 
 
-@pytest.mark.parametrize("fitted", [pytest.param(False, marks=pytest.mark.slow), True])
-@pytest.mark.parametrize("classes", [None, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("fitted", [False, True])
+@pytest.mark.parametrize("classes", [None, 3])
 def test_keras_and_tensorflow_export_tokens_to_logits(
     config, tokens, randomized, tmp_path, fitted, classes
 ):
@@ -304,6 +299,7 @@ def test_numbers_and_names_of_numpy_are_those_of_python(config):
     json.dumps({**classifier.get_config(), "micro_batches": classifier.micro_batches})
 
 
+@pytest.mark.slow
 def test_arguments_of_fit_do_what_they_do_in_keras(config, tokens):
     """Epochs, batches and validations of `fit`, by callbacks, as for a plain Keras model."""
 

@@ -75,7 +75,9 @@ def with_gradients_in_graph(inputs, upstream, causal):
     return attended, *tf.gradients(tf.reduce_sum(attended * upstream), list(inputs))
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize(
+    "jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["graph", "xla"]
+)
 def test_a_recomputed_block_has_the_gradients_of_a_kept_one(jit_compile):
     block = Block(2, causal=True, use_bias=True, output_stddev=0.1)
     states = np.random.default_rng(4).normal(0, 1, (2, 11, 8)).astype("float32")

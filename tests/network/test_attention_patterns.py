@@ -228,6 +228,7 @@ class TestModel:
             start += count
         np.testing.assert_allclose(tf.concat(parts, axis=1), expected, atol=1e-5)
 
+    @pytest.mark.slow
     def test_generated_images_have_the_log_likelihood_of_the_full_pass(
         self, model, windowed, palette, randomized
     ):

@@ -191,6 +191,7 @@ def test_resuming_with_other_settings_or_data_is_refused(crashed):
     Pretrain.open(dataclasses.replace(SETTINGS, log_every=3), "digits", crashed, resume=True)
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_where_its_images_are_now(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3)).astype(np.uint8)
     np.save(tmp_path / "a.npy", images)

@@ -82,6 +82,7 @@ def test_any_division_into_passes_gives_the_same_logits(prefix, counts, jit_comp
     np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_bfloat16_logits_are_as_close_to_float32_as_the_full_pass(jit_compile, drawn_tokens):
     # Each rounding to 8 bits errs by up to 2^-9 of a value, wherever it happens: the cached and

@@ -57,7 +57,7 @@ def test_greedy_continuation_is_that_of_hugging_face():
     np.testing.assert_array_equal(filled[:, :63], continued)
 
 
-@pytest.mark.parametrize("keep_rows", [0, 1, 4])
+@pytest.mark.parametrize("keep_rows", [pytest.param(0, marks=pytest.mark.slow), 1, 4])
 def test_kept_rows_come_back_in_their_nearest_colors(model, palette, images, keep_rows):
     completed = model.generate(images, keep_rows=keep_rows, num_completions=2)
     assert completed.images.shape == (3, 2, 4, 4, 3)

@@ -13,6 +13,7 @@ from igpt_keras.sampling.graphs import MAX_GRAPHS
 from igpt_keras.sampling.samplers import Categorical, TopP
 
 
+@pytest.mark.slow
 def test_a_model_is_freed_with_its_graphs_though_its_drafts_live(config, palette, images):
     tokens = palette.tokenize(images)
     neighbors = NeighborDraft.fit(tokens, vocabulary_size=8)

@@ -49,7 +49,7 @@ SAMPLERS = [Categorical(), Greedy(), Categorical(0.7, top_k=3), TopP(0.8)]
     "name",
     [
         "model",
-        "neighbors",
+        pytest.param("neighbors", marks=pytest.mark.slow),
         pytest.param("the model itself", marks=pytest.mark.slow),
         pytest.param("wrong", marks=pytest.mark.slow),
     ],

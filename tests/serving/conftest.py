@@ -10,7 +10,7 @@ from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.tokenizers.color_palette import ColorPalette
-from serving import export
+from serving import Server, export
 
 
 def string_content(values: list[bytes]) -> bytes:
@@ -76,6 +76,13 @@ def model() -> ImageGPT:
 @pytest.fixture(scope="session")
 def classifier() -> ImageGPTClassifier:
     return build_classifier()
+
+
+@pytest.fixture(scope="session")
+def server(exported):
+    """A server of both models; tests ask it, and change nothing about it."""
+    with Server(exported) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -21,14 +21,13 @@ from serving.client import (
 )
 from serving.client.images import encoded_images
 from serving.client.queries import Served
-from serving.server import Server
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
-def client(exported):
-    with Server(exported) as server, Client(server.address) as client:
+def client(server):
+    with Client(server.address) as client:
         yield client
 
 

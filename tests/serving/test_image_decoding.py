@@ -114,7 +114,15 @@ def test_every_pair_of_value_and_alpha_is_laid_over_white_as_by_pillow(decode_in
     np.testing.assert_array_equal(decode_in_graph(content), decode(content))
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (1023, 2), (2, 1023), (64, 65)])
+@pytest.mark.parametrize(
+    "size",
+    [
+        (1, 1),
+        (1, 9),
+        (2, 1023),
+        *(pytest.param(size, marks=pytest.mark.slow) for size in [(9, 1), (1023, 2), (64, 65)]),
+    ],
+)
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "GIF", "BMP"])
 def test_sizes_and_shapes_reach_the_model_as_in_python(
     decode_in_graph, tmp_path, file_format, size

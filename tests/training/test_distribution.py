@@ -37,9 +37,8 @@ def assert_same(result, expected, tolerance=1e-5):
         np.testing.assert_allclose(result[name], values, rtol=0, atol=atol, err_msg=name)
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind != "bert")) for kind in KINDS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_replicas_end_where_one_ends(kind):
     assert_same(train(mirrored(), **KINDS[kind]), single_device(kind))
 

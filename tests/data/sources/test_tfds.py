@@ -123,6 +123,7 @@ def test_unlabeled_images_only_when_asked_for(data_dir):
     assert {label for _, label in values(unlabeled.train)} == {-1}
 
 
+@pytest.mark.slow
 def test_a_validation_part_of_its_own(data_dir):
     data_set = open_data("tfds:own", data_dir=data_dir)
     assert values(data_set.train) == expected(0, 12)

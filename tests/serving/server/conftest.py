@@ -11,8 +11,6 @@ import tensorflow as tf
 from prometheus_client.parser import text_string_to_metric_families
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from serving.server import Server
-
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 PNG = tf.io.encode_png(PIXELS).numpy()
 OTHER_PNG = tf.io.encode_png(PIXELS[::-1, :5] // 2).numpy()
@@ -142,12 +140,6 @@ def scrape_when_counted(server, calls: int):
 def metric(name, **labels):
     """The key of a metric in what `scrape` returns."""
     return (name, *sorted(labels.items()))
-
-
-@pytest.fixture(scope="module")
-def server(exported):
-    with Server(exported) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -141,12 +141,13 @@ def test_a_training_that_was_stopped_ends_like_one_that_was_not(whole, tmp_path,
     assert history == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "policy"),
     [
         ("bert", "float32"),
-        pytest.param("ar", "float32", marks=pytest.mark.slow),
-        pytest.param("ar", "mixed_float16", marks=pytest.mark.slow),
+        ("ar", "float32"),
+        ("ar", "mixed_float16"),
     ],
 )
 def test_an_image_gpt_that_was_stopped_ends_like_one_that_was_not(

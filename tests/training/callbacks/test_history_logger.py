@@ -201,14 +201,8 @@ class Restore(keras.callbacks.Callback):
             variable.assign(value)
 
 
-@pytest.mark.parametrize(
-    ("state_at", "killed_at"),
-    [
-        pytest.param(2, 7, marks=pytest.mark.slow),
-        (5, 8),
-        pytest.param(6, 7, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("state_at", "killed_at"), [(2, 7), (5, 8), (6, 7)])
 def test_a_killed_run_goes_on_to_the_same_history(config, images, tmp_path, state_at, killed_at):
     fit(new_model(config), images, [HistoryLogger(tmp_path / "whole", 3, BATCH_SIZE)], epochs=3)
 
