@@ -174,5 +174,5 @@ def _numbers(file: pathlib.Path) -> dict[str, int]:
 
 
 def gigabytes(size: int) -> str:
-    """Returns a number of bytes in words."""
-    return f"{size / 1e9:.1f} GB"
+    """Returns a number of bytes in words, less than a tenth of a gigabyte in megabytes."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

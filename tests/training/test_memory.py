@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from igpt_keras.network.config import ImageGPTConfig
-from igpt_keras.training.memory import Layout, alternatives, available_bytes
+from igpt_keras.training.memory import Layout, alternatives, available_bytes, gigabytes
 
 SIZES = [
     {"image_size": 16, "vocabulary_size": 64, "hidden_dim": 256, "num_layers": 6, "num_heads": 4},
@@ -91,3 +91,11 @@ def test_available_memory_is_that_of_the_host():
     with open("/proc/meminfo") as lines:
         total = next(int(line.split()[1]) for line in lines if line.startswith("MemTotal"))
     assert 0 < available_bytes() <= 1024 * total
+
+
+def test_a_small_size_is_told_in_megabytes():
+    assert [gigabytes(size) for size in (12_340_000, 99_000_000, 2_140_000_000)] == [
+        "12.3 MB",
+        "99.0 MB",
+        "2.1 GB",
+    ]

@@ -34,7 +34,7 @@ def open_folder(location: str, split: str | None = None) -> Source:
     """
     folder = os.path.expanduser(location)
     if not os.path.isdir(folder):
-        raise FileNotFoundError(f"{printable(location)} is not a folder; expected one of images")
+        raise FileNotFoundError(f"{printable(location)} is not a folder of images")
     source = f"folder:{printable(location)}"
     left_out = LeftOut(source)
     walk = Walk(folder, left_out)
