@@ -10,8 +10,6 @@ import click
 from igpt_keras.stages import FINISHED, LOGGER
 
 SECONDS = 3.0
-# The export reports its stages to a logger of its own.
-LOGGERS = (LOGGER, "serving.export")
 
 
 class SlowStages(logging.Handler):
@@ -49,18 +47,15 @@ class SlowStages(logging.Handler):
 @contextlib.contextmanager
 def slow_stages(handler: SlowStages) -> Iterator[None]:
     """Gives the records of stages to a handler, and to no other one."""
-    with contextlib.ExitStack() as stack:
-        stack.callback(handler.close)
-        for name in LOGGERS:
-            logger = logging.getLogger(name)
-            stack.callback(_restore, logger, logger.level, logger.propagate)
-            logger.setLevel(logging.INFO)
-            logger.propagate = False
-            logger.addHandler(handler)
-            stack.callback(logger.removeHandler, handler)
+    logger = logging.getLogger(LOGGER)
+    level, propagate = logger.level, logger.propagate
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(handler)
+    try:
         yield
-
-
-def _restore(logger: logging.Logger, level: int, propagate: bool) -> None:
-    logger.setLevel(level)
-    logger.propagate = propagate
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+        handler.close()

@@ -1,6 +1,5 @@
 """Writing a checked SavedModel into a directory of versions."""
 
-import logging
 import os
 import pathlib
 import tempfile
@@ -16,6 +15,7 @@ from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.sampling.checks import check_backend
+from igpt_keras.stages import stage
 from igpt_keras.tokenizers.base import tokenizer_of
 from serving.exporting.assets import write_assets
 from serving.exporting.checks import check_runs
@@ -31,8 +31,6 @@ from serving.versions import check_version, publish
 # Larger images would be averaged down before anything else: a client should send them smaller.
 MAX_PIXELS = MAX_SIDE**2
 
-logger = logging.getLogger("serving.export")
-
 
 def export(
     models: GenerativeModel | Sequence[GenerativeModel],
@@ -45,7 +43,7 @@ def export(
 ) -> pathlib.Path:
     """Writes models as the SavedModel `<directory>/<version>/`, completely or not at all.
 
-    This takes about half a minute; the logger "serving.export" reports each stage at INFO.
+    This takes about half a minute; the logger "igpt_keras.stages" reports each stage at INFO.
     Concurrent exports to one directory get different versions.
 
     Args:
@@ -96,7 +94,6 @@ def export(
         partial = pathlib.Path(work, "new")
         _write(partial, pathlib.Path(work), models, training, feature_layer, max_pixels)
         path = publish(partial, directory, version)
-    logger.info("exported to %s", path)
     return path
 
 
@@ -109,8 +106,8 @@ def _write(
     max_pixels: int,
 ) -> None:
     """Writes and checks the SavedModel `partial`, with further files in `work`."""
-    logger.info("tracing the signatures")
-    signatures = make_signatures(models, feature_layer, max_pixels)
+    with stage("tracing the signatures"):
+        signatures = make_signatures(models, feature_layer, max_pixels)
     # Only the variables are attached. A model would bring along the functions that Keras and
     # the sampler keep with it.
     module: Any = tf.Module()
@@ -120,15 +117,15 @@ def _write(
     assets.mkdir()
     paths = write_assets(assets, models, training, describe(signatures, models, feature_layer))
     module.assets = [tf.saved_model.Asset(str(path)) for path in paths]
-    logger.info("writing the SavedModel with %s", ", ".join(sorted(signatures)))
     # A Python process that loads gradients never frees their functions, and serving needs none.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-    tf.saved_model.save(module, str(partial), signatures, options)
+    with stage(f"writing the SavedModel with {', '.join(sorted(signatures))}"):
+        tf.saved_model.save(module, str(partial), signatures, options)
     if CLASSIFY in signatures:
         _set_method(partial, CLASSIFY, tf.compat.v1.saved_model.CLASSIFY_METHOD_NAME)
     inputs = warmup_inputs(signatures.keys(), models[0])
-    logger.info("running each signature in a TensorFlow 1 session, as TensorFlow Serving does")
-    check_runs(partial, inputs)
+    with stage("running each signature in a TensorFlow 1 session, as TensorFlow Serving does"):
+        check_runs(partial, inputs)
     write_warmup_requests(partial, inputs)
 
 

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from igpt_keras.cli import slow_stages as module
-from igpt_keras.cli.slow_stages import LOGGERS, SlowStages, slow_stages
+from igpt_keras.cli.slow_stages import SlowStages, slow_stages
 from igpt_keras.cli.stages import StageBars
 from igpt_keras.data import open_data, read_images
 from igpt_keras.data.tokenization import tokenize
@@ -49,26 +49,21 @@ def test_only_a_stage_that_lasts_is_told(timers, capsys):
             pass
         with stage("fitting a palette to 100 images"):
             timers[-1].run_out()
-        logging.getLogger("serving.export").info("tracing the signatures")
-        timers[-1].run_out()
         with stage("hashing"):
             pass
-    assert [timer.seconds for timer in timers] == [7] * 4
+    assert [timer.seconds for timer in timers] == [7] * 3
     assert all(timer.canceled for timer in timers)
     timers[0].run_out()
     timers[-1].run_out()
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.splitlines() == [
-        "igpt: fitting a palette to 100 images …",
-        "igpt: tracing the signatures …",
-    ]
+    assert captured.err.splitlines() == ["igpt: fitting a palette to 100 images …"]
 
 
-def test_loggers_are_left_as_they_were(timers):
+def test_the_logger_is_left_as_it_was(timers):
     def state():
-        loggers = map(logging.getLogger, LOGGERS)
-        return [(each.level, each.propagate, list(each.handlers)) for each in loggers]
+        logger = logging.getLogger(LOGGER)
+        return logger.level, logger.propagate, list(logger.handlers)
 
     before = state()
     with pytest.raises(RuntimeError), slow_stages(SlowStages()), stage("working"):

@@ -90,12 +90,13 @@ def test_the_check_of_the_server_passes(exported):
 
 
 @pytest.mark.slow
-def test_the_logger_tells_what_is_going_on(model, tmp_path, caplog, capfd):
-    with caplog.at_level("INFO", logger="serving.export"):
-        path = export(model, tmp_path)
-    stages = [record.getMessage() for record in caplog.records if record.name == "serving.export"]
-    assert stages[0] == "tracing the signatures"
-    assert stages[-1] == f"exported to {path}"
+def test_the_stages_of_an_export_are_told(model, tmp_path, caplog, capfd):
+    with caplog.at_level("INFO", logger="igpt_keras.stages"):
+        export(model, tmp_path)
+    stages = [(r.getMessage(), getattr(r, "finished", False)) for r in caplog.records]
+    assert stages[0] == ("tracing the signatures", False)
+    # Each has ended before the next one begins.
+    assert [finished for _, finished in stages] == [False, True] * 3
     assert capfd.readouterr().out == ""
 
 
