@@ -23,10 +23,10 @@ def warn_of_colors(path: str | os.PathLike, error: float, usual: float | None = 
     """
     bound = LARGE if usual is None else max(FACTOR * usual, SMALL)
     if error > bound:
-        than = "" if usual is None else f", {usual:.1f} on images like those it was trained on"
+        than = "" if usual is None else f", {usual:.1f} for images like those it was trained on"
         warnings.warn(
-            f"{os.fspath(path)} is not of the colors that the model knows: RMSE {error:.1f} of 255"
-            f"{than}; completions will not look like it",
+            f"{os.fspath(path)} has colors that the model cannot show: RMSE {error:.1f} of 255"
+            f"{than}; completions will look different",
             InputWarning,
             stacklevel=2,
         )

@@ -284,7 +284,7 @@ def test_colors_far_from_the_model_s_are_a_line_that_names_the_file(
             []
             if told is None
             else [
-                f"igpt: warning: {images[1]} is not of the colors that the model knows: RMSE "
+                f"igpt: warning: {images[1]} has colors that the model cannot show: RMSE "
                 f"{error:.1f} of 255{told}; completions will not look like it"
             ]
         )

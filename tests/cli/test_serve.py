@@ -66,7 +66,7 @@ def test_export_serve_and_client(igpt, config, palette, randomized, tmp_path, mo
         # Noise is not of the palette's colors: the known row tells the client.
         error = np.sqrt(np.mean((image[:1] - expected[0][:1].astype(float)) ** 2))
         assert error > 30
-        assert errors.startswith("igpt: warning: image.png is not of the colors that the model ")
+        assert errors.startswith("igpt: warning: image.png has colors that the model cannot show: ")
         assert f"RMSE {error:.1f} of 255;" in errors and errors.count("\n") == 1
         status, printed, errors = igpt("client", "classify", "image.png", "--server", address)
         assert status == 0, errors
