@@ -271,7 +271,7 @@ def test_colors_far_from_the_model_s_are_a_line_that_names_the_file(
         Image.fromarray(image).save(tmp_path / f"{name}.png")
     for name, usual, told in (
         ("unknown", None, ""),
-        ("far", 2.0, ", 2.0 on images like those it was trained on"),
+        ("far", 2.0, ", 2.0 for images like those it was trained on"),
         ("near", error / 2.4, None),
     ):
         training = {} if usual is None else {"tokenizer_rmse": usual}
@@ -285,7 +285,7 @@ def test_colors_far_from_the_model_s_are_a_line_that_names_the_file(
             if told is None
             else [
                 f"igpt: warning: {images[1]} has colors that the model cannot show: RMSE "
-                f"{error:.1f} of 255{told}; completions will not look like it"
+                f"{error:.1f} of 255{told}; completions will look different"
             ]
         )
         assert errors.splitlines() == expected
