@@ -1,4 +1,4 @@
-"""`igpt serve`: SavedModels behind TensorFlow Serving's gRPC protocol."""
+"""`igpt serve`: SavedModels behind TensorFlow Serving's gRPC protocol and REST API."""
 
 import pathlib
 import signal
@@ -18,6 +18,20 @@ PORT = click.IntRange(0, 65535)
     argument("directory", required=False, type=PATH),
     option("--port", type=PORT, default=8500, help="Port for gRPC requests; 0 picks a free one."),
     option("--host", default="127.0.0.1", help="Network interface to listen on."),
+    option(
+        "--rest-port",
+        type=PORT,
+        help="Port for TensorFlow Serving's REST API; 0 picks a free one.",
+    ),
+    option("--rest-host", help="Network interface for REST; that of --host if not given."),
+    option(
+        "--cors-origin",
+        "cors_origins",
+        multiple=True,
+        metavar="ORIGIN",
+        help="Origin such as https://example.com whose web pages may use REST; * allows all. "
+        "Give several for several origins.",
+    ),
     option("--model-name", default="igpt", help="Name that requests give to the model."),
     option(
         "--model-config-file",
@@ -124,9 +138,9 @@ def serve(
     tls_client_ca: pathlib.Path | None,
     grace_seconds: float,
     check: bool,
-    **limits: Any,
+    **settings: Any,
 ) -> None:
-    """Serve a SavedModel over TensorFlow Serving's gRPC protocol.
+    """Serve a SavedModel by TensorFlow Serving's gRPC and REST APIs.
 
     The newest version in DIRECTORY, which `igpt export` wrote, is served until the process is
     interrupted. New versions are picked up while the server runs. The log is on stderr and is
@@ -153,7 +167,7 @@ def serve(
             volumes=volumes,
             batching=_batching(batching_parameters_file),
             credentials=_credentials(tls_certificate, tls_key, tls_client_ca),
-            **limits,
+            **settings,
             metrics_host=metrics_host,
             **_metrics(monitoring_config_file, metrics_port),
         )
@@ -161,6 +175,8 @@ def serve(
         for name, versions in server.versions.items():
             numbers = ", ".join(map(str, versions))
             click.echo(f"serving {name} version {numbers} at {server.address}")
+        if server.rest_address:
+            click.echo(f"REST at {server.rest_address}")
         if server.metrics_address:
             click.echo(f"metrics at {server.metrics_address}")
         stopped.wait()

@@ -357,7 +357,10 @@ class ModelManager:
 
 
 def _status(version: Version) -> get_model_status_pb2.ModelVersionStatus:
-    status = get_model_status_pb2.ModelVersionStatus(version=version.number, state=version.state)
+    # REST shows the status also when there is no error.
+    status = get_model_status_pb2.ModelVersionStatus(
+        version=version.number, state=version.state, status={}
+    )
     if version.error:
         status.status.error_code = grpc.StatusCode.INVALID_ARGUMENT.value[0]
         status.status.error_message = version.error
@@ -377,12 +380,8 @@ def _files(folder: pathlib.Path) -> tuple:
 
 def _log_broken(model: Model, broken: Sequence[Version]) -> None:
     for version in broken:
-        logger.error(
-            "version %d of model %s cannot be loaded: %s",
-            version.number,
-            model.config.name,
-            version.error,
-        )
+        name, number = model.config.name, version.number
+        logger.error("version %d of model %s cannot be loaded: %s", number, name, version.error)
 
 
 def _why_none(model: Model, folders: dict[int, pathlib.Path]) -> str:

@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Mapping
 from concurrent import futures
+from typing import Protocol
 
 import grpc
 
@@ -15,6 +16,22 @@ from serving.server.services import SERVICES
 
 # TensorFlow Serving's health service knows these names, "" stands for the whole server.
 HEALTH_NAMES = ("", *(name.rpartition(".")[2] for name in SERVICES), *SERVICES)
+
+
+class OtherPort(Protocol):
+    """What listens on another port, on the same event loop."""
+
+    async def start(self) -> None:
+        """Listens.
+
+        Raises:
+            OSError: The port cannot be listened on.
+        """
+        ...
+
+    async def stop(self, grace: float) -> None:
+        """Refuses new requests, and returns when those under way are done or canceled."""
+        ...
 
 
 class Listener:
@@ -54,13 +71,20 @@ class Listener:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._grace: asyncio.Future[float] | None = None
 
-    def start(self, host: str, port: int, credentials: grpc.ServerCredentials | None) -> int:
+    def start(
+        self,
+        host: str,
+        port: int,
+        credentials: grpc.ServerCredentials | None,
+        other: OtherPort | None = None,
+    ) -> int:
         """Listens, and answers calls in other threads.
 
         Args:
             host: The network interface.
             port: The port; 0 for a free one.
             credentials: For TLS; None for no encryption.
+            other: What listens besides.
 
         Returns:
             The port as bound.
@@ -74,6 +98,8 @@ class Listener:
             try:
                 server = grpc.aio.server(handlers=[self._calls], options=self._options)
                 number = _bind(server, host, port, credentials)
+                if other is not None:
+                    await other.start()
                 await server.start()
             except BaseException as error:
                 bound.set_exception(error)
@@ -81,7 +107,7 @@ class Listener:
             self._loop = asyncio.get_running_loop()
             self._grace = self._loop.create_future()
             bound.set_result(number)
-            await self._end(server, await self._grace)
+            await self._end(server, other, await self._grace)
 
         thread = threading.Thread(target=lambda: asyncio.run(serve()), name="grpc", daemon=True)
         thread.start()
@@ -102,10 +128,11 @@ class Listener:
         self._thread.join()
         self._thread = None
 
-    async def _end(self, server: grpc.aio.Server, grace: float) -> None:
+    async def _end(self, server: grpc.aio.Server, other: OtherPort | None, grace: float) -> None:
         self._health.stop()
         self._calls.stop()
-        await server.stop(grace)
+        ends = [server.stop(grace), *([other.stop(grace)] if other else [])]
+        await asyncio.gather(*ends)
 
 
 def url_host(host: str) -> str:
@@ -116,7 +143,7 @@ def url_host(host: str) -> str:
 def _bind(server: grpc.aio.Server, host: str, port: int, credentials) -> int:
     address = f"{url_host(host)}:{port}"
     try:
-        _check_free(host, port)
+        check_free(host, port)
         if credentials is None:
             return server.add_insecure_port(address)
         return server.add_secure_port(address, credentials)
@@ -124,7 +151,7 @@ def _bind(server: grpc.aio.Server, host: str, port: int, credentials) -> int:
         raise OSError(f"cannot listen on {address}: {error}") from None
 
 
-def _check_free(host: str, port: int) -> None:
+def check_free(host: str, port: int) -> None:
     """Raises the system's error for a port that cannot be listened on, which gRPC only logs."""
     family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     with socket.create_server(address[:2], family=family):

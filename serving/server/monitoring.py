@@ -35,6 +35,7 @@ class RequestLog:
     Attributes:
         method: The gRPC method, such as "Predict".
         peer: The client's address.
+        entrypoint: "GRPC" or "REST".
         bytes: The size of the request.
         model: The model's name; empty if there is none, so that requests for made-up names
             leave no time series behind.
@@ -49,6 +50,7 @@ class RequestLog:
 
     method: str
     peer: str
+    entrypoint: str = "GRPC"
     bytes: int = 0
     model: str = ""
     version: int = 0
@@ -139,8 +141,8 @@ class Monitor:
             self._requests.labels(log.method, log.model, log.signature, log.status).inc()
             self._latency.labels(log.method, log.model, log.signature).observe(seconds)
             if log.status == "OK" and log.method in INFERENCE_METHODS:
-                series = self._tensorflow_serving_latency.labels(log.model, log.method, "GRPC")
-                series.observe(seconds * 1e6)
+                labels = log.model, log.method, log.entrypoint
+                self._tensorflow_serving_latency.labels(*labels).observe(seconds * 1e6)
             if logged or log.status != "OK":
                 fields = {**dataclasses.asdict(log), "seconds": seconds}
                 logger.info("request", extra={"fields": fields})

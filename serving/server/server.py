@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import grpc
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -18,6 +18,8 @@ from serving.server.lifecycle import ModelManager
 from serving.server.listener import Listener, url_host
 from serving.server.monitoring import MetricsServer, Monitor
 from serving.server.pixels import MAX_PIXELS_IN_FLIGHT, PixelBudget
+from serving.server.rest.api import Api
+from serving.server.rest.site import Site
 from serving.server.servable import Servable
 from serving.server.services import Services
 from serving.transport import MAX_MESSAGE_BYTES, MAX_REQUEST_PIXELS
@@ -41,6 +43,10 @@ class Server:
         batching: How requests are batched.
         credentials: TLS credentials, as from `serving.server.certificates.read_credentials`;
             None for no encryption.
+        rest_port: The port for TensorFlow Serving's REST API; 0 for a free one, None for no REST.
+        rest_host: The network interface for REST; None for `host`.
+        cors_origins: Origins such as "https://example.com" whose web pages may use REST; "*" for
+            all.
         metrics_port: The port for Prometheus metrics over HTTP, never encrypted; 0 for a free
             one, None for no metrics.
         metrics_host: The network interface for the metrics; None for `host`.
@@ -82,6 +88,9 @@ class Server:
         volumes: Mapping[str, str | os.PathLike] | None = None,
         batching: BatchingParameters = DEFAULT_BATCHING,
         credentials: grpc.ServerCredentials | None = None,
+        rest_port: int | None = None,
+        rest_host: str | None = None,
+        cors_origins: Collection[str] = (),
         metrics_port: int | None = None,
         metrics_host: str | None = None,
         metrics_path: str = PROMETHEUS_PATH,
@@ -94,6 +103,7 @@ class Server:
     ):
         _check_port("port", port)
         _check_port("metrics_port", metrics_port or 0)
+        _check_port("rest_port", rest_port or 0)
         _check_least(1, max_message_bytes=max_message_bytes, max_requests=max_requests)
         _check_positive(message_seconds=message_seconds, poll_seconds=poll_seconds)
         self._host, self._port = host, port
@@ -109,11 +119,27 @@ class Server:
         self._listener = Listener(
             self._services.conversations(), self._monitor, message_seconds, max_message_bytes
         )
+        self._site = None
+        if rest_port is not None:
+            self._site = Site(
+                host if rest_host is None else rest_host,
+                rest_port,
+                Api(self._services, self._manager).routes(),
+                self._monitor,
+                cors_origins,
+                message_seconds,
+                max_message_bytes,
+            )
         self._metrics: MetricsServer | None = None
         self._stopping = threading.Lock()
         self._stopped = threading.Event()
         self.address: str | None = None
         self.metrics_address: str | None = None
+
+    @property
+    def rest_address(self) -> str | None:
+        """The URL of REST, such as "http://127.0.0.1:8501"; None before `start` and without."""
+        return self._site.address if self._site else None
 
     @property
     def versions(self) -> dict[str, list[int]]:
@@ -133,7 +159,7 @@ class Server:
         """
         self._start_metrics()
         try:
-            port = self._listener.start(self._host, self._port, self._credentials)
+            port = self._listener.start(self._host, self._port, self._credentials, self._site)
         except OSError:
             self._stop_metrics()
             raise

@@ -40,33 +40,37 @@ class Services:
         manager: The models.
         max_requests: Most Predict and Classify requests in flight; more are refused.
         max_message_bytes: The largest response.
+
+    Attributes:
+        workers: Threads for Predict and Classify.
+        questions: Threads for questions about models.
     """
 
     def __init__(self, manager: ModelManager, max_requests: int, max_message_bytes: int):
         self._manager = manager
         self._max_message_bytes = max_message_bytes
-        self._workers = Workers(max_requests, places=max_requests)
-        self._questions = Workers(QUESTION_THREADS, places=max_requests)
+        self.workers = Workers(max_requests, places=max_requests)
+        self.questions = Workers(QUESTION_THREADS, places=max_requests)
 
     @property
     def in_flight(self) -> int:
         """The number of Predict and Classify requests that are being answered."""
-        return self._workers.in_flight
+        return self.workers.in_flight
 
     def conversations(self) -> dict[str, Conversation]:
         """Returns the methods by path."""
         ours = {
-            "Predict": (self.predict, predict_pb2.PredictRequest, self._workers),
-            "Classify": (self.classify, classification_pb2.ClassificationRequest, self._workers),
+            "Predict": (self.predict, predict_pb2.PredictRequest, self.workers),
+            "Classify": (self.classify, classification_pb2.ClassificationRequest, self.workers),
             "GetModelMetadata": (
                 self.metadata,
                 get_model_metadata_pb2.GetModelMetadataRequest,
-                self._questions,
+                self.questions,
             ),
             "GetModelStatus": (
                 self.status,
                 get_model_status_pb2.GetModelStatusRequest,
-                self._questions,
+                self.questions,
             ),
         }
         return {
@@ -79,8 +83,8 @@ class Services:
 
     def close(self) -> None:
         """Lets the threads end."""
-        self._workers.close()
-        self._questions.close()
+        self.workers.close()
+        self.questions.close()
 
     def predict(self, request: Any, call: Call, log: RequestLog) -> Any:
         """Answers Predict."""

@@ -170,6 +170,17 @@ def classify_signature(signatures: Mapping[str, SignatureDef], name: str) -> Sig
     return signature
 
 
+def check_regress_signature(signatures: Mapping[str, SignatureDef], name: str) -> None:
+    """Checks that `name` is a signature for Regress."""
+    if name not in signatures:
+        raise invalid(f"No signature was found with the name: {name}")
+    if signatures[name].method_name != tf.saved_model.REGRESS_METHOD_NAME:
+        raise invalid(
+            "Expected regression signature method_name to be "
+            f"{tf.saved_model.REGRESS_METHOD_NAME}. Was: {signatures[name].method_name}"
+        )
+
+
 def classify_inputs(examples: input_pb2.Input, max_examples: int) -> dict[str, np.ndarray]:
     """Reads the examples of a Classify request: serialized `tf.Example`s, object [B]."""
     kind = examples.WhichOneof("kind")

@@ -1,0 +1,80 @@
+"""Who may ask, and what a browser may do with an answer."""
+
+import dataclasses
+import ipaddress
+import urllib.parse
+from collections.abc import Mapping
+
+import grpc
+
+from serving.server.errors import RequestError
+
+# The answers of the API are not documents.
+API_POLICY = "default-src 'none'; frame-ancestors 'none'"
+PREFLIGHT = {
+    "Access-Control-Allow-Methods": "POST, GET",
+    "Access-Control-Allow-Headers": "Content-Type",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Access:
+    """Refuses requests that a web page of another site sends through a visitor's browser.
+
+    A name that leads to this machine makes no difference to a page's origin (DNS rebinding), so a
+    server on loopback answers only to names of loopback.
+
+    Args:
+        scheme: "http" or "https".
+        loopback: Whether only this machine reaches the server.
+        cors_origins: Origins such as "https://example.com" whose pages may send requests; "*" for
+            all.
+    """
+
+    scheme: str
+    loopback: bool
+    cors_origins: frozenset[str]
+
+    def check(self, headers: Mapping[str, str]) -> None:
+        """Checks the headers `Host` and `Origin` of a request.
+
+        Raises:
+            RequestError: PERMISSION_DENIED.
+        """
+        host, origin = headers.get("Host"), headers.get("Origin")
+        if host is not None and self.loopback and not _is_loopback(host):
+            raise _denied(f"this server is called localhost, not {host}")
+        if origin is None or self._allows(origin):
+            return
+        if origin.lower() != f"{self.scheme}://{host}".lower():
+            raise _denied(f"pages of {origin} may not use this server")
+
+    def headers(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """Returns what an answer to a request with these headers tells a browser."""
+        answer = {
+            "Server": "igpt",
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+        }
+        if self.cors_origins:
+            answer["Vary"] = "Origin"
+        origin = headers.get("Origin")
+        if origin is not None and self._allows(origin):
+            answer["Access-Control-Allow-Origin"] = "*" if "*" in self.cors_origins else origin
+        return answer
+
+    def _allows(self, origin: str) -> bool:
+        return "*" in self.cors_origins or origin.lower() in self.cors_origins
+
+
+def _is_loopback(host: str) -> bool:
+    """Returns whether a header `Host` names loopback, at any port."""
+    try:
+        name = urllib.parse.urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _denied(message: str) -> RequestError:
+    return RequestError(grpc.StatusCode.PERMISSION_DENIED, message)
