@@ -32,6 +32,11 @@ PORT = click.IntRange(0, 65535)
         help="Origin such as https://example.com whose web pages may use REST; * allows all. "
         "Give several for several origins.",
     ),
+    option(
+        "--page",
+        is_flag=True,
+        help="Serve a page at --rest-port on which people complete images in the browser.",
+    ),
     option("--model-name", default="igpt", help="Name that requests give to the model."),
     option(
         "--model-config-file",
@@ -149,6 +154,8 @@ def serve(
     from serving.server import Server
     from serving.server.log import json_log
 
+    if settings["page"] and settings["rest_port"] is None:
+        raise InputError("--page needs --rest-port")
     volumes = _volumes(volume)
     if check:
         _check(directory, model_name, model_config_file, volumes)
@@ -176,7 +183,8 @@ def serve(
             numbers = ", ".join(map(str, versions))
             click.echo(f"serving {name} version {numbers} at {server.address}")
         if server.rest_address:
-            click.echo(f"REST at {server.rest_address}")
+            page = " and the page" if settings["page"] else ""
+            click.echo(f"REST{page} at {server.rest_address}")
         if server.metrics_address:
             click.echo(f"metrics at {server.metrics_address}")
         stopped.wait()

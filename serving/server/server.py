@@ -8,6 +8,7 @@ import grpc
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from igpt_keras.errors import InputError
+from serving.page import page_files
 from serving.server.configuration import (
     DEFAULT_BATCHING,
     PROMETHEUS_PATH,
@@ -19,6 +20,7 @@ from serving.server.listener import Listener, url_host
 from serving.server.monitoring import MetricsServer, Monitor
 from serving.server.pixels import MAX_PIXELS_IN_FLIGHT, PixelBudget
 from serving.server.rest.api import Api
+from serving.server.rest.page import page_routes
 from serving.server.rest.site import Site
 from serving.server.servable import Servable
 from serving.server.services import Services
@@ -47,6 +49,7 @@ class Server:
         rest_host: The network interface for REST; None for `host`.
         cors_origins: Origins such as "https://example.com" whose web pages may use REST; "*" for
             all.
+        page: Whether REST's port also serves the page on which people complete images.
         metrics_port: The port for Prometheus metrics over HTTP, never encrypted; 0 for a free
             one, None for no metrics.
         metrics_host: The network interface for the metrics; None for `host`.
@@ -91,6 +94,7 @@ class Server:
         rest_port: int | None = None,
         rest_host: str | None = None,
         cors_origins: Collection[str] = (),
+        page: bool = False,
         metrics_port: int | None = None,
         metrics_host: str | None = None,
         metrics_path: str = PROMETHEUS_PATH,
@@ -103,7 +107,7 @@ class Server:
     ):
         _check_port("port", port)
         _check_port("metrics_port", metrics_port or 0)
-        _check_port("rest_port", rest_port or 0)
+        _check_rest(rest_port, page)
         _check_least(1, max_message_bytes=max_message_bytes, max_requests=max_requests)
         _check_positive(message_seconds=message_seconds, poll_seconds=poll_seconds)
         self._host, self._port = host, port
@@ -121,10 +125,11 @@ class Server:
         )
         self._site = None
         if rest_port is not None:
+            routes = Api(self._services, self._manager).routes()
             self._site = Site(
                 host if rest_host is None else rest_host,
                 rest_port,
-                Api(self._services, self._manager).routes(),
+                [*routes, *page_routes(page_files())] if page else routes,
                 self._monitor,
                 cors_origins,
                 message_seconds,
@@ -273,6 +278,12 @@ def _check_port(name: str, port: int) -> None:
     # The operating system would take a larger number modulo 65,536.
     if not 0 <= port <= 65_535:
         raise InputError(f"{name} must lie in 0…65535 (0 for a free port), got {port}")
+
+
+def _check_rest(port: int | None, page: bool) -> None:
+    _check_port("rest_port", port or 0)
+    if page and port is None:
+        raise InputError("page needs rest_port, the port that it is served at")
 
 
 def _check_least(least: int, **values: int) -> None:

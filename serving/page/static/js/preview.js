@@ -32,6 +32,7 @@ export class Preview {
     this.cancel();
     this.#ending = new AbortController();
     const { signal } = this.#ending;
+    this.on.busy(true);
     this.#timer = setTimeout(() => this.#ask(model, crop, signal), DELAY);
   }
 
@@ -50,7 +51,6 @@ export class Preview {
    * @param {AbortSignal} signal
    */
   async #ask(model, crop, signal) {
-    this.on.busy(true);
     const ask = async (of, question) => {
       try {
         const answer = await question();
