@@ -3,10 +3,15 @@
 The package imports neither TensorFlow nor Keras.
 """
 
+from serving.client.answers import (
+    Classifications,
+    PartialCompletions,
+    Scores,
+    VersionStatus,
+)
 from serving.client.clients import AsyncClient, Client
 from serving.client.connection import TLS, RetryPolicy
 from serving.client.errors import MissingSignatureError, ServingError
-from serving.client.queries import Classifications, Scores, VersionStatus
 
 __all__ = [
     "TLS",
@@ -14,6 +19,7 @@ __all__ = [
     "Classifications",
     "Client",
     "MissingSignatureError",
+    "PartialCompletions",
     "RetryPolicy",
     "Scores",
     "ServingError",

@@ -2,22 +2,24 @@
 
 import abc
 import asyncio
+import contextlib
 import functools
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
-import grpc
 import numpy as np
 
 from igpt_keras.errors import InputError
 from igpt_keras.sampling.requests import Completions
 from igpt_keras.sampling.samplers import Categorical
-from serving.client.connection import TLS, Attempts, Deadline, RetryPolicy, check_address
-from serving.client.errors import serving_error
-from serving.client.images import Images
-from serving.client.queries import Classifications, Query, Scores, Served, VersionStatus
+from serving.client.answers import Classifications, PartialCompletions, Scores, VersionStatus
+from serving.client.carriers import AsyncConnection, Exchange, ModelSpec, carrier_for
+from serving.client.connection import TLS, Attempts, Deadline, RetryPolicy
+from serving.client.errors import Failure, serving_error
+from serving.client.images import AnyImage, Images
+from serving.client.queries import Query, RowsQuery, Served
 from serving.transport import MAX_MESSAGE_BYTES
 
 
@@ -35,13 +37,16 @@ class BaseClient(abc.ABC):
 
     Args:
         address: "host:port", or a name in gRPC's notation, such as "unix:/path" or
-            "dns:///host:port".
+            "dns:///host:port". "http://host:port" and "https://host:port" are addresses of
+            the REST API, which answers the same.
         model_name: The server's name for the model.
         timeout: Time in seconds for a method with all its requests and retries; None for no
-            limit. The server is told how much of it is left.
+            limit. Over gRPC the server is told how much of it is left; over REST the connection
+            is closed when it ends.
         version: The model's version; None for the newest.
         version_label: A label that the server has for a version, instead of `version`.
-        tls: An encrypted connection; None for one without encryption.
+        tls: An encrypted connection; None for one without encryption, or, if the address begins
+            with "https:", for the system's certificate authorities.
         retries: When to repeat a request that met UNAVAILABLE; None for the defaults.
         batch_size: Most examples in a request; at most the server's `max_batch_size`.
         max_message_bytes: The largest request and response in bytes; at most the server's limit.
@@ -70,24 +75,13 @@ class BaseClient(abc.ABC):
                 raise InputError(f"{name} must be at least 1, got {value}")
         if timeout is not None and not timeout > 0:
             raise InputError(f"timeout must be above 0, or None, got {timeout}")
-        check_address(address)
         self.address = address
         self.timeout = timeout
-        self._served = Served(
-            model_name, version, version_label, batch_size, request_bytes=max_message_bytes // 2
-        )
+        model = ModelSpec(model_name, version, version_label)
+        self._carrier = carrier_for(address, model, tls, max_message_bytes)
+        self._served = Served(self._carrier, batch_size, max_message_bytes)
         self._retries = retries or RetryPolicy()
         self._pauses = random.Random(self._retries.seed)
-        self._credentials = None if tls is None else tls.credentials()
-        self._options = [
-            ("grpc.max_send_message_length", max_message_bytes),
-            ("grpc.max_receive_message_length", max_message_bytes),
-            # Reconnect to a restarted server within the pauses between attempts.
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 1000),
-            *([] if tls is None else tls.channel_options()),
-        ]
 
     def complete(
         self,
@@ -112,6 +106,47 @@ class BaseClient(abc.ABC):
             float32 [B, N]; None for the rest.
         """
         return self._ask(self._served.complete(images, keep_rows, num_completions, sampler, seed))
+
+    def complete_rows(
+        self,
+        image: AnyImage | None,
+        *,
+        keep_rows: int | None = None,
+        known: np.ndarray | None = None,
+        num_completions: int = 1,
+        sampler: Categorical | None = None,
+        seed: int = 0,
+    ) -> Any:
+        """Completes one image and returns its rows as they come, from the REST API of `igpt serve`.
+
+        The completions are those of `complete` with the same seed. Whoever ends the iteration
+        early stops the server's work.
+
+        ```python
+        with Client("http://localhost:8501") as client:
+            for partial in client.complete_rows("cat.png", keep_rows=16, num_completions=4):
+                print(partial.num_rows, partial.images.shape)
+        ```
+
+        Args:
+            image: An image of any size; None samples new ones, without `keep_rows` and `known`.
+            keep_rows: The number of rows of the R × R image that are kept, 0…R.
+            known: A mask bool [R, R] of the pixels that are kept, instead of `keep_rows`.
+            num_completions: The number N of completions.
+            sampler: Temperature, top-k and top-p; None for the model's own distribution.
+            seed: The image's seed.
+
+        Returns:
+            An iterator of `PartialCompletions`, asynchronous from an `AsyncClient`: one before
+            the first row, one after each row, and one with the likelihoods at the end.
+
+        Raises:
+            ServingError: While iterating. UNIMPLEMENTED is the code of a server that is not
+                `igpt serve`.
+        """
+        return self._follow(
+            self._served.complete_rows(image, keep_rows, known, num_completions, sampler, seed)
+        )
 
     def sample(
         self, num_samples: int, *, sampler: Categorical | None = None, seed: int = 0
@@ -167,18 +202,20 @@ class BaseClient(abc.ABC):
     def _ask(self, query: Query) -> Any:
         """Sends the query's requests and returns its result."""
 
-    def _connect(self, insecure_channel, secure_channel):
-        if self._credentials is None:
-            return insecure_channel(self.address, self._options)
-        return secure_channel(self.address, self._credentials, self._options)
+    @abc.abstractmethod
+    def _follow(self, query: RowsQuery) -> Any:
+        """Sends the query's request and returns an iterator of what its reader makes."""
 
-    def _pause(self, error: grpc.RpcError, attempts: Attempts, query: Query) -> float:
-        """Returns the seconds to wait before the next attempt, or raises for the last one."""
-        code, details = error.code(), error.details() or ""
-        pause = attempts.pause_after(code)
-        if pause is None:
-            raise serving_error(self.address, code, details, query.signature_name) from None
-        return pause
+    @contextlib.contextmanager
+    def _errors(self, signature_name: str = "") -> Iterator[None]:
+        """Makes the errors of failures."""
+        try:
+            yield
+        except Failure as failure:
+            raise serving_error(self.address, failure, signature_name) from None
+
+    def _attempts(self, deadline: Deadline) -> Attempts:
+        return Attempts(self._retries, deadline, self._pauses)
 
 
 class Client(BaseClient):
@@ -200,25 +237,55 @@ class Client(BaseClient):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._channel = self._connect(grpc.insecure_channel, grpc.secure_channel)
+        self._connection = self._carrier.connect()
 
     def _ask(self, query):
         deadline = Deadline(self.timeout)
-        return query.read([self._send(query, request, deadline) for request in query.requests])
+        with self._errors(query.signature_name):
+            return query.read([self._answer(exchange, deadline) for exchange in query.exchanges])
 
-    def _send(self, query, request, deadline):
-        call = query.method.connect(self._channel)
-        attempts = Attempts(self._retries, deadline, self._pauses)
+    def _answer(self, exchange: Exchange[Any], deadline: Deadline) -> Any:
+        response = None
         while True:
             try:
-                return call(request, timeout=deadline.remaining())
-            except grpc.RpcError as error:
-                pause = self._pause(error, attempts, query)
+                message = exchange.send(response)
+            except StopIteration as stop:
+                return stop.value
+            response = self._send(message, deadline)
+
+    def _send(self, message, deadline):
+        attempts = self._attempts(deadline)
+        while True:
+            try:
+                return self._connection.send(message, deadline.remaining())
+            except Failure as failure:
+                pause = attempts.pause_after(failure)
             time.sleep(pause)
+
+    def _follow(self, query) -> Iterator[PartialCompletions]:
+        deadline = Deadline(self.timeout)
+        attempts = self._attempts(deadline)
+        connection: Any = self._connection
+        has_begun = False
+        with self._errors():
+            while True:
+                parts = connection.stream(query.message, deadline.remaining())
+                try:
+                    with contextlib.closing(parts):
+                        for part in parts:
+                            has_begun = True
+                            yield from query.reader.read(part)
+                    query.reader.end()
+                    return
+                except Failure as failure:
+                    if has_begun:
+                        raise
+                    pause = attempts.pause_after(failure)
+                time.sleep(pause)
 
     def close(self) -> None:
         """Closes the connection."""
-        self._channel.close()
+        self._connection.close()
 
     def __enter__(self) -> "Client":
         return self
@@ -248,28 +315,59 @@ class AsyncClient(BaseClient):
     """
 
     @functools.cached_property
-    def _channel(self) -> grpc.aio.Channel:
-        return self._connect(grpc.aio.insecure_channel, grpc.aio.secure_channel)
+    def _connection(self) -> AsyncConnection:
+        return self._carrier.connect_asynchronously()
 
     async def _ask(self, query):
         deadline = Deadline(self.timeout)
-        return query.read(
-            [await self._send(query, request, deadline) for request in query.requests]
-        )
+        with self._errors(query.signature_name):
+            return query.read(
+                [await self._answer(exchange, deadline) for exchange in query.exchanges]
+            )
 
-    async def _send(self, query, request, deadline):
-        call = query.method.connect(self._channel)
-        attempts = Attempts(self._retries, deadline, self._pauses)
+    async def _answer(self, exchange: Exchange[Any], deadline: Deadline) -> Any:
+        response = None
         while True:
             try:
-                return await call(request, timeout=deadline.remaining())
-            except grpc.RpcError as error:
-                pause = self._pause(error, attempts, query)
+                message = exchange.send(response)
+            except StopIteration as stop:
+                return stop.value
+            response = await self._send(message, deadline)
+
+    async def _send(self, message, deadline):
+        attempts = self._attempts(deadline)
+        while True:
+            try:
+                return await self._connection.send(message, deadline.remaining())
+            except Failure as failure:
+                pause = attempts.pause_after(failure)
             await asyncio.sleep(pause)
+
+    async def _follow(self, query) -> AsyncIterator[PartialCompletions]:
+        deadline = Deadline(self.timeout)
+        attempts = self._attempts(deadline)
+        connection: Any = self._connection
+        has_begun = False
+        with self._errors():
+            while True:
+                parts = connection.stream(query.message, deadline.remaining())
+                try:
+                    async with contextlib.aclosing(parts):
+                        async for part in parts:
+                            has_begun = True
+                            for partial in query.reader.read(part):
+                                yield partial
+                    query.reader.end()
+                    return
+                except Failure as failure:
+                    if has_begun:
+                        raise
+                    pause = attempts.pause_after(failure)
+                await asyncio.sleep(pause)
 
     async def close(self) -> None:
         """Closes the connection."""
-        await self._channel.close()
+        await self._connection.close()
 
     async def __aenter__(self) -> "AsyncClient":
         return self

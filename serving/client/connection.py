@@ -1,30 +1,14 @@
-"""The connection to a server: TLS, deadlines and retries."""
+"""How to connect to a server: TLS, deadlines and retries."""
 
 import dataclasses
 import os
-import pathlib
 import random
-import re
 import time
 
 import grpc
 
 from igpt_keras.errors import InputError
-
-_HOST_AND_PORT = re.compile(r"(\[[^\s/\]]+\]|[^\s/:\[\]]+):([0-9]+)")
-# Of gRPC's other ways to name a server, those that its documentation of naming has.
-_SCHEMES = ("dns:", "unix:", "unix-abstract:", "vsock:", "ipv4:", "ipv6:")
-
-
-def check_address(address: str) -> None:
-    """Raises `InputError` for an address that gRPC would only try again and again."""
-    if address.startswith(_SCHEMES):
-        return
-    parts = _HOST_AND_PORT.fullmatch(address)
-    if parts is None or not 1 <= int(parts[2]) <= 65535:
-        raise InputError(
-            f'address must be "host:port", such as localhost:8500 or [::1]:8500, got {address!r}'
-        )
+from serving.client.errors import Failure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +20,9 @@ class TLS:
         client_certificate: File of the client's own certificate, if the server asks for one.
         client_key: File of its private key.
         server_name: The name in the server's certificate, if it differs from the address.
+
+    Raises:
+        InputError: There is a certificate without a key, or a key without a certificate.
 
     Example:
         ```python
@@ -50,31 +37,12 @@ class TLS:
     client_key: str | os.PathLike | None = None
     server_name: str | None = None
 
-    def credentials(self) -> grpc.ChannelCredentials:
-        """Reads the files.
-
-        Raises:
-            OSError: A file cannot be read.
-            InputError: There is a certificate without a key, or a key without a certificate.
-        """
+    def __post_init__(self):
         if (self.client_certificate is None) != (self.client_key is None):
             raise InputError(
                 "client_certificate and client_key go together, got "
                 f"{self.client_certificate} and {self.client_key}"
             )
-        return grpc.ssl_channel_credentials(
-            *map(_read, (self.root_certificates, self.client_key, self.client_certificate))
-        )
-
-    def channel_options(self) -> list[tuple[str, str]]:
-        """Returns gRPC's options for the channel."""
-        if self.server_name is None:
-            return []
-        return [("grpc.ssl_target_name_override", self.server_name)]
-
-
-def _read(path: str | os.PathLike | None) -> bytes | None:
-    return None if path is None else pathlib.Path(path).read_bytes()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,12 +112,18 @@ class Attempts:
         self._generator = generator
         self._made = 0
 
-    def pause_after(self, code: grpc.StatusCode) -> float | None:
-        """Returns the seconds to wait after an attempt that ended with `code`; None to give up."""
+    def pause_after(self, failure: Failure) -> float:
+        """Returns the seconds to wait after an attempt that failed.
+
+        Raises:
+            Failure: That attempt was the last.
+        """
         policy = self.policy
         limit = min(policy.maximum_pause, policy.initial_pause * policy.factor**self._made)
         self._made += 1
-        if code is not grpc.StatusCode.UNAVAILABLE or self._made == policy.attempts:
-            return None
+        if failure.code is not grpc.StatusCode.UNAVAILABLE or self._made == policy.attempts:
+            raise failure
         pause = self._generator.uniform(0, limit)
-        return pause if self.deadline.allows(pause) else None
+        if not self.deadline.allows(pause):
+            raise failure
+        return pause

@@ -107,6 +107,18 @@ DTYPES = {
 _NUMBERS = {dtype: number for number, (dtype, _) in DTYPES.items()}
 
 
+def tensor_dtype(values: np.ndarray) -> np.dtype:
+    """Returns the dtype of the tensor that an array becomes; `STRING` for all kinds of strings.
+
+    Raises:
+        InputError: A dtype that TensorFlow has no counterpart for.
+    """
+    dtype = STRING if values.dtype.kind in "OSU" else values.dtype.newbyteorder("=")
+    if dtype not in _NUMBERS:
+        raise InputError(f"inputs must be strings or numbers of TensorFlow, got {values.dtype}")
+    return dtype
+
+
 def tensor_proto(values: np.ndarray) -> Any:
     """Writes an array as a `TensorProto`.
 
@@ -116,14 +128,11 @@ def tensor_proto(values: np.ndarray) -> Any:
     Raises:
         InputError: A dtype that TensorFlow has no counterpart for.
     """
-    strings = values.dtype.kind in "OSU"
-    dtype = STRING if strings else values.dtype.newbyteorder("=")
-    if dtype not in _NUMBERS:
-        raise InputError(f"inputs must be strings or numbers of TensorFlow, got {values.dtype}")
+    dtype = tensor_dtype(values)
     proto = messages.TensorProto(dtype=_NUMBERS[dtype])
     for size in values.shape:
         proto.tensor_shape.dim.add(size=size)
-    if strings:
+    if dtype is STRING:
         proto.string_val.extend(
             value.encode() if isinstance(value, str) else value for value in values.flat
         )

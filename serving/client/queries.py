@@ -17,79 +17,42 @@ from igpt_keras.sampling.requests import (
     completion_seeds,
 )
 from igpt_keras.sampling.samplers import Categorical
-from igpt_keras.short_repr import ShortRepr
-from serving.client import protocol
-from serving.client.images import Images, encoded_images
-from serving.client.protocol import Method, messages
+from serving.client.answers import Classifications, Scores
+from serving.client.carriers import Carrier, Exchange
+from serving.client.images import AnyImage, Images, encoded_images
+from serving.client.rows import RowsReader, known_mask, row_settings
 from serving.image_headers import declared_pixels
 from serving.transport import MAX_REQUEST_PIXELS
 
 PICTURES = ("pixels", "tokens", "log_likelihood")
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
-class Classifications(ShortRepr):
-    """Classes of B images.
-
-    Attributes:
-        class_names: The names of the C classes.
-        scores: float32 [B, C], probabilities.
-        logits: float32 [B, C].
-    """
-
-    class_names: list[str]
-    scores: np.ndarray
-    logits: np.ndarray
-
-    @property
-    def best(self) -> list[str]:
-        """The most probable class of each image."""
-        return [self.class_names[index] for index in self.scores.argmax(axis=1)]
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class Scores(ShortRepr):
-    """Likelihoods of B images under a model.
-
-    Attributes:
-        log_likelihood: float32 [B], in nats, of all pixels.
-        bits_per_pixel: float32 [B], the negative log-likelihood in bits, divided by n.
-    """
-
-    log_likelihood: np.ndarray
-    bits_per_pixel: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class VersionStatus:
-    """One version of a served model.
-
-    Attributes:
-        version: Its number.
-        state: "START", "LOADING", "AVAILABLE", "UNLOADING" or "END".
-        error: Why it could not be loaded; empty if it could.
-    """
-
-    version: int
-    state: str
-    error: str
-
-
 @dataclasses.dataclass(frozen=True)
 class Query:
-    """Requests to one gRPC method, and how to read the responses.
+    """Requests of one kind, and how to read the answers.
 
     Attributes:
-        method: The method.
-        requests: The requests in order.
-        read: Makes the result from the responses in the same order.
+        exchanges: The requests in order, as the carrier says them.
+        read: Makes the result from the answers in the same order.
         signature_name: The signature that the requests ask for, or "".
     """
 
-    method: Method
-    requests: Iterable[Any]
+    exchanges: Iterable[Exchange[Any]]
     read: Callable[[list[Any]], Any]
     signature_name: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class RowsQuery:
+    """A request for rows of completions as they come.
+
+    Attributes:
+        message: The request, as the carrier says it.
+        reader: Makes completions from the parts of the response.
+    """
+
+    message: Any
+    reader: RowsReader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,18 +60,15 @@ class Served:
     """A model on a server, for which it makes queries. See `BaseClient` for the methods.
 
     Attributes:
-        model_name: The server's name for it.
-        version: The version; None for the newest.
-        version_label: A label that the server has for a version, instead of `version`.
+        carrier: Says the requests about it.
         batch_size: Most examples in a request.
-        request_bytes: Most bytes of inputs in a request, except for one example that is larger.
+        max_message_bytes: The largest request and response. A request has inputs of up to half
+            of it, except for one example that is larger.
     """
 
-    model_name: str
-    version: int | None
-    version_label: str | None
+    carrier: Carrier
     batch_size: int
-    request_bytes: int
+    max_message_bytes: int
 
     def complete(
         self,
@@ -136,9 +96,7 @@ class Served:
 
     def _draw(self, signature_name, inputs, sampler, seeds) -> Query:
         """A query whose outputs [B · N, …] are the completions of seeds [B, N]."""
-        sampler = Categorical() if sampler is None else sampler
-        if not isinstance(sampler, Categorical):
-            raise InputError(f"sampler must be a Categorical, as in every export, got {sampler}")
+        sampler = _checked(sampler)
 
         def read(outputs):
             images, tokens, log_likelihood = (
@@ -148,6 +106,20 @@ class Served:
 
         inputs = {**inputs, **sampler.arrays(seeds.size), "seed": seeds.reshape(-1)}
         return self.predict(signature_name, inputs, PICTURES, read)
+
+    def complete_rows(
+        self,
+        image: AnyImage | None,
+        keep_rows: int | None,
+        known: np.ndarray | None,
+        num_completions: int,
+        sampler: Categorical | None,
+        seed: int,
+    ) -> RowsQuery:
+        mask = known_mask(image, keep_rows, known)
+        settings = row_settings(image, keep_rows, mask, num_completions, _checked(sampler), seed)
+        reader = RowsReader(keep_rows, mask, num_completions, self.max_message_bytes)
+        return RowsQuery(self.carrier.complete_rows(settings), reader)
 
     def classify(self, images: Images) -> Query:
         def read(outputs):
@@ -188,27 +160,22 @@ class Served:
                 f"{ ({name: list(values.shape) for name, values in inputs.items()}) }"
             )
 
-        def requests() -> Iterator[Any]:
-            for part in self.parts(inputs):
-                yield messages.PredictRequest(
-                    model_spec=self._spec(signature_name),
-                    inputs=[
-                        messages.TensorEntry(key=name, value=protocol.tensor_proto(values[part]))
-                        for name, values in inputs.items()
-                    ],
-                    output_filter=outputs,
-                )
-
-        return Query(
-            protocol.PREDICT, requests(), lambda responses: read(_joined(responses)), signature_name
+        exchanges = (
+            self.carrier.predict(
+                signature_name, {name: values[part] for name, values in inputs.items()}, [*outputs]
+            )
+            for part in self.parts(inputs)
         )
+        return Query(exchanges, lambda answers: read(_joined(answers)), signature_name)
 
     def parts(self, inputs: dict[str, np.ndarray]) -> Iterator[slice]:
         """Splits inputs [B, …] into parts within the limits, or of one example that is larger."""
-        bytes_of_each = np.sum([_bytes_of_each(values) for values in inputs.values()], axis=0)
+        bytes_of_each = np.sum(
+            [self.carrier.bytes_of_each(values) for values in inputs.values()], axis=0
+        )
         pixels_of_each = np.sum([_pixels_of_each(values) for values in inputs.values()], axis=0)
         sizes = np.stack([bytes_of_each, pixels_of_each, np.ones_like(bytes_of_each)], axis=1)
-        limits = [self.request_bytes, MAX_REQUEST_PIXELS, self.batch_size]
+        limits = [self.max_message_bytes // 2, MAX_REQUEST_PIXELS, self.batch_size]
         start, total = 0, np.zeros_like(limits)
         for index, size in enumerate(sizes):
             if index > start and (total + size > limits).any():
@@ -218,46 +185,22 @@ class Served:
         yield slice(start, len(sizes))
 
     def status(self) -> Query:
-        def read(responses):
-            return [
-                VersionStatus(
-                    version=status.version,
-                    state=protocol.STATES.get(status.state, "UNKNOWN"),
-                    error=status.status.error_message,
-                )
-                for status in responses[0].model_version_status
-            ]
-
-        request = messages.GetModelStatusRequest(model_spec=self._spec())
-        return Query(protocol.GET_MODEL_STATUS, [request], read)
+        return Query([self.carrier.status()], lambda answers: answers[0])
 
     def signatures(self) -> Query:
-        def read(responses):
-            (entry,) = responses[0].metadata
-            signatures = messages.SignatureDefMap.FromString(entry.value.value).signature_def
-            return sorted(entry.key for entry in signatures if not entry.key.startswith("__"))
-
-        request = messages.GetModelMetadataRequest(
-            model_spec=self._spec(), metadata_field=["signature_def"]
-        )
-        return Query(protocol.GET_MODEL_METADATA, [request], read)
-
-    def _spec(self, signature_name: str = "") -> Any:
-        spec = messages.ModelSpec(name=self.model_name, signature_name=signature_name)
-        if self.version is not None:
-            spec.version.value = self.version
-        elif self.version_label is not None:
-            spec.version_label = self.version_label
-        return spec
+        return Query([self.carrier.signatures()], lambda answers: answers[0])
 
 
-def _joined(responses: list[Any]) -> dict[str, np.ndarray]:
-    """Concatenates the outputs of all responses."""
-    outputs = [
-        {entry.key: protocol.array(entry.value) for entry in response.outputs}
-        for response in responses
-    ]
-    return {name: np.concatenate([each[name] for each in outputs]) for name in outputs[0]}
+def _checked(sampler: Any) -> Categorical:
+    sampler = Categorical() if sampler is None else sampler
+    if not isinstance(sampler, Categorical):
+        raise InputError(f"sampler must be a Categorical, as in every export, got {sampler}")
+    return sampler
+
+
+def _joined(answers: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Concatenates the outputs of all answers."""
+    return {name: np.concatenate([each[name] for each in answers]) for name in answers[0]}
 
 
 def _array(values) -> np.ndarray:
@@ -272,10 +215,3 @@ def _pixels_of_each(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind == "O":
         return np.array([sum(map(declared_pixels, row)) for row in values.reshape(len(values), -1)])
     return np.zeros(len(values), int)
-
-
-def _bytes_of_each(values: np.ndarray) -> np.ndarray:
-    """Returns the size of each of B examples in bytes: int [B]."""
-    if values.dtype.kind == "O":
-        return np.array([sum(map(len, row)) for row in values.reshape(len(values), -1)])
-    return np.full(len(values), values[:1].nbytes)

@@ -19,10 +19,13 @@ from serving.client import (
     RetryPolicy,
     ServingError,
 )
+from serving.client.carriers import ModelSpec
+from serving.client.grpc_carrier import GrpcCarrier
 from serving.client.images import encoded_images
 from serving.client.queries import Served
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
+CARRIER = GrpcCarrier("localhost:1", ModelSpec("igpt"), None, 1000)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +101,7 @@ def test_many_images_go_in_several_requests(client):
 )
 def test_requests_hold_at_most_the_limits_or_one(lengths, batch_size, request_bytes, expected):
     contents = np.array([b"a" * length for length in lengths], object)
-    served = Served("igpt", None, None, batch_size, request_bytes)
+    served = Served(CARRIER, batch_size, 2 * request_bytes)
     parts = [contents[part] for part in served.parts({"image_bytes": contents})]
     assert [list(map(len, part)) for part in parts] == expected
 
@@ -107,7 +110,7 @@ def test_requests_hold_at_most_the_pixels_that_a_server_takes():
     header = b"\x89PNG\r\n\x1a\n" + bytes(8)
     sides = [2048] * 9 + [60_000] + [32] * 3
     contents = np.array([header + struct.pack(">II", side, side) for side in sides], object)
-    parts = Served("igpt", None, None, 99, 10**9).parts({"image_bytes": contents})
+    parts = Served(CARRIER, 99, 10**9).parts({"image_bytes": contents})
     assert [range(*part.indices(99)) for part in parts] == [
         range(0, 8),
         range(8, 9),

@@ -29,10 +29,12 @@ from serving.client import (
     ServingError,
 )
 from serving.client.connection import Attempts, Deadline
+from serving.client.errors import Failure
 
 CERTIFICATES = pathlib.Path(__file__).parents[1] / "fixtures" / "tls"
 IMAGE = np.zeros((1, 2, 2, 3), np.uint8)
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+FAILURE = Failure(UNAVAILABLE, "starting")
 QUICKLY = RetryPolicy(attempts=4, initial_pause=0.01, seed=0)
 
 
@@ -259,28 +261,33 @@ def test_pauses_grow_up_to_a_limit_and_follow_the_seed():
 
     def pauses():
         attempts = Attempts(policy, Deadline(None), random.Random(policy.seed))
-        return [attempts.pause_after(UNAVAILABLE) for _ in range(9)]
+        made = [attempts.pause_after(FAILURE) for _ in range(8)]
+        with pytest.raises(Failure):
+            attempts.pause_after(FAILURE)
+        return made
 
     first = pauses()
     assert first == pauses()
-    assert first[-1] is None, "the ninth attempt was the last"
-    assert all(
-        0 <= pause <= limit for pause, limit in zip(first, (1, 2, 4, 5, 5, 5, 5, 5), strict=False)
-    )
-    assert len(set(first)) == 9
+    limits = (1, 2, 4, 5, 5, 5, 5, 5)
+    assert all(0 <= pause <= limit for pause, limit in zip(first, limits, strict=True))
+    assert len(set(first)) == 8
 
 
 def test_there_is_no_pause_beyond_the_deadline():
     policy = RetryPolicy(attempts=9, initial_pause=100, maximum_pause=100)
     attempts = Attempts(policy, Deadline(0), random.Random(0))
-    assert attempts.pause_after(UNAVAILABLE) is None
+    with pytest.raises(Failure):
+        attempts.pause_after(FAILURE)
 
 
 @pytest.mark.parametrize("client", [Client, AsyncClient])
 @pytest.mark.parametrize(
     "address",
     [
-        *("http://localhost:8500", "https://localhost:8500", "grpc://localhost:8500"),
+        *("grpc://localhost:8500", "http//localhost:8500", "HTTP://localhost:8500", "http:"),
+        *("http://", "https://:8501", "http://localhost:0", "http://localhost:", "ftp://a:1"),
+        *("http://localhost:8501/v1", "http://localhost:8501/v1/models/igpt", "http://a:1//"),
+        *("http://user@host:8501", "http://host?a=1", "http://host#a", "http://a b", "http://::1"),
         *("localhost", "localhost:", ":8500", "", "localhost:0", "localhost:70000"),
         *("localhost:port", "localhost:8500/v1", "user@host", "::1", "::1:8500", "[::1]"),
         *("local host:8500", "localhost:8500 ", "localhost:-1"),
