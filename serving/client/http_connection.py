@@ -75,7 +75,7 @@ class HttpServer:
             self._url = httpx2.URL(address)
         except httpx2.InvalidURL as error:
             raise InputError(f"address must name a host, got {address!r} ({error})") from None
-        self._context = httpx2.create_ssl_context() if tls is None else _ssl_context(tls)
+        self._context = _ssl_context(self._url.scheme, tls or TLS())
         self._extensions: dict[str, Any] = {}
         if tls is not None and tls.server_name is not None:
             self._extensions["sni_hostname"] = tls.server_name
@@ -255,17 +255,19 @@ def _failures() -> Iterator[None]:
         yield
     except httpx2.TimeoutException:
         raise _late() from None
-    except httpx2.TransportError as error:
+    # The library lets some errors of TLS and of the socket through.
+    except (httpx2.TransportError, OSError) as error:
         # Some have no message.
         details = f"{type(error).__name__} {error}".strip()
         raise Failure(grpc.StatusCode.UNAVAILABLE, details) from None
 
 
-def _ssl_context(tls: TLS) -> ssl.SSLContext:
-    if tls.root_certificates is None:
+def _ssl_context(scheme: str, tls: TLS) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if scheme == "https" and tls.root_certificates is None:
+        # Loading the system's authorities takes a while.
         context = httpx2.create_ssl_context()
-    else:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if tls.root_certificates is not None:
         roots = pathlib.Path(tls.root_certificates).read_text(encoding="ascii", errors="replace")
         with _named("root_certificates", tls.root_certificates):
             context.load_verify_locations(cadata=roots)

@@ -32,7 +32,7 @@ from serving.client.rest_json import (
 )
 
 SERVING_DEFAULT = "serving_default"
-# Characters of {"b64":""} and a comma, and of the longest number and a comma.
+# Characters of {"b64":""}, a boolean and the longest number, each with a comma.
 _AROUND_STRING, _BOOLEAN, _FLOAT = 11, 6, 25
 
 
@@ -115,9 +115,9 @@ class RestCarrier:
         """Returns the size of each of B examples in a request, or a little more: int [B]."""
         rows = values.reshape(len(values), -1)
         if values.dtype.kind == "O":
-            return np.array([sum(len(s) * 4 // 3 + _AROUND_STRING for s in row) for row in rows])
+            return np.array([sum(_base64_size(len(s)) for s in row) for row in rows])
         if values.dtype.kind in "SU":
-            width = values.dtype.itemsize * 4 // 3 + _AROUND_STRING
+            width = _base64_size(values.dtype.itemsize)
         elif values.dtype.kind in "iu":
             width = len(str(np.iinfo(values.dtype).min or np.iinfo(values.dtype).max)) + 1
         else:
@@ -144,6 +144,10 @@ class RestCarrier:
     def _post(self, method: str, document: Any, accept: str = JSON) -> HttpRequest:
         body = json.dumps(document, separators=(",", ":")).encode()
         return HttpRequest("POST", self._path + method, body, accept)
+
+
+def _base64_size(num_bytes: int) -> int:
+    return (num_bytes + 2) // 3 * 4 + _AROUND_STRING
 
 
 def _misnamed(signature: Signature, inputs: dict[str, Any], outputs: list[str]) -> str:

@@ -98,7 +98,8 @@ def array(values: Any, dtype_name: str) -> np.ndarray:
     dtype = DTYPES_BY_NAME[dtype_name]
     if dtype is STRING:
         return _with_each(np.array(values, object), _string)
-    written = np.array(values)
+    # NumPy makes floats of a mixture of large and small integers.
+    written = np.array(values, dtype if dtype == np.uint64 and _are_integers(values) else None)
     if written.size and written.dtype.kind not in _WRITTEN[dtype.kind]:
         raise ValueError(f"{written.dtype} in a tensor of {dtype}")
     # NumPy refuses integers that a dtype does not hold in lists only.
@@ -110,6 +111,10 @@ def check_batch_sizes(arrays: dict[str, np.ndarray], batch_size: int) -> None:
     for name, values in arrays.items():
         if values.shape[:1] != (batch_size,):
             raise ValueError(f"{name} {list(values.shape)} for {batch_size} examples")
+
+
+def _are_integers(values: Any) -> bool:
+    return all(type(value) is int for value in np.array(values, object).flat)
 
 
 def _with_each(values: np.ndarray, function: Callable[[Any], Any]) -> np.ndarray:
