@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from igpt_keras.extras import require
 from serving.client.addresses import is_rest
 from serving.client.answers import VersionStatus
 from serving.client.connection import TLS
@@ -108,7 +109,8 @@ def carrier_for(address: str, model: ModelSpec, tls: TLS | None, max_message_byt
         OSError: A file of `tls` cannot be read.
     """
     if is_rest(address):
-        # An HTTP library takes as long to import as gRPC's, which most clients use.
+        # The library takes longer to import than gRPC's, which most clients use.
+        require("httpx2", "serve")
         from serving.client.rest import RestCarrier
 
         return RestCarrier(address, model, tls, max_message_bytes)

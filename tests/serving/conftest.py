@@ -81,7 +81,7 @@ def classifier() -> ImageGPTClassifier:
 @pytest.fixture(scope="session")
 def server(exported):
     """A server of both models; tests ask it, and change nothing about it."""
-    with Server(exported) as server:
+    with Server(exported, rest_port=0) as server:
         yield server
 
 

@@ -13,7 +13,7 @@ import sys
 {imports}
 heavy = {{"tensorflow", "keras", "jax", "torch", "sklearn", "igpt_keras.models",
          "igpt_keras.network", "igpt_keras.data.data_set", "igpt_keras.data.stream",
-         "igpt_keras.data.tokenization", "serving.server", "serving.exporting"}}
+         "igpt_keras.data.tokenization", "serving.server", "serving.exporting", "httpx2"}}
 loaded = heavy & set(sys.modules)
 assert not loaded, loaded
 """

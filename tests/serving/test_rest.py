@@ -320,8 +320,8 @@ def test_no_part_of_a_request_is_larger_than_reckoned():
     ]
     for values in arrays:
         written = json.dumps(rest_json.json_tensor(values), separators=(",", ":"))
-        brackets = written.count("[") + written.count("]")
-        assert len(written) - brackets <= carrier.bytes_of_each(values).sum()
+        lists = sum(written.count(bracket) for bracket in ("[", "]", "],"))
+        assert len(written) - lists <= carrier.bytes_of_each(values).sum()
     served = Served(carrier, batch_size=99, max_message_bytes=1000)
     contents = np.array([b"a" * 150] * 5, object)
     assert [len(contents[part]) for part in served.parts({"image_bytes": contents})] == [2, 2, 1]
@@ -596,7 +596,7 @@ def test_an_answer_that_breaks_off_is_asked_for_again(server, ask):
 def test_a_request_above_the_limit_is_an_error(server, ask):
     server.replies[METADATA] = metadata({"x": "DT_FLOAT"}, {"y": "DT_FLOAT"})
     inputs = {"x": np.full((1, 60), 1 / 3)}
-    with pytest.raises(ServingError, match="RESOURCE_EXHAUSTED: a request of .* bytes 999"):
+    with pytest.raises(ServingError, match="RESOURCE_EXHAUSTED: a request of .* 999"):
         ask(server.address, "predict", "features", inputs, max_message_bytes=999)
     assert not server.bodies(PREDICT)
 
