@@ -32,7 +32,13 @@ def _connect(server, tls, root_certificates, client_certificate, client_key, **o
 CONNECTION = OptionGroup(
     "connection",
     (
-        option("--server", required=True, metavar="HOST:PORT", help="Address of the server."),
+        option(
+            "--server",
+            required=True,
+            metavar="ADDRESS",
+            help="Address of the server: HOST:PORT for gRPC, or http://HOST:PORT or "
+            "https://HOST:PORT for REST.",
+        ),
         option("--model-name", default="igpt", help="Name of the model on the server."),
         option(
             "--version",
@@ -48,7 +54,9 @@ CONNECTION = OptionGroup(
             help="Time in seconds to wait for an answer, retries included.",
         ),
         option(
-            "--tls", is_flag=True, help="Encrypt, and trust the system's certificate authorities."
+            "--tls",
+            is_flag=True,
+            help="Encrypt, and trust the system's certificate authorities, as https:// does.",
         ),
         option(
             "--root-certificates",

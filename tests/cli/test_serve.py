@@ -38,7 +38,7 @@ def test_export_serve_and_client(igpt, config, palette, randomized, tmp_path, mo
     Image.fromarray(image).save("image.png")
     with open("log", "w") as log:
         server = subprocess.Popen(
-            [IGPT, "serve", "served", "--port", "0", "--metrics-port", "0"],
+            [IGPT, "serve", "served", "--port", "0", "--rest-port", "0", "--metrics-port", "0"],
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
@@ -113,6 +113,11 @@ def test_export_serve_and_client(igpt, config, palette, randomized, tmp_path, mo
         assert "keep_rows must lie in 0…4" in errors
         assert not pathlib.Path("refused").exists()
 
+        rest = server.stdout.readline().removeprefix("REST at ").strip()
+        for command in (["score", "image.png"], ["status"]):
+            answers = [igpt("client", *command, "--server", each) for each in (address, rest)]
+            assert answers[0] == answers[1]
+            assert answers[0][0] == 0
         metrics = server.stdout.readline().removeprefix("metrics at ").strip()
         with urllib.request.urlopen(metrics, timeout=30) as answer:
             assert b'igpt_serving_loaded_version{model="igpt",version="1"} 1.0' in answer.read()
@@ -149,7 +154,8 @@ def test_export_serve_and_client(igpt, config, palette, randomized, tmp_path, mo
             ["client", "classify", "missing.png", "--server", "localhost:1"],
             "missing.png",
         ),
-        (["client", "status", "--server", "http://localhost:8500"], 'must be "host:port"'),
+        (["client", "status", "--server", "http://localhost:8501/v1"], 'must be "host:port"'),
+        (["client", "status", "--server", "http://localhost:1", "--tls"], "tls goes with"),
         (["client", "status", "--server", "localhost"], "such as localhost:8500"),
         (
             ["client", "status", "--server", "localhost:1", "--root-certificates", "missing.pem"],
