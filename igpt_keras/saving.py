@@ -26,7 +26,7 @@ import numpy as np
 from igpt_keras import paper
 from igpt_keras.atomic import atomic_path
 from igpt_keras.convert import StoredModel, hub, read_foreign
-from igpt_keras.convert.hdf5 import count_numbers
+from igpt_keras.convert.hdf5 import copy_weights, count_numbers
 from igpt_keras.convert.stored_model import naming
 from igpt_keras.disk_space import check_space
 from igpt_keras.errors import InputError, first_line
@@ -91,6 +91,7 @@ def save_to_preset(
     path: str | os.PathLike,
     *,
     training: dict[str, Any] | None = None,
+    weights_dtype: str | None = None,
     overwrite: bool = False,
 ) -> pathlib.Path:
     """Writes a model and its tokenizer as a preset folder, whole or not at all.
@@ -99,6 +100,8 @@ def save_to_preset(
         model: An `ImageGPT` or `ImageGPTClassifier`.
         path: The folder.
         training: How the model was trained, JSON-serializable.
+        weights_dtype: "float16" for a folder to publish: half as large, and without the state of
+            the optimizer. None for all that Keras saves.
         overwrite: Whether to replace an existing preset folder.
 
     Returns:
@@ -106,8 +109,11 @@ def save_to_preset(
 
     Raises:
         FileExistsError: `path` exists and `overwrite` is false, or is not a preset folder.
+        InputError: `weights_dtype` is another, or a weight is too large for it.
         OSError: The disk is full.
     """
+    if weights_dtype not in (None, "float16"):
+        raise InputError(f'weights_dtype must be "float16" or None, got {weights_dtype!r}')
     path = pathlib.Path(path).expanduser()
     settings = model.get_config()
     del settings["tokenizer"]
@@ -121,6 +127,10 @@ def save_to_preset(
         write_json(partial / CONFIG_FILE, description)
         check_space(partial / WEIGHTS_FILE, _most_bytes(model))
         model.save_weights(partial / WEIGHTS_FILE)
+        if weights_dtype is not None:
+            whole = (partial / WEIGHTS_FILE).rename(partial / f"whole.{WEIGHTS_FILE}")
+            copy_weights(whole, partial / WEIGHTS_FILE, weights_dtype)
+            whole.unlink()
         if model.tokenizer is not None:
             model.tokenizer.save_to_preset(partial)
         if training is not None:

@@ -1,5 +1,6 @@
 import json
 
+import h5py
 import numpy as np
 import pytest
 
@@ -44,6 +45,36 @@ def test_a_folder_explains_itself(folder, palette):
     assert description["settings"]["config"]["hidden_dim"] == 16
     assert json.loads((folder / "training.json").read_text()) == {"epochs": 3}
     np.testing.assert_array_equal(np.load(folder / "palette.npy"), palette.colors)
+
+
+def test_a_folder_to_publish_holds_half_precision_and_no_optimizer(config, randomized, tmp_path):
+    model = randomized(ImageGPT(config))
+    model.compile()
+    model.optimizer.build(model.trainable_variables)
+    model.save_to_preset(tmp_path / "whole")
+    model.save_to_preset(tmp_path / "half", weights_dtype="float16")
+    loaded = igpt_keras.load(tmp_path / "half")
+    for weight, before in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, before.astype("float16").astype("float32"))
+    assert {path.name for path in (tmp_path / "half").iterdir()} == {
+        "igpt.json",
+        "model.weights.h5",
+    }
+    with h5py.File(tmp_path / "half" / "model.weights.h5") as half:
+        assert "optimizer" not in half
+        stored = []
+        half.visititems(lambda _, found: stored.append(getattr(found, "dtype", None)))
+        assert set(stored) == {None, np.dtype("float16")}
+
+
+def test_weights_too_large_for_half_precision_are_refused(config, tmp_path):
+    model = ImageGPT(config)
+    model.token_head.kernel.assign(np.full(model.token_head.kernel.shape, 7e4))
+    with pytest.raises(InputError, match="too large for float16"):
+        model.save_to_preset(tmp_path / "half", weights_dtype="float16")
+    with pytest.raises(InputError, match="weights_dtype must be \"float16\" or None, got 'half'"):
+        model.save_to_preset(tmp_path / "half", weights_dtype="half")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_existing_folder_is_refused_unless_told_otherwise(config, folder):

@@ -1,4 +1,4 @@
-"""What a weights file of Keras holds, checked before any of it is read.
+"""Weights files of Keras: what one holds, checked before any of it is read, and smaller copies.
 
 HDF5 lets a file of a few bytes declare tensors of any size, and point to other files.
 """
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 import h5py
+import numpy as np
 
 from igpt_keras.errors import InputError, first_line
 
@@ -41,6 +42,42 @@ def count_numbers(source: str | os.PathLike, file: pathlib.Path | BinaryIO) -> i
         raise InputError(
             f"{source} is damaged or no weights file of Keras: {first_line(error)}"
         ) from error
+
+
+def copy_weights(source: pathlib.Path, target: pathlib.Path, dtype: str) -> None:
+    """Copies a weights file without the state of the optimizer.
+
+    Args:
+        source: A file that Keras has just written.
+        target: The file to write.
+        dtype: The dtype of the copy's floating-point numbers.
+
+    Raises:
+        InputError: A weight is too large for the dtype.
+    """
+    with h5py.File(source, "r") as read, h5py.File(target, "w") as written:
+        _copy_attributes(read, written)
+
+        def copy(name: str, found: h5py.Group | h5py.Dataset) -> None:
+            if f"{name}/".startswith(f"{OPTIMIZER}/"):
+                return
+            if isinstance(found, h5py.Group):
+                _copy_attributes(found, written.require_group(name))
+                return
+            values = found[()]
+            if np.issubdtype(values.dtype, np.floating):
+                with np.errstate(over="ignore"):
+                    values = values.astype(dtype)
+                if not np.isfinite(values).all():
+                    raise InputError(f"the weights {name} are too large for {dtype}")
+            _copy_attributes(found, written.create_dataset(name, data=values))
+
+        read.visititems(copy)
+
+
+def _copy_attributes(source: h5py.HLObject, target: h5py.HLObject) -> None:
+    for name, value in source.attrs.items():
+        target.attrs[name] = value
 
 
 def _datasets(source: str | os.PathLike, root: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:

@@ -56,6 +56,7 @@ class Task(keras.Model):
         path: str | os.PathLike,
         *,
         training: dict[str, Any] | None = None,
+        weights_dtype: str | None = None,
         overwrite: bool = False,
     ) -> pathlib.Path:
         """Writes the model and its tokenizer as a folder that `from_preset` reads.
@@ -63,6 +64,8 @@ class Task(keras.Model):
         Args:
             path: The folder.
             training: How the model was trained, JSON-serializable.
+            weights_dtype: "float16" for a folder to publish: half as large, and without the
+                state of the optimizer. None for all that Keras saves.
             overwrite: Whether to replace an existing folder of a model.
 
         Returns:
@@ -71,8 +74,11 @@ class Task(keras.Model):
         Raises:
             FileExistsError: `path` exists and `overwrite` is false, or it is not the folder
                 of a model.
+            InputError: `weights_dtype` is another, or a weight is too large for it.
         """
-        return saving.save_to_preset(self, path, training=training, overwrite=overwrite)
+        return saving.save_to_preset(
+            self, path, training=training, weights_dtype=weights_dtype, overwrite=overwrite
+        )
 
     def save(self, filepath: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Writes a `.keras` file, as `keras.Model.save`; `~` is the home folder."""
