@@ -20,6 +20,7 @@ COMMANDS = (
     "client",
     "complete",
     "convert",
+    "demo",
     "draft",
     "evaluate",
     "export",

@@ -286,3 +286,4 @@ def show(measurements: list[Measurement], output: pathlib.Path) -> None:
     }
     for name, what in written.items():
         console.print(f"{output / name}  {what}", soft_wrap=True)
+    console.print(f"\nigpt demo {output / 'saved_model'}  completes images in the browser")

@@ -161,6 +161,22 @@ def _mounted(base_path: str, volumes: Mapping[str, str | os.PathLike]) -> str:
     return os.fspath(pathlib.Path(volumes[target], path.relative_to(target)))
 
 
+def write_models(path: str | os.PathLike, directories: Mapping[str, str | os.PathLike]) -> None:
+    """Writes a `models.config`.
+
+    Args:
+        path: The file to write.
+        directories: The directory of each model's versions by the model's name.
+    """
+    config = ModelServerConfig()
+    for name, directory in directories.items():
+        config.model_config_list.config.add(
+            name=name, base_path=os.path.abspath(directory), model_platform="tensorflow"
+        )
+    text = text_format.MessageToString(config, as_utf8=True)
+    pathlib.Path(path).write_text(text, encoding="utf-8")
+
+
 def read_models(path: str | os.PathLike) -> list[ModelConfig]:
     """Reads the models from a `models.config`.
 

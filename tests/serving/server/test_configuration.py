@@ -8,6 +8,7 @@ from serving.server.configuration import (
     read_batching,
     read_models,
     read_monitoring,
+    write_models,
 )
 
 
@@ -86,6 +87,16 @@ def test_batching_parameters_are_checked(write, text, message):
 )
 def test_monitoring(write, text, path):
     assert read_monitoring(write(text)) == path
+
+
+def test_models_are_written_as_they_are_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_models("models.config", {"one": 'a "quoted" folder', "zwei": tmp_path / "zürich"})
+    models = read_models("models.config")
+    assert [(model.name, model.base_path, model.model_platform) for model in models] == [
+        ("one", f'{tmp_path}/a "quoted" folder', "tensorflow"),
+        ("zwei", f"{tmp_path}/zürich", "tensorflow"),
+    ]
 
 
 def test_models(write):
