@@ -59,9 +59,14 @@ PORT = click.IntRange(0, 65535)
     option(
         "--monitoring-config-file",
         type=PATH,
-        help="File of TensorFlow Serving's monitoring.config format; needs --metrics-port.",
+        help="File of TensorFlow Serving's monitoring.config format. Metrics are on the port of "
+        "--rest-port if there is no --metrics-port.",
     ),
-    option("--metrics-port", type=PORT, help="Port for Prometheus metrics; 0 picks a free one."),
+    option(
+        "--metrics-port",
+        type=PORT,
+        help="Port for Prometheus metrics; 0 picks a free one, that of --rest-port serves both.",
+    ),
     option(
         "--metrics-host",
         help="Network interface for the metrics, which are not encrypted; that of --host if not "
@@ -138,6 +143,8 @@ def serve(
     monitoring_config_file: pathlib.Path | None,
     metrics_port: int | None,
     metrics_host: str | None,
+    rest_port: int | None,
+    rest_host: str | None,
     tls_certificate: pathlib.Path | None,
     tls_key: pathlib.Path | None,
     tls_client_ca: pathlib.Path | None,
@@ -175,8 +182,9 @@ def serve(
             batching=_batching(batching_parameters_file),
             credentials=_credentials(tls_certificate, tls_key, tls_client_ca),
             **settings,
-            metrics_host=metrics_host,
-            **_metrics(monitoring_config_file, metrics_port),
+            rest_host=rest_host,
+            rest_port=rest_port,
+            **_metrics(monitoring_config_file, metrics_port, metrics_host, rest_port, rest_host),
         )
         server.start()
         for name, versions in server.versions.items():
@@ -219,18 +227,26 @@ def _batching(path):
     return configuration.DEFAULT_BATCHING if path is None else configuration.read_batching(path)
 
 
-def _metrics(path: pathlib.Path | None, port: int | None) -> dict[str, Any]:
+def _metrics(
+    path: pathlib.Path | None,
+    port: int | None,
+    host: str | None,
+    rest_port: int | None,
+    rest_host: str | None,
+) -> dict[str, Any]:
     """Returns the arguments of `Server` for its metrics."""
     from serving.server import configuration
 
-    if path is not None and port is None:
-        raise InputError("--monitoring-config-file needs --metrics-port")
-    metrics_path = (
-        configuration.PROMETHEUS_PATH if path is None else configuration.read_monitoring(path)
-    )
+    if path is None:
+        return {"metrics_port": port, "metrics_host": host}
+    if port is None:
+        port, host = rest_port, rest_host if host is None else host
+    if port is None:
+        raise InputError("--monitoring-config-file needs --metrics-port or --rest-port")
+    metrics_path = configuration.read_monitoring(path)
     if metrics_path is None:
         return {"metrics_port": None}
-    return {"metrics_port": port, "metrics_path": metrics_path}
+    return {"metrics_port": port, "metrics_host": host, "metrics_path": metrics_path}
 
 
 def _credentials(certificate, key, client_ca):

@@ -53,13 +53,7 @@ class Silence:
         task = asyncio.current_task()
         assert task is not None
         if len(self._waiting) == MAX_SILENT_CALLS:
-            self._end(
-                next(iter(self._waiting)),
-                RequestError(
-                    grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    f"more than {MAX_SILENT_CALLS} calls wait for their clients",
-                ),
-            )
+            self.end_longest(f"more than {MAX_SILENT_CALLS} calls wait for their clients")
         self._waiting[task] = None
         try:
             if self._closed:
@@ -77,6 +71,12 @@ class Silence:
         finally:
             self._waiting.pop(task, None)
             self._errors.pop(task, None)
+
+    def end_longest(self, message: str) -> None:
+        """Ends the call that has waited longest with RESOURCE_EXHAUSTED, if there is one."""
+        if self._waiting:
+            longest = next(iter(self._waiting))
+            self._end(longest, RequestError(grpc.StatusCode.RESOURCE_EXHAUSTED, message))
 
     def close(self, error: RequestError) -> None:
         """Ends the calls that wait, now and from now on, with an error."""

@@ -4,6 +4,7 @@ import logging
 import os
 import pathlib
 import ssl
+import threading
 import time
 from typing import Any
 
@@ -20,7 +21,7 @@ def read_credentials(
     certificate: str | os.PathLike,
     key: str | os.PathLike,
     client_ca: str | os.PathLike | None = None,
-) -> grpc.ServerCredentials:
+) -> "Credentials":
     """Reads a server's TLS credentials from PEM files, and again when the files change.
 
     A renewed certificate holds for new connections. One that cannot be read is logged, and the
@@ -36,29 +37,69 @@ def read_credentials(
         OSError: A file cannot be read.
         InputError: A file does not hold a certificate or the certificate's key.
     """
-    paths = [pathlib.Path(path) for path in (certificate, key, client_ca) if path is not None]
-    files = _Files(paths)
-    # None for no change is missing in the type hints.
-    changed: Any = files.changed
-    return grpc.dynamic_ssl_server_credentials(
-        files.read(), changed, require_client_authentication=client_ca is not None
+    return Credentials(
+        [pathlib.Path(path) for path in (certificate, key, client_ca) if path is not None]
     )
 
 
-class _Files:
-    """The files of a certificate, its key and perhaps the clients' authorities."""
+class Credentials:
+    """A certificate, its key and perhaps the clients' authorities, as gRPC and HTTPS need them.
+
+    Args:
+        paths: The files, in this order.
+
+    Raises:
+        OSError: A file cannot be read.
+        InputError: A file does not hold what it should.
+    """
 
     def __init__(self, paths: list[pathlib.Path]):
         self._paths = paths
-        self._contents: list[bytes] = []
-        self._expires = 0.0
+        self._lock = threading.Lock()
         self._told = False
+        self._read()
 
-    def read(self) -> grpc.ServerCertificateConfiguration:
-        """Reads the files."""
+    def for_grpc(self) -> grpc.ServerCredentials:
+        """Returns credentials whose files gRPC has read again at every handshake."""
+        given = self._configuration
+
+        def changed() -> grpc.ServerCertificateConfiguration | None:
+            nonlocal given
+            self._refresh()
+            if self._configuration is given:
+                return None
+            given = self._configuration
+            return given
+
+        # None for no change is missing in the type hints.
+        callback: Any = changed
+        return grpc.dynamic_ssl_server_credentials(
+            given, callback, require_client_authentication=len(self._paths) > 2
+        )
+
+    def for_https(self) -> ssl.SSLContext:
+        """Returns the context for the next handshake, with what the files hold now."""
+        self._refresh()
+        return self._context
+
+    def _refresh(self) -> None:
+        """Reads the files again if they have changed."""
+        with self._lock:
+            self._tell_expired()
+            try:
+                if [path.read_bytes() for path in self._paths] == self._contents:
+                    return
+                self._read()
+            except (InputError, OSError) as error:
+                logger.error("the certificate stays as it was: %s", error)
+                return
+        logger.info("the certificate in %s has changed", self._paths[0])
+
+    def _read(self) -> None:
         contents = [path.read_bytes() for path in self._paths]
         certificate, key, *client_ca = self._paths
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_alpn_protocols(["http/1.1"])
         try:
             context.load_cert_chain(certificate, key)
         except ssl.SSLError as error:
@@ -70,25 +111,14 @@ class _Files:
                 context.load_verify_locations(path)
             except ssl.SSLError as error:
                 raise InputError(f"{path} holds no certificates: {error}") from None
-        self._contents, self._told = contents, False
         self._expires = _expiry(context, certificate)
-        self._tell_expired()
-        return grpc.ssl_server_certificate_configuration(
+        if client_ca:
+            context.verify_mode = ssl.CERT_REQUIRED
+        self._contents, self._context, self._told = contents, context, False
+        self._configuration = grpc.ssl_server_certificate_configuration(
             [(contents[1], contents[0])], *contents[2:]
         )
-
-    def changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """Returns what the files hold if that is new and valid; gRPC asks at every handshake."""
         self._tell_expired()
-        try:
-            if [path.read_bytes() for path in self._paths] == self._contents:
-                return None
-            configuration = self.read()
-        except (InputError, OSError) as error:
-            logger.error("the certificate stays as it was: %s", error)
-            return None
-        logger.info("the certificate in %s has changed", self._paths[0])
-        return configuration
 
     def _tell_expired(self) -> None:
         if time.time() >= self._expires and not self._told:

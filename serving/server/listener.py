@@ -10,6 +10,7 @@ from typing import Protocol
 import grpc
 
 from serving.server.calls import Calls, Conversation
+from serving.server.certificates import Credentials
 from serving.server.health import Health, Reflection
 from serving.server.monitoring import Monitor
 from serving.server.services import SERVICES
@@ -75,7 +76,7 @@ class Listener:
         self,
         host: str,
         port: int,
-        credentials: grpc.ServerCredentials | None,
+        credentials: Credentials | None,
         other: OtherPort | None = None,
     ) -> int:
         """Listens, and answers calls in other threads.
@@ -140,13 +141,13 @@ def url_host(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _bind(server: grpc.aio.Server, host: str, port: int, credentials) -> int:
+def _bind(server: grpc.aio.Server, host: str, port: int, credentials: Credentials | None) -> int:
     address = f"{url_host(host)}:{port}"
     try:
         check_free(host, port)
         if credentials is None:
             return server.add_insecure_port(address)
-        return server.add_secure_port(address, credentials)
+        return server.add_secure_port(address, credentials.for_grpc())
     except (OSError, RuntimeError) as error:
         raise OSError(f"cannot listen on {address}: {error}") from None
 

@@ -4,11 +4,11 @@ import os
 import threading
 from collections.abc import Collection, Iterator, Mapping
 
-import grpc
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from igpt_keras.errors import InputError
 from serving.page import page_files
+from serving.server.certificates import Credentials
 from serving.server.configuration import (
     DEFAULT_BATCHING,
     PROMETHEUS_PATH,
@@ -19,7 +19,9 @@ from serving.server.lifecycle import ModelManager
 from serving.server.listener import Listener, url_host
 from serving.server.monitoring import MetricsServer, Monitor
 from serving.server.pixels import MAX_PIXELS_IN_FLIGHT, PixelBudget
+from serving.server.rest.access import read_origins
 from serving.server.rest.api import Api
+from serving.server.rest.metrics import metrics_route
 from serving.server.rest.page import page_routes
 from serving.server.rest.site import Site
 from serving.server.servable import Servable
@@ -50,8 +52,9 @@ class Server:
         cors_origins: Origins such as "https://example.com" whose web pages may use REST; "*" for
             all.
         page: Whether REST's port also serves the page on which people complete images.
-        metrics_port: The port for Prometheus metrics over HTTP, never encrypted; 0 for a free
-            one, None for no metrics.
+        metrics_port: The port for Prometheus metrics over HTTP, which are not encrypted; 0 for a
+            free one, None for no metrics. That of REST, with the same host, serves both, as
+            TensorFlow Serving's does.
         metrics_host: The network interface for the metrics; None for `host`.
         metrics_path: The path of the metrics' URL.
         max_message_bytes: The largest request and response in bytes.
@@ -90,7 +93,7 @@ class Server:
         model_config_file: str | os.PathLike | None = None,
         volumes: Mapping[str, str | os.PathLike] | None = None,
         batching: BatchingParameters = DEFAULT_BATCHING,
-        credentials: grpc.ServerCredentials | None = None,
+        credentials: Credentials | None = None,
         rest_port: int | None = None,
         rest_host: str | None = None,
         cors_origins: Collection[str] = (),
@@ -123,18 +126,11 @@ class Server:
         self._listener = Listener(
             self._services.conversations(), self._monitor, message_seconds, max_message_bytes
         )
-        self._site = None
+        self._rest_host, self._rest_port = host if rest_host is None else rest_host, rest_port
+        self._site: Site | None = None
         if rest_port is not None:
-            routes = Api(self._services, self._manager).routes()
-            self._site = Site(
-                host if rest_host is None else rest_host,
-                rest_port,
-                [*routes, *page_routes(page_files())] if page else routes,
-                self._monitor,
-                cors_origins,
-                message_seconds,
-                max_message_bytes,
-            )
+            limits = (message_seconds, max_message_bytes)
+            self._site = self._make_site(page, read_origins(cors_origins), limits)
         self._metrics: MetricsServer | None = None
         self._stopping = threading.Lock()
         self._stopped = threading.Event()
@@ -169,6 +165,8 @@ class Server:
             self._stop_metrics()
             raise
         self._manager.poll(self._poll_seconds)
+        if self._metrics_at_rest:
+            self.metrics_address = f"{self.rest_address}{self._metrics_path}"
         self.address = f"{url_host(self._host)}:{port}"
 
     def stop(self, grace: float = 5.0) -> None:
@@ -197,8 +195,37 @@ class Server:
     def __exit__(self, *exception) -> None:
         self.stop()
 
+    @property
+    def _metrics_at_rest(self) -> bool:
+        """Whether REST's port has the metrics as well, as TensorFlow Serving's has."""
+        metrics, rest = (
+            (self._metrics_host, self._metrics_port),
+            (self._rest_host, self._rest_port),
+        )
+        return bool(self._metrics_port) and metrics == rest
+
+    def _make_site(
+        self, page: bool, cors_origins: frozenset[str], limits: tuple[float, int]
+    ) -> Site:
+        routes = Api(self._services, self._manager).routes()
+        if self._metrics_at_rest:
+            registry, questions = self._monitor.registry, self._services.questions
+            routes.append(metrics_route(registry, self._metrics_path, questions))
+        if page:
+            routes.extend(page_routes(page_files()))
+        assert self._rest_port is not None
+        return Site(
+            self._rest_host,
+            self._rest_port,
+            routes,
+            self._monitor,
+            cors_origins,
+            self._credentials,
+            *limits,
+        )
+
     def _start_metrics(self) -> None:
-        if self._metrics_port is None:
+        if self._metrics_port is None or self._metrics_at_rest:
             return
         host = url_host(self._metrics_host)
         try:

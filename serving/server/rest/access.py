@@ -2,15 +2,23 @@
 
 import dataclasses
 import ipaddress
+import re
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import grpc
 
+from igpt_keras.errors import InputError
 from serving.server.errors import RequestError
 
 # The answers of the API are not documents.
 API_POLICY = "default-src 'none'; frame-ancestors 'none'"
+ORIGIN = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^/?#@\s]+")
+SAFE_HEADERS = {
+    "Server": "igpt",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
 PREFLIGHT = {
     "Access-Control-Allow-Methods": "POST, GET",
     "Access-Control-Allow-Headers": "Content-Type",
@@ -27,8 +35,8 @@ class Access:
     Args:
         scheme: "http" or "https".
         loopback: Whether only this machine reaches the server.
-        cors_origins: Origins such as "https://example.com" whose pages may send requests; "*" for
-            all.
+        cors_origins: Origins such as "https://example.com", in lower case, whose pages may send
+            requests; "*" for all.
     """
 
     scheme: str
@@ -51,11 +59,7 @@ class Access:
 
     def headers(self, headers: Mapping[str, str]) -> dict[str, str]:
         """Returns what an answer to a request with these headers tells a browser."""
-        answer = {
-            "Server": "igpt",
-            "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "no-referrer",
-        }
+        answer = dict(SAFE_HEADERS)
         if self.cors_origins:
             answer["Vary"] = "Origin"
         origin = headers.get("Origin")
@@ -65,6 +69,20 @@ class Access:
 
     def _allows(self, origin: str) -> bool:
         return "*" in self.cors_origins or origin.lower() in self.cors_origins
+
+
+def read_origins(origins: Collection[str]) -> frozenset[str]:
+    """Returns origins as `Access` takes them.
+
+    Raises:
+        InputError: One is neither "*" nor a scheme, a host and perhaps a port.
+    """
+    for origin in origins:
+        if origin != "*" and not ORIGIN.fullmatch(origin):
+            raise InputError(
+                f'cors_origins must be "*" or such as "https://example.com", got {origin!r}'
+            )
+    return frozenset(origin.lower() for origin in origins)
 
 
 def _is_loopback(host: str) -> bool:

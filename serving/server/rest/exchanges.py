@@ -12,9 +12,10 @@ from serving.server.calls import Silence, Workers
 from serving.server.errors import RequestError
 from serving.server.monitoring import RequestLog
 from serving.server.rest.access import API_POLICY
+from serving.server.rest.bodies import Bodies
+from serving.server.rest.connections import Connection
 
 JSON = "application/json"
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 T = TypeVar("T")
 
 
@@ -28,7 +29,7 @@ class Exchange:
         match: What the route's expression found in the path.
         log: Its entry in the log.
         headers: Headers of every answer to this request.
-        senders: The requests whose clients are to send something.
+        bodies: Receives its body.
         readers: The requests whose clients are to read something.
         max_message_bytes: The largest body.
 
@@ -44,14 +45,17 @@ class Exchange:
         match: re.Match[str],
         log: RequestLog,
         headers: Mapping[str, str],
-        senders: Silence,
+        bodies: Bodies,
         readers: Silence,
         max_message_bytes: int,
     ):
         self._request = request
+        protocol = request.protocol
+        assert isinstance(protocol, Connection)
+        self._connection = protocol
         self.match, self.log = match, log
         self._headers = headers
-        self._senders, self._readers = senders, readers
+        self._bodies, self._readers = bodies, readers
         self._max_message_bytes = max_message_bytes
         self.call = Call(log.peer)
         self.response: web.StreamResponse | None = None
@@ -61,13 +65,17 @@ class Exchange:
         """The HTTP method."""
         return self._request.method
 
+    def header(self, name: str) -> str:
+        """Returns a header of the request; "" if it has none of that name."""
+        return self._request.headers.get(name, "")
+
     async def receive(self) -> bytes:
         """Returns the body, decompressed.
 
         Raises:
             RequestError: It is too large, cannot be read, or did not come in time.
         """
-        body = await self._senders.wait(self._read())
+        body = await self._bodies.receive(self._request)
         self.log.bytes = len(body)
         return body
 
@@ -77,11 +85,14 @@ class Exchange:
         Raises:
             RequestError: No thread is free, or `function` raised it.
         """
+        self._connection.work()
         try:
             return await workers.run(function)
         except BaseException:
             self.call.abandon()
             raise
+        finally:
+            self._connection.wait()
 
     async def reply(
         self,
@@ -113,10 +124,14 @@ class Exchange:
             status=status,
             headers={**self._all_headers(content_type, policy), **(headers or {})},
         )
+        if not self._request.content.is_eof():
+            # What is left of the request is not the next one.
+            self.response.force_close()
         await self._readers.wait(self._finish(self.response))
 
     async def begin(self, content_type: str) -> None:
         """Sends the head of an answer whose body comes in parts, as it is made."""
+        self._connection.work()
         self.response = web.StreamResponse(headers=self._all_headers(content_type, API_POLICY))
         await self._readers.wait(self.response.prepare(self._request))
 
@@ -131,8 +146,11 @@ class Exchange:
 
     def abort(self) -> None:
         """Ends the connection in the middle of an answer."""
-        if self._request.transport is not None:
-            self._request.transport.abort()
+        self._connection.abort()
+
+    def end(self) -> None:
+        """Notes that the answer is over, and the client may ask again."""
+        self._connection.wait()
 
     def _all_headers(self, content_type: str, policy: str) -> dict[str, str]:
         return {
@@ -144,29 +162,3 @@ class Exchange:
     async def _finish(self, response: web.Response) -> None:
         await response.prepare(self._request)
         await response.write_eof()
-
-    async def _read(self) -> bytes:
-        if self._request.headers.get("Expect", "").lower() == "100-continue":
-            await self._request.writer.write(CONTINUE)
-            self._request.writer.output_size = 0
-        length = self._request.content_length or 0
-        if length > self._max_message_bytes:
-            raise self._too_large(length)
-        body = bytearray()
-        try:
-            async for piece in self._request.content.iter_any():
-                body += piece
-                if len(body) > self._max_message_bytes:
-                    raise self._too_large(len(body))
-        except (web.RequestPayloadError, web.HTTPException, ValueError) as error:
-            raise RequestError(
-                grpc.StatusCode.INVALID_ARGUMENT, f"the body cannot be read: {error}"
-            ) from None
-        return bytes(body)
-
-    def _too_large(self, size: int) -> RequestError:
-        # gRPC's words for the same.
-        return RequestError(
-            grpc.StatusCode.RESOURCE_EXHAUSTED,
-            f"Received message larger than max ({size} vs. {self._max_message_bytes})",
-        )

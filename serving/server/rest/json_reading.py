@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from serving.server.rest.json_writing import decimals
 MAX_VALUES = 1 << 21
 # Characters of a value that an error repeats.
 SHOWN_LENGTH = 600
+FLOAT_MAX = float(np.finfo(np.float32).max)
 BOM = b"\xef\xbb\xbf"
 SPACES = b" \t\r\n"
 # Python's errors and RapidJSON's (error/en.h).
@@ -25,7 +27,18 @@ REASONS = {
     "Invalid \\escape": "Invalid escape character in string.",
     "Invalid \\uXXXX escape": "Incorrect hex digit after \\u escape in string.",
     "Extra data": "The document root must not be followed by other values.",
+    # Since Python 3.13.
+    "Illegal trailing comma before end of array": "Invalid value.",
+    "Illegal trailing comma before end of object": "Missing a name for object member.",
 }
+NO_COMMA = "Missing a comma or closing bracket after a value."
+NO_COMMA_IN = {
+    "[": "Missing a comma or ']' after an array element.",
+    "{": "Missing a comma or '}' after an object member.",
+}
+# Up to here, an error tells lists and objects apart.
+MAX_SEARCH = 1 << 16
+STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
 
 class Named(float):
@@ -81,7 +94,7 @@ def encode(text: str) -> bytes:
 def shown(value: Any) -> str:
     """Returns a value as errors show it, if it is not long."""
     if isinstance(value, float):
-        holds_all = not math.isfinite(value) or abs(value) <= np.finfo(np.float32).max
+        holds_all = not math.isfinite(value) or abs(value) <= FLOAT_MAX
         return decimals([value], np.float32 if holds_all else np.float64)[0]
     pieces, length = [], 0
     for piece in json.JSONEncoder(ensure_ascii=False, indent=4).iterencode(value):
@@ -109,5 +122,11 @@ def _reason(error: json.JSONDecodeError) -> str:
     """Returns RapidJSON's words for an error of Python's."""
     if error.msg in REASONS:
         return REASONS[error.msg]
-    # Python does not tell lists from objects here, where RapidJSON does.
-    return "Missing a comma or closing bracket after an element."
+    open_brackets = []
+    if error.pos <= MAX_SEARCH:
+        for match in STRING_OR_BRACKET.finditer(error.doc, 0, error.pos):
+            if match[0] in NO_COMMA_IN:
+                open_brackets.append(match[0])
+            elif match[0] in "]}":
+                open_brackets.pop()
+    return NO_COMMA_IN[open_brackets[-1]] if open_brackets else NO_COMMA

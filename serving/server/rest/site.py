@@ -3,17 +3,21 @@
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import grpc
 from aiohttp import web
 
 from serving.server.calls import READING_SECONDS, Silence
+from serving.server.certificates import Credentials
 from serving.server.errors import RequestError, invalid
 from serving.server.listener import url_host
 from serving.server.monitoring import Monitor, RequestLog
-from serving.server.rest.access import PREFLIGHT, Access
-from serving.server.rest.exchanges import Exchange
+from serving.server.rest.access import API_POLICY, PREFLIGHT, SAFE_HEADERS, Access
+from serving.server.rest.bodies import Bodies
+from serving.server.rest.connections import Connections
+from serving.server.rest.exchanges import JSON, Exchange
 from serving.server.rest.json_writing import error_json
 from serving.server.rest.paths import expression
 from serving.server.rest.routes import Route
@@ -34,7 +38,9 @@ class Site:
         routes: What is answered; the first that fits.
         monitor: Counts and logs the requests.
         cors_origins: Origins whose pages may send requests; "*" for all.
-        message_seconds: How long a client has to send a request.
+        credentials: For TLS; None for no encryption.
+        message_seconds: How long a client has for each: a TLS handshake, the head of a request,
+            and its body.
         max_message_bytes: The largest body.
 
     Attributes:
@@ -47,21 +53,22 @@ class Site:
         port: int,
         routes: Sequence[Route],
         monitor: Monitor,
-        cors_origins: Collection[str],
+        cors_origins: frozenset[str],
+        credentials: Credentials | None,
         message_seconds: float,
         max_message_bytes: int,
     ):
         self._host, self._port = host, port
         self._routes = routes
         self._monitor = monitor
-        self._cors_origins = frozenset(origin.lower() for origin in cors_origins)
-        self._message_seconds = message_seconds
+        self._cors_origins = cors_origins
+        self._credentials, self._message_seconds = credentials, message_seconds
         self._max_message_bytes = max_message_bytes
         self._senders, self._readers = Silence(message_seconds), Silence(READING_SECONDS)
+        self._bodies = Bodies(self._senders, max_message_bytes)
         self._active: set[asyncio.Task] = set()
         self._access: Access | None = None
-        self._server: web.Server | None = None
-        self._sockets: asyncio.Server | None = None
+        self._connections: Connections | None = None
         self.address: str | None = None
 
     async def start(self) -> None:
@@ -70,18 +77,19 @@ class Site:
         Raises:
             OSError: The port cannot be listened on.
         """
-        self._server = web.Server(
+        connections = Connections(
             self._handle,
-            handler_cancellation=True,
-            keepalive_timeout=self._message_seconds,
-            access_log=None,
+            self._refuse_broken,
+            self._note_failed_handshake,
+            self._credentials,
+            self._message_seconds,
         )
-        loop = asyncio.get_running_loop()
-        self._sockets = await loop.create_server(self._server, self._host, self._port)
-        addresses = [listening.getsockname() for listening in self._sockets.sockets]
+        addresses = connections.listen(self._host, self._port)
+        self._connections = connections
+        scheme = "https" if self._credentials else "http"
         loopback = all(ipaddress.ip_address(address[0]).is_loopback for address in addresses)
-        self._access = Access("http", loopback, self._cors_origins)
-        self.address = f"http://{url_host(self._host)}:{addresses[0][1]}"
+        self._access = Access(scheme, loopback, self._cors_origins)
+        self.address = f"{scheme}://{url_host(self._host)}:{addresses[0][1]}"
 
     async def stop(self, grace: float) -> None:
         """Refuses new requests, and returns when those under way are done.
@@ -89,16 +97,15 @@ class Site:
         Args:
             grace: Time in seconds after which the requests still under way are canceled.
         """
-        if self._sockets is None or self._server is None:
+        if self._connections is None:
             return
-        self._sockets.close()
-        self._server.pre_shutdown()
+        self._connections.close()
         self._senders.close(RequestError(grpc.StatusCode.UNAVAILABLE, "the server stops"))
         if self._active:
             await asyncio.wait(self._active, timeout=grace)
         for task in list(self._active):
             task.cancel()
-        await self._server.shutdown(timeout=1)
+        await self._connections.end()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         task = asyncio.current_task()
@@ -119,7 +126,7 @@ class Site:
             match,
             log,
             self._access.headers(request.headers),
-            self._senders,
+            self._bodies,
             self._readers,
             self._max_message_bytes,
         )
@@ -136,8 +143,29 @@ class Site:
                 logger.exception("%s failed", route.name)
                 message = "internal error; the server's log has more"
                 await self._refuse(exchange, RequestError(grpc.StatusCode.INTERNAL, message))
+            finally:
+                exchange.end()
         assert exchange.response is not None
         return exchange.response
+
+    def _refuse_broken(self, request: web.BaseRequest, message: str) -> web.Response:
+        """Answers what is no HTTP, and notes it."""
+        error = invalid(f"the request is not HTTP: {message}")
+        log = RequestLog("unknown", _peer(request), entrypoint="REST")
+        with self._monitor.call(log):
+            log.status, log.error = error.code.name, str(error)
+        response = web.Response(
+            body=error_json(str(error)),
+            status=HTTP_STATUSES[error.code],
+            headers={"Content-Type": JSON, "Content-Security-Policy": API_POLICY, **SAFE_HEADERS},
+        )
+        response.force_close()
+        return response
+
+    def _note_failed_handshake(self, peer: Any, error: Exception) -> None:
+        log = RequestLog("unknown", _named(peer), entrypoint="REST")
+        with self._monitor.call(log):
+            log.status, log.error = "UNAUTHENTICATED", f"the TLS handshake failed: {error}"
 
     def _route(self, request: web.BaseRequest) -> Route:
         """Returns the route of a request, or one that refuses it."""
@@ -185,7 +213,9 @@ def _path(request: web.BaseRequest) -> str:
 def _peer(request: web.BaseRequest) -> str:
     """Returns a client's address as gRPC names it, so that it has one turn with both."""
     peer = request.transport.get_extra_info("peername") if request.transport else None
-    if not peer:
-        return "unknown"
+    return _named(peer) if peer else "unknown"
+
+
+def _named(peer: tuple) -> str:
     host, port, *_ = peer
     return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"

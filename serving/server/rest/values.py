@@ -10,16 +10,14 @@ import re
 from typing import Any
 
 import grpc
-import numpy as np
 import tensorflow as tf
 
 from serving.server.errors import RequestError, invalid
-from serving.server.rest.json_reading import Named, encode, shown
+from serving.server.rest.json_reading import FLOAT_MAX, Named, encode, shown
 from serving.server.tensor_protos import FIELDS
 from serving.server.tensorflow_internals import TensorProto
 
 BASE64 = "b64"
-FLOAT_MAX = float(np.finfo(np.float32).max)
 INT32, INT64 = range(-(2**31), 2**31), range(-(2**63), 2**63)
 UINT32, UINT64 = range(2**32), range(2**64)
 # What an integer must be for each dtype; those below 32 bits wrap, as in TensorFlow.

@@ -107,14 +107,13 @@ def test_an_expired_certificate_is_told(caplog, name, valid):
 
 def test_a_certificate_that_expires_while_it_serves_is_told_once(tmp_path, caplog, monkeypatch):
     make_certificate(tmp_path, days=2)
-    files = certificates._Files([tmp_path / "server.pem", tmp_path / "server.key"])
-    files.read()
-    assert files.changed() is None
+    credentials = read_credentials(tmp_path / "server.pem", tmp_path / "server.key")
+    context = credentials.for_https()
     assert not caplog.text
     now = time.time()
     monkeypatch.setattr(certificates.time, "time", lambda: now + 3 * 24 * 3600)
     for _ in range(3):
-        assert files.changed() is None
+        assert credentials.for_https() is context
     assert caplog.text.count("is not valid now") == 1
 
 
