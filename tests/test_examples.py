@@ -1,6 +1,7 @@
 """Every example runs, and the notebooks are the scripts with their output kept."""
 
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -16,6 +17,7 @@ from PIL import Image
 import igpt_keras
 from igpt_keras.network.config import ImageGPTConfig
 from tests.conftest import FIXTURES
+from tests.training.replicas import free_ports
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 NOTEBOOKS = ("own_images", "probe_and_finetune", "learning_rate")
@@ -115,6 +117,50 @@ def test_serve_with_stubs(tmp_path, photos):
     for number in range(2):
         completed = np.asarray(Image.open(tmp_path / f"0-{number}.png"))
         np.testing.assert_array_equal(completed[:2], known[:2])
+
+
+@pytest.mark.slow
+def test_gradio_app(tmp_path, photos):
+    pytest.importorskip("gradio", reason="the extra gradio is not installed")
+    import gradio_client
+
+    config = ImageGPTConfig(4, 8, 16, 2, 2)
+    colors = np.random.default_rng(0).uniform(-1, 1, (8, 3))
+    model = igpt_keras.ImageGPT(config, tokenizer=igpt_keras.ColorPalette(colors))
+    model.save_to_preset(tmp_path / "model")
+    (port,) = free_ports(1)
+    environment = {"GRADIO_SERVER_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False"}
+    page = subprocess.Popen(
+        [sys.executable, EXAMPLES / "gradio_app.py", "model"],
+        cwd=tmp_path,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while f"http://127.0.0.1:{port}" not in page.stdout.readline():
+            assert page.poll() is None
+        client = gradio_client.Client(f"http://127.0.0.1:{port}", verbose=False)
+        photo = gradio_client.handle_file(photos / "0.png")
+        answer = client.submit(photo, 1, 2, 0.9, 1, 5, api_name="/complete")
+        answer.result()
+        galleries = answer.outputs()
+    finally:
+        page.terminate()
+        page.communicate(timeout=60)
+    image = igpt_keras.data.read_image(photos / "0.png", 4)
+    sampler = igpt_keras.samplers.Categorical(0.9)
+    expected = model.generate(
+        image[None], keep_rows=1, num_completions=2, sampler=sampler, seed=5
+    ).images[0]
+    # Before the first row, after each of three, and with the likelihoods.
+    assert len(galleries) == 5
+    for gallery, rows in zip(galleries, (1, 2, 3, 4, 4), strict=True):
+        for picture, completion in zip(gallery, expected, strict=True):
+            # One pixel of each square that a pixel became.
+            shown = np.asarray(Image.open(picture["image"]).convert("RGB"))[40::80, 40::80]
+            np.testing.assert_array_equal(shown[:rows], completion[:rows])
+            assert (shown[rows:] == 128).all()
 
 
 @pytest.mark.slow

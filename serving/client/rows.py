@@ -75,7 +75,10 @@ def row_settings(
     if image is not None:
         (content,) = encoded_images([image])
         settings["image"] = {"b64": base64.b64encode(content).decode()}
-        settings |= {"keep_rows": keep_rows} if known is None else {"known": known.tolist()}
+    if keep_rows is not None:
+        settings["keep_rows"] = int(keep_rows)
+    if known is not None:
+        settings["known"] = known.tolist()
     return settings
 
 

@@ -87,7 +87,11 @@ both = pytest.mark.parametrize("follow", [follow, follow_asynchronously])
 def test_rows_fill_gray_images(server, follow):
     server.replies[STREAM] = reply(*ANSWER)
     partials = follow(
-        server.address, keep_rows=1, num_completions=2, sampler=Categorical(0.5, top_k=7), seed=4
+        server.address,
+        keep_rows=np.int64(1),
+        num_completions=np.int64(2),
+        sampler=Categorical(0.5, top_k=7),
+        seed=np.int64(4),
     )
     assert [partial.num_rows for partial in partials] == [1, 2, 3, 3]
     for partial in partials:
