@@ -134,12 +134,14 @@ class RestCarrier:
 
     def _signature(self, name: str, fits: Callable[[Signature], bool]) -> Exchange[Signature]:
         """Returns a signature, asking for it unless one that fits is known."""
+        signature = self._signatures.get(name)
         # A new version of the model may have other ones.
-        if name not in self._signatures or not fits(self._signatures[name]):
+        if signature is None or not fits(signature):
             yield from self.signatures()
-        if name not in self._signatures:
+            signature = self._signatures.get(name)
+        if signature is None:
             raise _invalid(f'Serving signature name: "{name}" not found in signature def')
-        return self._signatures[name]
+        return signature
 
     def _post(self, method: str, document: Any, accept: str = JSON) -> HttpRequest:
         body = json.dumps(document, separators=(",", ":")).encode()
