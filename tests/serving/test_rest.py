@@ -700,6 +700,15 @@ def test_threads_and_tasks_share_a_client(server):
     assert all(answer.tolist() == [[0.5, 1.0, 2.0]] for answer in answers)
 
 
+@both
+def test_the_proxy_of_the_environment_is_asked(server, ask, monkeypatch):
+    server.reply = lambda url: server.replies[url.removeprefix("http://model.example:8501")]
+    monkeypatch.setenv("http_proxy", server.address)
+    assert ask("http://model.example:8501").shape == (1, 3)
+    assert server.requests[-1].path == f"http://model.example:8501{PREDICT}"
+    assert server.requests[-1].headers["Host"] == "model.example:8501"
+
+
 @pytest.fixture(params=[None, CERTIFICATES / "ca.pem"], ids=["any client", "known clients"])
 def encrypted(request, server):
     server.encrypt(CERTIFICATES / "named.pem", CERTIFICATES / "named.key", request.param)
