@@ -63,6 +63,7 @@ NOT_RUN = {
     r"@(register_\w+|METHODS\.register)\(": "tests/test_contributing.py runs and uses them",
     r"python benchmarks/": "measures for minutes to hours, for which tests have no time",
     r"tfds:imagenet2012": "needs ImageNet, which its users download by hand",
+    r"igpt demo|--page": "ends with Ctrl-C; tests/cli/test_demo.py and tests/serving/page/ run it",
     r"TF_CONFIG=": "needs two processes; tests/training/test_distribution.py trains in two",
     r'"KERAS_BACKEND"\] = "jax"': "needs a process of its own; tests/models/test_sharding.py",
     r"docker ": "needs Docker",

@@ -27,12 +27,13 @@ export function offerModels(select, models) {
  * @param {import("./server.js").Model[]} models
  * @param {string | null} name
  * @param {string | null} label
- * @returns {number} The first one, if there is none of that name.
+ * @returns {number} The first one that completes images, if there is none of that name.
  */
 export function indexOfModel(models, name, label) {
   const named = (model) => model.name === name;
   const exact = models.findIndex((model) => named(model) && label && model.labels.includes(label));
-  return Math.max(exact < 0 ? models.findIndex(named) : exact, 0);
+  const found = [exact, models.findIndex(named), models.findIndex(({ streams }) => streams), 0];
+  return found.find((index) => index >= 0);
 }
 
 /**
@@ -42,10 +43,9 @@ export function indexOfModel(models, name, label) {
  * @returns {string}
  */
 export function describe(model) {
-  const { description, streams, signatures, class_names: classes } = model;
+  const { description, streams, signatures } = model;
   const about = description ? [`${description[0].toUpperCase()}${description.slice(1)}.`] : [];
   const classifies = signatures.includes("classify_images");
-  if (classifies && streams) about.push(`Also tells ${classes.length || "its"} classes apart.`);
   if (!streams && classifies) about.push("It classifies images and cannot complete any.");
   if (!streams && !classifies) {
     about.push(

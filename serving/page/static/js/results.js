@@ -30,10 +30,11 @@ import { drawPixels, grayed } from "./pixels.js";
 /**
  * Returns a log-likelihood with one decimal and a minus sign.
  *
- * @param {number} value
+ * @param {number | null} value Null if it is not finite.
  * @returns {string}
  */
 function inNats(value) {
+  if (value === null) return "\u2212∞";
   const digits = { minimumFractionDigits: 1, maximumFractionDigits: 1 };
   return value.toLocaleString("en", digits).replace("-", "\u2212");
 }
@@ -79,7 +80,9 @@ export class Results {
       const entropies = new Float32Array(run.size ** 2).fill(NaN);
       return { number: index + 1, ...made, entropies, score: "" };
     });
-    this.grid.style.setProperty("--columns", String(Math.ceil(Math.sqrt(run.count + 1))));
+    // Somewhat wider than high.
+    const columns = Math.max(2, Math.round(Math.sqrt((run.count + 1) * 1.6)));
+    this.grid.style.setProperty("--columns", String(columns));
     document.getElementById("results-about").textContent = `${run.model} · ${run.settings}`;
     for (const id of ["tools", "grid-note"]) document.getElementById(id).hidden = false;
     this.section.setAttribute("aria-busy", "true");
@@ -90,7 +93,7 @@ export class Results {
    *
    * @param {number} row From 0.
    * @param {Uint8Array} rgb The row of one completion after another.
-   * @param {number[][]} entropies Of each completion's pixels, in nats.
+   * @param {(number | null)[][]} entropies Of each completion's pixels, in nats.
    */
   addRow(row, rgb, entropies) {
     const { size, mask } = this.run;
@@ -99,7 +102,7 @@ export class Results {
       const part = rgb.subarray(index * size * 3, (index + 1) * size * 3);
       drawPixels(completion.pixels, part, row);
       entropies[index].forEach((entropy, column) => {
-        if (!isUnknown(column)) return;
+        if (!isUnknown(column) || entropy === null) return;
         completion.entropies[row * size + column] = entropy;
         this.#largest = Math.max(this.#largest, entropy);
       });
@@ -111,13 +114,13 @@ export class Results {
   /**
    * Shows how likely the completions are.
    *
-   * @param {number[]} logLikelihoods In nats.
-   * @param {number[]} bitsPerPixel
+   * @param {(number | null)[]} logLikelihoods In nats; null if one is not finite.
+   * @param {(number | null)[]} bitsPerPixel
    */
   score(logLikelihoods, bitsPerPixel) {
     this.completions.forEach((completion, index) => {
       const nats = inNats(logLikelihoods[index]);
-      const bits = bitsPerPixel[index].toFixed(2);
+      const bits = bitsPerPixel[index]?.toFixed(2) ?? "∞";
       completion.score = `log-likelihood ${nats} nats, ${bits} bits per pixel`;
       completion.tile.querySelector(".score").textContent = `${nats} nats`;
       completion.tile.querySelector(".score").title = completion.score;
