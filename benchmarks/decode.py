@@ -117,9 +117,10 @@ def our_steps(batch: int, prefix: int, steps: int) -> Iterator[float]:
 
     from igpt_keras.sampling.samplers import Categorical
 
-    begin, decode_rows = our_decoder(steps)
+    begin, decode_rows = our_decoder()
     known = tf.zeros([LENGTH, batch], tf.bool)
     seeds = tf.range(batch, dtype=tf.int64)
+    num_rows = tf.constant(steps // IMAGE_SIZE)
     fields = {name: tf.constant(value) for name, value in Categorical().arrays(batch).items()}
     states = []
 
@@ -127,7 +128,7 @@ def our_steps(batch: int, prefix: int, steps: int) -> Iterator[float]:
         states[:] = [begin(random_tokens(batch, LENGTH), tf.constant(prefix), tf.constant(1))]
 
     def run():
-        decode_rows(states[0], known, seeds, fields).tokens.numpy()
+        decode_rows(states[0], known, seeds, fields, num_rows).tokens.numpy()
 
     yield seconds(lambda: (start(), run())) / steps
     while True:
@@ -143,18 +144,18 @@ def our_model():
     )
 
 
-def our_decoder(steps: int):
-    from igpt_keras.sampling.generate import compiled_decoder
+def our_decoder():
+    from igpt_keras.sampling.compiled import compiled_decoder
     from igpt_keras.sampling.samplers import Categorical
 
-    return compiled_decoder(our_model(), Categorical, steps // IMAGE_SIZE)
+    return compiled_decoder(our_model(), Categorical)
 
 
 def our_prefix_passes(batch: int, prefix: int) -> dict[str, float]:
     """Returns seconds of the pass over the prefix, for several images and completions of one."""
     import tensorflow as tf
 
-    begin, _ = our_decoder(LENGTH)
+    begin, _ = our_decoder()
 
     def best(images, completions):
         def run():

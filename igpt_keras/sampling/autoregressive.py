@@ -32,39 +32,6 @@ class DecodingState(NamedTuple):
     guesses: Any = ()  # `speculative.Guesses` with a draft
 
 
-def sample_tokens(
-    model: TokenModel, tokens: Tensor, known: Tensor, seeds: Tensor, sampler: Sampler
-) -> tuple[Tensor, Tensor]:
-    """Fills the unknown positions in raster order. Traces into a TensorFlow graph.
-
-    Args:
-        model: An autoregressive model with a token head.
-        tokens: int32 [B, n]; the values at unknown positions have no effect.
-        known: bool [B, n]; known tokens are never changed.
-        seeds: int64 [B]. Each sequence has a random stream of its own, so the other sequences of
-            the batch have no effect.
-        sampler: Its fields are numbers, or tensors [B].
-
-    Returns:
-        Tokens int32 [B, n], and float32 [B], the log-likelihood in nats of the tokens at unknown
-        positions, each given all tokens before it.
-    """
-    config = model.config
-    # The longest prefix that all sequences know takes one pass.
-    prefix = tf.reduce_sum(tf.math.cumprod(tf.cast(tf.reduce_all(known, axis=0), tf.int32)))
-    known = tf.transpose(known)
-    state = begin(model, tokens, prefix, num_completions=1)
-    num_rows = rows_at_once(model)
-    state = decode_until(
-        config.sequence_length,
-        lambda state: decode_rows(model, state, known, seeds, sampler, num_rows),
-        state,
-        tf.nest.map_structure(lambda spec: spec.shape, state_spec(model)),
-    )
-    log_likelihood = tf.reduce_sum(tf.where(known, 0.0, state.log_probs), axis=0)
-    return tf.transpose(state.tokens), log_likelihood
-
-
 def begin(
     model: TokenModel, tokens: Tensor, prefix: Tensor, num_completions: Tensor
 ) -> DecodingState:
@@ -76,19 +43,18 @@ def begin(
         prefix: The length of the prefix, 0…n: an integer or int32 scalar.
         num_completions: N. The state holds each sequence N times, one after the other.
     """
-    logits, caches = prefill(model, tokens[:, :prefix])
-    log_probs, entropies = log_prob_and_entropy(logits, tokens[:, :prefix])
-
-    def repeat_and_pad(values):
-        rest = model.config.sequence_length - prefix
-        values = tf.repeat(tf.transpose(values), num_completions, axis=1)
-        return tf.pad(values, [[0, rest], [0, 0]])
-
+    known = tokens[:, :prefix]
+    logits, caches = prefill(model, known)
+    padding = [[0, model.config.sequence_length - prefix], [0, 0]]
+    log_probs, entropies = (
+        tf.pad(tf.transpose(values), padding) for values in log_prob_and_entropy(logits, known)
+    )
+    sequences = tf.repeat(tf.range(tf.shape(tokens)[0]), num_completions)
     return DecodingState(
         tf.convert_to_tensor(prefix, tf.int32),
-        tf.repeat(tf.transpose(tokens), num_completions, axis=1),
-        repeat_and_pad(log_probs),
-        repeat_and_pad(entropies),
+        tf.gather(tf.transpose(tokens), sequences, axis=1),
+        tf.gather(log_probs, sequences, axis=1),
+        tf.gather(entropies, sequences, axis=1),
         repeat(caches, model.config.num_heads, num_completions),
     )
 
@@ -99,7 +65,7 @@ def decode_rows(
     known: Tensor,
     seeds: Tensor,
     sampler: Sampler,
-    num_rows: int,
+    num_rows: int | Tensor,
 ) -> DecodingState:
     """Decodes position by position up to the end of a row of tokens.
 
@@ -109,8 +75,8 @@ def decode_rows(
         known: bool [n, B · N].
         seeds: int64 [B · N].
         sampler: Its fields are numbers, or tensors [B · N].
-        num_rows: The number of rows, counting from that of `state.position`. There are fewer
-            where the image ends.
+        num_rows: The number of rows, counting from that of `state.position`: an integer or
+            int32 scalar. There are fewer where the image ends.
     """
     block = RowBlock(model, state, seeds, num_rows)
 
@@ -158,7 +124,7 @@ class RowBlock:
         model: TokenModel,
         state: DecodingState,
         seeds: Tensor,
-        num_rows: int,
+        num_rows: int | Tensor,
         lookahead: int = 0,
     ):
         config = model.config

@@ -5,20 +5,14 @@ Shapes: B images, N completions of each, n tokens in the rows and columns of a g
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from igpt_keras.errors import InputError
 from igpt_keras.network.protocols import TokenModel
-from igpt_keras.sampling.autoregressive import (
-    DecodingState,
-    begin,
-    decode_rows,
-    rows_at_once,
-    state_spec,
-)
+from igpt_keras.sampling.autoregressive import DecodingState, rows_at_once
 from igpt_keras.sampling.checks import (
     check_fits_objective,
     check_has_token_head,
@@ -26,9 +20,8 @@ from igpt_keras.sampling.checks import (
     known_tokens,
     token_grid,
 )
-from igpt_keras.sampling.decoder import grow
+from igpt_keras.sampling.compiled import compiled_decoder
 from igpt_keras.sampling.drafts import Draft, as_draft
-from igpt_keras.sampling.graphs import kept_by_model
 from igpt_keras.sampling.mask_predict import DEFAULT_NUM_STEPS, mask_predict
 from igpt_keras.sampling.requests import (
     Completions,
@@ -37,7 +30,6 @@ from igpt_keras.sampling.requests import (
     completion_seeds,
 )
 from igpt_keras.sampling.samplers import Categorical, Sampler
-from igpt_keras.sampling.speculative import begin_guesses, guesses_spec, speculate_rows
 from igpt_keras.tensors import Tensor
 from igpt_keras.tokenizers.base import tokenizer_of
 
@@ -224,15 +216,15 @@ def _decode(
 ) -> Decoded:
     """Decodes with an autoregressive model, row by row if rows are to be reported."""
     length = model.config.sequence_length
-    num_rows = rows_at_once(model) if on_row is None else 1
-    decoder = compiled_decoder(model, type(sampler), num_rows, draft, jit_compile)
+    decoder = compiled_decoder(model, type(sampler), draft, jit_compile)
     seeds = tf.constant(sequences.seeds.reshape(-1))
     fields = {name: tf.constant(value) for name, value in sampler.arrays(len(seeds)).items()}
     num_completions = sequences.seeds.shape[1]
     prefix = int(np.cumprod(sequences.known.all(axis=0)).sum())
-    counts = prefix, num_completions
-    # XLA needs to know shapes when it compiles.
-    state = decoder.begin(sequences.tokens, *(counts if jit_compile else map(tf.constant, counts)))
+    counts: Any = prefix, num_completions, rows_at_once(model) if on_row is None else 1
+    if not jit_compile:  # XLA needs to know shapes when it compiles.
+        counts = [tf.constant(count) for count in counts]
+    state = decoder.begin(sequences.tokens, *counts[:2])
     known = tf.constant(np.repeat(sequences.known.T, num_completions, axis=1))
     num_reported = 0
     while True:
@@ -243,7 +235,7 @@ def _decode(
             passes = length - prefix if draft is None else int(state.guesses.num_passes)
             tokens, log_probs, entropies = (tf.transpose(x) for x in state[1:4])
             return Decoded(tokens, log_probs, entropies, passes)
-        state = decoder.decode_rows(state, known, seeds, fields)
+        state = decoder.decode_rows(state, known, seeds, fields, counts[2])
 
 
 def _report(model: TokenModel, state: DecodingState, num_reported: int, shape, on_row) -> int:
@@ -255,81 +247,3 @@ def _report(model: TokenModel, state: DecodingState, num_reported: int, shape, o
         for row in range(num_reported, num_final):
             on_row(row, images[:, :, row])
     return num_final
-
-
-class CompiledDecoder(NamedTuple):
-    """Graphs that decode: `begin`, and `decode_rows` with the sampler's fields by name."""
-
-    begin: Callable
-    decode_rows: Callable
-
-
-def compiled_decoder(
-    model: TokenModel,
-    sampler_type: type[Sampler],
-    num_rows: int,
-    draft: Draft | None = None,
-    jit_compile: bool = False,
-) -> CompiledDecoder:
-    """Returns the graphs of a model, compiled once for the same arguments.
-
-    XLA compiles them for each batch size, and gives caches their full capacity from the start.
-    """
-    draft_and_window = (draft, draft and draft.window)
-    return CompiledDecoder(
-        _compiled_begin(model, *draft_and_window, jit_compile),
-        _compiled_decode_rows(model, sampler_type, num_rows, *draft_and_window, jit_compile),
-    )
-
-
-@kept_by_model
-def _compiled_begin(model: TokenModel, draft: Draft | None, window: int | None, jit_compile: bool):
-    length = model.config.sequence_length
-
-    def compiled_begin(tokens, prefix, num_completions):
-        state = begin(model, tokens, prefix, num_completions)
-        if jit_compile:
-            state = state._replace(caches=grow(state.caches, length))
-        if draft is None:
-            return state
-        return state._replace(guesses=begin_guesses(draft, tokens, prefix, num_completions))
-
-    count = tf.TensorSpec([], tf.int32)
-    signature = [tf.TensorSpec([None, length], tf.int32), count, count]
-    return _compile(compiled_begin, signature, jit_compile)
-
-
-@kept_by_model
-def _compiled_decode_rows(
-    model: TokenModel,
-    sampler_type: type[Sampler],
-    num_rows: int,
-    draft: Draft | None,
-    window: int | None,
-    jit_compile: bool,
-):
-    def compiled_decode_rows(state, known, seeds, fields):
-        sampler = sampler_type(**fields)
-        if draft is None:
-            return decode_rows(model, state, known, seeds, sampler, num_rows)
-        return speculate_rows(model, draft, state, known, seeds, sampler, num_rows)
-
-    state = state_spec(model)
-    if draft is not None:
-        state = state._replace(guesses=guesses_spec(draft))
-    signature = [
-        state,
-        tf.TensorSpec([model.config.sequence_length, None], tf.bool),
-        tf.TensorSpec([None], tf.int64),
-        {field.name: tf.TensorSpec([None], field.dtype) for field in sampler_type.parameters()},
-    ]
-    return _compile(compiled_decode_rows, signature, jit_compile)
-
-
-def _compile(function: Callable, signature: list, jit_compile: bool):
-    return tf.function(
-        function,
-        input_signature=None if jit_compile else signature,
-        jit_compile=jit_compile,
-        autograph=False,
-    )

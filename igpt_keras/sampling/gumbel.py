@@ -14,7 +14,11 @@ from igpt_keras.tensors import Tensor
 
 
 def gumbel_noise(
-    seeds: Tensor, first_row: Tensor, num_rows: int, row_length: int, vocabulary_size: int
+    seeds: Tensor,
+    first_row: Tensor,
+    num_rows: int | Tensor,
+    row_length: int,
+    vocabulary_size: int,
 ) -> Tensor:
     """Returns standard Gumbel noise for some rows of the token grid.
 
@@ -23,7 +27,7 @@ def gumbel_noise(
     Args:
         seeds: int64 [B].
         first_row: int32 scalar, the first of the rows.
-        num_rows: The number of rows.
+        num_rows: The number of rows, an integer or int32 scalar.
         row_length: R.
         vocabulary_size: V.
 

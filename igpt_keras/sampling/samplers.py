@@ -83,7 +83,8 @@ class Parameter:
 
     def allows(self, value: Any) -> Any:
         """Returns whether `value` is in range, elementwise for an array or a tensor."""
-        largest = np.finfo(np.float32).max if self.type is float else np.iinfo(np.int32).max
+        # Python compares its numbers with integers of any size.
+        largest = float(np.finfo(np.float32).max) if self.type is float else 2**31 - 1
         above = value > self.minimum if self.is_open else value >= self.minimum
         return above & (value <= min(self.maximum, largest))
 

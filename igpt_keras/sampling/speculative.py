@@ -59,7 +59,7 @@ def speculate_rows(
     known: Tensor,
     seeds: Tensor,
     sampler: Sampler,
-    num_rows: int,
+    num_rows: int | Tensor,
 ) -> DecodingState:
     """Decodes as `autoregressive.decode_rows` does, and sometimes a little further.
 

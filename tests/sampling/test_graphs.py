@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from igpt_keras import ImageGPT
+from igpt_keras.sampling.compiled import compiled_decoder
 from igpt_keras.sampling.drafts import NeighborDraft
-from igpt_keras.sampling.generate import compiled_decoder
 from igpt_keras.sampling.graphs import MAX_GRAPHS
 from igpt_keras.sampling.samplers import Categorical, TopP
 
@@ -42,9 +42,9 @@ def test_a_draft_is_freed_with_the_model_that_used_it(config, palette, images):
 
 
 def test_graphs_are_compiled_once_for_the_same_arguments(plain_model):
-    first = compiled_decoder(plain_model, Categorical, 2)
-    assert compiled_decoder(plain_model, Categorical, 2) == first
-    other = compiled_decoder(plain_model, TopP, 2)
+    first = compiled_decoder(plain_model, Categorical)
+    assert compiled_decoder(plain_model, Categorical) == first
+    other = compiled_decoder(plain_model, TopP)
     assert other.begin is first.begin
     assert other.decode_rows is not first.decode_rows
 
@@ -56,7 +56,7 @@ def test_graphs_do_not_pile_up(config, palette, images):
     for _ in range(MAX_GRAPHS):
         draft = NeighborDraft(places, neighbors)
         references.append(weakref.ref(draft))
-        compiled_decoder(model, Categorical, 1, draft)
+        compiled_decoder(model, Categorical, draft)
     del draft
     gc.collect()
     # Each decoder has two graphs.
