@@ -6,6 +6,7 @@
 | `palette.npy` | the color palette in its published format, float32 [k, 3] |
 | `classifier_palette.npy` | the classifier's palette, if the two models have different ones |
 | `MODEL_CARD.md` | what the models are, how they were trained, and their limits |
+| `igpt.json` | image size, sizes in words and class names, for a page (`serving.description`) |
 
 A tokenizer that is not a color palette is part of the graph only.
 """
@@ -19,12 +20,15 @@ from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.tokenizers.base import tokenizer_of
 from igpt_keras.tokenizers.color_palette import ColorPalette
+from igpt_keras.wording import plural
+from serving.description import DESCRIPTION_FILE, Description
 
 LABELS_FILE = "labels.txt"
 PALETTE_FILE = "palette.npy"
 CLASSIFIER_PALETTE_FILE = "classifier_palette.npy"
 MODEL_CARD_FILE = "MODEL_CARD.md"
 
+OBJECTIVES = {"ar": "autoregressive", "bert": "BERT"}
 # Longer lists are histories, of which the card tells the last value.
 MAX_LIST_LENGTH = 4
 
@@ -67,7 +71,29 @@ def write_assets(
         if isinstance(model, ImageGPTClassifier):
             _write(folder / LABELS_FILE, "".join(f"{name}\n" for name in model.class_names))
     _write(folder / MODEL_CARD_FILE, model_card(models, training, signatures))
+    describe_models(models).write(folder / DESCRIPTION_FILE)
     return sorted(folder.iterdir())
+
+
+def describe_models(models: Sequence[GenerativeModel]) -> Description:
+    """Returns what `igpt.json` says of models, an `ImageGPT` first."""
+    names = [
+        name
+        for model in models
+        if isinstance(model, ImageGPTClassifier)
+        for name in model.class_names
+    ]
+    text = "; ".join(map(_in_words, models))
+    return Description(models[0].config.image_size, text, tuple(names))
+
+
+def _in_words(model: GenerativeModel) -> str:
+    layers = plural(model.config.num_layers, "layer")
+    kind = OBJECTIVES[model.objective]
+    if isinstance(model, ImageGPTClassifier):
+        kind += f" classifier of {model.num_classes} classes"
+    width, parameters = model.config.hidden_dim, plural(model.count_params(), "parameter")
+    return f"{kind}, {layers} of width {width}, {parameters}"
 
 
 def model_card(
@@ -88,7 +114,7 @@ def model_card(
 def _sizes(model: GenerativeModel) -> dict[str, Any]:
     config = model.config
     sizes = {
-        "objective": {"ar": "autoregressive", "bert": "BERT"}[model.objective],
+        "objective": OBJECTIVES[model.objective],
         "image size": f"{config.image_size} × {config.image_size} pixels",
         "tokenizer": type(model.tokenizer).__name__,
         "vocabulary size": config.vocabulary_size,

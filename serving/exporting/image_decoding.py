@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from igpt_keras.data.image_decoding import MAX_SIDE
 from igpt_keras.tensors import Tensor
+from serving.exporting.file_bytes import Bytes
 
 PNG, GIF, BMP, JPEG = range(4)
 # The first bytes of each.
@@ -73,11 +74,11 @@ def decode_image(content: Tensor, max_pixels: int) -> Tensor:
     with tf.control_dependencies([known]):
         kind = tf.argmax(tf.stack(kinds))
     decoders = [_decode_png, _decode_gif, _decode_bmp, _decode_jpeg]
-    image = tf.switch_case(
+    image, *metadata = tf.switch_case(
         tf.cast(kind, tf.int32),
         [lambda decode=decode: decode(file, max_pixels) for decode in decoders],
     )
-    image = tf.ensure_shape(image, [None, None, 3])
+    image = _upright(tf.ensure_shape(image, [None, None, 3]), _orientation(file, *metadata))
     return _within_max_side(image) if max_pixels > MAX_SIDE**2 else image
 
 
@@ -101,46 +102,6 @@ def _within_max_side(image):
     return tf.cond(factor > 1, averaged, lambda: image)
 
 
-class Bytes:
-    """The bytes of a file as numbers; 0 beyond its end. Positions are int64.
-
-    Args:
-        content: string scalar.
-
-    Attributes:
-        content: As given.
-        size: int64 scalar, the size of the file in bytes.
-    """
-
-    def __init__(self, content: Tensor):
-        self.content = content
-        self.size = tf.cast(tf.strings.length(content), tf.int64)
-        self._values = tf.concat(
-            [tf.io.decode_raw(content, tf.uint8), tf.zeros([1], tf.uint8)], axis=0
-        )
-
-    def has(self, position: Tensor, expected: bytes) -> Tensor:
-        """Returns whether the file has the bytes `expected` at `position`."""
-        places = position + tf.range(len(expected), dtype=tf.int64)
-        return tf.reduce_all(self._at(places) == list(expected))
-
-    def count(self, pair: bytes) -> Tensor:
-        """Returns how often two bytes follow each other: int64 scalar."""
-        here = (self._values[:-1] == pair[0]) & (self._values[1:] == pair[1])
-        return tf.math.count_nonzero(here)
-
-    def number(self, position: Tensor, length: int = 1, little_endian: Tensor = False) -> Tensor:
-        """Returns the unsigned number of `length` bytes at each position: int64 of its shape."""
-        offsets = tf.range(length, dtype=tf.int64)
-        digits = tf.where(little_endian, offsets, length - 1 - offsets)
-        places = tf.cast(position, tf.int64)[..., None] + digits
-        return tf.reduce_sum(self._at(places) * 256**offsets, axis=-1)
-
-    def _at(self, places):
-        inside = (places >= 0) & (places < self.size)
-        return tf.cast(tf.gather(self._values, tf.where(inside, places, self.size)), tf.int64)
-
-
 def _check_size(width, height, max_pixels: int):
     """An operation that refuses an image of this size if it is too large or empty."""
     # The product of large sides might overflow.
@@ -149,6 +110,13 @@ def _check_size(width, height, max_pixels: int):
         allowed & (width > 0) & (height > 0),
         [f"an image must have 1…{max_pixels} pixels; width, height declared:", width, height],
     )
+
+
+# The decoders return the image as it is stored, and where `_orientation` finds what to do with it.
+
+
+def _no_metadata(file: Bytes):
+    return file.size, file.size, tf.constant(0, tf.int64)
 
 
 def _decode_png(file: Bytes, max_pixels: int):
@@ -173,7 +141,7 @@ def _decode_png(file: Bytes, max_pixels: int):
     )
     # Some programs write the first bytes of a JPEG's segment as well.
     header = tf.where(file.has(exif + 8, b"Exif\0\0"), exif + 14, exif + 8)
-    return _upright(image, _orientation(file, header, xmp, file.number(xmp, 4) + 8))
+    return image, header, xmp, file.number(xmp, 4) + 8
 
 
 def _over_white(image):
@@ -214,7 +182,7 @@ def _decode_jpeg(file: Bytes, max_pixels: int):
         ],
         following,
     )
-    return _upright(image, _orientation(file, exif + 10, xmp, file.number(xmp + 2, 2) + 2))
+    return image, exif + 10, xmp, file.number(xmp + 2, 2) + 2
 
 
 def _walk(
@@ -320,7 +288,7 @@ def _decode_gif(file: Bytes, max_pixels: int):
         ),
         lambda: content,
     )
-    return tf.io.decode_gif(content)[0]
+    return tf.io.decode_gif(content)[0], *_no_metadata(file)
 
 
 def _color_table_size(file: Bytes, flags):
@@ -375,7 +343,7 @@ def _decode_bmp(file: Bytes, max_pixels: int):
         blue, green, red = (file.number(entries + channel) for channel in range(3))
         return tf.cast(tf.stack([red, green, blue], axis=-1), tf.uint8)
 
-    return tf.cond(depth == 8, by_palette, lambda: image[..., :3])
+    return tf.cond(depth == 8, by_palette, lambda: image[..., :3]), *_no_metadata(file)
 
 
 def _replaced(content, position, new: bytes):

@@ -19,13 +19,19 @@ from igpt_keras.stages import stage
 from igpt_keras.tokenizers.base import tokenizer_of
 from serving.exporting.assets import write_assets
 from serving.exporting.checks import check_runs
+from serving.exporting.preprocessing import preprocess
+from serving.exporting.rows import make_row_functions
 from serving.exporting.signatures import (
     CLASSIFY,
+    SERVING_DEFAULT,
     check_feature_layer,
+    default_signature,
     describe,
     make_signatures,
 )
 from serving.exporting.warmup import warmup_inputs, write_warmup_requests
+from serving.row_functions import ROWS
+from serving.server.tensorflow_internals import SavedModelProto
 from serving.versions import check_version, publish
 
 # Larger images would be averaged down before anything else: a client should send them smaller.
@@ -107,12 +113,16 @@ def _write(
 ) -> None:
     """Writes and checks the SavedModel `partial`, with further files in `work`."""
     with stage("tracing the signatures"):
-        signatures = make_signatures(models, feature_layer, max_pixels)
+        preprocessings = preprocess(models, max_pixels)
+        signatures = make_signatures(preprocessings, feature_layer)
+        rows = make_row_functions(preprocessings)
     # Only the variables are attached. A model would bring along the functions that Keras and
     # the sampler keep with it.
     module: Any = tf.Module()
     functions: list[Any] = list(signatures.values())
     module.weights = [variable for function in functions for variable in function.variables]
+    if rows is not None:
+        setattr(module, ROWS, rows)
     assets = work / "assets"
     assets.mkdir()
     paths = write_assets(assets, models, training, describe(signatures, models, feature_layer))
@@ -121,19 +131,27 @@ def _write(
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     with stage(f"writing the SavedModel with {', '.join(sorted(signatures))}"):
         tf.saved_model.save(module, str(partial), signatures, options)
-    if CLASSIFY in signatures:
-        _set_method(partial, CLASSIFY, tf.compat.v1.saved_model.CLASSIFY_METHOD_NAME)
+    _set_signatures(partial)
     inputs = warmup_inputs(signatures.keys(), models[0])
     with stage("running each signature in a TensorFlow 1 session, as TensorFlow Serving does"):
         check_runs(partial, inputs)
     write_warmup_requests(partial, inputs)
 
 
-def _set_method(folder: pathlib.Path, signature_name: str, method_name: str) -> None:
-    """Sets the call that a signature is for; TensorFlow writes "Predict" for all of them."""
-    updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(folder))
-    updater.replace_method_name(signature_name, method_name)
-    updater.save()
+def _set_signatures(folder: pathlib.Path) -> None:
+    """Corrects the signatures that TensorFlow has written.
+
+    `classify` is for the Classify call, where TensorFlow writes "Predict" for all of them. The
+    default becomes the same as the signature that it stands for, so that servers need not
+    prepare its graph once more.
+    """
+    path = folder / tf.saved_model.SAVED_MODEL_FILENAME_PB
+    saved_model = SavedModelProto.FromString(path.read_bytes())
+    signatures = saved_model.meta_graphs[0].signature_def
+    if CLASSIFY in signatures:
+        signatures[CLASSIFY].method_name = tf.saved_model.CLASSIFY_METHOD_NAME
+    signatures[SERVING_DEFAULT].CopyFrom(signatures[default_signature(signatures)])
+    path.write_bytes(saved_model.SerializeToString())
     # It holds the checksum of the file as it was before.
     (folder / "fingerprint.pb").unlink(missing_ok=True)
 

@@ -5,8 +5,7 @@ tokens, C classes, d `hidden_dim`. The batch is the first dimension of every inp
 """
 
 import math
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable, Container, Iterable
 
 import tensorflow as tf
 
@@ -15,12 +14,11 @@ from igpt_keras.evaluation.voting import VOTES
 from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.models.masking import draw_mask
-from igpt_keras.sampling.autoregressive import sample_tokens
+from igpt_keras.sampling.compiled import sample_tokens
 from igpt_keras.sampling.samplers import Categorical
 from igpt_keras.sampling.scoring import token_log_probs
 from igpt_keras.tensors import Tensor
-from igpt_keras.tokenizers.base import tokenizer_of
-from serving.exporting.image_decoding import decode_image, fit_to_size
+from serving.exporting.preprocessing import IMAGE_BYTES, Preprocessing, require
 
 COMPLETE = "complete"
 SAMPLE = "sample"
@@ -34,12 +32,8 @@ IMAGE_FEATURE = "image/encoded"
 # The seed of the masks of BERT models, which see masked images in evaluation too (paper,
 # section 4.6).
 MASK_SEED = 0
-# An image of the largest size takes three bytes per pixel, and as many again when cropped.
-MAX_PARALLEL_DECODES = 2
-
 ConcreteFunction = tf.types.experimental.ConcreteFunction
 
-IMAGE_BYTES = tf.TensorSpec([None], tf.string, "image_bytes")
 EXAMPLES = tf.TensorSpec([None], tf.string, "inputs")
 KEEP_ROWS = tf.TensorSpec([None], tf.int32, "keep_rows")
 # The sampler of an exported model; each of its fields is an input.
@@ -51,33 +45,25 @@ DRAWING = (
 
 
 def make_signatures(
-    models: list[GenerativeModel], feature_layer: int | None, max_pixels: int
+    preprocessings: Iterable[Preprocessing], feature_layer: int | None
 ) -> dict[str, ConcreteFunction]:
     """Returns all signatures of some models, each from the first model that has it.
 
     Args:
-        models: Models with tokenizers, an `ImageGPT` before an `ImageGPTClassifier`.
+        preprocessings: The models, an `ImageGPT` before an `ImageGPTClassifier`.
         feature_layer: The layer of `features`; None for `default_feature_layer`.
-        max_pixels: A larger image, by the size in its header, is refused before it is decoded.
     """
     signatures = {}
-    for model in models:
-        functions = _functions(model, Preprocessing(model, max_pixels), feature_layer)
+    for preprocessing in preprocessings:
+        functions = signature_functions(preprocessing, feature_layer)
         for name in functions.keys() - signatures.keys():
             signatures[name] = functions[name].get_concrete_function()
-    default = next(name for name in (COMPLETE, CLASSIFY_IMAGES, FEATURES) if name in signatures)
-    return {**signatures, SERVING_DEFAULT: signatures[default]}
+    return {**signatures, SERVING_DEFAULT: signatures[default_signature(signatures)]}
 
 
-def signature_names(models: Iterable[GenerativeModel]) -> set[str]:
-    """Returns the names of the models' signatures, without `serving_default`."""
-    names = {FEATURES}
-    for model in models:
-        if can_sample(model):
-            names |= {COMPLETE, SAMPLE, SCORE}
-        if isinstance(model, ImageGPTClassifier):
-            names |= {CLASSIFY, CLASSIFY_IMAGES}
-    return names
+def default_signature(names: Container[str]) -> str:
+    """Returns the name of the signature that is the default."""
+    return next(name for name in (COMPLETE, CLASSIFY_IMAGES, FEATURES) if name in names)
 
 
 def describe(
@@ -87,7 +73,7 @@ def describe(
 
     Args:
         names: Names of signatures.
-        models: As for `make_signatures`.
+        models: The models, an `ImageGPT` before an `ImageGPTClassifier`.
         feature_layer: As for `make_signatures`.
     """
     layer = _feature_layer(models[0], feature_layer)
@@ -130,85 +116,30 @@ def can_sample(model: GenerativeModel) -> bool:
     return model.objective == "ar" and model.generative_weight > 0
 
 
-class Preprocessing:
-    """From image files to a model's tokens, and from tokens to images.
+def signature_functions(
+    preprocessing: Preprocessing, feature_layer: int | None
+) -> dict[str, Callable]:
+    """Returns the `tf.function`s of one model, by the names of their signatures.
 
     Args:
-        model: A model with a tokenizer.
-        max_pixels: A larger image, by the size in its header, is refused before it is decoded.
-
-    Attributes:
-        tokens: A function from image files, string [B], to tokens, int32 [B, n].
+        preprocessing: The model.
+        feature_layer: As for `make_signatures`.
     """
-
-    def __init__(self, model: GenerativeModel, max_pixels: int):
-        self.size = model.config.image_size
-        self.length = model.config.sequence_length
-        self.tokenizer = tokenizer_of(model)
-        self.max_pixels = max_pixels
-        # Traced once, for all signatures.
-        self.tokens = tf.function(self._tokens, input_signature=[IMAGE_BYTES], autograph=False)
-
-    def _tokens(self, image_bytes):
-        return tf.map_fn(
-            self._tokens_of_one,
-            image_bytes,
-            fn_output_signature=tf.TensorSpec([self.length], tf.int32),
-            parallel_iterations=MAX_PARALLEL_DECODES,
-        )
-
-    def _tokens_of_one(self, content):
-        image = fit_to_size(decode_image(content, self.max_pixels), self.size)
-        return self.tokenizer.tokenize_in_graph(image[None])[0]
-
-    def known(self, keep_rows: Tensor) -> Tensor:
-        """Returns the known tokens, bool [B, n], of images of which int32 [B] rows are kept."""
-        rows, columns = self.tokenizer.grid
-        num_known = keep_rows // (self.size // rows) * columns
-        return tf.range(self.length)[None] < num_known[:, None]
-
-    def checks_of(self, keep_rows: Tensor) -> list:
-        """Returns operations that refuse a number of rows that cannot be kept."""
-        height = self.size // self.tokenizer.grid[0]
-        checks = [
-            _require(
-                (keep_rows >= 0) & (keep_rows <= self.size),
-                f"keep_rows must lie in 0…{self.size} (the image height)",
-                keep_rows,
-            )
-        ]
-        if height > 1:
-            message = f"keep_rows must be a multiple of {height} (the height of a token)"
-            checks.append(_require(keep_rows % height == 0, message, keep_rows))
-        return checks
-
-    def outputs(self, tokens: Tensor, log_likelihood: Tensor) -> dict[str, Tensor]:
-        """Returns the outputs of `complete` and `sample` for sampled tokens."""
-        pixels = self.tokenizer.detokenize_in_graph(tokens)
-        return {
-            "png_bytes": tf.io.encode_png(pixels),
-            "pixels": pixels,
-            "tokens": tokens,
-            "log_likelihood": log_likelihood,
+    model = preprocessing.model
+    functions = {FEATURES: _features(preprocessing, _feature_layer(model, feature_layer))}
+    if can_sample(model):
+        functions |= {
+            COMPLETE: _complete(preprocessing),
+            SAMPLE: _sample(preprocessing),
+            SCORE: _score(preprocessing),
         }
+    if isinstance(model, ImageGPTClassifier):
+        classes = _classes(model, preprocessing)
+        functions |= {CLASSIFY: _classify(classes), CLASSIFY_IMAGES: classes}
+    return functions
 
 
-def _functions(
-    model: GenerativeModel, preprocessing: Preprocessing, feature_layer: int | None
-) -> dict[str, Callable]:
-    """The `tf.function`s of one model, by the names of their signatures."""
-    makers = {
-        COMPLETE: _complete,
-        SAMPLE: _sample,
-        CLASSIFY: _classify,
-        CLASSIFY_IMAGES: _classify_images,
-        FEATURES: partial(_features, layer=_feature_layer(model, feature_layer)),
-        SCORE: _score,
-    }
-    return {name: makers[name](model, preprocessing) for name in signature_names([model])}
-
-
-def _complete(model: GenerativeModel, preprocessing: Preprocessing):
+def _complete(preprocessing: Preprocessing):
     @tf.function(input_signature=[IMAGE_BYTES, KEEP_ROWS, *DRAWING], autograph=False)
     def complete(image_bytes, keep_rows, *drawing):
         sampler, seed, checks = _sampler_and_seed(drawing)
@@ -218,59 +149,58 @@ def _complete(model: GenerativeModel, preprocessing: Preprocessing):
         with tf.control_dependencies(checks):
             tokens = preprocessing.tokens(image_bytes)
         known = preprocessing.known(keep_rows)
-        return preprocessing.outputs(*sample_tokens(model, tokens, known, seed, sampler))
+        sampled = sample_tokens(preprocessing.model, tokens, known, seed, sampler)
+        return preprocessing.outputs(*sampled)
 
     return complete
 
 
-def _sample(model: GenerativeModel, preprocessing: Preprocessing):
+def _sample(preprocessing: Preprocessing):
     @tf.function(input_signature=DRAWING, autograph=False)
     def sample(*drawing):
         sampler, seed, checks = _sampler_and_seed(drawing)
         with tf.control_dependencies([*checks, _require_one_batch_size(*drawing)]):
             blank = tf.zeros([tf.size(seed), preprocessing.length], tf.int32)
         known = tf.zeros_like(blank, tf.bool)
-        return preprocessing.outputs(*sample_tokens(model, blank, known, seed, sampler))
+        sampled = sample_tokens(preprocessing.model, blank, known, seed, sampler)
+        return preprocessing.outputs(*sampled)
 
     return sample
 
 
-def _classify(classifier: ImageGPTClassifier, preprocessing: Preprocessing):
+def _classify(classes: Callable):
+    """The signature for the Classify call, given the function of `classify_images`."""
     description = {IMAGE_FEATURE: tf.io.FixedLenFeature([], tf.string)}
 
     @tf.function(input_signature=[EXAMPLES], autograph=False)
     def classify(inputs):
-        image_bytes = tf.io.parse_example(inputs, description)[IMAGE_FEATURE]
-        outputs = _classes(classifier, preprocessing, image_bytes)
+        outputs = classes(tf.io.parse_example(inputs, description)[IMAGE_FEATURE])
         return {name: outputs[name] for name in ("classes", "scores")}
 
     return classify
 
 
-def _classify_images(classifier: ImageGPTClassifier, preprocessing: Preprocessing):
+def _classes(classifier: ImageGPTClassifier, preprocessing: Preprocessing):
     @tf.function(input_signature=[IMAGE_BYTES], autograph=False)
     def classify_images(image_bytes):
-        return _classes(classifier, preprocessing, image_bytes)
+        tokens = preprocessing.tokens(image_bytes)
+        # The class head is linear: its logits of mean features are the mean of its logits.
+        logits = classifier.class_head(mean_features(classifier, tokens, classifier.layer))
+        names = tf.constant(classifier.class_names)
+        return {
+            "classes": tf.tile(names[None], [tf.size(image_bytes), 1]),
+            "scores": tf.nn.softmax(logits),
+            "logits": logits,
+        }
 
     return classify_images
 
 
-def _classes(classifier: ImageGPTClassifier, preprocessing: Preprocessing, image_bytes) -> dict:
-    """The outputs of `classify_images`."""
-    tokens = preprocessing.tokens(image_bytes)
-    # The class head is linear: its logits of mean features are the mean of its logits.
-    logits = classifier.class_head(mean_features(classifier, tokens, classifier.layer))
-    return {
-        "classes": tf.tile(tf.constant(classifier.class_names)[None], [tf.size(image_bytes), 1]),
-        "scores": tf.nn.softmax(logits),
-        "logits": logits,
-    }
-
-
-def _features(model: GenerativeModel, preprocessing: Preprocessing, layer: int):
+def _features(preprocessing: Preprocessing, layer: int):
     @tf.function(input_signature=[IMAGE_BYTES], autograph=False)
     def features(image_bytes):
-        return {"features": mean_features(model, preprocessing.tokens(image_bytes), layer)}
+        tokens = preprocessing.tokens(image_bytes)
+        return {"features": mean_features(preprocessing.model, tokens, layer)}
 
     return features
 
@@ -301,10 +231,10 @@ def mean_features(model: GenerativeModel, tokens: Tensor, layer: int) -> Tensor:
     return tf.reduce_mean(tf.reshape(features, [batch, VOTES, model.config.hidden_dim]), axis=1)
 
 
-def _score(model: GenerativeModel, preprocessing: Preprocessing):
+def _score(preprocessing: Preprocessing):
     @tf.function(input_signature=[IMAGE_BYTES], autograph=False)
     def score(image_bytes):
-        log_probs = token_log_probs(model, preprocessing.tokens(image_bytes))
+        log_probs = token_log_probs(preprocessing.model, preprocessing.tokens(image_bytes))
         log_likelihood = tf.reduce_sum(log_probs, axis=1)
         return {
             "log_likelihood": log_likelihood,
@@ -319,7 +249,7 @@ def _sampler_and_seed(drawing) -> tuple:
     *values, seed = drawing
     fields = SAMPLER.parameters()
     checks = [
-        _require(field.allows(value), f"{field.name} must be {field.requirement}", value)
+        require(field.allows(value), f"{field.name} must be {field.requirement}", value)
         for field, value in zip(fields, values, strict=True)
     ]
     names = [field.name for field in fields]
@@ -328,8 +258,4 @@ def _sampler_and_seed(drawing) -> tuple:
 
 def _require_one_batch_size(*inputs):
     sizes = tf.stack([tf.size(values) for values in inputs])
-    return _require(sizes == sizes[0], "inputs must have one batch size", sizes)
-
-
-def _require(condition, message: str, values):
-    return tf.debugging.Assert(tf.reduce_all(condition), [message + ", got", values])
+    return require(sizes == sizes[0], "inputs must have one batch size", sizes)

@@ -2,12 +2,15 @@
 
 import os
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from igpt_keras.errors import InputError
+from serving.row_functions import ROW_FUNCTIONS, ROWS
 from serving.server.errors import RequestError
 from serving.server.tensorflow_internals import (
     CancellationManager,
@@ -15,6 +18,7 @@ from serving.server.tensorflow_internals import (
     run_cancelable,
 )
 
+ConcreteFunction = tf.types.experimental.ConcreteFunction
 # What TensorFlow raises for damaged files; the last for a file of variables that was cut.
 LOADING_ERRORS = (
     OSError,
@@ -34,6 +38,9 @@ class SavedModel:
 
     Attributes:
         signatures: The `SignatureDef`s by name.
+        canonical: For each signature the name of the first, by the alphabet, that is the same.
+        row_functions: The functions that complete an image row by row, by name; None without
+            them (`serving.row_functions`).
 
     Raises:
         InputError: The folder cannot be loaded.
@@ -45,6 +52,11 @@ class SavedModel:
             self._loaded = tf.saved_model.load(os.fspath(folder), tags=[tf.saved_model.SERVING])
         except LOADING_ERRORS as error:
             raise InputError(f"{folder} is not a SavedModel that can be loaded: {error}") from error
+        self.canonical = {
+            name: min(other for other in self.signatures if self.signatures[other] == signature)
+            for name, signature in self.signatures.items()
+        }
+        self.row_functions = _row_functions(self._loaded)
 
     def run(
         self, signature_name: str, inputs: dict[str, np.ndarray], cancellation: CancellationManager
@@ -60,17 +72,45 @@ class SavedModel:
         Raises:
             RequestError: The graph refuses the inputs, or was stopped.
         """
-        function = self._loaded.signatures[signature_name]
         tensors = {name: tf.constant(values) for name, values in inputs.items()}
-        try:
-            outputs = run_cancelable(function, tensors, cancellation)
-        except tf.errors.OpError as error:
-            raise RequestError.from_tensorflow(error) from None
+        outputs = run_function(self._loaded.signatures[signature_name], tensors, cancellation)
         # TensorFlow returns a single string as bytes.
         return {
             name: np.asarray(values.numpy(), values.dtype.as_numpy_dtype)
             for name, values in outputs.items()
         }
+
+
+def run_function(
+    function: ConcreteFunction,
+    tensors: Mapping[str, tf.Tensor],
+    cancellation: CancellationManager,
+) -> dict[str, tf.Tensor]:
+    """Runs a function of a SavedModel, and returns its outputs by name.
+
+    Args:
+        function: The function.
+        tensors: Every input by name.
+        cancellation: As for `SavedModel.run`.
+
+    Raises:
+        RequestError: The graph refuses the inputs, or was stopped.
+    """
+    try:
+        return run_cancelable(function, tensors, cancellation)
+    except tf.errors.OpError as error:
+        raise RequestError.from_tensorflow(error) from None
+
+
+def _row_functions(loaded: Any) -> dict[str, Any] | None:
+    module = getattr(loaded, ROWS, None)
+    functions: dict[str, Any] = {name: getattr(module, name, None) for name in ROW_FUNCTIONS}
+    if not all(isinstance(function, ConcreteFunction) for function in functions.values()):
+        return None
+    for name, function in functions.items():
+        if not ROW_FUNCTIONS[name] <= function.structured_input_signature[1].keys():
+            return None
+    return functions
 
 
 def _meta_graph(folder: str | os.PathLike) -> tf.compat.v1.MetaGraphDef:

@@ -10,7 +10,7 @@ from igpt_keras.data.image_decoding import read_image
 from igpt_keras.evaluation.metrics import generative_loss
 from igpt_keras.evaluation.voting import VOTES
 from igpt_keras.models.masking import draw_mask
-from igpt_keras.sampling.autoregressive import sample_tokens
+from igpt_keras.sampling.compiled import sample_tokens
 from igpt_keras.sampling.requests import completion_seeds
 from igpt_keras.sampling.samplers import Categorical
 from serving.exporting import MAX_PIXELS, export
@@ -151,6 +151,8 @@ def test_features_are_those_of_the_middle_layer(tf1_model, model):
 def test_serving_default_is_complete(tf1_model):
     inputs = completion_inputs(random_images(2), keep_rows=1, seed=[3, 4])
     named, default = (tf1_model.run(name, **inputs) for name in ("complete", "serving_default"))
+    # Servers prepare its graph once.
+    assert tf1_model.signatures["serving_default"] == tf1_model.signatures["complete"]
     np.testing.assert_array_equal(named["tokens"], default["tokens"])
 
 

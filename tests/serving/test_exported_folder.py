@@ -10,7 +10,8 @@ from igpt_keras import ColorPalette, InputError
 from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.image_gpt import ImageGPT
 from serving.exporting import export
-from serving.exporting.signatures import default_feature_layer, signature_names
+from serving.exporting.preprocessing import preprocess
+from serving.exporting.signatures import default_feature_layer, signature_functions
 from serving.server.operations import check_operations
 
 
@@ -30,7 +31,8 @@ def test_a_model_gives_the_signatures_that_it_can(config, palette, objective, we
         model = ImageGPTClassifier(
             config, 2, objective, generative_weight=weight, tokenizer=palette
         )
-    assert signature_names([model]) == names
+    (preprocessing,) = preprocess([model], max_pixels=100)
+    assert signature_functions(preprocessing, None).keys() == names
 
 
 def test_the_layer_of_features_is_chosen_at_export(model, classifier, make_classifier):

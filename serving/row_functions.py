@@ -1,0 +1,26 @@
+"""How an export completes an image row by row: names that the exporter and the server share.
+
+The functions are attributes of `tf.saved_model.load(folder).rows`. They are no signatures, so
+TensorFlow Serving does not see them. Each maps tensors by name to tensors by name. Shapes: N
+completions of one image, R its side, n = R² pixels.
+
+| function | inputs | outputs |
+| --- | --- | --- |
+| `view` | `image_bytes` string | `tokens` int32 [n], `pixels` uint8 [R, R, 3] |
+| `begin` | `tokens` int32 [n], `known` bool [R, R], `num_completions` int32 | a state |
+| `decode_row` | a state, `known`, `seed` int64 [N], `temperature` float32 [N], `top_k` int32 [N], `top_p` float32 [N] | the next state, `pixels` uint8 [N, R, 3], `entropy` float32 [N, R], `log_likelihood` float32 [N] |
+
+A state is `position` int32, `tokens` int32 [n, N], `log_probs` and `entropies` float32 [n, N], and
+`keys_0`, `values_0`, … [N · H, positions, D] of each layer.
+"""  # noqa: E501
+
+ROWS = "rows"
+VIEW = "view"
+BEGIN = "begin"
+DECODE_ROW = "decode_row"
+# The inputs of each function; `decode_row` takes a state besides.
+ROW_FUNCTIONS = {
+    VIEW: {"image_bytes"},
+    BEGIN: {"tokens", "known", "num_completions"},
+    DECODE_ROW: {"known", "seed", "temperature", "top_k", "top_p"},
+}
