@@ -9,14 +9,11 @@ is done.
 # pyright: reportAttributeAccessIssue=false
 
 import contextlib
-import dataclasses
 import gc
 import logging
-import os
 import pathlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import grpc
 from tensorflow_serving.apis import get_model_status_pb2, model_pb2
@@ -25,73 +22,10 @@ from igpt_keras.errors import InputError
 from serving.server.configuration import ModelConfig
 from serving.server.errors import RequestError, invalid
 from serving.server.servable import Servable
+from serving.server.versions import Model, State, Version, files_in
 from serving.versions import version_folders
 
-State = get_model_status_pb2.ModelVersionStatus.State
 logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass
-class Version:
-    """A version of a model.
-
-    Attributes:
-        number: Its number.
-        folder: The folder of its SavedModel.
-        state: Its state, from LOADING to END.
-        servable: The `Servable`, from AVAILABLE to UNLOADING; None otherwise.
-        error: Why it could not be loaded; empty if it could.
-        files: The files, as `_files` lists them, that could not be loaded.
-        leases: The number of requests that use it.
-    """
-
-    number: int
-    folder: pathlib.Path
-    state: int = State.LOADING
-    servable: Any = None
-    error: str = ""
-    files: tuple = ()
-    leases: int = 0
-
-
-class Model:
-    """The versions of a model by number, and the labels that point to them."""
-
-    def __init__(self, config: ModelConfig):
-        self.config = config
-        self.versions: dict[int, Version] = {}
-        self.labels: dict[str, int] = {}
-
-    @property
-    def available(self) -> dict[int, Version]:
-        """The versions that answer requests, oldest first."""
-        return {
-            number: version
-            for number, version in sorted(self.versions.items())
-            if version.state == State.AVAILABLE
-        }
-
-    def serves(self, folder: pathlib.Path) -> bool:
-        """Returns whether the version in `folder` answers requests."""
-        version = self.available.get(int(folder.name))
-        return version is not None and version.folder == folder
-
-    def knows_broken(self, folder: pathlib.Path) -> bool:
-        """Returns whether the files in `folder` are known not to load."""
-        version = self.versions.get(int(folder.name))
-        return bool(version and version.error and version.files == _files(folder))
-
-    def candidates(self, folders: dict[int, pathlib.Path]) -> tuple[list[int], int]:
-        """Returns the versions in order of preference, and how many of them to serve."""
-        policy = self.config.model_version_policy
-        newest_first = sorted(folders, reverse=True)
-        kind = policy.WhichOneof("policy_choice")
-        if kind == "all":
-            return newest_first, len(folders)
-        if kind == "specific":
-            wanted = [number for number in newest_first if number in policy.specific.versions]
-            return wanted, len(wanted)
-        return newest_first, max(1, policy.latest.num_versions)
 
 
 class ModelManager:
@@ -214,6 +148,21 @@ class ModelManager:
                 for name, model in self._models.items()
             }
 
+    def offered(self) -> list[tuple[Servable, list[str]]]:
+        """Returns the servables that a request without a version or with a label gets.
+
+        Each comes with its labels; they are sorted by the models' names, the newest first.
+        """
+        with self._lock:
+            found = []
+            for model in (model for _, model in sorted(self._models.items())):
+                available = model.available
+                for number in reversed(available):
+                    labels = sorted(key for key, value in model.labels.items() if value == number)
+                    if labels or number == max(available):
+                        found.append((available[number].servable, labels))
+            return found
+
     def close(self) -> None:
         """Unloads everything, each version when its last request is done."""
         self._stopped.set()
@@ -297,7 +246,7 @@ class ModelManager:
         A version of the same number from another folder serves until then, and stays if this one
         is broken.
         """
-        name, number, files = model.config.name, int(folder.name), _files(folder)
+        name, number, files = model.config.name, int(folder.name), files_in(folder)
         version = Version(number, folder)
         before = model.available.get(number)
         if before is None:
@@ -365,17 +314,6 @@ def _status(version: Version) -> get_model_status_pb2.ModelVersionStatus:
         status.status.error_code = grpc.StatusCode.INVALID_ARGUMENT.value[0]
         status.status.error_message = version.error
     return status
-
-
-def _files(folder: pathlib.Path) -> tuple:
-    """Lists the files in `folder` with size and time, which change when a file does."""
-    found = []
-    for directory, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                status = os.stat(os.path.join(directory, name))
-                found.append((directory, name, status.st_size, status.st_mtime_ns))
-    return tuple(sorted(found))
 
 
 def _log_broken(model: Model, broken: Sequence[Version]) -> None:

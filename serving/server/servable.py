@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from functools import partial
 
+import grpc
 import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import (
@@ -19,11 +20,15 @@ from tensorflow_serving.apis import (
 )
 
 from igpt_keras.errors import InputError
+from serving.description import DESCRIPTION_FILE, Description
+from serving.image_headers import declared_pixels
+from serving.row_functions import DECODE_ROW
 from serving.server import tensor_protos, tensors
 from serving.server.batching import Batcher, Call, Task
 from serving.server.configuration import BatchingParameters
 from serving.server.errors import RequestError
 from serving.server.pixels import PixelBudget, pixels_of
+from serving.server.row_streams import Events, Row, RowsRequest, RowStreams, StateBudget
 from serving.server.saved_model import SavedModel
 from serving.server.tensorflow_internals import CancellationManager, SignatureDef
 from serving.versions import WARMUP_FILE
@@ -41,7 +46,14 @@ class Servable:
         folder: The SavedModel's folder.
         parameters: How requests are batched.
         budget: Limits the pixels of requests, except for those of the warm-up.
-        observe_batch: Called with the signature and the size of every batch.
+        states: Limits the memory of completions that come row by row.
+        observe_batch: Called with the signature and the size of every batch. A row of
+            completions is a batch of `decode_row`.
+
+    Attributes:
+        name, version: As given.
+        signatures: The `SignatureDef`s by name.
+        description: What the export says about its models.
 
     Raises:
         InputError: The folder cannot be loaded, or a warm-up request fails.
@@ -54,11 +66,13 @@ class Servable:
         folder: str | os.PathLike,
         parameters: BatchingParameters,
         budget: PixelBudget,
+        states: StateBudget,
         observe_batch: Callable[[str, int], None],
     ):
         self.name, self.version = name, version
         self._model = SavedModel(folder)
         self.signatures = self._model.signatures
+        self.description = Description.read(pathlib.Path(folder, "assets", DESCRIPTION_FILE))
         self._max_examples = min(parameters.max_batch_size, parameters.capacity)
         self._batchers = {
             signature_name: Batcher(
@@ -69,11 +83,19 @@ class Servable:
                 budget.max_request_pixels,
             )
             for signature_name, signature in self.signatures.items()
-            if _has_batches(signature)
+            # What is the same shares a batcher, and is made ready once.
+            if self._model.canonical[signature_name] == signature_name and _has_batches(signature)
         }
         self._hold_pixels = lambda pixels, client: contextlib.nullcontext()
         self._warm_up(pathlib.Path(folder, WARMUP_FILE))
+        self._observe_row = partial(observe_batch, DECODE_ROW)
+        self._streams = self._row_streams(states)
         self._hold_pixels = budget.hold
+
+    @property
+    def streams(self) -> bool:
+        """Whether `stream` completes images."""
+        return self._streams is not None
 
     def predict(
         self, request: predict_pb2.PredictRequest, call: Call
@@ -109,6 +131,27 @@ class Servable:
         )
         return response, tasks
 
+    def stream(self, request: RowsRequest, call: Call) -> Events:
+        """Completes an image row by row, as fast as the events are taken.
+
+        Yields:
+            A `Start`, a `Row` for each row from the first with an unknown pixel on, and a `Done`.
+
+        Raises:
+            RequestError: The request cannot be answered, or its call was abandoned.
+        """
+        if self._streams is None:
+            raise RequestError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"version {self.version} of model {self.name} does not complete row by row",
+            )
+        pixels = 0 if request.image is None else declared_pixels(request.image)
+        with self._hold_pixels(pixels, call.client):
+            for event in self._streams.run(request, call):
+                if isinstance(event, Row):
+                    self._observe_row(request.num_completions)
+                yield event
+
     def queued(self) -> Mapping[str, int]:
         """Returns the number of examples that wait, by signature."""
         return {name: batcher.queued for name, batcher in self._batchers.items()}
@@ -120,6 +163,7 @@ class Servable:
 
     def _run(self, name: str, inputs: dict[str, np.ndarray], call: Call):
         """Returns all outputs of signature `name`, and the tasks that computed them."""
+        name = self._model.canonical[name]
         if name not in self._batchers or not tensors.batch_size(inputs):
             cancellation = CancellationManager()
             call.when_abandoned(cancellation.start_cancel)
@@ -141,6 +185,15 @@ class Servable:
         """Returns the number of pixels that the images in inputs of signature `name` declare."""
         examples = self.signatures[name].method_name == tensors.CLASSIFY_METHOD
         return pixels_of(inputs, examples=examples)
+
+    def _row_streams(self, states: StateBudget) -> RowStreams | None:
+        if self._model.row_functions is None:
+            return None
+        try:
+            return RowStreams(self._model.row_functions, states)
+        except RequestError as error:
+            self.close()
+            raise InputError(f"the functions that complete row by row fail: {error}") from error
 
     def _warm_up(self, path: pathlib.Path) -> None:
         if not path.exists():

@@ -21,9 +21,11 @@ from serving.server.monitoring import MetricsServer, Monitor
 from serving.server.pixels import MAX_PIXELS_IN_FLIGHT, PixelBudget
 from serving.server.rest.access import read_origins
 from serving.server.rest.api import Api
+from serving.server.rest.extensions import Extensions
 from serving.server.rest.metrics import metrics_route
 from serving.server.rest.page import page_routes
 from serving.server.rest.site import Site
+from serving.server.row_streams import StateBudget
 from serving.server.servable import Servable
 from serving.server.services import Services
 from serving.transport import MAX_MESSAGE_BYTES, MAX_REQUEST_PIXELS
@@ -207,7 +209,10 @@ class Server:
     def _make_site(
         self, page: bool, cors_origins: frozenset[str], limits: tuple[float, int]
     ) -> Site:
-        routes = Api(self._services, self._manager).routes()
+        routes = [
+            *Api(self._services, self._manager).routes(),
+            *Extensions(self._services, self._manager).routes(),
+        ]
         if self._metrics_at_rest:
             registry, questions = self._monitor.registry, self._services.questions
             routes.append(metrics_route(registry, self._metrics_path, questions))
@@ -251,11 +256,13 @@ def _manager(sources, batching, budget, monitor: Monitor) -> ModelManager:
     def read_configs():
         return configured_models(*sources)
 
+    states = StateBudget()
+
     def load(name, version, folder):
         def observe_batch(signature, size):
             monitor.observe_batch(name, signature, size)
 
-        return Servable(name, version, folder, batching, budget, observe_batch)
+        return Servable(name, version, folder, batching, budget, states, observe_batch)
 
     manager = ModelManager(read_configs, load)
     try:

@@ -9,6 +9,7 @@ from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
+    model_pb2,
     model_service_pb2,
     predict_pb2,
     prediction_service_pb2,
@@ -20,6 +21,7 @@ from serving.server.calls import Conversation, Request, Unserved, Workers
 from serving.server.errors import cancelled, invalid
 from serving.server.lifecycle import ModelManager
 from serving.server.monitoring import RequestLog
+from serving.server.row_streams import Events, RowsRequest
 
 SIGNATURE_DEF = "signature_def"
 PREDICTION_SERVICE = prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"]
@@ -38,11 +40,11 @@ class Services:
 
     Args:
         manager: The models.
-        max_requests: Most Predict and Classify requests in flight; more are refused.
+        max_requests: Most requests for results in flight; more are refused.
         max_message_bytes: The largest response.
 
     Attributes:
-        workers: Threads for Predict and Classify.
+        workers: Threads for Predict, Classify and completions row by row.
         questions: Threads for questions about models.
     """
 
@@ -54,7 +56,7 @@ class Services:
 
     @property
     def in_flight(self) -> int:
-        """The number of Predict and Classify requests that are being answered."""
+        """The number of requests for results that are being answered."""
         return self.workers.in_flight
 
     def conversations(self) -> dict[str, Conversation]:
@@ -93,6 +95,15 @@ class Services:
     def classify(self, request: Any, call: Call, log: RequestLog) -> Any:
         """Answers Classify."""
         return self._run("classify", request, call, log)
+
+    def stream(
+        self, spec: model_pb2.ModelSpec, request: RowsRequest, call: Call, log: RequestLog
+    ) -> Events:
+        """Completes an image row by row; see `Servable.stream`."""
+        with self._manager.lease(spec) as servable:
+            log.model, log.version = servable.name, servable.version
+            log.examples = request.num_completions
+            yield from servable.stream(request, call)
 
     def metadata(self, request: Any, call: Call, log: RequestLog) -> Any:
         """Answers GetModelMetadata."""

@@ -22,7 +22,7 @@ T = TypeVar("T")
 class Exchange:
     """A request, and the answer that a route gives.
 
-    A route answers with `reply`, or with `begin` and any number of `send`.
+    A route answers with `reply`, or with `begin`, any number of `send`, and `finish`.
 
     Args:
         request: The request, whose headers are there.
@@ -143,6 +143,15 @@ class Exchange:
         """
         assert self.response is not None
         await self._readers.wait(self.response.write(part))
+
+    async def finish(self) -> None:
+        """Ends an answer that `begin` has begun.
+
+        Raises:
+            RequestError: The client does not read.
+        """
+        assert self.response is not None
+        await self._readers.wait(self.response.write_eof())
 
     def abort(self) -> None:
         """Ends the connection in the middle of an answer."""
