@@ -8,7 +8,8 @@ The first two print Markdown tables worked out from the formulas below, in secon
 run. `--measure` runs training steps on the CPU instead, each setting in a process of its own,
 and prints their peak memory with and without recomputation, next to the formulas.
 
-B images, n tokens an image, d `hidden_dim`, H heads, L blocks, V colors. 1 GB is 10⁹ bytes.
+B images, n tokens an image, d `hidden_dim`, H heads, L blocks, V colors; k keys that attention
+multiplies a query with. 1 GB is 10⁹ bytes.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from collections.abc import Iterator
 
 from igpt_keras import paper
 from igpt_keras.network.config import ImageGPTConfig
-from igpt_keras.training.memory import activation_bytes, state_bytes
+from igpt_keras.training.memory import activation_bytes, patterns, state_bytes
 
 SHORT_NAMES = dict(zip(paper.PRESETS, ("S", "M", "L", "XL"), strict=True))
 # Images in a batch, and steps.
@@ -62,13 +63,25 @@ ACCELERATORS = {
 
 
 def forward_flops(config: ImageGPTConfig) -> int:
-    """Of one token: 2 for each weight of a matrix, and 4 n d a block for attention in full.
+    """Of one token: 2 for each weight of a matrix, and 4 k d a block for attention in full.
 
-    Attention: n products of queries and keys and n of weights and values, of width d, with
-    2 FLOPs each. A causal kernel that skips what is masked needs half of that.
+    Attention: k products of queries and keys and k of weights and values, of width d, with
+    2 FLOPs each; k = n for dense attention. A causal kernel that skips what is masked needs
+    half of that.
     """
-    d, n = config.hidden_dim, config.sequence_length
-    return config.num_layers * (24 * d * d + 4 * n * d) + 2 * d * config.vocabulary_size
+    d = config.hidden_dim
+    matrices = config.num_layers * 24 * d * d + 2 * d * config.vocabulary_size
+    return matrices + attention_flops(config)
+
+
+def attention_flops(config: ImageGPTConfig) -> int:
+    """Of one token, in all blocks of an autoregressive model."""
+    length = config.sequence_length
+    keys = sum(
+        count * pattern.num_products(length, causal=True)
+        for pattern, count in patterns(config).items()
+    )
+    return 4 * keys * config.hidden_dim
 
 
 def step_flops(config: ImageGPTConfig, batch_size: int, remat: bool = False) -> int:
@@ -77,9 +90,9 @@ def step_flops(config: ImageGPTConfig, batch_size: int, remat: bool = False) -> 
     Recomputation runs each block once more, without its last matrix (8 d² a token), whose
     output no gradient needs.
     """
-    d, n = config.hidden_dim, config.sequence_length
-    again = config.num_layers * (16 * d * d + 4 * n * d) if remat else 0
-    return batch_size * n * (3 * forward_flops(config) + again)
+    matrices = config.num_layers * 16 * config.hidden_dim**2
+    again = matrices + attention_flops(config) if remat else 0
+    return batch_size * config.sequence_length * (3 * forward_flops(config) + again)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +221,6 @@ def flops_table() -> str:
     head = ["", "batch", "forward, a token", "step", "recomputing", "attention's share"]
     lines = []
     for name, config, batch_size, _ in rows():
-        attention = 4 * config.num_layers * config.sequence_length * config.hidden_dim
         lines.append(
             [
                 name,
@@ -216,7 +228,7 @@ def flops_table() -> str:
                 f"{forward_flops(config) / 1e9:.2f} G",
                 f"{step_flops(config, batch_size) / 1e12:,.0f} T",
                 f"{step_flops(config, batch_size, remat=True) / 1e12:,.0f} T",
-                f"{attention / forward_flops(config):.0%}",
+                f"{attention_flops(config) / forward_flops(config):.0%}",
             ]
         )
     return table(head, lines)

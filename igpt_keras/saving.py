@@ -270,7 +270,7 @@ def _read_folder(path: pathlib.Path) -> StoredModel:
             )
         class_name = str(description["class_name"])
         settings = dict(description["settings"])
-        settings["config"] = ImageGPTConfig(**settings["config"])
+        settings["config"] = ImageGPTConfig.from_dict(settings["config"])
         settings["dtype"] = _dtype_name(settings.get("dtype"))
         parameters = _parameter_count(settings)
     except (KeyError, TypeError, ValueError) as error:
@@ -368,7 +368,7 @@ def _read_keras(file: pathlib.Path) -> StoredModel:
                     f"{file} holds a {class_name!r:.200}, not an ImageGPT or ImageGPTClassifier"
                 )
             with naming(file):
-                config = ImageGPTConfig(**settings["config"])
+                config = ImageGPTConfig.from_dict(settings["config"])
                 parameters = _parameter_count({**settings, "config": config})
                 weights = io.BytesIO(archive.read(WEIGHTS_FILE))
                 _check_size(WEIGHTS_FILE, count_numbers(WEIGHTS_FILE, weights), parameters)

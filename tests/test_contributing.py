@@ -20,7 +20,7 @@ assert (tokenizer.detokenize(np.array([[7]])) == 7).all()
 filtered = MinP(0.4).filter_logits(tf.math.log([[0.1, 0.3, 0.6]])).numpy()
 assert np.isinf(filtered).tolist() == [[True, False, False]]
 assert METHODS.get("centroids") is Centroids
-config = igpt_keras.ImageGPTConfig(4, 8, 16, 2, 2, attention_pattern="window")
+config = igpt_keras.ImageGPTConfig(4, 8, 16, 2, 2, attention="window")
 model = igpt_keras.ImageGPT(config)
 states = [
     np.asarray(model.backbone.blocks[0](np.eye(16, dtype=np.float32)[None] * scale))[0]

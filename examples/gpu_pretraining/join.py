@@ -26,7 +26,7 @@ def main() -> None:
 
     training = read_json(arguments.parts / "training.json")
     model = igpt_keras.ImageGPT(
-        igpt_keras.ImageGPTConfig(**training["config"]),
+        igpt_keras.ImageGPTConfig.from_dict(training["config"]),
         training["objective"],
         tokenizer=igpt_keras.ColorPalette.load(arguments.parts / "palette.npy"),
     )

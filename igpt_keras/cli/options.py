@@ -86,6 +86,16 @@ class CountOrAuto(click.IntRange):
         return value if value == "auto" else super().convert(value, param, ctx)
 
 
+class Names(click.ParamType):
+    """Names that are separated by commas."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Returns the names as a list."""
+        return value.split(",") if isinstance(value, str) else value
+
+
 TRAINING = (
     option(
         "--strategy",

@@ -13,6 +13,7 @@ from igpt_keras.cli.options import (
     POSITIVE,
     PROGRESS,
     TRAINING,
+    Names,
     output,
     overwrite,
     seed,
@@ -20,6 +21,7 @@ from igpt_keras.cli.options import (
 from igpt_keras.cli.resume import check_nothing_changes, resume_option
 from igpt_keras.cli.training import print_bad_images, print_result, train
 from igpt_keras.network import presets
+from igpt_keras.network.initial_weights import INITIALIZERS
 from igpt_keras.wording import plural
 
 if TYPE_CHECKING:
@@ -48,6 +50,43 @@ MODEL_OPTIONS = (
     option("--num-layers", type=COUNT, help="Number of layers, instead of the preset's."),
     option("--hidden-dim", type=COUNT, help="Width of the model, instead of the preset's."),
     option("--num-heads", type=COUNT, help="Number of attention heads, instead of the preset's."),
+    option(
+        "--attention",
+        default="dense",
+        metavar="NAME",
+        help="Which pixels attend to which: dense, strided or fixed (both sparse), or a plug-in's.",
+    ),
+    option(
+        "--stride",
+        type=COUNT,
+        show_default="the columns of the image",
+        help="Length of a row of sparse attention, in tokens.",
+    ),
+    option(
+        "--summary",
+        type=COUNT,
+        show_default="an eighth of the stride",
+        help="Number of summary tokens in each row, for fixed attention.",
+    ),
+    option(
+        "--attention-layers",
+        type=Names(),
+        metavar="NAME,…",
+        show_default="local,column or local,summary",
+        help="Parts of sparse attention that the layers take in turn: local, column, summary, "
+        "or merged for both in one.",
+    ),
+    option(
+        "--axial-positions",
+        is_flag=True,
+        help="Embed each position as the sum of its row and its column.",
+    ),
+    option(
+        "--initializer",
+        type=click.Choice(list(INITIALIZERS)),
+        default="image_gpt",
+        help="Scheme of the initial weights.",
+    ),
     option(
         "--tokenizer",
         metavar="PATH",
@@ -169,6 +208,7 @@ def describe(settings: "Settings") -> str:
     parts = [
         f"{next(named, 'model')} ({plural(config.num_layers, 'layer')} of width "
         f"{config.hidden_dim}, {plural(config.num_heads, 'head')})",
+        *([] if config.attention == "dense" else [f"{config.attention} attention"]),
         f"{config.image_size}×{config.image_size} pixels",
         colors if settings.tokenizer is None else f"the tokenizer of {settings.tokenizer}",
         f"{settings.epochs:g} epochs" if settings.steps is None else f"{settings.steps:,} steps",

@@ -311,7 +311,7 @@ class GenerativeModel(KerasMethods, Trainer, Task):
         return cls(
             **{
                 **config,
-                "config": ImageGPTConfig(**config["config"]),
+                "config": ImageGPTConfig.from_dict(config["config"]),
                 "tokenizer": deserialize(config.get("tokenizer")),
             }
         )

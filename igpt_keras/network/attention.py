@@ -7,22 +7,25 @@ Shapes: B images, n positions, H heads of width D.
 # pyright: reportOptionalSubscript=false, reportOptionalOperand=false
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
-from igpt_keras.network.attention_patterns import AttentionPattern
-from igpt_keras.network.attention_patterns.dense import DENSE
 from igpt_keras.network.custom_gradients import custom_gradients_in_graph
 from igpt_keras.tensors import Tensor
 
 # 128 and 256 are equally fast on two CPU cores, within measurement noise.
 QUERY_BLOCK_SIZE = 128
 
+Visible = Callable[[Tensor, Tensor], Tensor | None]
+"""Maps indices of queries, int32 [q, 1], and of keys, [1, k], to which keys each query attends
+to: bool that can be broadcast to the scores [..., q, k], or None for all keys."""
+
 
 def dot_product_attention(
-    query: Tensor, key: Tensor, value: Tensor, causal: bool, pattern: AttentionPattern = DENSE
+    query: Tensor, key: Tensor, value: Tensor, causal: bool, visible: Visible | None = None
 ) -> Tensor:
     """Computes softmax(q kᵀ / √D) v.
 
@@ -35,23 +38,76 @@ def dot_product_attention(
         key: [B, n, H, D].
         value: [B, n, H, D].
         causal: Whether a position attends only to itself and earlier ones.
-        pattern: Which keys a query attends to, in addition to causality.
+        visible: Which keys a query attends to, in addition to causality.
 
     Returns:
         [B, n, H, D].
     """
     if keras.backend.backend() != "tensorflow":
         positions = ops.arange(query.shape[1])
-        hidden = hidden_keys(positions, positions, False, pattern)
-        mask = None if hidden is None else ops.logical_not(hidden)[None, None]
+        hidden = hidden_keys(positions, positions, False, visible)
+        mask = None if hidden is None else ops.logical_not(hidden)
+        if mask is not None:
+            mask = ops.reshape(mask, (1, -1, *mask.shape[-2:]))
         return ops.dot_product_attention(query, key, value, mask=mask, is_causal=causal)
     query = query * (1 / math.sqrt(query.shape[-1]))
     query, key, value = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))
-    return ops.transpose(_blockwise_attention(query, key, value, causal, pattern), (0, 2, 1, 3))
+    length = ops.shape(query)[2]
+    blocks = query_blocks(length, (lambda stop: stop) if causal else (lambda stop: length))
+    attended, _ = _blockwise_attention(query, key, value, blocks, causal, visible, False)
+    return ops.transpose(attended, (0, 2, 1, 3))
+
+
+def attention_part(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    visible: Visible,
+    num_seen: Callable[[int], int] | None = None,
+    with_log_totals: bool = True,
+) -> tuple[Tensor, Tensor | None]:
+    """Attends to some of the keys; `merge_parts` makes one result of several such parts.
+
+    Args:
+        query: [..., q, D].
+        key: [..., k, D].
+        value: [..., k, D].
+        visible: Which keys a query attends to. A query may have none.
+        num_seen: Maps the number of queries 1…q in a first part of them to that of the first
+            keys that they see; keys beyond these are not computed for them. None for all.
+        with_log_totals: Whether the second result is needed.
+
+    Returns:
+        Attended values [..., q, D], and the logarithm of Σ exp(score) over the keys of each
+        query, float32 [..., q, 1], or None.
+    """
+    query = query * (1 / math.sqrt(query.shape[-1]))
+    num_keys = ops.shape(key)[-2]
+    if keras.backend.backend() != "tensorflow":
+        block = QueryBlock(0, query.shape[-2], num_keys)
+        weights, log_totals = _attention_weights(query, key, block, False, visible, with_log_totals)
+        return ops.matmul(weights, value), log_totals
+    blocks = query_blocks(ops.shape(query)[-2], num_seen or (lambda stop: num_keys), num_keys)
+    return _blockwise_attention(query, key, value, blocks, False, visible, with_log_totals)
+
+
+def merge_parts(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Returns attention to the keys of all parts, which have no key in common.
+
+    Args:
+        parts: As `attention_part` returns them, of one shape. No query lacks keys in all parts.
+
+    Returns:
+        [..., D] in the dtype of the parts.
+    """
+    attended, log_totals = zip(*parts, strict=True)
+    shares: Any = ops.unstack(ops.softmax(ops.stack(log_totals), axis=0), len(parts))
+    merged = sum(ops.cast(x, "float32") * w for x, w in zip(attended, shares, strict=True))
+    return ops.cast(merged, attended[0].dtype)
 
 
 def hidden_keys(
-    query_positions: Tensor, key_positions: Tensor, causal: bool, pattern: AttentionPattern
+    query_positions: Tensor, key_positions: Tensor, causal: bool, visible: Visible | None
 ) -> Tensor | None:
     """Returns which keys each query does not attend to.
 
@@ -59,18 +115,18 @@ def hidden_keys(
         query_positions: int32 [q].
         key_positions: int32 [k].
         causal: Whether a position attends only to itself and earlier ones.
-        pattern: Which keys a query attends to, in addition to causality and to itself.
+        visible: Which keys a query attends to, in addition to causality.
 
     Returns:
-        bool [q, k], or None if no key is hidden.
+        bool, broadcastable to [..., q, k], or None if no key is hidden.
     """
     queries, keys = query_positions[:, None], key_positions[None, :]
     hidden = keys > queries if causal else None
-    visible = pattern.visible(queries, keys)
-    if visible is None:
+    seen = None if visible is None else visible(queries, keys)
+    if seen is None:
         return hidden
-    outside = ops.logical_not(ops.logical_or(visible, keys == queries))
-    return outside if hidden is None else ops.logical_or(hidden, outside)
+    unseen = ops.logical_not(seen)
+    return unseen if hidden is None else ops.logical_or(hidden, unseen)
 
 
 class QueryBlock(NamedTuple):
@@ -81,91 +137,110 @@ class QueryBlock(NamedTuple):
     num_keys: Any
 
 
-def _query_blocks(length, causal: bool) -> list[QueryBlock]:
+def query_blocks(
+    length: Any, num_seen: Callable[[Any], Any], num_keys: Any = None
+) -> list[QueryBlock]:
+    """Cuts queries into blocks.
+
+    Args:
+        length: Number of queries.
+        num_seen: Maps a block's `stop` to its `num_keys`, which never get fewer.
+        num_keys: Number of all keys; None for `length`.
+    """
     if not isinstance(length, int):  # known only when the graph runs
-        return [QueryBlock(0, length, length)]
+        return [QueryBlock(0, length, length if num_keys is None else num_keys)]
     starts = range(0, max(length, 1), QUERY_BLOCK_SIZE)
-    blocks = [(start, min(start + QUERY_BLOCK_SIZE, length)) for start in starts]
-    return [QueryBlock(start, stop, stop if causal else length) for start, stop in blocks]
+    stops = [min(start + QUERY_BLOCK_SIZE, length) for start in starts]
+    return [QueryBlock(*each, num_seen(each[1])) for each in zip(starts, stops, strict=True)]
 
 
-def _blockwise_attention(query, key, value, causal, pattern):
-    """Attends block by block, with scaled queries; all [B, H, n, D].
+def _blockwise_attention(query, key, value, blocks, causal, visible, with_log_totals):
+    """Attends block by block, with scaled queries; all [..., n, D].
 
     The scores of a block fit in the processor's cache, and a causal mask hides whole columns
-    of them, which are not computed. A key that the pattern hides has a weight of 0, which is
-    all that the gradient needs to know of it.
+    of them, which are not computed. A key that is hidden has a weight of 0, which is all that
+    the gradient needs to know of it.
     """
-    blocks = _query_blocks(ops.shape(query)[2], causal)
 
     @ops.custom_gradient
     def attend(query, key, value):
-        weights = [_attention_weights(query, key, block, causal, pattern) for block in blocks]
+        weights, log_totals = zip(
+            *(_attention_weights(query, key, b, causal, visible, with_log_totals) for b in blocks),
+            strict=True,
+        )
         attended = ops.concatenate(
             [
-                ops.matmul(w, value[:, :, : block.num_keys])
+                ops.matmul(w, value[..., : block.num_keys, :])
                 for w, block in zip(weights, blocks, strict=True)
             ],
-            axis=2,
+            axis=-2,
         )
 
-        def gradient(upstream):
-            return _gradients(upstream, query, key, value, weights, attended, blocks, causal)
+        def gradient(upstream, of_log_totals=None):
+            # The gradient of a softmax needs Σ_j w_ij · ∂w_ij over the keys. It equals the
+            # product of row i of `attended` and its gradient, which has D terms instead of n.
+            products = ops.cast(upstream, "float32") * ops.cast(attended, "float32")
+            row_sums = ops.sum(products, axis=-1, keepdims=True)
+            if of_log_totals is not None:
+                # Its gradient to a score is the weight.
+                row_sums = row_sums - of_log_totals
+            return _gradients(upstream, query, key, value, weights, row_sums, blocks)
 
-        return attended, gradient
+        if not with_log_totals:
+            return attended, gradient
+        return (attended, ops.concatenate(log_totals, axis=-2)), gradient
 
     with custom_gradients_in_graph():
-        return attend(query, key, value)
+        result = attend(query, key, value)
+    return result if with_log_totals else (result, None)
 
 
-def _attention_weights(query, key, block: QueryBlock, causal, pattern):
-    """The softmax over the keys of a block, computed in float32."""
-    keys = key[:, :, : block.num_keys]
-    scores = ops.matmul(query[:, :, block.start : block.stop], _transposed(keys))
+def _attention_weights(query, key, block: QueryBlock, causal, visible, with_log_totals):
+    """The softmax over the keys of a block, computed in float32, and its logarithmic totals."""
+    keys = key[..., : block.num_keys, :]
+    scores = ops.matmul(query[..., block.start : block.stop, :], _transposed(keys))
     scores = ops.cast(scores, "float32")
     queries = ops.arange(block.start, block.stop)
-    hidden = hidden_keys(queries, ops.arange(block.num_keys), causal, pattern)
+    hidden = hidden_keys(queries, ops.arange(block.num_keys), causal, visible)
     if hidden is not None:
         scores = scores - ops.cast(hidden, "float32") * 1e30
-    return ops.cast(ops.softmax(scores), query.dtype)
+    if not with_log_totals:
+        return ops.cast(ops.softmax(scores), query.dtype), None
+    log_totals = ops.logsumexp(scores, axis=-1, keepdims=True)
+    return ops.cast(ops.exp(scores - log_totals), query.dtype), log_totals
 
 
-def _gradients(upstream, query, key, value, weights, attended, blocks, causal):
-    """The gradients of query, key and value, given that of the attended values.
-
-    The gradient of a softmax needs Σ_j w_ij · ∂w_ij over the keys. It equals the product of
-    row i of `attended` and its gradient, which has D terms instead of n.
-    """
-    products = ops.cast(upstream, "float32") * ops.cast(attended, "float32")
-    row_sums = ops.sum(products, axis=-1, keepdims=True)
+def _gradients(upstream, query, key, value, weights, row_sums, blocks):
+    """The gradients of query, key and value, given that of the attended values."""
     d_query, d_key, d_value = [], [], []
     for block, w in zip(blocks, weights, strict=True):
-        queries = slice(block.start, block.stop)
-        d_attended = upstream[:, :, queries]
-        d_weights = ops.matmul(d_attended, _transposed(value[:, :, : block.num_keys]))
-        d_scores = ops.cast(d_weights, "float32") - row_sums[:, :, queries]
+        queries = (..., slice(block.start, block.stop), slice(None))
+        keys = (..., slice(block.num_keys), slice(None))
+        d_attended = upstream[queries]
+        d_weights = ops.matmul(d_attended, _transposed(value[keys]))
+        d_scores = ops.cast(d_weights, "float32") - row_sums[queries]
         d_scores = ops.cast(ops.cast(w, "float32") * d_scores, w.dtype)
-        d_query.append(ops.matmul(d_scores, key[:, :, : block.num_keys]))
-        d_key.append(ops.matmul(_transposed(d_scores), query[:, :, queries]))
+        d_query.append(ops.matmul(d_scores, key[keys]))
+        d_key.append(ops.matmul(_transposed(d_scores), query[queries]))
         d_value.append(ops.matmul(_transposed(w), d_attended))
     return (
-        ops.concatenate(d_query, axis=2),
-        _sum_over_blocks(d_key, blocks, causal),
-        _sum_over_blocks(d_value, blocks, causal),
+        ops.concatenate(d_query, axis=-2),
+        _sum_over_blocks(d_key, blocks),
+        _sum_over_blocks(d_value, blocks),
     )
 
 
-def _sum_over_blocks(gradients, blocks, causal):
-    """Adds gradients [B, H, num_keys, D], of which each block has one for the keys it saw."""
-    if not causal:
-        return sum(gradients)
-    return ops.concatenate(
-        [
-            sum(gradient[:, :, block.start : block.stop] for gradient in gradients[index:])
-            for index, block in enumerate(blocks)
-        ],
-        axis=2,
-    )
+def _sum_over_blocks(gradients, blocks):
+    """Adds gradients [..., num_keys, D], of which each block has one for the keys it saw."""
+    if len(blocks) == 1:
+        return gradients[0]
+    parts, start = [], 0
+    for index, block in enumerate(blocks):
+        if block.num_keys > start:
+            keys = (..., slice(start, block.num_keys), slice(None))
+            parts.append(sum(gradient[keys] for gradient in gradients[index:]))
+            start = block.num_keys
+    return ops.concatenate(parts, axis=-2)
 
 
 def _transposed(matrices):

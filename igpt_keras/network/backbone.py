@@ -5,9 +5,8 @@ from typing import Any
 
 import keras
 
-from igpt_keras import paper
-from igpt_keras.network.attention_patterns import attention_patterns
 from igpt_keras.network.config import ImageGPTConfig, check_objective
+from igpt_keras.network.initial_weights import initial_weights
 from igpt_keras.network.layers import Block, TokenEmbedding, rms_norm
 from igpt_keras.tensors import Shape, Tensor
 
@@ -51,24 +50,28 @@ class ImageGPTBackbone(keras.Model):
         self.objective = check_objective(objective)
         dtype = self.dtype_policy
         causal = objective == "ar"
+        initial = initial_weights(
+            config.initializer, config.hidden_dim, config.num_layers, config.axial_positions
+        )
         self.embedding = TokenEmbedding(
             config.vocabulary_size,
             config.sequence_length,
             config.hidden_dim,
             use_start_vector=causal,
             shift_right=shift_right,
+            axial_grid=config.token_grid if config.axial_positions else None,
+            token_stddev=initial.tokens,
+            position_stddev=initial.positions,
             name="embedding",
             dtype=dtype,
         )
-        stddev = paper.attention_output_stddev(config.hidden_dim, config.num_layers)
-        pattern = attention_patterns.get(config.attention_pattern)
         self.blocks = [
             Block(
                 config.num_heads,
                 causal,
                 config.use_bias,
-                stddev,
-                pattern.for_block(config, i),
+                initial,
+                config.pattern(i),
                 name=f"block_{i}",
                 dtype=dtype,
             )
@@ -145,4 +148,4 @@ class ImageGPTBackbone(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "ImageGPTBackbone":
-        return cls(**{**config, "config": ImageGPTConfig(**config["config"])})
+        return cls(**{**config, "config": ImageGPTConfig.from_dict(config["config"])})

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from igpt_keras.errors import InputError
-from igpt_keras.network.attention_patterns import attention_patterns
+from igpt_keras.network.attention_patterns import AttentionPattern, attention_patterns
+from igpt_keras.network.initial_weights import check_initializer
 from igpt_keras.network.presets import sizes_of
 from igpt_keras.short_repr import ShortRepr
 
@@ -50,11 +51,23 @@ class ImageGPTConfig(ShortRepr):
             has none; Hugging Face's port has them.
         grid: Rows and columns of an image's tokens, as the tokenizer's `grid`; None for one
             token per pixel, R × R.
-        attention_pattern: Name of the pattern in `igpt_keras.network.attention_patterns`.
+        attention: Name of a pattern in `igpt_keras.network.attention_patterns`: "dense", or
+            "strided" or "fixed" of the Sparse Transformer.
+        stride: Positions in a row of a sparse pattern, l; divides n. None for the columns of
+            the token grid, so that rows are those of the image.
+        summary: Summary positions of a row for each head, c, of "fixed"; None for l / 8.
+        attention_layers: The parts of a sparse pattern that consecutive blocks have, over and
+            over: "local", "column" and "merged" of "strided", "local", "summary" and "merged"
+            of "fixed". None for a local one and the other in turn. The paper's models of
+            CIFAR-10 have `("column", "local", "local", "local")` in its code.
+        axial_positions: Whether a position's embedding is the sum of one for its row and one
+            for its column of the token grid, as in the Sparse Transformer.
+        initializer: Scheme of the initial weights: "image_gpt" or "sparse_transformer", see
+            `igpt_keras.network.initial_weights`.
 
     Raises:
         InputError: A size is not a positive integer, `num_heads` does not divide
-            `hidden_dim`, or there is no such pattern.
+            `hidden_dim`, there is no such pattern, or its options do not fit it.
 
     Example:
         >>> config = ImageGPTConfig(
@@ -71,14 +84,20 @@ class ImageGPTConfig(ShortRepr):
     num_heads: int
     use_bias: bool = False
     grid: tuple[int, int] | None = None
-    attention_pattern: str = "dense"
+    attention: str = "dense"
+    stride: int | None = None
+    summary: int | None = None
+    attention_layers: tuple[str, ...] | None = None
+    axial_positions: bool = False
+    initializer: str = "image_gpt"
 
     def __post_init__(self):
         self._check_grid()
-        attention_patterns.get(self.attention_pattern)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name in ("grid", "attention_pattern"):
+            if field.name in ("grid", "attention", "attention_layers", "initializer"):
+                continue
+            if field.name in ("stride", "summary") and value is None:
                 continue
             if field.type is bool:
                 if not isinstance(value, bool | np.bool_):
@@ -95,6 +114,27 @@ class ImageGPTConfig(ShortRepr):
                 f"hidden_dim must be a multiple of num_heads, "
                 f"got hidden_dim={self.hidden_dim} and num_heads={self.num_heads}"
             )
+        check_initializer(self.initializer)
+        self._check_attention()
+
+    def _check_attention(self):
+        layers = self.attention_layers
+        if layers is not None:
+            # JSON has lists for tuples.
+            if not isinstance(layers, list | tuple) or not layers:
+                raise InputError(
+                    "attention_layers must hold names of layers, such as "
+                    f'("local", "column"), got {layers!r}'
+                )
+            object.__setattr__(self, "attention_layers", tuple(layers))
+        pattern = attention_patterns.get(self.attention)
+        for name in ("stride", "summary", "attention_layers"):
+            value = getattr(self, name)
+            if value is not None and name not in pattern.options:
+                raise InputError(
+                    f'{name} must be None with attention="{self.attention}", got {value!r}'
+                )
+        self.pattern(0)
 
     def _check_grid(self):
         if self.grid is None:
@@ -126,10 +166,34 @@ class ImageGPTConfig(ShortRepr):
         """
         return cls(**{**sizes_of(name), **overrides})
 
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "ImageGPTConfig":
+        """Returns the sizes with these fields, by name, as `to_dict` returns them.
+
+        Models that were saved before `attention` had its name call it `attention_pattern`.
+        """
+        fields = dict(fields)
+        if "attention_pattern" in fields:
+            fields["attention"] = fields.pop("attention_pattern")
+        return cls(**fields)
+
+    def pattern(self, block: int) -> AttentionPattern:
+        """Returns the attention pattern of a block, 0…L - 1.
+
+        Raises:
+            InputError: The pattern's options do not fit the sizes.
+        """
+        return attention_patterns.get(self.attention).for_block(self, block)
+
+    @property
+    def token_grid(self) -> tuple[int, int]:
+        """Rows and columns of an image's tokens."""
+        return self.grid or (self.image_size, self.image_size)
+
     @property
     def sequence_length(self) -> int:
         """Number of tokens of an image, n (the paper's model resolution, MR)."""
-        return self.image_size**2 if self.grid is None else math.prod(self.grid)
+        return math.prod(self.token_grid)
 
     @property
     def head_dim(self) -> int:
@@ -150,11 +214,12 @@ class ImageGPTConfig(ShortRepr):
         check_objective(objective)
         d = self.hidden_dim
         block = 12 * d * d + 2 * d + (9 * d if self.use_bias else 0)
-        embeddings = (self.vocabulary_size + self.sequence_length) * d
+        positions = sum(self.token_grid) if self.axial_positions else self.sequence_length
+        embeddings = (self.vocabulary_size + positions) * d
         start_vector = d if objective == "ar" else 0
         heads = (self.vocabulary_size * token_head + num_classes) * d
         return embeddings + start_vector + self.num_layers * block + d + heads
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the fields, JSON-serializable; `ImageGPTConfig(**fields)` reads them."""
+        """Returns the fields, JSON-serializable; `from_dict` reads them."""
         return dataclasses.asdict(self)

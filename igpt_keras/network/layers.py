@@ -1,14 +1,14 @@
 """The layers of an Image GPT: embedding, attention, MLP and block.
 
 Shapes: B images, n positions, d `hidden_dim`, H heads of width D = d / H, V
-`vocabulary_size`. The layers use `keras.ops` only, so they run on any backend. Initial
-weights are those of the published code (`igpt_keras.paper`).
+`vocabulary_size`. The layers use `keras.ops` only, so they run on any backend.
 """
 
 # Keras declares that its functions may return None.
 # pyright: reportOptionalSubscript=false, reportOptionalOperand=false
 # pyright: reportOptionalMemberAccess=false
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -17,9 +17,9 @@ from keras import ops
 from keras.initializers import RandomNormal
 
 from igpt_keras import paper
-from igpt_keras.network.attention import dot_product_attention
 from igpt_keras.network.attention_patterns import AttentionPattern, deserialize
 from igpt_keras.network.attention_patterns.dense import DENSE
+from igpt_keras.network.initial_weights import InitialWeights
 from igpt_keras.tensors import Shape, Tensor
 
 
@@ -47,6 +47,10 @@ class TokenEmbedding(keras.layers.Layer):
         hidden_dim: d.
         use_start_vector: Whether there is a start vector.
         shift_right: Whether the start vector is used. If not, it has no gradient.
+        axial_grid: Rows and columns of the positions, if a position's embedding is the sum of
+            its row's and its column's; None if each position has an embedding of its own.
+        token_stddev: Standard deviation of the initial token embeddings and start vector.
+        position_stddev: Standard deviation of the initial position embeddings.
 
     Call arguments:
         tokens: int32 [B, m], the first m ≤ n tokens.
@@ -69,6 +73,9 @@ class TokenEmbedding(keras.layers.Layer):
         hidden_dim: int,
         use_start_vector: bool,
         shift_right: bool = True,
+        axial_grid: tuple[int, int] | None = None,
+        token_stddev: float = paper.EMBEDDING_STDDEV,
+        position_stddev: float = paper.POSITION_STDDEV,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -77,26 +84,28 @@ class TokenEmbedding(keras.layers.Layer):
         self.hidden_dim = hidden_dim
         self.use_start_vector = use_start_vector
         self.shift_right = shift_right
+        self.axial_grid = None if axial_grid is None else tuple(axial_grid)
+        self.token_stddev = token_stddev
+        self.position_stddev = position_stddev
 
     def build(self, tokens_shape: Shape) -> None:
-        d = self.hidden_dim
-        self.token_embedding = self.add_weight(
-            shape=(self.vocabulary_size, d),
-            initializer=RandomNormal(stddev=paper.EMBEDDING_STDDEV),
-            name="token_embedding",
-        )
-        self.position_embedding = self.add_weight(
-            shape=(self.sequence_length, d),
-            initializer=RandomNormal(stddev=paper.POSITION_STDDEV),
-            name="position_embedding",
-        )
-        if self.use_start_vector:
-            self.start_vector = self.add_weight(
-                shape=(d,),
-                initializer=RandomNormal(stddev=paper.EMBEDDING_STDDEV),
-                trainable=self.shift_right,
-                name="start_vector",
+        def add(name, *shape, stddev=self.token_stddev, **settings):
+            initializer = RandomNormal(stddev=stddev)
+            return self.add_weight(
+                shape=(*shape, self.hidden_dim), initializer=initializer, name=name, **settings
             )
+
+        self.token_embedding = add("token_embedding", self.vocabulary_size)
+        if self.axial_grid is None:
+            self.position_embedding = add(
+                "position_embedding", self.sequence_length, stddev=self.position_stddev
+            )
+        else:
+            rows, columns = self.axial_grid
+            self.row_embedding = add("row_embedding", rows, stddev=self.position_stddev)
+            self.column_embedding = add("column_embedding", columns, stddev=self.position_stddev)
+        if self.use_start_vector:
+            self.start_vector = add("start_vector", trainable=self.shift_right)
 
     def call(self, tokens: Tensor, masked: Tensor | None = None) -> Tensor:
         x = ops.take(self.token_embedding, tokens, axis=0)
@@ -108,7 +117,14 @@ class TokenEmbedding(keras.layers.Layer):
         else:
             replaced = unknown if masked is None else ops.logical_or(masked, unknown)
             x = ops.where(replaced[:, :, None], _nan_where(unknown, x.dtype)[:, :, None], x)
-        return x + self.position_embedding[: ops.shape(tokens)[1]]
+        return x + self.positions()[: ops.shape(tokens)[1]]
+
+    def positions(self) -> Tensor:
+        """Returns the embeddings of all positions, [n, d]."""
+        if self.axial_grid is None:
+            return ops.convert_to_tensor(self.position_embedding)
+        embeddings = self.row_embedding[:, None] + self.column_embedding[None]
+        return ops.reshape(embeddings, (self.sequence_length, self.hidden_dim))
 
     def step(self, previous: Tensor, start: Tensor) -> Tensor:
         """Embeds some positions, for a decoder that goes step by step; needs a start vector.
@@ -127,8 +143,15 @@ class TokenEmbedding(keras.layers.Layer):
             self.start_vector,
             ops.take(self.token_embedding, previous, axis=0),
         )
-        position = ops.take(self.position_embedding, positions, axis=0)
-        return ops.cast(x, self.compute_dtype) + ops.cast(position, self.compute_dtype)
+        x = ops.cast(x, self.compute_dtype)
+        if self.axial_grid is None:
+            return x + self._taken(self.position_embedding, positions)
+        columns = self.axial_grid[1]
+        row = self._taken(self.row_embedding, positions // columns)
+        return x + (row + self._taken(self.column_embedding, positions % columns))
+
+    def _taken(self, table, indices):
+        return ops.cast(ops.take(table, indices, axis=0), self.compute_dtype)
 
     def compute_output_shape(self, tokens_shape: Shape) -> Shape:
         return (*tokens_shape, self.hidden_dim)
@@ -141,6 +164,9 @@ class TokenEmbedding(keras.layers.Layer):
             "hidden_dim": self.hidden_dim,
             "use_start_vector": self.use_start_vector,
             "shift_right": self.shift_right,
+            "axial_grid": self.axial_grid,
+            "token_stddev": self.token_stddev,
+            "position_stddev": self.position_stddev,
         }
 
 
@@ -152,7 +178,7 @@ class _AttentionLayer(keras.layers.Layer):
         num_heads: int,
         causal: bool,
         use_bias: bool,
-        output_stddev: float,
+        initial: InitialWeights,
         pattern: AttentionPattern = DENSE,
         **kwargs,
     ):
@@ -160,7 +186,7 @@ class _AttentionLayer(keras.layers.Layer):
         self.num_heads = num_heads
         self.causal = causal
         self.use_bias = use_bias
-        self.output_stddev = output_stddev
+        self.initial = initial
         self.pattern = pattern
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -172,13 +198,14 @@ class _AttentionLayer(keras.layers.Layer):
             "num_heads": self.num_heads,
             "causal": self.causal,
             "use_bias": self.use_bias,
-            "output_stddev": self.output_stddev,
+            "initial": dataclasses.asdict(self.initial),
             "pattern": self.pattern.get_config(),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
-        return cls(**{**config, "pattern": deserialize(config["pattern"])})
+        initial, pattern = InitialWeights(**config["initial"]), deserialize(config["pattern"])
+        return cls(**{**config, "initial": initial, "pattern": pattern})
 
 
 @keras.saving.register_keras_serializable("igpt_keras")
@@ -189,20 +216,20 @@ class SelfAttention(_AttentionLayer):
         num_heads: H.
         causal: Whether a position attends only to itself and earlier ones.
         use_bias: Whether both projections have bias vectors.
-        output_stddev: Standard deviation of the output projection's initial weights.
+        initial: Standard deviations of the initial weights.
         pattern: Which keys a query attends to, in addition to causality.
 
     Call arguments:
         x: [B, n, d]; with `attend` also [B · n, d], which needs fewer TensorFlow operations.
         attend: Maps queries, keys and values, each [..., H, D], and the pattern to attended
-            values of the same shape; None for `dot_product_attention`. A decoder passes its
-            own.
+            values of the same shape; None for the pattern's `attend`. A decoder passes its own.
 
     Output shape:
         The shape of `x`.
 
     Example:
-        >>> attention = SelfAttention(4, causal=True, use_bias=False, output_stddev=0.02)
+        >>> initial = initial_weights("image_gpt", hidden_dim=64, num_layers=12)
+        >>> attention = SelfAttention(4, causal=True, use_bias=False, initial=initial)
         >>> attention(np.zeros((2, 9, 64), "float32")).shape
         TensorShape([2, 9, 64])
     """
@@ -210,9 +237,9 @@ class SelfAttention(_AttentionLayer):
     def build(self, input_shape: Shape) -> None:
         d = input_shape[-1]
         self.head_dim = d // self.num_heads
-        self.qkv = _projection(3 * d, paper.qkv_stddev(d), "qkv", self)
+        self.qkv = _projection(3 * d, self.initial.qkv, "qkv", self)
         self.qkv.build(input_shape)
-        self.output_proj = _projection(d, self.output_stddev, "output_proj", self)
+        self.output_proj = _projection(d, self.initial.attention_output, "output_proj", self)
         self.output_proj.build(input_shape)
 
     def call(self, x: Tensor, attend: Callable | None = None) -> Tensor:
@@ -221,7 +248,7 @@ class SelfAttention(_AttentionLayer):
         unstacked: Any = ops.unstack(qkv, 3, axis=-3)
         query, key, value = unstacked
         if attend is None:
-            attended = dot_product_attention(query, key, value, self.causal, self.pattern)
+            attended = self.pattern.attend(query, key, value, self.causal)
         else:
             attended = attend(query, key, value, self.pattern)
         return self.output_proj(ops.reshape(attended, (*batch, x.shape[-1])))
@@ -233,18 +260,20 @@ class MLP(keras.layers.Layer):
 
     Args:
         use_bias: Whether both projections have bias vectors.
+        initial: Standard deviations of the initial weights.
     """
 
-    def __init__(self, use_bias: bool, **kwargs):
+    def __init__(self, use_bias: bool, initial: InitialWeights, **kwargs):
         super().__init__(**kwargs)
         self.use_bias = use_bias
+        self.initial = initial
 
     def build(self, input_shape: Shape) -> None:
         d = input_shape[-1]
         width = paper.MLP_RATIO * d
-        self.up_proj = _projection(width, paper.MLP_STDDEV, "up_proj", self)
+        self.up_proj = _projection(width, self.initial.mlp_up, "up_proj", self)
         self.up_proj.build(input_shape)
-        self.down_proj = _projection(d, paper.MLP_STDDEV, "down_proj", self)
+        self.down_proj = _projection(d, self.initial.mlp_down, "down_proj", self)
         self.down_proj.build((*input_shape[:-1], width))
 
     def call(self, x: Tensor) -> Tensor:
@@ -254,7 +283,12 @@ class MLP(keras.layers.Layer):
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "use_bias": self.use_bias}
+        initial = dataclasses.asdict(self.initial)
+        return {**super().get_config(), "use_bias": self.use_bias, "initial": initial}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "MLP":
+        return cls(**{**config, "initial": InitialWeights(**config["initial"])})
 
 
 @keras.saving.register_keras_serializable("igpt_keras")
@@ -274,13 +308,13 @@ class Block(_AttentionLayer):
             self.num_heads,
             self.causal,
             self.use_bias,
-            self.output_stddev,
+            self.initial,
             self.pattern,
             name="attention",
             dtype=dtype,
         )
         self.mlp_norm = rms_norm("mlp_norm", dtype)
-        self.mlp = MLP(self.use_bias, name="mlp", dtype=dtype)
+        self.mlp = MLP(self.use_bias, self.initial, name="mlp", dtype=dtype)
 
     def build(self, input_shape: Shape) -> None:
         for layer in (self.attention_norm, self.attention, self.mlp_norm, self.mlp):

@@ -240,7 +240,7 @@ def _entry(run: Run) -> tuple[Run, Model, str]:
     described = Model(
         str(model["name"] or pathlib.Path(origin).name),
         check_objective(model["objective"]),
-        ImageGPTConfig(**model["config"]),
+        ImageGPTConfig.from_dict(model["config"]),
         int(model["parameters"]),
         _optional(str, model["data"]),
         _optional(int, model["step"]),

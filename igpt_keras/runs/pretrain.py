@@ -14,6 +14,7 @@ Metrics of the result; losses in nats per pixel:
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -63,6 +64,13 @@ class Settings(TrainingOptions):
         num_layers: Number of layers.
         hidden_dim: Width.
         num_heads: Number of attention heads.
+        attention: Name of an attention pattern; see `ImageGPTConfig`, also for the next five.
+        stride: Positions in a row of a sparse pattern; None for the columns of the image.
+        summary: Summary positions of a row for each head; None for an eighth of the stride.
+        attention_layers: The parts of a sparse pattern that consecutive layers have, over and
+            over; None for the pattern's own order.
+        axial_positions: Whether positions are embedded as a row and a column.
+        initializer: Scheme of the initial weights.
         tokenizer: Path of a palette, or of a model whose tokenizer to use; None to fit a palette
             to the training images.
         num_colors: Size of a palette that is fitted.
@@ -88,6 +96,12 @@ class Settings(TrainingOptions):
     num_layers: int | None = None
     hidden_dim: int | None = None
     num_heads: int | None = None
+    attention: str = "dense"
+    stride: int | None = None
+    summary: int | None = None
+    attention_layers: Sequence[str] | None = None
+    axial_positions: bool = False
+    initializer: str = "image_gpt"
     tokenizer: str | None = None
     num_colors: int | None = None
     epochs: float | None = None
@@ -118,8 +132,8 @@ class Settings(TrainingOptions):
         Raises:
             InputError: The sizes do not fit each other, or there is no such preset.
         """
-        names = ("num_layers", "hidden_dim", "num_heads", "image_size")
-        given = {name: getattr(self, name) for name in names}
+        names = [field.name for field in dataclasses.fields(ImageGPTConfig)]
+        given = {name: getattr(self, name) for name in names if hasattr(self, name)}
         given["vocabulary_size"] = vocabulary_size or self.num_colors
         preset = self.preset or presets.DEFAULT_PRESET
         sizes = {name: size for name, size in given.items() if size is not None}

@@ -254,7 +254,9 @@ class Training(Run[SettingsT]):
 
     def _check_unchanged(self, content: dict[str, Any], options: dict[str, Any]) -> None:
         """Raises `InputError` if `content` of run.json is of other settings, images or model."""
-        before = content["options"]
+        # A run that an earlier version began lacks the options that it did not have.
+        defaults = {field.name: field.default for field in dataclasses.fields(self.settings)}
+        before = defaults | content["options"]
         for name in options:
             if name not in LAYOUT | PLACES and options[name] != before.get(name):
                 raise InputError(

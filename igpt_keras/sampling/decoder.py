@@ -8,10 +8,11 @@ per sequence.
 
 import functools
 import math
+from typing import Any
 
 import tensorflow as tf
 
-from igpt_keras.network.attention import dot_product_attention, hidden_keys
+from igpt_keras.network.attention_patterns import AttentionPattern
 from igpt_keras.network.protocols import TokenModel
 from igpt_keras.tensors import Tensor
 
@@ -33,7 +34,7 @@ def prefill(model: TokenModel, tokens: Tensor) -> tuple[Tensor, Caches]:
 
     def attend(query, key, value, pattern):
         caches.append((_by_head(key), _by_head(value)))
-        return dot_product_attention(query, key, value, causal=True, pattern=pattern)
+        return pattern.attend(query, key, value, causal=True)
 
     h = model.backbone.embedding(tokens)
     for block in model.backbone.blocks:
@@ -63,13 +64,13 @@ def decode_step(
     heads, width = config.num_heads, config.head_dim
     is_one = tokens.shape[1] == 1
     count = 1 if is_one else tf.shape(tokens)[1]
-    positions, cached = start + tf.range(count), tf.range(tf.shape(caches[0][0])[1])
+    positions = start + tf.range(count)
+    capacity = caches[0][0].shape[1] or tf.shape(caches[0][0])[1]
     remaining, updated = iter(caches), []
 
     @functools.cache  # for the blocks that have the same pattern
-    def score_mask(pattern):
-        hidden: Tensor = hidden_keys(positions, cached, True, pattern)
-        return tf.cast(hidden, tf.float32) * -1e30
+    def reader(pattern):
+        return _Reader(pattern, positions, capacity, heads)
 
     def by_head(x):
         """[B · k, H, D] to [B · H, k, D]."""
@@ -84,24 +85,79 @@ def decode_step(
         return tf.reshape(x, [-1, heads, width])
 
     def attend(query, key, value, pattern):
-        keys, values = (
+        cached = tuple(
             _write(cache, start, by_head(new))
             for cache, new in zip(next(remaining), (key, value), strict=True)
         )
-        updated.append((keys, values))
-        scores = _multiply(by_head(query) * (1 / math.sqrt(width)), keys, adj_y=True)
-        scores = tf.cast(scores, tf.float32) + score_mask(pattern)
-        # TensorFlow's own softmax is slower on arrays as small as this.
-        weights = tf.exp(scores - tf.reduce_max(scores, axis=-1, keepdims=True))
-        attended = _multiply(tf.cast(weights, values.dtype), values)
-        total = tf.reduce_sum(weights, axis=-1, keepdims=True)
-        return by_position(tf.cast(tf.cast(attended, tf.float32) / total, values.dtype))
+        updated.append(cached)
+        return by_position(reader(pattern).attend(by_head(query), *cached))
 
     h = tf.reshape(model.backbone.embedding.step(tokens, start), [-1, config.hidden_dim])
     for block in model.backbone.blocks:
         h = block(h, attend=attend)
     logits = model.token_head(model.backbone.final_norm(h))
     return tf.reshape(logits, [-1, count, config.vocabulary_size]), updated
+
+
+class _Reader:
+    """Attends from some positions to the cached keys that a pattern needs, and reads no others.
+
+    Args:
+        pattern: The pattern of a causal model.
+        positions: int32 [k], of the queries.
+        capacity: Of the caches, an integer or an int32 scalar.
+        heads: H.
+    """
+
+    def __init__(self, pattern: AttentionPattern, positions: Tensor, capacity: Any, heads: int):
+        self.heads, self.capacity = heads, capacity
+        self.keys: Any = pattern.keys_of(positions, capacity)
+        if self.keys is None:
+            hidden = pattern.hidden(positions, tf.range(capacity), causal=True)
+        else:
+            hidden = (self.keys < 0) | (self.keys > positions[:, None])
+            # Without an axis of heads, each head reads the same keys.
+            self.keys = tf.clip_by_value(self.keys, 0, capacity - 1)
+        self.mask = tf.cast(hidden, tf.float32) * -1e30
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Returns attended values [B · H, k, D] of queries [B · H, k, D] and of the caches."""
+        query = query * (1 / math.sqrt(query.shape[-1]))
+        if self.keys is not None:
+            # Each query has keys of its own.
+            query, keys, values = query[:, :, None], self._read(keys), self._read(values)
+        scores = tf.cast(_multiply(query, keys, adj_y=True), tf.float32)
+        if self.keys is not None:
+            scores = scores[:, :, 0]
+        scores = self._masked(scores)
+        # TensorFlow's own softmax is slower on arrays as small as this.
+        weights = tf.exp(scores - tf.reduce_max(scores, axis=-1, keepdims=True))
+        total = tf.reduce_sum(weights, axis=-1, keepdims=True)
+        weights = tf.cast(weights, values.dtype)
+        if self.keys is not None:
+            attended = _multiply(weights[:, :, None], values)[:, :, 0]
+        else:
+            attended = _multiply(weights, values)
+        return tf.cast(tf.cast(attended, tf.float32) / total, values.dtype)
+
+    def _read(self, cache):
+        """The keys of each query, from a cache [B · H, capacity, D]: [B · H, k, keys, D]."""
+        if self.keys.shape.rank == 2:
+            return tf.gather(cache, self.keys, axis=1)
+        width = cache.shape[-1]
+        of_head = self.keys + self.capacity * tf.range(self.heads)[:, None, None]
+        by_sequence = tf.reshape(cache, [-1, self.heads * self.capacity, width])
+        shape = tf.shape(self.keys)
+        read = tf.gather(by_sequence, of_head, axis=1)
+        return tf.reshape(read, [-1, shape[1], shape[2], width])
+
+    def _masked(self, scores):
+        """Scores [B · H, k, keys], so small for hidden keys that they have no weight."""
+        if self.mask.shape.rank == 2:
+            return scores + self.mask
+        shape = tf.shape(scores)
+        by_head = tf.reshape(scores, [-1, self.heads, shape[1], shape[2]])
+        return tf.reshape(by_head + self.mask, shape)
 
 
 def _write(cache, start, new):

@@ -1,14 +1,18 @@
 """Memory that training needs, and how to make it fit.
 
-B images, n tokens an image, d `hidden_dim`, H heads, L blocks, V colors. docs/scaling.md has
-tables of these formulas and compares them with measurements.
+B images, n tokens an image, d `hidden_dim`, H heads, L blocks, V colors; k keys that attention
+multiplies a query with, n for dense attention. docs/scaling.md has tables of these formulas and
+compares them with measurements.
 """
 
+import collections
 import dataclasses
+import functools
 import pathlib
 import resource
 from collections.abc import Iterator
 
+from igpt_keras.network.attention_patterns import AttentionPattern
 from igpt_keras.network.config import ImageGPTConfig
 
 # By how much a measured peak may exceed the formulas, which leave out temporary tensors.
@@ -23,26 +27,40 @@ def state_bytes(config: ImageGPTConfig, mixed: bool) -> int:
     return (4 + 4 + 8 + 2 * mixed) * config.parameter_count()
 
 
-def block_bytes(config: ImageGPTConfig, mixed: bool, fused: bool = False, parts: int = 1) -> int:
+@functools.lru_cache(maxsize=64)
+def patterns(config: ImageGPTConfig) -> collections.Counter[AttentionPattern]:
+    """Returns how many blocks of a model have each of its attention patterns."""
+    return collections.Counter(map(config.pattern, range(config.num_layers)))
+
+
+def block_bytes(
+    config: ImageGPTConfig,
+    pattern: AttentionPattern,
+    mixed: bool,
+    fused: bool = False,
+    parts: int = 1,
+) -> int:
     """Activations of a block that its gradient needs, for one token.
 
     Whole on every device: the block's input h and a = h + attention, the normalized states
     with and without their gain. Split over `parts` devices by `layout_map`: queries, keys,
     values, attended values; the MLP's hidden states u, sigmoid(1.702 u) and their product;
-    the H n attention weights of a token. `mixed`: bfloat16, norms and softmax float32
+    the H k attention weights of a token. `mixed`: bfloat16, norms and softmax float32
     (h, a and the attention weights are there in both).
 
     Args:
-        config: Sizes of the model.
+        config: Sizes of the model, taken to be autoregressive.
+        pattern: The block's.
         mixed: Whether activations have 16 bits.
         fused: Whether an attention kernel keeps a float32 a head instead of the weights.
         parts: Number of devices that share the block.
     """
-    d, heads, n = config.hidden_dim, config.num_heads, config.sequence_length
+    d, heads = config.hidden_dim, config.num_heads
+    keys = pattern.num_products(config.sequence_length, causal=True)
     size = 2 if mixed else 4
     whole = 4 * d * size + 2 * d * 4 + (2 * d * 4 if mixed else 0)
     split = (4 + 12) * d * size
-    weights = heads * 4 if fused else heads * n * (4 + (2 if mixed else 0))
+    weights = heads * 4 if fused else heads * keys * (4 + (2 if mixed else 0))
     return whole + (split + weights) // parts
 
 
@@ -62,9 +80,14 @@ def activation_bytes(
     """
     d, layers = config.hidden_dim, config.num_layers
     size = 2 if mixed else 4
-    block = block_bytes(config, mixed, fused, parts)
-    blocks = layers * d * size + block if remat else layers * block
-    weights = 0 if fused else config.num_heads * config.sequence_length
+    counts = patterns(config)
+    kept = {each: block_bytes(config, each, mixed, fused, parts) for each in counts}
+    if remat:
+        blocks = layers * d * size + max(kept.values())
+    else:
+        blocks = sum(count * kept[each] for each, count in counts.items())
+    keys = max(each.num_products(config.sequence_length, causal=True) for each in counts)
+    weights = 0 if fused else config.num_heads * keys
     at_work = max(2 * 4 * weights, 2 * 4 * d * size)
     logits = 2 * 4 * config.vocabulary_size
     return batch_size * config.sequence_length * (blocks + (at_work + logits) // parts)
@@ -139,6 +162,8 @@ def alternatives(config: ImageGPTConfig, layout: Layout, available: int) -> list
             add(f"batch_size={smaller.batch_size}", config, smaller)
             break
     for size in range(config.image_size - 1, 3, -1):
+        if config.stride is not None and size**2 % config.stride:
+            continue
         reduced = dataclasses.replace(config, image_size=size)
         fits = layout.fitting(reduced, available)
         if fits is not None:

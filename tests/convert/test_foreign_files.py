@@ -65,7 +65,7 @@ class TestPresetFolder:
             (("config",), 3),
             (("config", "num_layers"), "2"),
             (("config", "num_layers"), None),
-            (("config", "attention_pattern"), ["dense"]),
+            (("config", "attention"), ["dense"]),
             (("num_classes",), "3"),
             (("num_classes",), [3]),
             (("class_names",), 3),

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from igpt_keras.network import attention
 from igpt_keras.network.attention import dot_product_attention
+from igpt_keras.network.initial_weights import initial_weights
 from igpt_keras.network.layers import Block
 
 QUERY_BLOCK_SIZE = 4
@@ -79,7 +80,7 @@ def with_gradients_in_graph(inputs, upstream, causal):
     "jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["graph", "xla"]
 )
 def test_a_recomputed_block_has_the_gradients_of_a_kept_one(jit_compile):
-    block = Block(2, causal=True, use_bias=True, output_stddev=0.1)
+    block = Block(2, causal=True, use_bias=True, initial=initial_weights("image_gpt", 8, 1))
     states = np.random.default_rng(4).normal(0, 1, (2, 11, 8)).astype("float32")
     block(states)
 

@@ -16,6 +16,7 @@ from igpt_keras.network import attention, attention_patterns
 from igpt_keras.network.attention import dot_product_attention
 from igpt_keras.network.attention_patterns import AttentionPattern, register_attention_pattern
 from igpt_keras.network.attention_patterns.dense import DENSE
+from igpt_keras.network.initial_weights import initial_weights
 from igpt_keras.network.layers import Block
 from igpt_keras.sampling.decoder import decode_step, grow, prefill
 
@@ -90,9 +91,7 @@ class TestAttention:
     def test_attention_and_its_gradients(self, arrays, causal, width):
         mask = window_mask(15, width, causal)
         expected = with_gradients(lambda *x: masked_attention(*x, mask), arrays, "float64")
-        actual = with_gradients(
-            lambda *x: dot_product_attention(*x, causal, Window(width)), arrays, "float32"
-        )
+        actual = with_gradients(lambda *x: Window(width).attend(*x, causal), arrays, "float32")
         for ours, theirs in zip(actual, expected, strict=True):
             # Of a position that sees only itself, the gradients of query and key are 0.
             np.testing.assert_allclose(ours, theirs, atol=1e-5 * max(1, np.abs(theirs).max()))
@@ -100,9 +99,7 @@ class TestAttention:
     @pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
     def test_a_length_known_only_in_the_graph(self, arrays, causal):
         signature = [tf.TensorSpec([None, None, 3, 4])] * 3
-        attend = tf.function(
-            lambda *x: dot_product_attention(*x, causal, Window(3)), input_signature=signature
-        )
+        attend = tf.function(lambda *x: Window(3).attend(*x, causal), input_signature=signature)
         inputs = arrays[:3].astype(np.float32)
         expected = masked_attention(*inputs, window_mask(15, 3, causal))
         np.testing.assert_allclose(attend(*inputs), expected, atol=1e-5)
@@ -110,7 +107,7 @@ class TestAttention:
     def test_a_position_sees_itself_whatever_the_pattern(self, arrays):
         query, key, value = arrays[:3].astype(np.float32)
         for causal in (False, True):
-            attended = dot_product_attention(query, key, value, causal, Nothing())
+            attended = Nothing().attend(query, key, value, causal)
             np.testing.assert_allclose(attended, value, atol=1e-6)
 
     @pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
@@ -132,7 +129,7 @@ class TestAttention:
         expected = tf.transpose(tf.concat(parts, axis=2), [0, 2, 1, 3])
         for attended in (
             dot_product_attention(query, key, value, causal),
-            dot_product_attention(query, key, value, causal, DENSE),
+            DENSE.attend(query, key, value, causal),
         ):
             np.testing.assert_array_equal(
                 tf.cast(attended, tf.float32), tf.cast(expected, tf.float32)
@@ -141,12 +138,12 @@ class TestAttention:
     @pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
     def test_dense_attention_asks_for_no_mask(self, causal):
         positions = ops.arange(5)
-        hidden = attention.hidden_keys(positions, positions, causal, DENSE)
+        hidden = DENSE.hidden(positions, positions, causal)
         assert hidden is None or np.array_equal(hidden, ~np.tri(5, dtype=bool))
         assert (hidden is None) == (not causal)
 
     def test_a_block_keeps_its_pattern(self):
-        block = Block(2, True, False, 0.1, Window(3))
+        block = Block(2, True, False, initial_weights("image_gpt", 8, 1), Window(3))
         serialized = json.loads(json.dumps(keras.saving.serialize_keras_object(block)))
         again = keras.saving.deserialize_keras_object(serialized)
         assert again.attention.pattern == Window(3)
@@ -168,7 +165,7 @@ def receptive_field(depth, causal, length=LENGTH):
 @pytest.fixture
 def windowed(config):
     """Windows of 2 and 3 positions in the two blocks."""
-    return dataclasses.replace(config, attention_pattern="test window")
+    return dataclasses.replace(config, attention="test window")
 
 
 @pytest.fixture
@@ -178,13 +175,13 @@ def model(windowed, palette, randomized):
 
 class TestModel:
     def test_the_name_is_checked_and_kept(self, config, windowed):
-        assert config.attention_pattern == "dense"
-        assert windowed.to_dict()["attention_pattern"] == "test window"
+        assert config.attention == "dense"
+        assert windowed.to_dict()["attention"] == "test window"
         assert ImageGPTConfig(**json.loads(json.dumps(windowed.to_dict()))) == windowed
         with pytest.raises(
             InputError, match="attention pattern must be one of dense, .*test window, got 'oval'"
         ):
-            dataclasses.replace(config, attention_pattern="oval")
+            dataclasses.replace(config, attention="oval")
 
     def test_each_block_has_a_pattern_of_its_own(self, model):
         patterns = [block.attention.pattern for block in model.backbone.blocks]
@@ -258,7 +255,7 @@ class TestModel:
         model = randomized(ImageGPT(config))
         file = model.save_to_preset(tmp_path / "model") / "igpt.json"
         description = json.loads(file.read_text())
-        assert description["settings"]["config"].pop("attention_pattern") == "dense"
+        assert description["settings"]["config"].pop("attention") == "dense"
         file.write_text(json.dumps(description))
         again = igpt_keras.load(tmp_path / "model")
         assert again.config == config
@@ -334,5 +331,5 @@ def test_the_example_of_the_module_runs():
     code = attention_patterns.__doc__.split("```python\n")[1].split("```")[0]
     scope: dict = {}
     exec(code, scope)
-    config = ImageGPTConfig(4, 8, 16, 1, 2, attention_pattern="window")
+    config = ImageGPTConfig(4, 8, 16, 1, 2, attention="window")
     assert ImageGPT(config).backbone.blocks[0].attention.pattern == scope["Window"](width=4)

@@ -3,7 +3,10 @@ import numpy as np
 import pytest
 from keras import ops
 
+from igpt_keras.network.initial_weights import initial_weights
 from igpt_keras.network.layers import MLP, Block, SelfAttention, TokenEmbedding, rms_norm
+
+INITIAL = initial_weights("image_gpt", hidden_dim=12, num_layers=1)
 
 
 @pytest.fixture
@@ -26,7 +29,7 @@ def numpy(tensor):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("use_bias", [False, True])
 def test_attention_is_the_weighted_mean_taken_one_query_at_a_time(states, causal, use_bias):
-    layer = built(SelfAttention(3, causal, use_bias, output_stddev=0.1), states)
+    layer = built(SelfAttention(3, causal, use_bias, initial=INITIAL), states)
     projected = numpy(layer.qkv(states))
     attended = np.zeros((3, 5, 12))
     for image in range(3):
@@ -46,7 +49,7 @@ def test_attention_is_the_weighted_mean_taken_one_query_at_a_time(states, causal
 
 
 def test_mlp_is_two_maps_around_the_published_activation(states):
-    layer = built(MLP(use_bias=True), states)
+    layer = built(MLP(use_bias=True, initial=INITIAL), states)
     first, first_bias, second, second_bias = (numpy(weight) for weight in layer.weights)
     assert first.shape == (12, 48)
     inner = states @ first + first_bias
@@ -61,7 +64,7 @@ def test_norm_is_by_the_root_mean_square_without_centring(states):
 
 
 def test_block_adds_attention_and_mlp_each_after_its_norm(states):
-    block = built(Block(3, True, True, output_stddev=0.1), states)
+    block = built(Block(3, True, True, initial=INITIAL), states)
     after_attention = states + numpy(block.attention(block.attention_norm(states)))
     expected = after_attention + numpy(block.mlp(block.mlp_norm(after_attention)))
     np.testing.assert_allclose(numpy(block(states)), expected, atol=1e-4)
@@ -95,9 +98,9 @@ def test_embedding_zeroes_masked_contents_before_adding_positions(tokens):
     "layer",
     [
         TokenEmbedding(8, 16, 12, use_start_vector=True),
-        SelfAttention(3, True, True, 0.1),
-        MLP(True, dtype="mixed_bfloat16"),
-        Block(3, False, True, 0.1),
+        SelfAttention(3, True, True, INITIAL),
+        MLP(True, INITIAL, dtype="mixed_bfloat16"),
+        Block(3, False, True, INITIAL),
     ],
     ids=lambda layer: type(layer).__name__,
 )

@@ -53,8 +53,8 @@ def save_huggingface(
 
     Raises:
         InputError: Transformers has no such model: the objective is BERT, attention is not
-            dense, a classifier has `shift_right=True`, the class head does not read the last
-            layer, or the tokenizer is not a palette.
+            dense, positions are axial, a classifier has `shift_right=True`, the class head
+            does not read the last layer, or the tokenizer is not a palette.
         FileExistsError: `folder` exists and `overwrite` is false, or it holds no model.
         OSError: The folder cannot be written.
     """
@@ -81,10 +81,15 @@ def _check_convertible(model: TokenModel) -> ColorPalette | None:
             "Hugging Face's ImageGPT is autoregressive only, "
             f'got a model with objective="{model.objective}"'
         )
-    if model.config.attention_pattern != "dense":
+    if model.config.attention != "dense":
         raise InputError(
             "Hugging Face's ImageGPT has dense attention only, got a model with "
-            f'attention_pattern="{model.config.attention_pattern}"'
+            f'attention="{model.config.attention}"'
+        )
+    if model.config.axial_positions:
+        raise InputError(
+            "Hugging Face's ImageGPT has an embedding for each position, got a model with "
+            "axial_positions=True"
         )
     if getattr(model, "class_head", None) is not None and model.backbone.shift_right:
         raise InputError(
