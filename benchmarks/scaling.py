@@ -234,6 +234,40 @@ def flops_table() -> str:
     return table(head, lines)
 
 
+# Of S: image sizes.
+SPARSE_SIZES = (32, 48, 64, 96)
+SPARSE_PATTERNS = ("dense", "strided", "fixed")
+
+
+def sparse_table() -> str:
+    """Dense and sparse attention of S, with the default order of layers and 8 heads."""
+    head = ["", "keys of a query", "forward, a token", "step", "attention's share"]
+    head += ["activations of an image", "recomputed"]
+    lines = []
+    for image_size in SPARSE_SIZES:
+        for attention in SPARSE_PATTERNS:
+            config = ImageGPTConfig.preset(
+                "image_gpt_small", image_size=image_size, attention=attention
+            )
+            keys = attention_flops(config) / (4 * config.hidden_dim * config.num_layers)
+            kept, recomputed = (
+                activation_bytes(config, 1, mixed=True, remat=remat) / 1e9
+                for remat in (False, True)
+            )
+            lines.append(
+                [
+                    f"S {image_size}² {attention}",
+                    f"{keys:,.0f}",
+                    f"{forward_flops(config) / 1e9:.2f} G",
+                    f"{step_flops(config, paper.BATCH_SIZE) / 1e12:,.0f} T",
+                    f"{attention_flops(config) / forward_flops(config):.0%}",
+                    f"{kept:.2f}",
+                    f"{recomputed:.2f}",
+                ]
+            )
+    return table(head, lines)
+
+
 def strategy_table(accelerators: dict[str, Accelerator]) -> str:
     head = ["", "one H100"]
     head += [f"{name}, {accelerator.memory:g} GB" for name, accelerator in accelerators.items()]
@@ -340,6 +374,7 @@ def main() -> None:
         tables = (
             memory_table(),
             flops_table(),
+            sparse_table(),
             strategy_table(accelerators),
             cost_table(accelerators, options.utilization),
         )

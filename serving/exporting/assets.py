@@ -119,6 +119,7 @@ def _sizes(model: GenerativeModel) -> dict[str, Any]:
         "tokenizer": type(model.tokenizer).__name__,
         "vocabulary size": config.vocabulary_size,
         "layers, width, heads": f"{config.num_layers}, {config.hidden_dim}, {config.num_heads}",
+        "attention": config.attention,
         "parameters": f"{model.count_params():,}",
         "precision": model.dtype_policy.name,
     }

@@ -143,6 +143,10 @@ def test_two_workers_write_one_run(trained, two_workers, tmp_path):
         (["--steps", "2", "--epochs", "1"], "give either epochs or steps"),
         (["--steps", "16", "--snapshots", "0"], "0 is not in the range x>=1"),
         (["--steps", "16", "--num-heads", "3"], "hidden_dim must be a multiple of num_heads"),
+        (
+            ["--attention", "strided", "--stride", "7"],
+            "stride must divide the number of tokens, 64",
+        ),
         (["--steps", "16", "--image-size", "0"], "0 is not in the range x>=1"),
         (["--steps", "16", "--objective", "bert", "--mask-probability", "1"], "range 0<x<1"),
         (["--steps", "16", "--learning-rate", "-1"], "x>0"),
@@ -169,6 +173,11 @@ def test_unusable_settings(igpt, tmp_path, arguments, message):
             {"preset": "image_gpt_small", "steps": 1000, "tokenizer": "p.npy", "image_size": 48},
             "image_gpt_small (24 layers of width 512, 8 heads), 48×48 pixels, the tokenizer of "
             "p.npy, 1,000 steps, batches of 128, learning rate 0.003",
+        ),
+        (
+            {"attention": "strided", "steps": 10},
+            "image_gpt_nano (4 layers of width 128, 2 heads), strided attention, 16×16 pixels, "
+            "256 colors, 10 steps, batches of 32, learning rate 0.003",
         ),
         (
             {"num_layers": 1, "hidden_dim": 3072, "num_heads": 1, "epochs": 0.5},
@@ -294,3 +303,26 @@ def test_result_is_json(trained):
     content = json.loads((trained / "result.json").read_text())
     assert content["kind"] == "pretrain"
     assert content["data"]["train"] == 1257
+
+
+@pytest.mark.slow
+def test_options_of_sparse_attention_reach_the_model_and_survive_a_resumed_run(igpt, tmp_path):
+    run = tmp_path / "run"
+    options = ["--attention", "fixed", "--stride", 16, "--summary", 3, "--axial-positions"]
+    options += ["--attention-layers", "merged,local", "--initializer", "sparse_transformer"]
+    data = ["--data", "digits", "--num-colors", 8, *SIZES, "--steps", 8, "--snapshots", 1]
+    status, output, errors = igpt("pretrain", *data, *options, "--output", run)
+    assert status == 0, errors
+    assert "fixed attention, 8×8 pixels" in output
+    expected = {"attention": "fixed", "stride": 16, "summary": 3, "axial_positions": True}
+    config = igpt_keras.load(run).config.to_dict()
+    assert config == {
+        **config,
+        **expected,
+        "attention_layers": ("merged", "local"),
+        "initializer": "sparse_transformer",
+    }
+    # As if it had been interrupted before its end.
+    (run / "result.json").unlink()
+    status, _, errors = igpt("pretrain", "--resume", run)
+    assert status == 0, errors

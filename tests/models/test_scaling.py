@@ -1,5 +1,6 @@
 """The formulas of benchmarks/scaling.py against XLA's own analysis, and the page made of them."""
 
+import dataclasses
 import importlib.util
 import pathlib
 import re
@@ -33,8 +34,8 @@ def test_flops_and_memory_are_those_that_xla_counts():
         import jax, numpy as np, igpt_keras, scaling
         images, size = 4, 16
 
-        def compiled(layers, remat):
-            config = igpt_keras.ImageGPTConfig(size, 64, 128, layers, 4)
+        def compiled(layers, remat, attention):
+            config = igpt_keras.ImageGPTConfig(size, 64, 128, layers, 4, attention=attention)
             model = igpt_keras.ImageGPT(config)
             model.compile(remat=remat)
             state = [[v.value for v in model.trainable_variables],
@@ -46,11 +47,24 @@ def test_flops_and_memory_are_those_that_xla_counts():
             return config, step.cost_analysis()["flops"], step.memory_analysis().temp_size_in_bytes
 
         for remat in (False, True):
-            config, flops, size_of_two = compiled(2, remat)
+            for attention in ("strided", "fixed"):
+                config, flops, size_of_two = compiled(2, remat, attention)
+                np.testing.assert_allclose(
+                    flops, scaling.step_flops(config, images, remat), rtol=0.03
+                )
+                larger, _, size_of_four = compiled(4, remat, attention)
+                formulas = [
+                    scaling.activation_bytes(c, images, False, remat) for c in (config, larger)
+                ]
+                if not remat:
+                    added = formulas[1] - formulas[0]
+                    np.testing.assert_allclose(size_of_four - size_of_two, added, rtol=0.05)
+                assert 0.75 < size_of_four / formulas[1] < 1.05, (size_of_four, formulas)
+            config, flops, size_of_two = compiled(2, remat, "dense")
             formula = scaling.step_flops(config, images, remat)
             np.testing.assert_allclose(flops, formula, rtol=0.03)
             # What blocks add; what one block has at work is an upper bound.
-            larger, _, size_of_four = compiled(4, remat)
+            larger, _, size_of_four = compiled(4, remat, "dense")
             formulas = [scaling.activation_bytes(c, images, False, remat) for c in (config, larger)]
             added = formulas[1] - formulas[0]
             np.testing.assert_allclose(size_of_four - size_of_two, added, rtol=0.01)
@@ -60,6 +74,24 @@ def test_flops_and_memory_are_those_that_xla_counts():
     flags = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
     with Interpreter.on_jax(XLA_FLAGS=flags) as jax:
         jax.run(code)
+
+
+@pytest.mark.parametrize(
+    ("attention", "keys"),
+    [
+        # Half of the blocks see two rows, the others a column.
+        ("strided", (2 * 8 + 6) / 2),
+        # Half see their row, the others two summary positions of each of five rows as well.
+        ("fixed", (8 + 8 + 2 * 5) / 2),
+    ],
+)
+def test_flops_of_sparse_attention_count_the_keys_of_a_query(scaling, attention, keys):
+    config = ImageGPTConfig(4, 7, 12, 4, 2, grid=(6, 8), attention=attention)
+    if attention == "fixed":
+        config = dataclasses.replace(config, summary=2)
+    dense = dataclasses.replace(config, attention="dense", summary=None)
+    others = scaling.forward_flops(dense) - 4 * 4 * 48 * 12
+    assert scaling.forward_flops(config) == others + 4 * 4 * keys * 12
 
 
 @pytest.mark.parametrize("image_size", [3, 5])
@@ -101,6 +133,7 @@ def test_the_page_shows_what_the_script_prints(scaling):
     for table in (
         scaling.memory_table(),
         scaling.flops_table(),
+        scaling.sparse_table(),
         scaling.strategy_table(accelerators),
         scaling.cost_table(accelerators, 0.4),
     ):

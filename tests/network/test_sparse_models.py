@@ -15,7 +15,10 @@ from igpt_keras.convert import save_huggingface
 from igpt_keras.network.attention_patterns.fixed import Fixed
 from igpt_keras.network.attention_patterns.strided import Strided
 from igpt_keras.sampling.decoder import decode_step, grow, prefill
+from serving import export
+from serving.server.operations import check_operations
 from tests.network.test_sparse_attention import closed_form
+from tests.serving.test_export import TF1Model, completion_inputs, single_seed
 
 LENGTH = 16  # of 4 × 4 tokens, in two blocks of two heads
 MODELS = {
@@ -268,19 +271,27 @@ def test_completions_have_the_likelihood_of_the_full_pass_whatever_the_mask_and_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["ar", "bert"])
-def test_training_is_the_same_on_every_path(sparse, tokens, objective):
+@pytest.mark.parametrize(
+    ("name", "objective"),
+    [
+        ("strided, merged", "ar"),
+        ("fixed, wide", "ar"),
+        ("strided", "bert"),
+        ("fixed, merged", "bert"),
+    ],
+)
+def test_training_is_the_same_on_every_path(config, tokens, name, objective):
     """The last batch has fewer images, so that the size of a batch is not fixed."""
+    sparse = dataclasses.replace(config, **MODELS[name])
     images = {"tokens": tokens, "masked": (np.arange(LENGTH) + np.arange(6)[:, None]) % 3 == 0}
     losses = {}
-    for path in ("plain", "remat", "xla", "micro-batches", "mixed"):
+    for path in ("plain", "remat", "xla", "mixed"):
         keras.utils.set_random_seed(0)
         model = ImageGPT(sparse, objective, dtype="mixed_bfloat16" if path == "mixed" else None)
         model.compile(
             keras.optimizers.Adam(0.01),
             remat=path == "remat",
             jit_compile=path == "xla",
-            micro_batches=2 if path == "micro-batches" else 1,
         )
         history = model.fit(images, batch_size=4, epochs=4, shuffle=False, verbose=0).history
         losses[path] = history["loss"]
@@ -320,3 +331,18 @@ def test_jax_trains_as_tensorflow_does(tokens, config, tmp_path, jax_interpreter
     for name, on_jax in json.loads(printed).items():
         for each in on_jax:
             np.testing.assert_allclose(each, losses[name], rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["strided", "fixed", "fixed, merged"])
+def test_an_export_completes_in_a_session_with_operations_that_a_server_accepts(
+    config, palette, randomized, tmp_path, name
+):
+    model = randomized(ImageGPT(dataclasses.replace(config, **MODELS[name]), tokenizer=palette))
+    export(model, tmp_path / "served")
+    assert check_operations(tmp_path / "served") == [1]
+    images = np.random.default_rng(7).integers(0, 256, (3, 4, 4, 3)).astype(np.uint8)
+    inputs = completion_inputs(images, keep_rows=2, seed=[single_seed(seed) for seed in (5, 6, 7)])
+    outputs = TF1Model(tmp_path / "served" / "1").run("complete", **inputs)
+    expected = model.generate(images, keep_rows=2, seed=5)
+    np.testing.assert_array_equal(outputs["tokens"], expected.tokens[:, 0])

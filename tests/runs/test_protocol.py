@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import json
 import math
 import shutil
 from fractions import Fraction
@@ -11,6 +12,7 @@ import pytest
 
 import igpt_keras
 from igpt_keras import ImageGPTConfig, InputError, paper, runs
+from igpt_keras.checksums import write_checksums
 from igpt_keras.data.data_set import open_data
 from igpt_keras.data.tokenization import read_images
 from igpt_keras.runs import (
@@ -418,3 +420,18 @@ def test_settings_and_data_of_another_seed_make_another_palette(pretrained, tmp_
     images = read_images(open_data("digits").train, 8).images
     own = igpt_keras.ColorPalette.fit(images, 8, seed=0)
     np.testing.assert_array_equal(first.colors, own.colors)
+
+
+def test_a_run_of_a_version_with_fewer_options_has_their_defaults(tmp_path):
+    run = tmp_path / "run"
+    Pretrain.open(SETTINGS, "digits", run)
+    content = json.loads((run / "run.json").read_text())
+    for name in ("attention", "axial_positions", "initializer"):
+        del content["options"][name]
+    (run / "run.json").write_text(json.dumps(content))
+    write_checksums(run)
+    resumed = Pretrain.open(SETTINGS, "digits", run, resume=True)
+    assert not resumed.finished and resumed.settings.attention == "dense"
+    sparse = dataclasses.replace(SETTINGS, attention="strided")
+    with pytest.raises(InputError, match="run began with attention=dense, got strided"):
+        Pretrain.open(sparse, "digits", run, resume=True)
