@@ -25,6 +25,7 @@ SMALLER = {
     "--preset image_gpt_small": TINY,
     "image_gpt_small,image_gpt_medium,image_gpt_large": "1x16x1,2x16x1 --image-size 8 --floor 0.01",
     "folder:imagenet": "folder:photos --num-colors 8",
+    "--image-size 64 --attention strided": f"{TINY} --epochs 1 --attention strided",
     "--output runs/photos": f"--output runs/photos {TINY} --epochs 1",
     "--num-layers 8 --hidden-dim 64": "--num-layers 3 --hidden-dim 16",
     "--num-colors 256": "--num-colors 16",

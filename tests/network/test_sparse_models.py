@@ -124,22 +124,28 @@ class TestOptions:
         with pytest.raises(InputError, match=f"^{message}$"):
             ImageGPTConfig(**{**config.to_dict(), **changes})
 
-    def test_hugging_face_has_no_such_model(self, sparse, config, tmp_path):
-        axial = dataclasses.replace(config, axial_positions=True)
-        for each, name in ((sparse, 'attention="'), (axial, "axial_positions=True")):
-            with pytest.raises(InputError, match=f"Hugging Face's ImageGPT has .*{name}"):
-                save_huggingface(ImageGPT(each), tmp_path / "model")
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (
+                {"attention": "strided"},
+                'dense attention only, got a model with attention="strided"',
+            ),
+            ({"axial_positions": True}, "an embedding for each position, .*axial_positions=True"),
+        ],
+    )
+    def test_hugging_face_has_no_such_model(self, config, tmp_path, options, message):
+        model = ImageGPT(dataclasses.replace(config, **options))
+        with pytest.raises(InputError, match=f"Hugging Face's ImageGPT has {message}"):
+            save_huggingface(model, tmp_path / "model")
         assert not list(tmp_path.iterdir())
 
     def test_saved_models_keep_their_options(self, sparse, tokens, randomized, tmp_path):
         model = randomized(ImageGPT(sparse))
         assert model.count_params() == sparse.parameter_count()
-        model.save_to_preset(tmp_path / "model")
-        model.save(tmp_path / "model.keras")
-        for path in ("model", "model.keras"):
-            again = igpt_keras.load(tmp_path / path)
-            assert again.config == sparse
-            np.testing.assert_array_equal(again(tokens), model(tokens))
+        again = igpt_keras.load(model.save_to_preset(tmp_path / "model"))
+        assert again.config == sparse
+        np.testing.assert_array_equal(again(tokens), model(tokens))
 
     def test_models_of_an_earlier_name_load(self, config, tokens, randomized, tmp_path):
         model = randomized(ImageGPT(config))

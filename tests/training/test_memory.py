@@ -70,7 +70,9 @@ def test_the_fewest_micro_batches_that_fit_are_chosen(config, remat):
     assert layout.fitting(config, min(needs.values()) - 1) is None
 
 
-def test_every_alternative_fits(config):
+@pytest.mark.parametrize("options", [{}, {"attention": "strided", "stride": 32}])
+def test_every_alternative_fits(config, options):
+    config = dataclasses.replace(config, **options)
     layout = Layout(24)
     least = min(each.training_bytes(config) for each in layout.divided())
     for available in (layout.training_bytes(config) // 2, least - 1):
