@@ -206,8 +206,13 @@ def _attention_weights(query, key, block: QueryBlock, causal, visible, with_log_
         scores = scores - ops.cast(hidden, "float32") * 1e30
     if not with_log_totals:
         return ops.cast(ops.softmax(scores), query.dtype), None
-    log_totals = ops.logsumexp(scores, axis=-1, keepdims=True)
-    return ops.cast(ops.exp(scores - log_totals), query.dtype), log_totals
+    # Subtracted and added again: it has no gradient, of which TensorFlow's kernel asks none.
+    peaks = ops.max(scores, axis=-1, keepdims=True)
+    if keras.backend.backend() != "tensorflow":
+        peaks = ops.stop_gradient(peaks)
+    exponentials = ops.exp(scores - peaks)
+    totals = ops.sum(exponentials, axis=-1, keepdims=True)
+    return ops.cast(exponentials / totals, query.dtype), peaks + ops.log(totals)
 
 
 def _gradients(upstream, query, key, value, weights, row_sums, blocks):

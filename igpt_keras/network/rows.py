@@ -48,6 +48,7 @@ def shifted(rows: Tensor, by: int) -> Tensor:
     Returns:
         [B, R, ...], zeros where there is no such row.
     """
-    none = ops.zeros_like(rows[:, :1])
+    batch, _, *rest = sizes(rows)
+    none = ops.zeros((batch, 1, *rest), rows.dtype)
     parts = [none, rows[:, :-1]] if by == 1 else [rows[:, 1:], none]
     return ops.concatenate(parts, axis=1)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from igpt_keras.data.data_set import DataSet, open_data
@@ -197,6 +198,28 @@ class TrainingOptions(ShortRepr):
     checkpoint_every: int = CHECKPOINT_EVERY
     max_checkpoints: int = MAX_TO_KEEP
     log_every: int = 10
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class AttentionOptions(ShortRepr):
+    """The attention of a new model, its positions and its initial weights; see `ImageGPTConfig`.
+
+    Attributes:
+        attention: Name of an attention pattern.
+        stride: Positions in a row of a sparse pattern; None for the columns of the image.
+        summary: Summary positions of a row for each head; None for an eighth of the stride.
+        attention_layers: The parts of a sparse pattern that consecutive layers have, over and
+            over; None for the pattern's own order.
+        axial_positions: Whether positions are embedded as a row and a column.
+        initializer: Scheme of the initial weights.
+    """
+
+    attention: str = "dense"
+    stride: int | None = None
+    summary: int | None = None
+    attention_layers: Sequence[str] | None = None
+    axial_positions: bool = False
+    initializer: str = "image_gpt"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)

@@ -14,7 +14,6 @@ Metrics of the result; losses in nats per pixel:
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -32,7 +31,7 @@ from igpt_keras.pictures.completions import completion_sheet, known_rows, number
 from igpt_keras.pictures.contact_sheets import save_png
 from igpt_keras.runs.callbacks import Callbacks
 from igpt_keras.runs.folder import SNAPSHOTS
-from igpt_keras.runs.options import TrainingOptions
+from igpt_keras.runs.options import AttentionOptions, TrainingOptions
 from igpt_keras.runs.result import Result, describe_model
 from igpt_keras.runs.run import Training
 from igpt_keras.runs.tokenizers import fit_palette, read_tokenizer
@@ -51,7 +50,7 @@ NUM_MEASURED = 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class Settings(TrainingOptions):
+class Settings(TrainingOptions, AttentionOptions):
     """Settings of the model and of its pre-training.
 
     Sizes that are None are those of the preset; `igpt_keras.network.presets` has them, and what
@@ -64,13 +63,6 @@ class Settings(TrainingOptions):
         num_layers: Number of layers.
         hidden_dim: Width.
         num_heads: Number of attention heads.
-        attention: Name of an attention pattern; see `ImageGPTConfig`, also for the next five.
-        stride: Positions in a row of a sparse pattern; None for the columns of the image.
-        summary: Summary positions of a row for each head; None for an eighth of the stride.
-        attention_layers: The parts of a sparse pattern that consecutive layers have, over and
-            over; None for the pattern's own order.
-        axial_positions: Whether positions are embedded as a row and a column.
-        initializer: Scheme of the initial weights.
         tokenizer: Path of a palette, or of a model whose tokenizer to use; None to fit a palette
             to the training images.
         num_colors: Size of a palette that is fitted.
@@ -96,12 +88,6 @@ class Settings(TrainingOptions):
     num_layers: int | None = None
     hidden_dim: int | None = None
     num_heads: int | None = None
-    attention: str = "dense"
-    stride: int | None = None
-    summary: int | None = None
-    attention_layers: Sequence[str] | None = None
-    axial_positions: bool = False
-    initializer: str = "image_gpt"
     tokenizer: str | None = None
     num_colors: int | None = None
     epochs: float | None = None
