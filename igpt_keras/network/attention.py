@@ -18,6 +18,8 @@ from igpt_keras.tensors import Tensor
 
 # 128 and 256 are equally fast on two CPU cores, within measurement noise.
 QUERY_BLOCK_SIZE = 128
+# Subtracted from the scores of hidden keys.
+HIDDEN = 1e30
 
 Visible = Callable[[Tensor, Tensor], Tensor | None]
 """Maps indices of queries, int32 [q, 1], and of keys, [1, k], to which keys each query attends
@@ -203,11 +205,11 @@ def _attention_weights(query, key, block: QueryBlock, causal, visible, with_log_
     queries = ops.arange(block.start, block.stop)
     hidden = hidden_keys(queries, ops.arange(block.num_keys), causal, visible)
     if hidden is not None:
-        scores = scores - ops.cast(hidden, "float32") * 1e30
+        scores = scores - ops.cast(hidden, "float32") * HIDDEN
     if not with_log_totals:
         return ops.cast(ops.softmax(scores), query.dtype), None
-    # Subtracted and added again: it has no gradient, of which TensorFlow's kernel asks none.
-    peaks = ops.max(scores, axis=-1, keepdims=True)
+    # Subtracted and added again, it has no gradient, of which TensorFlow's kernel asks none.
+    peaks = ops.max(scores, axis=-1, keepdims=True, initial=-HIDDEN)
     if keras.backend.backend() != "tensorflow":
         peaks = ops.stop_gradient(peaks)
     exponentials = ops.exp(scores - peaks)

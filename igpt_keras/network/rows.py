@@ -50,5 +50,6 @@ def shifted(rows: Tensor, by: int) -> Tensor:
     """
     batch, _, *rest = sizes(rows)
     none = ops.zeros((batch, 1, *rest), rows.dtype)
-    parts = [none, rows[:, :-1]] if by == 1 else [rows[:, 1:], none]
-    return ops.concatenate(parts, axis=1)
+    if by == 1:
+        return ops.concatenate([none, rows], axis=1)[:, :-1]
+    return ops.concatenate([rows, none], axis=1)[:, 1:]

@@ -429,6 +429,7 @@ def test_a_run_of_a_version_with_fewer_options_has_their_defaults(tmp_path):
     for name in ("attention", "axial_positions", "initializer"):
         del content["options"][name]
     (run / "run.json").write_text(json.dumps(content))
+    (run / "SHA256SUMS").unlink()
     write_checksums(run)
     resumed = Pretrain.open(SETTINGS, "digits", run, resume=True)
     assert not resumed.finished and resumed.settings.attention == "dense"

@@ -70,9 +70,13 @@ def test_the_fewest_micro_batches_that_fit_are_chosen(config, remat):
     assert layout.fitting(config, min(needs.values()) - 1) is None
 
 
-@pytest.mark.parametrize("options", [{}, {"attention": "strided", "stride": 32}])
-def test_every_alternative_fits(config, options):
-    config = dataclasses.replace(config, **options)
+def test_smaller_images_have_a_number_of_tokens_that_the_stride_divides(config):
+    sparse = dataclasses.replace(config, attention="strided", stride=32)
+    found = alternatives(sparse, Layout(24), Layout(24).training_bytes(sparse) // 2)
+    assert any(setting.startswith("image_size=8 ") for setting in found)
+
+
+def test_every_alternative_fits(config):
     layout = Layout(24)
     least = min(each.training_bytes(config) for each in layout.divided())
     for available in (layout.training_bytes(config) // 2, least - 1):
