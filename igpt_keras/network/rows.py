@@ -50,6 +50,5 @@ def shifted(rows: Tensor, by: int) -> Tensor:
     """
     batch, _, *rest = sizes(rows)
     none = ops.zeros((batch, 1, *rest), rows.dtype)
-    if by == 1:
-        return ops.concatenate([none, rows], axis=1)[:, :-1]
-    return ops.concatenate([rows, none], axis=1)[:, 1:]
+    extended: Any = ops.concatenate([none, rows] if by == 1 else [rows, none], axis=1)
+    return extended[:, :-1] if by == 1 else extended[:, 1:]

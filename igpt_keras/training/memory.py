@@ -44,9 +44,9 @@ def block_bytes(
 
     Whole on every device: the block's input h and a = h + attention, the normalized states
     with and without their gain. Split over `parts` devices by `layout_map`: queries, keys,
-    values, attended values; the MLP's hidden states u, sigmoid(1.702 u) and their product;
-    the H k attention weights of a token. `mixed`: bfloat16, norms and softmax float32
-    (h, a and the attention weights are there in both).
+    values, attended values, and copies that a sparse pattern makes; the MLP's hidden states
+    u, sigmoid(1.702 u) and their product; the H k attention weights of a token. `mixed`:
+    bfloat16, norms and softmax float32 (h, a and the attention weights are there in both).
 
     Args:
         config: Sizes of the model, taken to be autoregressive.
@@ -59,7 +59,7 @@ def block_bytes(
     keys = pattern.num_products(config.sequence_length, causal=True)
     size = 2 if mixed else 4
     whole = 4 * d * size + 2 * d * 4 + (2 * d * 4 if mixed else 0)
-    split = (4 + 12) * d * size
+    split = (4 + pattern.num_copies() + 12) * d * size
     weights = heads * 4 if fused else heads * keys * (4 + (2 if mixed else 0))
     return whole + (split + weights) // parts
 

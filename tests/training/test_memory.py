@@ -14,6 +14,7 @@ SIZES = [
     {"image_size": 16, "vocabulary_size": 64, "hidden_dim": 256, "num_layers": 6, "num_heads": 4},
     {"image_size": 24, "vocabulary_size": 64, "hidden_dim": 128, "num_layers": 4, "num_heads": 8},
 ]
+MERGED = {"attention": "strided", "attention_layers": ["merged"]}
 # Prints the peak of resident memory, in KiB, above that before training. (`ru_maxrss` would begin
 # with the memory of the process that starts this one.)
 PEAK = """
@@ -38,7 +39,7 @@ print(peak() - before)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("sizes", [*SIZES, {**SIZES[1], **MERGED}])
 @pytest.mark.parametrize(("micro_batches", "remat"), [(1, False), (8, False), (1, True)])
 def test_a_measured_peak_stays_below_what_is_computed_and_near_it(sizes, micro_batches, remat):
     arguments = json.dumps([sizes, 32, micro_batches, remat])

@@ -138,6 +138,13 @@ class AttentionPattern(abc.ABC):
         del causal
         return length
 
+    def num_copies(self) -> int:
+        """Returns how many tensors [n, d] `attend` keeps for its gradient, beyond dense attention.
+
+        They are copies of keys and values in another order, and results of parts of the keys.
+        """
+        return 0
+
     def hidden(self, query_positions: Tensor, key_positions: Tensor, causal: bool) -> Any:
         """Returns which keys each query does not attend to.
 

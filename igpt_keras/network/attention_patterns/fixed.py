@@ -113,6 +113,9 @@ class Fixed(SparseTransformerPattern):
             return self.stride
         return self.stride + (-(-length // self.stride) - causal) * self.summary
 
+    def num_copies(self) -> int:
+        return 0 if self.layer == "local" else 2
+
     def _is_summary(self, columns):
         """Whether positions in a row, [1, k], are summaries of a head: bool [H, 1, k]."""
         starts = self.starts[:, None, None]

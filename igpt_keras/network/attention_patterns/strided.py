@@ -81,6 +81,9 @@ class Strided(SparseTransformerPattern):
         local, column = self.stride * (2 if causal else 3), -(-length // self.stride)
         return {"local": local, "column": column, "merged": local + column}[self.layer]
 
+    def num_copies(self) -> int:
+        return {"local": 1, "column": 0, "merged": 6}[self.layer]
+
     def _local_part(self, query, key, value, causal, with_log_totals=True):
         """Rows attend to themselves and to their neighbors: [B, R, l, H, ...], see the module."""
         stride, num_rows = self.stride, sizes(query)[1]
