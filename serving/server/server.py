@@ -113,6 +113,7 @@ class Server:
         _check_port("port", port)
         _check_port("metrics_port", metrics_port or 0)
         _check_rest(rest_port, page)
+        origins = read_origins(cors_origins)
         _check_least(1, max_message_bytes=max_message_bytes, max_requests=max_requests)
         _check_positive(message_seconds=message_seconds, poll_seconds=poll_seconds)
         self._host, self._port = host, port
@@ -132,7 +133,7 @@ class Server:
         self._site: Site | None = None
         if rest_port is not None:
             limits = (message_seconds, max_message_bytes)
-            self._site = self._make_site(page, read_origins(cors_origins), limits)
+            self._site = self._make_site(page, origins, limits)
         self._metrics: MetricsServer | None = None
         self._stopping = threading.Lock()
         self._stopped = threading.Event()
@@ -206,9 +207,7 @@ class Server:
         )
         return bool(self._metrics_port) and metrics == rest
 
-    def _make_site(
-        self, page: bool, cors_origins: frozenset[str], limits: tuple[float, int]
-    ) -> Site:
+    def _make_site(self, page: bool, origins: frozenset[str], limits: tuple[float, int]) -> Site:
         routes = [
             *Api(self._services, self._manager).routes(),
             *Extensions(self._services, self._manager).routes(),
@@ -224,7 +223,7 @@ class Server:
             self._rest_port,
             routes,
             self._monitor,
-            cors_origins,
+            origins,
             self._credentials,
             *limits,
         )

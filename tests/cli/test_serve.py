@@ -144,6 +144,7 @@ def test_export_serve_and_client(igpt, config, palette, randomized, tmp_path, mo
         (["serve", "--model-config-file", "none.config"], "none.config"),
         (["serve", ".", "--batching-parameters-file", "none.config"], "none.config"),
         (["serve", ".", "--monitoring-config-file", "none.config"], "--metrics-port"),
+        (["serve", ".", "--cors-origin", "a.example"], 'must be "*" or such as "https://'),
         (["serve", ".", "--volume", "served"], "must be FOLDER:PATH with an absolute PATH"),
         (["serve", ".", "--check"], "holds no version"),
         (["serve", "--check"], "one of directory and model_config_file must be given"),

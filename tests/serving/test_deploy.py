@@ -21,6 +21,7 @@ from serving.server.configuration import (
 )
 from serving.transport import MAX_MESSAGE_BYTES
 from tests.serving.server.conftest import count_request, counted, save_counting_model, scrape
+from tests.training.replicas import free_ports
 
 DEPLOY = pathlib.Path(__file__).parents[2] / "serving" / "deploy"
 CONFIGS = {path.name for path in (DEPLOY / "base").glob("*.config")}
@@ -76,15 +77,17 @@ def channel_arguments(arguments):
     return {name: int(value) for name, value in (pair.split("=") for pair in pairs)}
 
 
-def test_the_local_server_runs_from_the_files_as_they_stand(tmp_path):
+def test_the_local_server_runs_from_the_files_as_they_stand(tmp_path, compose):
     save_counting_model(tmp_path / "served", 3)
     base = DEPLOY / "base"
+    (rest_port,) = free_ports(1)
     with (
         Server(
             model_config_file=base / "models.config",
             volumes={"/models": "nowhere", "/models/igpt": tmp_path / "served"},
             batching=read_batching(base / "batching.config"),
-            metrics_port=0,
+            rest_port=rest_port,
+            metrics_port=rest_port,
             metrics_path=read_monitoring(base / "monitoring.config"),
         ) as server,
         grpc.insecure_channel(server.address) as channel,
@@ -92,8 +95,20 @@ def test_the_local_server_runs_from_the_files_as_they_stand(tmp_path):
         assert server.versions == {"igpt": [3]}
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         assert counted(stub.Predict(count_request(1), timeout=30)) == [4]
-        assert server.metrics_address.endswith(PROMETHEUS_PATH)
+        assert server.metrics_address == f"{server.rest_address}{PROMETHEUS_PATH}"
         assert any("loaded_version" in key[0] for key in scrape(server))
+        if shutil.which("bash"):
+            assert is_healthy(compose, rest_port)
+    if shutil.which("bash"):
+        assert not is_healthy(compose, rest_port)
+
+
+def is_healthy(compose, port):
+    """Runs the health check of the compose file against a port of this machine."""
+    kind, *command = compose["healthcheck"]["test"]
+    assert kind == "CMD" and "8501" in command[-1]
+    command[-1] = command[-1].replace("8501", str(port))
+    return subprocess.run(command, timeout=30, capture_output=True).returncode == 0
 
 
 def test_compose_mounts_what_the_server_reads(compose):
@@ -261,10 +276,7 @@ def test_the_health_check_of_compose_knows_an_available_model(compose, status, s
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.01,)).start()
     try:
-        kind, *command = compose["healthcheck"]["test"]
-        assert kind == "CMD" and "8501" in command[-1]
-        command[-1] = command[-1].replace("8501", str(server.server_port))
-        assert (subprocess.run(command, timeout=30).returncode == 0) == healthy
+        assert is_healthy(compose, server.server_port) == healthy
     finally:
         server.shutdown()
         server.server_close()

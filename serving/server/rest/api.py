@@ -3,9 +3,10 @@
 # Protocol buffer classes are made at run time.
 # pyright: reportAttributeAccessIssue=false
 
+import contextlib
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,7 @@ from tensorflow_serving.apis import (
 from serving.server import tensors
 from serving.server.batching import Call
 from serving.server.calls import Workers
-from serving.server.errors import RequestError, invalid
+from serving.server.errors import RequestError, cancelled, invalid
 from serving.server.lifecycle import ModelManager
 from serving.server.monitoring import RequestLog
 from serving.server.rest.exchanges import Exchange
@@ -64,12 +65,11 @@ class Api:
     def predict(self, spec: model_pb2.ModelSpec, body: bytes, call: Call, log: RequestLog) -> bytes:
         """Answers predict."""
         request = predict_pb2.PredictRequest(model_spec=spec)
-        with self._reading:
+        with self._turn(call):
             document = read_request(body, request.model_spec)
+            # A newer version may answer; it has the same inputs, or refuses.
             with self._manager.lease(request.model_spec) as servable:
                 infos = _input_infos(servable.signatures, request.model_spec.signature_name)
-                # The version that the inputs are read for must answer.
-                request.model_spec.version.value = servable.version
             inputs, in_rows = predict_inputs(document, infos)
             del document
         for name, tensor in inputs.items():
@@ -82,14 +82,14 @@ class Api:
     ) -> bytes:
         """Answers classify."""
         request = classification_pb2.ClassificationRequest(model_spec=spec)
-        with self._reading:
+        with self._turn(call):
             fill_examples(read_request(body, request.model_spec), request.input)
         return results_json(self._services.classify(request, call, log).result)
 
     def regress(self, spec: model_pb2.ModelSpec, body: bytes, call: Call, log: RequestLog) -> bytes:
         """Refuses regress, as TensorFlow Serving does for a model without such a signature."""
         request = regression_pb2.RegressionRequest(model_spec=spec)
-        with self._reading:
+        with self._turn(call):
             fill_examples(read_request(body, request.model_spec), request.input)
         with self._manager.lease(request.model_spec) as servable:
             log.model, log.version = servable.name, servable.version
@@ -117,6 +117,14 @@ class Api:
         """Answers the status of a model."""
         request = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
         return _message_json(self._services.status(request, call, log)).encode()
+
+    @contextlib.contextmanager
+    def _turn(self, call: Call) -> Iterator[None]:
+        """Waits for the turn to read a request's JSON."""
+        with self._reading:
+            if call.abandoned:
+                raise cancelled()
+            yield
 
     def _route(
         self,

@@ -16,6 +16,7 @@ from serving.server.rest.bodies import Bodies
 from serving.server.rest.connections import Connection
 
 JSON = "application/json"
+OK = 200
 T = TypeVar("T")
 
 
@@ -97,7 +98,7 @@ class Exchange:
     async def reply(
         self,
         body: bytes,
-        status: int = 200,
+        status: int = OK,
         content_type: str = JSON,
         policy: str = API_POLICY,
         headers: Mapping[str, str] | None = None,
@@ -114,7 +115,8 @@ class Exchange:
         Raises:
             RequestError: The answer is too large, or the client does not read it.
         """
-        if len(body) > self._max_message_bytes:
+        # A refusal is short.
+        if status == OK and len(body) > self._max_message_bytes:
             raise RequestError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 f"Sent message larger than max ({len(body)} vs. {self._max_message_bytes})",

@@ -10,8 +10,9 @@ import numpy as np
 from serving.server.errors import RequestError, invalid
 from serving.server.rest.json_writing import decimals
 
-# Numbers, strings, lists, objects and their members in one text. Each takes up to 80 bytes.
-MAX_VALUES = 1 << 21
+# Numbers, strings, lists, objects and their members in one text. Each takes up to 80 bytes, and
+# Python does nothing else while it reads them, which takes some tenths of a second for so many.
+MAX_VALUES = 1 << 19
 # Characters of a value that an error repeats.
 SHOWN_LENGTH = 600
 FLOAT_MAX = float(np.finfo(np.float32).max)

@@ -26,8 +26,8 @@ INDENT = " " * 4
 
 
 def error_json(message: str) -> bytes:
-    """Writes the body of a refusal."""
-    return _encoded('{\n    "error": ' + string_json(message) + "\n}")
+    """Writes the body of a refusal, in which bytes that are not UTF-8 become question marks."""
+    return f'{{\n{INDENT}"error": {string_json(message)}\n}}'.encode("utf-8", "replace")
 
 
 def predictions_json(outputs: Mapping[str, TensorProto]) -> bytes:

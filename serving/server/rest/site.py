@@ -180,9 +180,12 @@ class Site:
         """Answers with an error, or ends the connection if the answer has begun."""
         log = exchange.log
         log.status, log.error = error.code.name, str(error)
-        if exchange.response is None:
+        try:
+            if exchange.response is not None:
+                raise error
             await exchange.reply(error_json(str(error)), HTTP_STATUSES[error.code])
-        else:
+        except RequestError:
+            # The answer has begun, or the client does not read.
             exchange.abort()
 
 

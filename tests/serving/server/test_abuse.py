@@ -47,9 +47,15 @@ PROPER = {
 
 
 class ServerProcess:
-    """`igpt serve` with small limits, whose memory is its own."""
+    """`igpt serve` with small limits, whose memory is its own.
 
-    def __init__(self, directory, work):
+    Args:
+        directory: The models.
+        work: Takes configuration and log.
+        more_options: Of the command.
+    """
+
+    def __init__(self, directory, work, *more_options):
         batching = work / "batching.config"
         batching.write_text(
             "max_batch_size { value: 8 } batch_timeout_micros { value: 1000 } "
@@ -64,15 +70,22 @@ class ServerProcess:
             str(MESSAGE_LIMIT),
             "--max-requests",
             str(MAX_REQUESTS),
+            "--batching-parameters-file",
+            str(batching),
+            *more_options,
         ]
         with self.log.open("w") as errors:
             self.process = subprocess.Popen(
-                [*command, str(directory), *options, "--batching-parameters-file", str(batching)],
+                [*command, str(directory), *options],
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
             )
-        self.address = re.search(r" at (\S+)", self.process.stdout.readline())[1]
+        self.address = self._announced()
+        self.rest_address = self._announced() if "--rest-port" in more_options else None
+
+    def _announced(self):
+        return re.search(r" at (\S+)", self.process.stdout.readline())[1]
 
     def usage(self):
         """Resident MB, threads and open files."""

@@ -50,7 +50,7 @@ class Answer:
     def __init__(self, text: bytes):
         head, _, self.body = text.partition(b"\r\n\r\n")
         status, *lines = head.decode().split("\r\n")
-        assert status.startswith("HTTP/1.")
+        assert status.startswith("HTTP/")
         self.status = int(status.split()[1])
         self.headers = dict(line.lower().split(": ", 1) for line in lines)
 

@@ -165,6 +165,7 @@ def test_control_characters_are_escaped():
     text = predictions_json(protos(x=strings(b"\x00\x1f\b\f\n\r\t")))
     assert b'"\\u0000\\u001F\\b\\f\\n\\r\\t"' in text
     assert json.loads(error_json('a "b"\n\x00')) == {"error": 'a "b"\n\x00'}
+    assert json.loads(error_json("not UTF-8: \udcff")) == {"error": "not UTF-8: ?"}
     assert error_json("x") == b'{\n    "error": "x"\n}'
 
 
