@@ -9,6 +9,7 @@ import pytest
 from igpt_keras.sampling.samplers import Categorical
 from serving.client import AsyncClient, Client, MissingSignatureError, ServingError
 from serving.client.images import encoded_images
+from serving.client.rows import GRAY
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
 CONTENTS = np.array([*encoded_images(IMAGES)], object)
@@ -138,3 +139,44 @@ def test_the_asynchronous_client_gives_the_same(over_rest):
     features, classes = asyncio.run(ask())
     np.testing.assert_allclose(features, over_rest.features(IMAGES), rtol=1e-5, atol=1e-6)
     assert classes.best == over_rest.classify(IMAGES).best
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"keep_rows": 1, "num_completions": 2, "seed": 9},
+        {"keep_rows": 0, "sampler": SAMPLER},
+    ],
+    ids=str,
+)
+def test_rows_end_in_the_completions(over_rest, settings):
+    *partials, last = over_rest.complete_rows(IMAGES[0], **settings)
+    expected = over_rest.complete(IMAGES[:1], **settings)
+    keep_rows = settings["keep_rows"]
+    assert [partial.num_rows for partial in partials] == [*range(keep_rows, 5)]
+    for partial in [*partials, last]:
+        rows = partial.num_rows
+        np.testing.assert_array_equal(partial.images[:, :rows], expected.images[0][:, :rows])
+        assert (partial.images[:, rows:] == GRAY).all()
+        assert (
+            np.isnan(partial.entropy).all(axis=(0, 2))
+            == [not keep_rows <= r < rows for r in range(4)]
+        ).all()
+    np.testing.assert_allclose(
+        last.log_likelihood, expected.log_likelihood[0], rtol=1e-5, atol=1e-5
+    )
+
+
+def test_rows_of_a_mask_and_of_nothing_come_asynchronously(over_rest, server):
+    known = np.random.default_rng(1).random((4, 4)) < 0.5
+
+    async def ask():
+        async with AsyncClient(over_rest.address) as client:
+            masked = [partial async for partial in client.complete_rows(IMAGES[0], known=known)]
+            sampled = [partial async for partial in client.complete_rows(None, seed=4)]
+        return masked[-1].images[0], sampled[-1].images
+
+    masked, sampled = asyncio.run(ask())
+    whole = over_rest.complete(IMAGES[:1], keep_rows=4).images[0, 0]
+    np.testing.assert_array_equal(masked[known], whole[known])
+    np.testing.assert_array_equal(sampled[None], over_rest.sample(1, seed=4).images)
