@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import pathlib
+import tempfile
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,6 +11,7 @@ import tensorflow as tf
 
 from igpt_keras.errors import InputError
 from serving.exporting.signatures import SAMPLE
+from serving.server.tensorflow_internals import SavedModelProto
 
 # The public list has every operation of TensorFlow itself, and no custom one that was loaded.
 TENSORFLOW_OPERATIONS = frozenset(dir(tf.raw_ops))
@@ -17,6 +19,8 @@ TENSORFLOW_OPERATIONS = frozenset(dir(tf.raw_ops))
 PYTHON_OPERATIONS = frozenset({"EagerPyFunc", "PyFunc", "PyFuncStateless"})
 # `saved_model_cli scan` reports these, which read and write files of the server.
 FILE_OPERATIONS = frozenset({"PrintV2", "ReadFile", "WriteFile"})
+# The attribute of a call that holds a `ConfigProto`.
+FUNCTION_SETTINGS = "config_proto"
 
 
 def check_servable(graph: tf.compat.v1.GraphDef) -> None:
@@ -69,10 +73,13 @@ def check_runs(folder: pathlib.Path, inputs: dict[str, dict[str, np.ndarray]]) -
     # To optimize graphs for speed takes longer than to run them once.
     config = tf.compat.v1.ConfigProto()
     config.graph_options.rewrite_options.disable_meta_optimizer = True
-    with tf.compat.v1.Session(graph=tf.Graph(), config=config) as session:
+    with (
+        _unoptimized(folder, config) as copy,
+        tf.compat.v1.Session(graph=tf.Graph(), config=config) as session,
+    ):
         with _reporting_errors(), _without_advice():
             tags = [tf.saved_model.SERVING]
-            meta_graph = tf.compat.v1.saved_model.load(session, tags, str(folder))
+            meta_graph = tf.compat.v1.saved_model.load(session, tags, str(copy))
         check_servable(meta_graph.graph_def)
         feeds, fetches, checked = {}, [], []
         for name, values in inputs.items():
@@ -87,6 +94,29 @@ def check_runs(folder: pathlib.Path, inputs: dict[str, dict[str, np.ndarray]]) -
         # One run for all: TensorFlow prepares the graph again for other fetches.
         with _reporting_errors():
             session.run(fetches, feeds)
+
+
+@contextlib.contextmanager
+def _unoptimized(folder: pathlib.Path, config: tf.compat.v1.ConfigProto) -> Iterator[pathlib.Path]:
+    """Yields the folder of the same SavedModel, whose functions run with a session's settings.
+
+    Each call of a function brings along its own, which would be those of this process.
+    """
+    file = folder / tf.saved_model.SAVED_MODEL_FILENAME_PB
+    saved_model = SavedModelProto.FromString(file.read_bytes())
+    for meta_graph in saved_model.meta_graphs:
+        graph = meta_graph.graph_def
+        for nodes in (graph.node, *(function.node_def for function in graph.library.function)):
+            for node in nodes:
+                if FUNCTION_SETTINGS in node.attr:
+                    node.attr[FUNCTION_SETTINGS].s = config.SerializeToString()
+    with tempfile.TemporaryDirectory() as name:
+        for path in folder.iterdir():
+            (pathlib.Path(name) / path.name).symlink_to(path.resolve())
+        copy = pathlib.Path(name, file.name)
+        copy.unlink()
+        copy.write_bytes(saved_model.SerializeToString())
+        yield pathlib.Path(name)
 
 
 @contextlib.contextmanager

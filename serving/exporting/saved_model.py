@@ -49,7 +49,7 @@ def export(
 ) -> pathlib.Path:
     """Writes models as the SavedModel `<directory>/<version>/`, completely or not at all.
 
-    This takes about half a minute; the logger "igpt_keras.stages" reports each stage at INFO.
+    This takes five to twenty seconds; the logger "igpt_keras.stages" reports each stage at INFO.
     Concurrent exports to one directory get different versions.
 
     Args:
