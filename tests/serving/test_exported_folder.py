@@ -11,6 +11,7 @@ from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.image_gpt import ImageGPT
 from serving.exporting import export
 from serving.exporting.preprocessing import preprocess
+from serving.exporting.rows import make_row_functions
 from serving.exporting.signatures import default_feature_layer, signature_functions
 from serving.server.operations import check_operations
 
@@ -33,6 +34,18 @@ def test_a_model_gives_the_signatures_that_it_can(config, palette, objective, we
         )
     (preprocessing,) = preprocess([model], max_pixels=100)
     assert signature_functions(preprocessing, None).keys() == names
+
+
+def test_models_that_do_not_sample_pixel_by_pixel_have_no_row_functions(config, palette):
+    class Pairs(ColorPalette):
+        pixelwise = False
+
+    for model in (
+        ImageGPT(config, "bert", tokenizer=palette),
+        ImageGPTClassifier(config, 2, generative_weight=0, tokenizer=palette),
+        ImageGPT(config, tokenizer=Pairs(palette.colors)),
+    ):
+        assert make_row_functions(preprocess([model], max_pixels=100)) is None
 
 
 def test_the_layer_of_features_is_chosen_at_export(model, classifier, make_classifier):
