@@ -181,7 +181,7 @@ def draw(results: dict[str, dict[tuple[str, int], Measured]], sizes: list[int], 
         panel.set(title=f"a step of {task}", xlabel="tokens", ylabel=unit)
         panel.set(xscale="log", yscale="log")
         panel.set_xticks([size**2 for size in sizes], [f"{size}²" for size in sizes])
-        panel.minorticks_off()
+        panel.set_xticks([], minor=True)
         panel.grid(alpha=0.3)
     panels[0].legend(frameon=False)
     figure.savefig(path, dpi=150)
