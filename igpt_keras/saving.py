@@ -244,7 +244,10 @@ def read_training(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         InputError: The file is damaged.
     """
-    file = preset_folder(path) / TRAINING_FILE
+    folder = preset_folder(path)
+    if not folder.exists() and (shipped := SHIPPED / os.fspath(path)).is_dir():
+        folder = shipped
+    file = folder / TRAINING_FILE
     return read_object(file) if file.is_file() else {}
 
 

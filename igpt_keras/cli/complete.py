@@ -8,11 +8,11 @@ import click
 from igpt_keras.cli.command import command, command_line, option
 from igpt_keras.cli.options import COUNT, IMAGES, PATH, output, overwrite, seed
 from igpt_keras.cli.sampler_options import SAMPLER, SamplerCommand
+from igpt_keras.network.presets import SHIPPED_MODEL
 from igpt_keras.sampling.samplers import Sampler
 from igpt_keras.wording import plural
 
 SAMPLING = (
-    output(),
     option(
         "--scale",
         type=COUNT,
@@ -28,9 +28,9 @@ NUM_COMPLETIONS = option(
 MODEL = (
     option(
         "--model",
-        required=True,
+        default=SHIPPED_MODEL,
         metavar="PATH",
-        help="Model, in any format that `igpt convert` reads.",
+        help="Model, in any format that `igpt convert` reads, or one that comes with the package.",
     ),
     option(
         "--draft",
@@ -56,7 +56,12 @@ MODEL = (
 
 @command(
     IMAGES,
-    option("--keep-rows", type=int, help="Number of rows of the model's input to keep."),
+    option(
+        "--keep-rows",
+        type=int,
+        show_default="half of them",
+        help="Number of rows of the model's input to keep.",
+    ),
     option(
         "--mask",
         type=PATH,
@@ -66,6 +71,7 @@ MODEL = (
     ),
     NUM_COMPLETIONS,
     SAMPLER,
+    output(default="completed"),
     *SAMPLING,
     *MODEL,
     cls=SamplerCommand,

@@ -6,10 +6,11 @@ import click
 
 from igpt_keras.cli.command import argument, command, option
 from igpt_keras.cli.options import COUNT, PATH, output
+from igpt_keras.network.presets import SHIPPED_MODEL
 
 
 @command(
-    argument("models", nargs=-1, required=True, type=PATH),
+    argument("models", nargs=-1, type=PATH),
     output("Folder of all versions of the SavedModel."),
     option("--version", type=COUNT, show_default="the next", help="Version number to write."),
     option(
@@ -37,12 +38,14 @@ def export(
 
     MODELS become OUTPUT/<version>/. A generative model provides the signatures `complete`,
     `sample`, `score` and `features`, a classifier `classify`, `classify_images` and `features`;
-    give one of each to get all of them. An existing version is never overwritten.
+    give one of each to get all of them. Without MODELS, the model that comes with the package is
+    exported. An existing version is never overwritten.
     """
     from igpt_keras.models import load
     from igpt_keras.saving import read_training
     from serving import export as export_saved_model
 
+    models = models or (pathlib.Path(SHIPPED_MODEL),)
     path = export_saved_model(
         [load(model) for model in models],
         output,

@@ -4,14 +4,16 @@ import pathlib
 
 from igpt_keras.cli.command import command, command_line, option
 from igpt_keras.cli.complete import MODEL, SAMPLING, generate
-from igpt_keras.cli.options import COUNT
+from igpt_keras.cli.options import COUNT, output
 from igpt_keras.cli.sampler_options import SAMPLER, SamplerCommand
 from igpt_keras.sampling.samplers import Sampler
 
 NUM_SAMPLES = option("--num-samples", type=COUNT, default=16, help="Number of images to sample.")
 
 
-@command(NUM_SAMPLES, SAMPLER, *SAMPLING, *MODEL, cls=SamplerCommand)
+@command(
+    NUM_SAMPLES, SAMPLER, output(default="sampled"), *SAMPLING, *MODEL, cls=SamplerCommand
+)
 def sample(
     model: str,
     output: pathlib.Path,

@@ -88,12 +88,13 @@ class Settings(SamplingOptions):
     """Settings of completions; the others stand in `SamplingOptions`.
 
     Attributes:
-        keep_rows: Number of rows of the model's input that are known; give either this or `mask`.
-        mask: Path of an image that is white where pixels are to be sampled.
+        keep_rows: Number of rows of the model's input that are known; None for half of them.
+        mask: Path of an image that is white where pixels are to be sampled, instead of
+            `keep_rows`.
         num_completions: Number of completions of each image.
 
     Raises:
-        InputError: Both `keep_rows` and `mask` are given, or neither.
+        InputError: Both `keep_rows` and `mask` are given.
     """
 
     keep_rows: int | None = None
@@ -102,7 +103,7 @@ class Settings(SamplingOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        if (self.keep_rows is None) == (self.mask is None):
+        if self.keep_rows is not None and self.mask is not None:
             raise InputError(
                 f"give either keep_rows or mask, got keep_rows={self.keep_rows} and "
                 f"mask={self.mask}"
@@ -208,11 +209,16 @@ class Complete(_Generation):
         if settings.mask is not None:
             self.known_mask = read_mask(settings.mask, size)
         else:
-            self.known_mask = known_rows(size, settings.keep_rows)
+            self.known_mask = known_rows(size, self._keep_rows)
+
+    @property
+    def _keep_rows(self) -> int:
+        keep_rows = self.settings.keep_rows
+        return self.image_size // 2 if keep_rows is None else keep_rows
 
     def _measure(self, folder: pathlib.Path, callbacks: Callbacks) -> Result:
         settings = self.settings
-        known = {"keep_rows": settings.keep_rows}
+        known = {"keep_rows": self._keep_rows}
         if settings.mask is not None:
             known = {"known_mask": self.known_mask}
         completions = self._generate(

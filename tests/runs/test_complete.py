@@ -61,7 +61,7 @@ def test_samples(model, tmp_path):
 
 def test_what_does_not_fit_leaves_no_folder(model, photo, tmp_path):
     with pytest.raises(InputError, match="give either keep_rows or mask"):
-        Complete.Settings(model=model)
+        Complete.Settings(model=model, keep_rows=2, mask=photo)
     settings = Complete.Settings(model=model, keep_rows=2)
     for data, message in (([], "at least one image"), ([tmp_path / "no.png"], "no.png")):
         with pytest.raises((InputError, OSError), match=message):
