@@ -17,6 +17,7 @@ from igpt_keras.cli.command import argument, command, option
 from igpt_keras.cli.serve import PORT
 from igpt_keras.cli.signals import SIGNALS
 from igpt_keras.errors import InputError
+from igpt_keras.network.presets import SHIPPED_MODEL
 from igpt_keras.stages import stage
 
 # Where a browser with windows can be; others would take over the terminal.
@@ -33,13 +34,13 @@ def demo(models: tuple[str, ...], port: int, browser: bool) -> None:
     """Complete images on a page in the browser.
 
     MODEL is a model in any format that `igpt convert` reads, or a directory of versions that
-    `igpt export` wrote, which starts at once. Give several to choose among them on the page. The
-    page is for this computer only, and ends with Ctrl-C. `igpt serve --page` shows it to others.
+    `igpt export` wrote, which starts at once. Without one, the model that comes with the package is
+    used. Give several to choose among them on the page. The page is for this computer only, and ends with Ctrl-C. `igpt serve --page` shows it to others.
     """
     from serving.server import Server
 
     with ending_on_sigterm(), tempfile.TemporaryDirectory(prefix="igpt-demo-") as work:
-        config = write_config(pathlib.Path(work), models or default_models())
+        config = write_config(pathlib.Path(work), models or (SHIPPED_MODEL,))
         with stage("loading the models"):
             server = Server(model_config_file=config, rest_port=port, page=True)
         stopped = threading.Event()
@@ -53,14 +54,6 @@ def demo(models: tuple[str, ...], port: int, browser: bool) -> None:
             stopped.wait()
         finally:
             server.stop(GRACE_SECONDS)
-
-
-def default_models() -> Sequence[str]:
-    """Returns the models that are shown if none is given: a pretrained one, once it ships."""
-    raise InputError(
-        "MODEL must be given, as no pretrained model ships yet; igpt quickstart trains a small one "
-        "in minutes, and igpt demo igpt-quickstart/saved_model shows it"
-    )
 
 
 def write_config(work: pathlib.Path, models: Sequence[str]) -> pathlib.Path:

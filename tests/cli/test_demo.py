@@ -10,13 +10,8 @@ import pytest
 
 from igpt_keras.cli.demo import distinct_names
 from igpt_keras.errors import InputError
+from igpt_keras.network.presets import SHIPPED_MODEL
 from tests.cli import processes
-
-
-def test_without_a_model_it_says_how_to_get_one(igpt):
-    status, printed, errors = igpt("demo")
-    assert (status, printed, errors.count("\n")) == (2, "", 1)
-    assert "igpt quickstart" in errors and "igpt demo igpt-quickstart/saved_model" in errors
 
 
 def test_models_have_the_ends_of_their_paths_as_names(tmp_path, monkeypatch):
@@ -47,6 +42,21 @@ def test_what_is_no_model_is_an_error_that_leaves_nothing(igpt, tmp_path, monkey
     assert given in errors
     assert not list((tmp_path / "temporary").iterdir())
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+@pytest.mark.slow
+def test_without_a_model_the_page_has_the_one_of_the_package():
+    process = processes.start("demo", "--port", "0")
+    try:
+        assert process.stdout.readline().startswith(f"Exporting {SHIPPED_MODEL}")
+        address = process.stdout.readline().split(" is the page")[0]
+        with urllib.request.urlopen(f"{address}v1/models") as answer:
+            (offered,) = json.load(answer)["models"]
+        assert offered["name"] == SHIPPED_MODEL and offered["streams"]
+    finally:
+        process.terminate()
+        status, _, errors = processes.finish(process)
+    assert status == 0, errors
 
 
 @pytest.mark.slow
