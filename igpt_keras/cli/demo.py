@@ -34,8 +34,9 @@ def demo(models: tuple[str, ...], port: int, browser: bool) -> None:
     """Complete images on a page in the browser.
 
     MODEL is a model in any format that `igpt convert` reads, or a directory of versions that
-    `igpt export` wrote, which starts at once. Without one, the model that comes with the package is
-    used. Give several to choose among them on the page. The page is for this computer only, and ends with Ctrl-C. `igpt serve --page` shows it to others.
+    `igpt export` wrote, which starts at once. Give several to choose among them on the page;
+    without one, it has the model that comes with the package. It is for this computer only and ends
+    with Ctrl-C. `igpt serve --page` shows it to others.
     """
     from serving.server import Server
 

@@ -156,9 +156,7 @@ MODEL = argument("model")
 IMAGES = argument("images", nargs=-1, required=True, type=PATH)
 
 
-def output(
-    of: str = "Folder to write the results to.", default: str | None = None
-) -> click.Option:
+def output(of: str = "Folder to write the results to.", default: str | None = None) -> click.Option:
     """Returns --output, a path that the command creates; required without a default."""
     return option("--output", required=default is None, default=default, type=PATH, help=of)
 

@@ -11,9 +11,7 @@ from igpt_keras.sampling.samplers import Sampler
 NUM_SAMPLES = option("--num-samples", type=COUNT, default=16, help="Number of images to sample.")
 
 
-@command(
-    NUM_SAMPLES, SAMPLER, output(default="sampled"), *SAMPLING, *MODEL, cls=SamplerCommand
-)
+@command(NUM_SAMPLES, SAMPLER, output(default="sampled"), *SAMPLING, *MODEL, cls=SamplerCommand)
 def sample(
     model: str,
     output: pathlib.Path,
