@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-SECONDS = 20
+SECONDS = 60
 # The names of Debian, Ubuntu and Google.
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
