@@ -103,7 +103,7 @@ def export(model: str, directory: pathlib.Path) -> None:
     from igpt_keras.saving import read_training
     from serving import export as export_saved_model
 
-    click.echo(f"Exporting {model}, which takes about half a minute …")
+    click.echo(f"Exporting {model}, which takes about ten seconds …")
     export_saved_model(load(model), directory, training=[read_training(model)])
 
 
