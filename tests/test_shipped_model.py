@@ -9,8 +9,8 @@ from sklearn.datasets import load_sample_images
 
 import igpt_keras
 from igpt_keras import ImageGPTConfig
+from igpt_keras.cli.options import SHIPPED_MODEL
 from igpt_keras.data.image_decoding import read_image
-from igpt_keras.network.presets import SHIPPED_MODEL
 from igpt_keras.saving import SHIPPED, read_training
 
 FOLDER = SHIPPED / SHIPPED_MODEL

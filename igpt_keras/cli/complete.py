@@ -6,9 +6,8 @@ from typing import Any
 import click
 
 from igpt_keras.cli.command import command, command_line, option
-from igpt_keras.cli.options import COUNT, IMAGES, PATH, output, overwrite, seed
+from igpt_keras.cli.options import COUNT, IMAGES, PATH, SHIPPED_MODEL, output, overwrite, seed
 from igpt_keras.cli.sampler_options import SAMPLER, SamplerCommand
-from igpt_keras.network.presets import SHIPPED_MODEL
 from igpt_keras.sampling.samplers import Sampler
 from igpt_keras.wording import plural
 

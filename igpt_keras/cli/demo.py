@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 import click
 
 from igpt_keras.cli.command import argument, command, option
+from igpt_keras.cli.options import SHIPPED_MODEL
 from igpt_keras.cli.serve import PORT
 from igpt_keras.cli.signals import SIGNALS
 from igpt_keras.errors import InputError
-from igpt_keras.network.presets import SHIPPED_MODEL
 from igpt_keras.stages import stage
 
 # Where a browser with windows can be; others would take over the terminal.

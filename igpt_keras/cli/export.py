@@ -5,8 +5,7 @@ import pathlib
 import click
 
 from igpt_keras.cli.command import argument, command, option
-from igpt_keras.cli.options import COUNT, PATH, output
-from igpt_keras.network.presets import SHIPPED_MODEL
+from igpt_keras.cli.options import COUNT, PATH, SHIPPED_MODEL, output
 
 
 @command(

@@ -8,6 +8,9 @@ import click
 from igpt_keras import paper
 from igpt_keras.cli.command import OptionGroup, argument, option
 
+SHIPPED_MODEL = "image_gpt_nano"
+"""The model of this package, weights included, that commands use where none is named."""
+
 PATH = click.Path(path_type=pathlib.Path)
 COUNT = click.IntRange(min=1)
 SEED = click.IntRange(min=0)

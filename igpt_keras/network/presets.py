@@ -32,9 +32,6 @@ PRESETS = {
 DEFAULT_PRESET = "image_gpt_nano"
 """The preset of a model whose sizes are not given."""
 
-SHIPPED_MODEL = "image_gpt_nano"
-"""The model of this package, weights included, that commands use where none is named."""
-
 EPOCHS = 20
 """Passes over the images."""
 

@@ -9,8 +9,8 @@ import urllib.request
 import pytest
 
 from igpt_keras.cli.demo import distinct_names
+from igpt_keras.cli.options import SHIPPED_MODEL
 from igpt_keras.errors import InputError
-from igpt_keras.network.presets import SHIPPED_MODEL
 from tests.cli import processes
 
 
