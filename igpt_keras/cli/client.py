@@ -114,6 +114,7 @@ def _request(*parameters):
     ),
     NUM_COMPLETIONS,
     SAMPLER,
+    output(default="completed"),
     *SAMPLING,
 )
 def complete(
@@ -181,7 +182,7 @@ def _thumbnail(path: pathlib.Path, size: int):
     return np.asarray(square.resize((size, size), Image.Resampling.BOX))
 
 
-@_request(NUM_SAMPLES, SAMPLER, *SAMPLING)
+@_request(NUM_SAMPLES, SAMPLER, output(default="sampled"), *SAMPLING)
 def sample(
     connection: "Client",
     output: pathlib.Path,
