@@ -8,9 +8,8 @@ import numpy as np
 
 from igpt_keras.errors import InputError
 from igpt_keras.network.protocols import TokenModel
-from igpt_keras.sampling.requests import check_positive
-from igpt_keras.tokenizers.base import check_images
-from igpt_keras.tokenizers.image_hints import resize_hint
+from igpt_keras.sampling.requests import check_keep_rows, check_positive
+from igpt_keras.tokenizers.image_hints import check_images, resize_hint
 
 
 def check_backend() -> None:
@@ -90,25 +89,20 @@ def token_grid(model: TokenModel) -> tuple[int, int]:
     return side, side
 
 
-def known_tokens(
-    keep_rows: int | None,
-    known_mask: np.ndarray | None,
-    num_images: int,
-    image_size: int,
-    grid: tuple[int, int],
+def known_pixels(
+    keep_rows: int | None, known_mask: np.ndarray | None, num_images: int, image_size: int
 ) -> np.ndarray:
-    """Returns which tokens of images are known: bool [B, n].
+    """Returns which pixels of images are known: bool [B, R, R].
 
     Args:
         keep_rows: The number of known rows of the image, 0…R, or None.
         known_mask: bool [R, R] for all images or [B, R, R], or None.
         num_images: B.
         image_size: R.
-        grid: Rows and columns of an image's tokens.
 
     Raises:
-        InputError: Neither or both are given, there are fewer rows, the mask has another shape
-            or dtype, or a token's pixels are known only in part.
+        InputError: Neither or both are given, there are fewer rows, or the mask has another
+            shape or dtype.
     """
     if (keep_rows is None) == (known_mask is None):
         raise InputError(
@@ -116,15 +110,11 @@ def known_tokens(
             f"got {'neither' if known_mask is None else 'both'}"
         )
     shape = (num_images, image_size, image_size)
-    height, width = (image_size // count for count in grid)
     if keep_rows is not None:
+        check_keep_rows(keep_rows)
         if keep_rows > image_size:
             raise InputError(
                 f"keep_rows must lie in 0…{image_size} (the image's height), got {keep_rows}"
-            )
-        if keep_rows % height:
-            raise InputError(
-                f"keep_rows must be a multiple of {height} (the height of a token), got {keep_rows}"
             )
         known_mask = np.broadcast_to((np.arange(image_size) < keep_rows)[:, None], shape[1:])
     known_mask = np.asarray(known_mask)
@@ -133,11 +123,4 @@ def known_tokens(
             f"known_mask must be boolean of shape {list(shape[1:])} or {list(shape)}, "
             f"got {known_mask.dtype} of shape {list(known_mask.shape)}"
         )
-    # Rows and columns of tokens, and of pixels within each.
-    pixels = np.broadcast_to(known_mask, shape).reshape(-1, grid[0], height, grid[1], width)
-    known = pixels.all(axis=(2, 4))
-    if (known != pixels.any(axis=(2, 4))).any():
-        raise InputError(
-            f"known_mask must be the same for all {height} × {width} pixels of a token"
-        )
-    return known.reshape(num_images, -1)
+    return np.broadcast_to(known_mask, shape)

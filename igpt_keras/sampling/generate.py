@@ -17,7 +17,7 @@ from igpt_keras.sampling.checks import (
     check_fits_objective,
     check_has_token_head,
     check_model_images,
-    known_tokens,
+    known_pixels,
     token_grid,
 )
 from igpt_keras.sampling.compiled import compiled_decoder
@@ -25,13 +25,12 @@ from igpt_keras.sampling.drafts import Draft, as_draft
 from igpt_keras.sampling.mask_predict import DEFAULT_NUM_STEPS, mask_predict
 from igpt_keras.sampling.requests import (
     Completions,
-    check_keep_rows,
     check_positive,
     completion_seeds,
 )
 from igpt_keras.sampling.samplers import Categorical, Sampler
 from igpt_keras.tensors import Tensor
-from igpt_keras.tokenizers.base import tokenizer_of
+from igpt_keras.tokenizers.base import ImageTokenizer, tokenizer_of
 
 
 class Sequences(NamedTuple):
@@ -40,6 +39,8 @@ class Sequences(NamedTuple):
     tokens: np.ndarray  # int32 [B, n]
     known: np.ndarray  # bool [B, n]
     seeds: np.ndarray  # int64 [B, N]
+    images: np.ndarray  # uint8 [B, R, R, 3]
+    known_pixels: np.ndarray  # bool [B, R, R]
 
 
 class Decoded(NamedTuple):
@@ -72,14 +73,14 @@ def generate(
 
     Args:
         model: An `ImageGPT`, or a classifier with a token head.
-        images: uint8 [B, R, R, 3] (or 1 channel, gray), R the model's image size. Known pixels
-            come back in the model's tokens (their nearest colors, with a color palette).
-        keep_rows: The number of known rows of pixels, 0…R, a multiple of the height of a token.
-            Give either this or `known_mask`.
-        known_mask: bool [R, R] for all images or [B, R, R], the known pixels, the same for all
-            pixels of a token. An autoregressive model conditions a pixel only on those before
-            it in raster order, known ones included.
-        num_completions: N, completions of each image. They share one pass over the pixels
+        images: uint8 [B, R, R, 3] (or 1 channel, gray), R the model's image size. Unknown pixels
+            have no effect. Known ones come back as they are; with a color palette, in their
+            nearest colors.
+        keep_rows: The number of known rows of pixels, 0…R. Give either this or `known_mask`.
+        known_mask: bool [R, R] for all images or [B, R, R], the known pixels. The model samples
+            each token that stands for an unknown pixel. An autoregressive model conditions a
+            token only on those before it in raster order, known ones included.
+        num_completions: N, completions of each image. They share one pass over the tokens
             before the first unknown one.
         sampler: How tokens are drawn; `Categorical()`, the model's distribution, by default.
         seed: One integer per image, or one integer s for the seeds s, s + 1, …. An image, its
@@ -90,10 +91,11 @@ def generate(
         num_steps: For BERT models, the number of steps, 16 by default. With as many steps as
             unknown tokens, each step fills one.
         on_row: Called with 0 … R - 1, each as soon as that row of all completions is final, and
-            with the row's pixels, uint8 [B, N, R, 3]. Not for BERT, and only where each token
-            is a pixel.
+            with the row's pixels, uint8 [B, N, R, 3]. Unless the tokenizer knows which rows its
+            tokens determine (`final_rows`), as a color palette does, all come at the end. Not
+            for BERT.
         jit_compile: Whether XLA compiles the decoder, once for each batch size and number of
-            known pixels: worthwhile on GPUs and TPUs. Not for BERT.
+            known tokens: worthwhile on GPUs and TPUs. Not for BERT.
 
     Returns:
         The completions.
@@ -113,19 +115,14 @@ def generate(
     check_fits_objective(model, num_steps, draft=draft, on_row=on_row, jit_compile=jit_compile)
     tokenizer = tokenizer_of(model)
     images = check_model_images(model, images)
-    check_keep_rows(0 if keep_rows is None else keep_rows)
+    known = known_pixels(keep_rows, known_mask, len(images), model.config.image_size)
     check_positive("num_completions", num_completions)
     sampler = Categorical() if sampler is None else sampler
     if not isinstance(sampler, Sampler):
         raise InputError(f"sampler must be a Sampler such as TopP(0.9), got {sampler!r}")
     draft = None if draft is None else as_draft(draft, model.config)
-    if on_row is not None and not tokenizer.pixelwise:
-        raise InputError(f"on_row needs a tokenizer of pixels, got a {type(tokenizer).__name__}")
-    sequences = Sequences(
-        tokenizer.tokenize(images),
-        known_tokens(keep_rows, known_mask, len(images), model.config.image_size, tokenizer.grid),
-        completion_seeds(seed, len(images), num_completions),
-    )
+    seeds = completion_seeds(seed, len(images), num_completions)
+    sequences = Sequences(*tokenizer.tokenize_known(images, known), seeds, images, known)
     if model.objective == "bert":
         decoded = _fill(model, sequences, sampler, num_steps or DEFAULT_NUM_STEPS)
     else:
@@ -188,13 +185,22 @@ def _completions(model: TokenModel, sequences: Sequences, decoded: Decoded) -> C
     tokens, log_probs, entropies = (x.numpy().reshape(*shape, -1) for x in decoded[:3])
     is_sampled = ~sequences.known[:, None]
     return Completions(
-        images=tokenizer.detokenize(tokens),
+        images=_images(tokenizer, sequences, tokens),
         tokens=tokens,
         log_likelihood=np.where(is_sampled, log_probs, 0).sum(axis=-1),
         total_log_likelihood=None if model.objective == "bert" else log_probs.sum(axis=-1),
         entropy=entropies.reshape(*shape, *tokenizer.grid),
         num_forward_passes=decoded.num_forward_passes,
     )
+
+
+def _images(tokenizer: ImageTokenizer, sequences: Sequences, tokens: np.ndarray) -> np.ndarray:
+    """Returns the images of tokens [B, N, n], uint8 [B, N, R, R, 3], with the known pixels."""
+    images = tokenizer.detokenize(tokens)
+    if tokenizer.pixelwise:
+        return images
+    known = sequences.known_pixels[:, None, ..., None]
+    return np.where(known, sequences.images[:, None], images)
 
 
 def _fill(model: TokenModel, sequences: Sequences, sampler: Sampler, num_steps: int) -> Decoded:
@@ -230,7 +236,7 @@ def _decode(
     while True:
         position = int(state.position)
         if on_row is not None:
-            num_reported = _report(model, state, num_reported, sequences.seeds.shape, on_row)
+            num_reported = _report(model, state, num_reported, sequences, on_row)
         if position == length:
             passes = length - prefix if draft is None else int(state.guesses.num_passes)
             tokens, log_probs, entropies = (tf.transpose(x) for x in state[1:4])
@@ -238,12 +244,15 @@ def _decode(
         state = decoder.decode_rows(state, known, seeds, fields, counts[2])
 
 
-def _report(model: TokenModel, state: DecodingState, num_reported: int, shape, on_row) -> int:
+def _report(
+    model: TokenModel, state: DecodingState, num_reported: int, sequences: Sequences, on_row
+) -> int:
     """Calls `on_row` with each further row that is final; returns how many are reported now."""
-    num_final = int(state.position) // token_grid(model)[1]
+    tokenizer = tokenizer_of(model)
+    num_final = tokenizer.final_rows(int(state.position) // token_grid(model)[1])
     if num_final > num_reported:
-        tokens = tf.transpose(state.tokens).numpy().reshape(*shape, -1)
-        images = tokenizer_of(model).detokenize(tokens)
+        tokens = tf.transpose(state.tokens).numpy().reshape(*sequences.seeds.shape, -1)
+        images = _images(tokenizer, sequences, tokens)
         for row in range(num_reported, num_final):
             on_row(row, images[:, :, row])
     return num_final

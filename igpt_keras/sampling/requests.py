@@ -22,8 +22,9 @@ class Completions(ShortRepr):
     tokens that were known before the step that filled the token.
 
     Attributes:
-        images: uint8 [B, N, R, R, 3].
-        tokens: int32 [B, N, n].
+        images: uint8 [B, N, R, R, 3]. Unless each token is a pixel, known pixels are those that
+            were given.
+        tokens: int32 [B, N, n], sampled where they stand for an unknown pixel.
         log_likelihood: float32 [B, N], nats, of the sampled tokens.
         total_log_likelihood: float32 [B, N], nats, of all tokens. None from a server and from a
             BERT model, which has no likelihood of an image.

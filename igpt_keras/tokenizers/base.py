@@ -17,7 +17,13 @@ from igpt_keras.errors import InputError
 from igpt_keras.json_files import read_json, write_json
 from igpt_keras.registry import Registry
 from igpt_keras.tensors import Tensor
-from igpt_keras.tokenizers.image_hints import reading_hint, uint8_hint
+from igpt_keras.tokenizers.image_hints import check_images
+from igpt_keras.tokenizers.known_pixels import (
+    fill_rows_in_graph,
+    fill_unknown,
+    known_tokens,
+    known_tokens_in_graph,
+)
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -163,6 +169,69 @@ class ImageTokenizer(abc.ABC):
     def detokenize_in_graph(self, tokens: Tensor) -> Tensor:
         """Returns the images of a TensorFlow tensor: int32 [B, n] to uint8 [B, R, R, 3]."""
         raise InputError(f"a {type(self).__name__} cannot be part of a TensorFlow graph")
+
+    def tokenize_known(
+        self, images: np.ndarray, known: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the tokens of images of which only some pixels are known.
+
+        Known pixels alone determine the known tokens: before `tokenize` sees an image, each
+        unknown pixel gets the color of the nearest known one.
+
+        Args:
+            images: uint8 [B, R, R, 3], or with one gray channel.
+            known: bool [B, R, R], the known pixels.
+
+        Returns:
+            int32 [B, n], and bool [B, n], the known tokens: those that stand for known pixels
+            only. The values of other tokens mean nothing.
+
+        Raises:
+            InputError: The images or the mask have another shape or dtype.
+
+        Example:
+            ```python
+            known = np.broadcast_to(np.arange(32)[:, None] < 16, (len(images), 32, 32))
+            tokens, known_tokens = tokenizer.tokenize_known(images, known)
+            ```
+        """
+        images, known = check_images(images), np.asarray(known)
+        if known.dtype != bool or known.ndim != 3 or known.shape != images.shape[:-1]:
+            raise InputError(
+                f"known must be boolean of shape {list(images.shape[:-1])}, "
+                f"got {known.dtype} of shape {list(known.shape)}"
+            )
+        # A token of a pixel sees no other pixel.
+        visible = images if self.pixelwise else fill_unknown(images, known)
+        return self.tokenize(visible), known_tokens(known, self.grid)
+
+    def tokenize_known_in_graph(self, images: Tensor, keep_rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Does what `tokenize_known` does where the first rows are known.
+
+        Args:
+            images: uint8 tensor [B, R, R, 3] of TensorFlow.
+            keep_rows: int32 tensor [B], the number of known rows, 0…R.
+        """
+        import tensorflow as tf
+
+        size = images.shape[1]
+        visible = images if self.pixelwise else fill_rows_in_graph(images, keep_rows)
+        known = tf.range(size)[None, :, None] < keep_rows[:, None, None]
+        known = tf.broadcast_to(known, [tf.shape(images)[0], size, size])
+        return self.tokenize_in_graph(visible), known_tokens_in_graph(known, self.grid)
+
+    def final_rows(self, token_rows: int) -> int:
+        """Returns how many first rows of an image its first rows of tokens determine.
+
+        By default, unless each token is a pixel, all tokens determine all rows together.
+
+        Args:
+            token_rows: The number of rows of tokens.
+        """
+        if self.pixelwise:
+            return token_rows
+        rows = self.grid[0]
+        return (self.image_size or rows) if token_rows == rows else 0
 
     def reconstruction_error(self, images: np.ndarray) -> np.ndarray:
         """Returns how far images are from what their tokens stand for.
@@ -323,21 +392,3 @@ def tokenizer_of(model: HasTokenizer) -> ImageTokenizer:
             "igpt_keras.ColorPalette.fit(images, num_colors=vocabulary_size)"
         )
     return model.tokenizer
-
-
-def check_images(images: np.ndarray) -> np.ndarray:
-    """Returns images as uint8 [..., H, W, 3]; gray ones get three equal channels.
-
-    Raises:
-        InputError: The rank, dtype or number of channels is another one.
-    """
-    given, images = images, np.asarray(images)
-    if images.dtype != np.uint8:
-        hint = reading_hint(given) or uint8_hint(images)
-        raise InputError(f"images must be uint8 with values 0…255, got {images.dtype}; {hint}")
-    if images.ndim < 3 or images.shape[-1] not in (1, 3):
-        raise InputError(
-            f"images must have shape [..., height, width, 3] (or 1 channel), "
-            f"got {list(images.shape)}"
-        )
-    return np.broadcast_to(images, (*images.shape[:-1], 3))

@@ -13,7 +13,8 @@ from igpt_keras import paper
 from igpt_keras.atomic import atomic_path
 from igpt_keras.errors import InputError, first_line
 from igpt_keras.tensors import Tensor
-from igpt_keras.tokenizers.base import ImageTokenizer, check_images, register_tokenizer
+from igpt_keras.tokenizers.base import ImageTokenizer, register_tokenizer
+from igpt_keras.tokenizers.image_hints import check_images
 
 PALETTE_FILE = "palette.npy"
 

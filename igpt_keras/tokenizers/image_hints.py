@@ -1,9 +1,11 @@
-"""What errors about images say next: the call that makes images of what was given."""
+"""The check of images, and what errors say next: the call that makes images of what was given."""
 
 import os
 from typing import Any
 
 import numpy as np
+
+from igpt_keras.errors import InputError
 
 DATA = "igpt_keras.data"
 READ = f"{DATA}.read_images"
@@ -112,3 +114,21 @@ def reading_hint(inputs: Any, size: int | str = "…") -> str | None:
     }
     kinds = (f"{cls.__module__.partition('.')[0]}.{cls.__name__}" for cls in type(inputs).__mro__)
     return next((hints[kind] for kind in kinds if kind in hints), None)
+
+
+def check_images(images: np.ndarray) -> np.ndarray:
+    """Returns images as uint8 [..., H, W, 3]; gray ones get three equal channels.
+
+    Raises:
+        InputError: The rank, dtype or number of channels is another one.
+    """
+    given, images = images, np.asarray(images)
+    if images.dtype != np.uint8:
+        hint = reading_hint(given) or uint8_hint(images)
+        raise InputError(f"images must be uint8 with values 0…255, got {images.dtype}; {hint}")
+    if images.ndim < 3 or images.shape[-1] not in (1, 3):
+        raise InputError(
+            f"images must have shape [..., height, width, 3] (or 1 channel), "
+            f"got {list(images.shape)}"
+        )
+    return np.broadcast_to(images, (*images.shape[:-1], 3))

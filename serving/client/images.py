@@ -11,7 +11,7 @@ from PIL import Image
 from igpt_keras.data.augmentation import center_square
 from igpt_keras.data.image_decoding import MAX_SIDE, decode
 from igpt_keras.errors import InputError
-from igpt_keras.tokenizers.base import check_images
+from igpt_keras.tokenizers.image_hints import check_images
 
 AnyImage = str | os.PathLike | bytes | np.ndarray | Image.Image
 Images = Sequence[AnyImage] | np.ndarray

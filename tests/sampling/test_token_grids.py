@@ -59,7 +59,9 @@ def test_kept_rows_of_pixels_are_rows_of_tokens(model, images):
     tokens = model.tokenizer.tokenize(images)
     np.testing.assert_array_equal(completed.tokens[:, 0, :4], tokens[:, :4])
     assert (completed.tokens[:, 0, 4:] != completed.tokens[:, 1, 4:]).any()
-    np.testing.assert_array_equal(completed.images, model.tokenizer.detokenize(completed.tokens))
+    sampled = model.tokenizer.detokenize(completed.tokens)
+    np.testing.assert_array_equal(completed.images[:, :, 4:], sampled[:, :, 4:])
+    np.testing.assert_array_equal(completed.images[:, 1, :4], images[:, :4])
     mask = np.arange(8)[:, None] < [4] * 8
     np.testing.assert_array_equal(
         model.generate(images, known_mask=mask, num_completions=2, seed=1).tokens,
@@ -77,21 +79,23 @@ def test_likelihoods_are_those_of_the_full_forward_pass(model, images):
     tokens = completed.tokens[:, 0]
     log_probs = -ops.convert_to_numpy(token_nll(tokens, model(tokens)))
     np.testing.assert_allclose(completed.total_log_likelihood[:, 0], log_probs.sum(1), atol=1e-4)
-    scores = model.score(completed.images[:, 0], per_pixel=True)
+    scores = model.score(model.tokenizer.detokenize(tokens), per_pixel=True)
     np.testing.assert_allclose(scores, log_probs.reshape(3, 4, 2), atol=1e-4)
 
 
-def test_what_does_not_fit_the_grid_is_named(model, images):
-    with pytest.raises(InputError, match=r"keep_rows must be a multiple of 2 .*, got 3"):
-        model.generate(images, keep_rows=3)
-    mask = np.zeros((8, 8), bool)
-    mask[:2, :4] = True
-    mask[0, 4] = True
-    with pytest.raises(InputError, match="known_mask must be the same for all 2 × 4 pixels"):
-        model.generate(images, known_mask=mask)
-    if model.objective == "ar":
-        with pytest.raises(InputError, match="on_row needs a tokenizer of pixels, got a Patches"):
-            model.generate(images, keep_rows=2, on_row=print)
-        draft = NeighborDraft(np.zeros((64, 8)), np.zeros((4, 9, 8)))
-        with pytest.raises(InputError, match="draft must have"):
-            model.generate(images, keep_rows=2, draft=draft)
+def test_kept_rows_need_not_be_rows_of_tokens(model, images):
+    """Tokens of which a part is known are sampled; the known pixels come back all the same."""
+    completed = model.generate(images, keep_rows=3, num_completions=2, seed=1)
+    tokens = model.tokenizer.tokenize(images)
+    np.testing.assert_array_equal(completed.tokens[:, 0, :2], tokens[:, :2])
+    assert (completed.tokens[:, 0, 2:4] != completed.tokens[:, 1, 2:4]).any()
+    np.testing.assert_array_equal(completed.images[:, 1, :3], images[:, :3])
+    sampled = model.tokenizer.detokenize(completed.tokens)
+    np.testing.assert_array_equal(completed.images[:, :, 3:], sampled[:, :, 3:])
+
+
+def test_a_draft_for_other_sizes_is_refused(images, randomized):
+    model = randomized(ImageGPT(PatchConfig(8, 8, 16, 2, 2), tokenizer=Patches()))
+    draft = NeighborDraft(np.zeros((64, 8)), np.zeros((4, 9, 8)))
+    with pytest.raises(InputError, match="draft must have"):
+        model.generate(images, keep_rows=2, draft=draft)

@@ -27,8 +27,8 @@ from igpt_keras.convert.huggingface.layout import (
 from igpt_keras.errors import InputError
 from igpt_keras.json_files import write_json
 from igpt_keras.network.protocols import TokenModel
-from igpt_keras.tokenizers.base import check_images
 from igpt_keras.tokenizers.color_palette import ColorPalette
+from igpt_keras.tokenizers.image_hints import check_images
 
 
 def save_huggingface(
