@@ -27,6 +27,10 @@ SMALLER = {
     "folder:imagenet": "folder:photos --num-colors 8",
     "--image-size 64 --attention strided": f"{TINY} --epochs 1 --attention strided",
     "--output runs/photos": f"--output runs/photos {TINY} --epochs 1",
+    "--tokenizer palette.npy --output": (
+        "--num-layers 1 --hidden-dim 16 --num-heads 1 --image-size 8 --epochs 1 "
+        "--tokenizer palette.npy --output"
+    ),
     "--num-layers 8 --hidden-dim 64": "--num-layers 3 --hidden-dim 16",
     "--num-colors 256": "--num-colors 16",
     "--steps 4224": "--steps 8",

@@ -128,10 +128,11 @@ def test_a_checkerboard_shows_through_transparent_pixels():
     assert (image == 9).all()
 
 
-def test_swatches_show_every_color_in_order():
+def test_swatches_show_every_token_in_order():
     colors = np.random.default_rng(15).integers(0, 256, (7, 3)).astype(np.uint8)
     rows = [colors[:3], colors[3:6], colors[6:]]
-    for row, shown in zip(rows, cells(swatches(colors, 3, 24), 3, 3, 24), strict=True):
+    sheet = swatches(colors[:, None, None], "7 colors", 3, 24)
+    for row, shown in zip(rows, cells(sheet, 3, 3, 24), strict=True):
         for color, cell in zip(row, shown, strict=False):
             assert (cell == color).all()
         for cell in shown[len(row) :]:

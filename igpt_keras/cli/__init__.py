@@ -25,13 +25,13 @@ COMMANDS = (
     "evaluate",
     "export",
     "finetune",
-    "palette",
     "pretrain",
     "probe",
     "quickstart",
     "report",
     "sample",
     "serve",
+    "tokenizer",
     "tune",
 )
 

@@ -1,4 +1,4 @@
-"""Pictures to look at: contact sheets of small images, heat maps and color swatches."""
+"""Pictures to look at: contact sheets of small images, heat maps and swatches of tokens."""
 
 import functools
 import math
@@ -183,19 +183,21 @@ def color_scale(largest: float, label: str, width: int = 288) -> Image.Image:
     return picture
 
 
-def swatches(colors: np.ndarray, columns: int = 32, cell_size: int = 16) -> Image.Image:
-    """Draws colors as squares, row by row, labeled with the index of each row's first color.
+def swatches(
+    pictures: np.ndarray, title: str, columns: int = 32, cell_size: int = 16
+) -> Image.Image:
+    """Draws what tokens look like, row by row, labeled with the index of each row's first token.
 
     Args:
-        colors: uint8 [k, 3].
+        pictures: uint8 [k, h, w, 3], for a palette of one pixel each.
+        title: Text above them.
         columns: Number of squares in a row.
         cell_size: Side of a square in pixels.
     """
-    pixels = colors.reshape(-1, 1, 1, 3)
-    starts = range(0, len(pixels), columns)
-    rows = [pixels[start : start + columns] for start in starts]
+    starts = range(0, len(pictures), columns)
+    rows = [pictures[start : start + columns] for start in starts]
     labels = [str(start) for start in starts]
-    return contact_sheet(rows, cell_size=cell_size, title=f"{len(colors)} colors", labels=labels)
+    return contact_sheet(rows, cell_size=cell_size, title=title, labels=labels)
 
 
 def stacked(pictures: Sequence[Image.Image]) -> Image.Image:

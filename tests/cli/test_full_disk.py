@@ -82,7 +82,8 @@ def commands(folder, output):
     model, classifier, image = (folder / name for name in ("model", "classifier", "image.png"))
     to_output = ["--output", output]
     return {
-        "palette": ["palette", "fit", *DIGITS, *SIZES[:4], "--output", output.with_suffix(".npy")],
+        "palette": ["tokenizer", "fit", "palette", *DIGITS, *SIZES[:4]]
+        + ["--output", output.with_suffix(".npy")],
         "draft": ["draft", model, *DIGITS, "--output", output.with_suffix(".npz")],
         "convert": ["convert", folder / "transformers", output],
         "convert to Transformers": ["convert", model, output, "--to", "huggingface"],

@@ -4,20 +4,21 @@ from PIL import Image
 
 from igpt_keras import ColorPalette, ImageGPT
 from igpt_keras.data.data_set import open_data
-from igpt_keras.pictures.contact_sheets import contact_sheet, swatches
+from igpt_keras.evaluation.reconstructions import Reconstructions
+from igpt_keras.pictures.contact_sheets import swatches
 
 FITTED = 16
 
 
 @pytest.fixture
 def run(igpt):
-    """Runs `igpt palette …`; gives the status, the lines on stdout and those on stderr."""
+    """Runs `igpt tokenizer …`; gives the status, the lines on stdout and those on stderr."""
 
-    def run_palette(*arguments):
-        status, out, err = igpt("palette", *arguments)
+    def run_tokenizer(*arguments):
+        status, out, err = igpt("tokenizer", *arguments)
         return status, out.splitlines(), err.splitlines()
 
-    return run_palette
+    return run_tokenizer
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def palette_file(palette, tmp_path):
 
 def fit(run, output, *more):
     return run(
-        *("fit", "--data", "digits", "--image-size", 8, "--output", output),
+        *("fit", "palette", "--data", "digits", "--image-size", 8, "--output", output),
         *("--num-colors", FITTED, *more),
     )
 
@@ -78,7 +79,7 @@ def test_fit_mixes_sources_by_weight(run, tmp_path):
     sources = [f"folder:{tmp_path}/black@weight=3", f"folder:{tmp_path}/white@weight=1"]
     output = tmp_path / "mixed.npy"
     status, out, _ = run(
-        *("fit", "--data", sources[0], "--data", sources[1], "--image-size", 2),
+        *("fit", "palette", "--data", sources[0], "--data", sources[1], "--image-size", 2),
         *("--num-colors", 1, "--max-images", 4, "--output", output),
     )
     assert status == 0
@@ -90,30 +91,30 @@ def test_show_draws_the_palette(run, palette, palette_file, tmp_path):
     output = tmp_path / "palette.png"
     status, out, _ = run("show", palette_file, "--output", output)
     assert status == 0
-    assert out == [f"Wrote {output}: 8 colors"]
-    np.testing.assert_array_equal(np.asarray(Image.open(output)), swatches(palette.rgb))
+    assert out == [f"Wrote {output}: 8 tokens"]
+    colors = swatches(palette.rgb[:, None, None], "8 tokens")
+    np.testing.assert_array_equal(np.asarray(Image.open(output)), colors)
 
 
-def test_show_draws_images_before_and_after(run, palette, palette_file, files, tmp_path):
+def test_show_draws_images_and_what_their_tokens_stand_for(
+    run, palette, palette_file, files, tmp_path
+):
     paths, images = files
     output = tmp_path / "shown.png"
     status, out, _ = run("show", palette_file, *paths, "--image-size", 8, "--output", output)
     assert status == 0
-    differences = images - palette.detokenize(palette.tokenize(images)).astype(float)
-    error = np.sqrt(np.mean(differences**2))
+    tokens = palette.tokenize(images)
+    error = np.sqrt(np.mean((images - palette.detokenize(tokens).astype(float)) ** 2))
     decibels = 10 * np.log10(255**2 / error**2)
+    shares = np.unique(tokens, return_counts=True)[1] / tokens.size
+    perplexity = np.prod(shares**-shares)
     assert out == [
-        f"Wrote {output}: 8 colors, 2 images; RMSE {error:.2f} of 255, PSNR {decibels:.1f} dB"
+        f"Wrote {output}: 8 tokens, 2 images; RMSE {error:.2f} of 255, PSNR {decibels:.1f} dB; "
+        f"{len(shares)} of 8 tokens used, perplexity {perplexity:.1f}"
     ]
     picture = np.asarray(Image.open(output))
-    height = swatches(palette.rgb).height
-    errors = np.sqrt((differences**2).mean(axis=(1, 2, 3)))
-    sheet = contact_sheet(
-        [images, palette.detokenize(palette.tokenize(images))],
-        title="Images in these colors",
-        labels=["before", "after"],
-        captions=[[path.name for path in paths], [f"RMSE {each:.1f} of 255" for each in errors]],
-    )
+    height = swatches(palette.rgb[:, None, None], "8 tokens").height
+    sheet = Reconstructions.of(palette, images).sheet([path.name for path in paths])
     np.testing.assert_array_equal(picture[height:, : sheet.width], sheet)
 
 
@@ -132,7 +133,7 @@ def test_show_draws_images_of_a_source(run, palette, palette_file, tmp_path):
         *("--output", tmp_path / "shown.png"),
     )
     assert status == 0
-    assert "8 colors, 3 images; RMSE" in out[0]
+    assert "8 tokens, 3 images; RMSE" in out[0]
 
 
 def test_images_of_palette_colors_have_no_error(run, palette, palette_file, tmp_path):
@@ -142,22 +143,31 @@ def test_images_of_palette_colors_have_no_error(run, palette, palette_file, tmp_
         *("--output", tmp_path / "shown.png"),
     )
     assert status == 0
-    assert out[0].endswith("8 colors, 1 image; no error")
+    assert out[0].endswith("8 tokens, 1 image; no error; 4 of 8 tokens used, perplexity 4.0")
 
 
-@pytest.mark.parametrize("command", ["fit", "show"])
+@pytest.mark.parametrize("command", ["fit palette", "show"])
 def test_an_existing_output_stays_unless_overwritten(run, palette_file, tmp_path, command):
     output = tmp_path / "mine.npy"
     output.write_bytes(b"mine")
     arguments = {
-        "fit": ["--data", "digits", "--image-size", 8, "--num-colors", 2, "--max-images", 9],
+        "fit palette": [
+            "--data",
+            "digits",
+            "--image-size",
+            8,
+            "--num-colors",
+            2,
+            "--max-images",
+            9,
+        ],
         "show": [palette_file],
     }[command]
-    status, _, err = run(command, *arguments, "--output", output)
+    status, _, err = run(*command.split(), *arguments, "--output", output)
     assert (status, len(err)) == (2, 1)
     assert "exists already" in err[0]
     assert output.read_bytes() == b"mine"
-    assert run(command, *arguments, "--output", output, "--overwrite")[0] == 0
+    assert run(*command.split(), *arguments, "--output", output, "--overwrite")[0] == 0
     assert output.read_bytes() != b"mine"
 
 
@@ -172,8 +182,8 @@ def test_an_existing_output_stays_unless_overwritten(run, palette_file, tmp_path
             "data must be KIND:LOCATION, such as folder:",
         ),
         (["show", "PALETTE", "a.png", "--data", "digits"], "give IMAGES or --data, not both"),
-        (["fit", "--data", "digits"], "output must end in .npy"),
-        (["fit", "--data", "digits", "--output", "x.npy"], "ask for at most"),
+        (["fit", "palette", "--data", "digits"], "output must end in .npy"),
+        (["fit", "palette", "--data", "digits", "--output", "x.npy"], "ask for at most"),
     ],
 )
 def test_mistakes_are_named_and_leave_nothing(
