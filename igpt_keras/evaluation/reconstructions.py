@@ -84,24 +84,27 @@ class Reconstructions:
         return float(np.exp(-np.sum(shares * np.log(shares))))
 
     def __str__(self) -> str:
-        used = np.count_nonzero(self.counts)
-        return (
-            f"{self.error_text()}; {used:,} of {len(self.counts):,} tokens used, "
-            f"perplexity {self.perplexity:.1f}"
-        )
+        return f"{self.error_text()}; {self.usage_text()}"
 
     def error_text(self) -> str:
         """Returns the error over all images in words."""
-        return _in_words(self.rmse, 2, " of 255")
+        if self.rmse == 0:
+            return "no error"
+        return f"RMSE {self.rmse:.2f} of 255, PSNR {self.psnr:.1f} dB"
+
+    def usage_text(self) -> str:
+        """Returns how many tokens are used, and how evenly, in words."""
+        used = np.count_nonzero(self.counts)
+        return f"{used:,} of {len(self.counts):,} tokens used, perplexity {self.perplexity:.1f}"
 
     def sheet(self, names: Sequence[str] = (), title: str = "") -> Image.Image:
         """Draws the images, and below each what its tokens stand for, with the error.
 
         Args:
             names: Names of the images.
-            title: Text above them; the errors and the usage of tokens by default.
+            title: Text above them; the error over all images by default.
         """
-        errors = [_in_words(error, 1) for error in self.errors]
+        errors = [f"RMSE {e:.1f}, {psnr(e):.1f} dB" if e else "no error" for e in self.errors]
         rows, captions = [], []
         for start in range(0, len(self.images), IMAGES_IN_A_ROW):
             part = slice(start, start + IMAGES_IN_A_ROW)
@@ -110,7 +113,7 @@ class Reconstructions:
         side = self.images.shape[1]
         return contact_sheet(
             rows,
-            title=title or str(self),
+            title=title or self.error_text(),
             labels=["image", "from tokens"] * (len(rows) // 2),
             captions=captions,
             cell_size=side * math.ceil(CELL_SIZE / side),
@@ -144,10 +147,3 @@ def pictures_of_tokens(tokenizer: ImageTokenizer) -> np.ndarray:
         top, left = rows // 2 * side // rows, columns // 2 * side // columns
         pictures.append(images[:, top : top + height, left : left + width])
     return np.concatenate(pictures)
-
-
-def _in_words(error: float, digits: int, unit: str = "") -> str:
-    """Returns a root mean square error with the peak signal-to-noise ratio."""
-    if error == 0:
-        return "no error"
-    return f"RMSE {error:.{digits}f}{unit}, PSNR {psnr(error):.1f} dB"

@@ -114,7 +114,9 @@ def test_show_draws_images_and_what_their_tokens_stand_for(
     ]
     picture = np.asarray(Image.open(output))
     height = swatches(palette.rgb[:, None, None], "8 tokens").height
-    sheet = Reconstructions.of(palette, images).sheet([path.name for path in paths])
+    reconstructions = Reconstructions.of(palette, images)
+    assert str(reconstructions) in out[0]
+    sheet = reconstructions.sheet([path.name for path in paths])
     np.testing.assert_array_equal(picture[height:, : sheet.width], sheet)
 
 

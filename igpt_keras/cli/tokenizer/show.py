@@ -58,17 +58,19 @@ def show(
     check_replaceable(output, overwrite)
     shown, own_size = read_tokenizer(tokenizer)
     shown = shown.bind(image_size or own_size)
-    count, swatch = plural(shown.vocabulary_size, "token"), pictures_of_tokens(shown)
-    first = f", the first {len(swatch):,}" if len(swatch) < shown.vocabulary_size else ""
-    pictures = [swatches(swatch, f"{count}{first}")]
-    message = f"Wrote {output}: {count}"
+    drawn = pictures_of_tokens(shown)
+    title = message = plural(shown.vocabulary_size, "token")
+    sheets = []
     if images or data:
         pixels, names = _images(images, data, data_dir, shown.image_size, num_images, seed)
         reconstructions = Reconstructions.of(shown, pixels)
-        pictures.append(reconstructions.sheet(names))
+        sheets = [reconstructions.sheet(names)]
+        title = reconstructions.usage_text()
         message += f", {plural(len(pixels), 'image')}; {reconstructions}"
-    save_png(stacked(pictures), output, overwrite)
-    click.echo(message)
+    if len(drawn) < shown.vocabulary_size:
+        title += f"; the first {len(drawn):,} of them"
+    save_png(stacked([swatches(drawn, title), *sheets]), output, overwrite)
+    click.echo(f"Wrote {output}: {message}")
 
 
 def _images(
