@@ -68,7 +68,7 @@ def show(
         title = reconstructions.usage_text()
         message += f", {plural(len(pixels), 'image')}; {reconstructions}"
     if len(drawn) < shown.vocabulary_size:
-        title += f"; the first {len(drawn):,} of them"
+        title += f"; drawn are the first {len(drawn):,}"
     save_png(stacked([swatches(drawn, title), *sheets]), output, overwrite)
     click.echo(f"Wrote {output}: {message}")
 
