@@ -41,7 +41,7 @@ def show(
     output: pathlib.Path,
     overwrite: bool,
 ) -> None:
-    """Draw what the tokens of a tokenizer stand for, and what it does to images.
+    """Draw the tokens of a tokenizer, and what it does to images.
 
     TOKENIZER is a .npy palette, a folder with a tokenizer, or a model with its tokenizer. IMAGES,
     or those of a source, are shown as they are and as their tokens describe them, with their root
