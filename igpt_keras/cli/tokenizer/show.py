@@ -57,12 +57,13 @@ def show(
         raise click.UsageError("give IMAGES or --data, not both")
     check_replaceable(output, overwrite)
     shown, own_size = read_tokenizer(tokenizer)
-    shown = shown.bind(image_size or own_size)
+    size = image_size or own_size
+    shown = shown.bind(size)
     drawn = pictures_of_tokens(shown)
     title = message = plural(shown.vocabulary_size, "token")
     sheets = []
     if images or data:
-        pixels, names = _images(images, data, data_dir, shown.image_size, num_images, seed)
+        pixels, names = _images(images, data, data_dir, size, num_images, seed)
         reconstructions = Reconstructions.of(shown, pixels)
         sheets = [reconstructions.sheet(names)]
         title = reconstructions.usage_text()
