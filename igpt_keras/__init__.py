@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from igpt_keras.network.config import ImageGPTConfig
     from igpt_keras.sampling import samplers
     from igpt_keras.sampling.requests import Completions
-    from igpt_keras.tokenizers import ColorPalette, ImageTokenizer
+    from igpt_keras.tokenizers import ColorPalette, ImageTokenizer, RGBTokenizer
 
 __version__ = "0.2.0"
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "ImageGPTConfig",
     "ImageTokenizer",
     "InputError",
+    "RGBTokenizer",
     "data",
     "load",
     "open_data",
@@ -45,6 +46,7 @@ _LAZY = {
     "ImageGPTClassifier": "igpt_keras.models",
     "ImageGPTConfig": "igpt_keras.network.config",
     "ImageTokenizer": "igpt_keras.tokenizers",
+    "RGBTokenizer": "igpt_keras.tokenizers",
     "data": "igpt_keras.data",
     "load": "igpt_keras.models",
     "open_data": "igpt_keras.data.data_set",

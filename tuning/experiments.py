@@ -133,7 +133,7 @@ class Experiment(Generic[Settings]):
 
 
 class PretrainExperiment(Experiment[Pretrain.Settings]):
-    """Pre-training, by the validation loss after the last step in nats per pixel."""
+    """Pre-training, by the validation loss after the last step in nats per token."""
 
     run_class = Pretrain
     objective = keras_tuner.Objective("val_loss", "min")

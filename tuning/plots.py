@@ -22,7 +22,7 @@ LOSSES_FILE = "losses{}.png"
 MARGIN = 1.5
 MARKERS_PER_LINE = 8
 METRICS = {
-    "val_loss": "final validation loss, nats per pixel",
+    "val_loss": "final validation loss, nats per token",
     "val_accuracy": "final validation accuracy",
 }
 

@@ -140,7 +140,7 @@ def pretraining(
 
     loss = model.evaluate(test, batch_size=len(test), verbose=0, return_dict=True)["loss"]
     baselines = generative_baselines(train, test, NUM_COLORS, tokenizer_of(model).grid)
-    neighbor = min(baselines.pop("left pixel"), baselines.pop("pixel above"))
+    neighbor = min(baselines.pop("left token"), baselines.pop("token above"))
     others = [f"{name} {nll:.3f}" for name, nll in baselines.items()]
     others.append(f"best single neighbor {neighbor:.3f}")
     name = "held-out loss, nats per pixel"

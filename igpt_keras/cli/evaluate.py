@@ -36,9 +36,10 @@ def evaluate(
 ) -> None:
     """Measure the losses and the accuracy of a model.
 
-    MODEL is evaluated on the validation and the test images: the generative loss in nats and bits
-    per pixel, compared with count-based baselines, and the accuracy of a classifier. A BERT model
-    sees five masks of every image.
+    MODEL is evaluated on the validation and the test images: the generative loss,
+    compared with count-based baselines, and the accuracy of a classifier. A BERT model sees five
+    masks of every image. A model with the rgb tokenizer also gets the bits per dimension that the
+    literature reports.
     """
     from igpt_keras.runs import Evaluate
     from igpt_keras.runs.folder import RESULT_FILE
@@ -65,8 +66,9 @@ def _show(metrics: dict[str, Any], splits: list[str], title: str) -> None:
     for column in ("", *splits):
         table.add_column(column)
     for row, name, form in (
-        ("generative loss, nats per pixel", "loss", ".4f"),
+        ("generative loss, nats per token", "loss", ".4f"),
         ("the same in bits per pixel", "bits_per_pixel", ".4f"),
+        ("the same in bits per dimension", "bits_per_dimension", ".4f"),
         ("accuracy", "accuracy", ".2%"),
         ("accuracy under one mask", "single_mask_accuracy", ".2%"),
         ("classification loss, nats", "classification_loss", ".4f"),
@@ -76,6 +78,6 @@ def _show(metrics: dict[str, Any], splits: list[str], title: str) -> None:
             table.add_row(row, *(format(value, form) for value in values))
     baselines = metrics.get("baselines", {})
     for name in baselines.get(splits[0], {}):
-        row = f"baseline, nats per pixel: {name}"
+        row = f"baseline, nats per token: {name}"
         table.add_row(row, *(f"{baselines[split][name]:.4f}" for split in splits))
     Console().print(table)

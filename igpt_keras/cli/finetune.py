@@ -38,7 +38,7 @@ if TYPE_CHECKING:
             option(
                 "--from-scratch",
                 is_flag=True,
-                help="Use only the sizes and the palette of MODEL, with new weights.",
+                help="Use only the sizes and the tokenizer of MODEL, with new weights.",
             ),
             option(
                 "--generative-weight",
@@ -150,7 +150,7 @@ def _show(metrics: dict[str, Any], output: pathlib.Path, progress: str) -> None:
         (f"test accuracy{vote}", "test_accuracy", ".2%"),
         ("test accuracy under one mask", "single_mask_accuracy", ".2%"),
         ("test classification loss, nats", "test_classification_loss", ".4f"),
-        ("test generative loss, nats per pixel", "test_generative_loss", ".4f"),
+        ("test generative loss, nats per token", "test_generative_loss", ".4f"),
     ):
         if metrics[name] is not None:
             table.add_row(row, format(metrics[name], form))

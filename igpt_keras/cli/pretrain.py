@@ -25,6 +25,7 @@ from igpt_keras.network.initial_weights import INITIALIZERS
 from igpt_keras.wording import plural
 
 if TYPE_CHECKING:
+    from igpt_keras.network.config import ImageGPTConfig
     from igpt_keras.runs.options import DataOptions
     from igpt_keras.runs.pretrain import Settings
 
@@ -33,12 +34,12 @@ MODEL_OPTIONS = (
         "--objective",
         type=click.Choice(["ar", "bert"]),
         default="ar",
-        help="Training objective: autoregressive, or BERT's prediction of masked pixels.",
+        help="Training objective: autoregressive, or BERT's prediction of masked tokens.",
     ),
     option(
         "--image-size",
         type=COUNT,
-        show_default="the preset's",
+        show_default="that of the tokenizer, if it has one, or the preset's",
         help="Side of the model's input in pixels.",
     ),
     option(
@@ -54,12 +55,12 @@ MODEL_OPTIONS = (
         "--attention",
         default="dense",
         metavar="NAME",
-        help="Which pixels attend to which: dense, strided or fixed (both sparse), or a plug-in's.",
+        help="Which tokens attend to which: dense, strided or fixed (both sparse), or a plug-in's.",
     ),
     option(
         "--stride",
         type=COUNT,
-        show_default="the columns of the image",
+        show_default="a row of the image",
         help="Length of a row of sparse attention, in tokens.",
     ),
     option(
@@ -89,9 +90,10 @@ MODEL_OPTIONS = (
     ),
     option(
         "--tokenizer",
-        metavar="PATH",
+        metavar="NAME",
         show_default="fit a palette",
-        help="Tokenizer to use: a .npy palette, or a model that has one.",
+        help="Tokenizer to use: rgb, with a token for each channel of each pixel; a .npy palette; "
+        "the folder of a tokenizer; or a model that has one.",
     ),
     option(
         "--num-colors",
@@ -139,7 +141,7 @@ MODEL_OPTIONS = (
                 "--mask-probability",
                 type=click.FloatRange(0, 1, min_open=True, max_open=True),
                 default=paper.MASK_PROBABILITY,
-                help="Probability of each pixel to be masked, for BERT.",
+                help="Probability of each token to be masked, for BERT.",
             ),
             option(
                 "--snapshots",
@@ -186,31 +188,34 @@ def pretrain(
         command=command_line(),
     )
     if progress != "quiet" and not run.finished:
-        print_result(describe(run.settings), progress)
+        print_result(describe(run.settings, run.memory.config), progress)
     result = train(run, ("loss", "bits_per_pixel", "val_loss"), progress)
     if result is not None:
         print_bad_images(data)
         loss = result.metrics["validation_loss"]
-        print_result(f"Validation loss: {loss:.4f} nats per pixel. Wrote {output}", progress)
+        bits = result.metrics["validation_bits_per_dimension"]
+        also = "" if bits is None else f", {bits:.4f} bits per dimension"
+        print_result(f"Validation loss: {loss:.4f} nats per token{also}. Wrote {output}", progress)
 
 
-def describe(settings: "Settings") -> str:
+def describe(settings: "Settings", config: "ImageGPTConfig") -> str:
     """Returns in a line what is trained, and how.
 
     Args:
         settings: Settings with a value for everything (`Settings.completed`), except for a
             learning rate that is searched.
+        config: Sizes of the model.
     """
-    config = settings.config()
     sizes = {name: getattr(config, name) for name in ("num_layers", "hidden_dim", "num_heads")}
     named = (name for name, preset in presets.PRESETS.items() if sizes.items() <= preset.items())
-    colors = f"{settings.num_colors} colors"
+    rows, columns = config.token_grid
+    tokens = f"{rows}×{columns} tokens of {settings.tokenizer}"
     parts = [
         f"{next(named, 'model')} ({plural(config.num_layers, 'layer')} of width "
         f"{config.hidden_dim}, {plural(config.num_heads, 'head')})",
         *([] if config.attention == "dense" else [f"{config.attention} attention"]),
         f"{config.image_size}×{config.image_size} pixels",
-        colors if settings.tokenizer is None else f"the tokenizer of {settings.tokenizer}",
+        f"{settings.num_colors} colors" if settings.tokenizer is None else tokens,
         f"{settings.epochs:g} epochs" if settings.steps is None else f"{settings.steps:,} steps",
         f"batches of {settings.batch_size}",
     ]

@@ -86,8 +86,8 @@ class Integers(click.ParamType):
             option(
                 "--baseline",
                 metavar="NAME",
-                help="Probe pixels, or the colors of tokens, at the image size and with the "
-                "palette of MODEL, instead of its features.",
+                help="Probe pixels, or what tokens hold of them, at the image size and with the "
+                "tokenizer of MODEL, instead of its features.",
             ),
             option(
                 "--epochs",

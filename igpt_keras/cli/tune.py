@@ -130,8 +130,7 @@ def pretrain(**values: Any) -> None:
         return _made(Settings, options_of(hp.values))
 
     experiment = PretrainExperiment(_data(values), settings, command=command_line())
-    first = dataclasses.replace(_made(Settings, values).completed(), learning_rate=None)
-    tuner = _run(experiment, values, None if sizes else describe(first))
+    tuner = _run(experiment, values, None if sizes else _describe(_made(Settings, values)))
     table = _table_of_sizes(tuner, options_of) if sizes else None
     _report(tuner, _commands(tuner, pretrain_command, values, options_of), values, table)
 
@@ -179,6 +178,13 @@ def probe(**values: Any) -> None:
     experiment = ProbeExperiment(_data(values), settings, features=features, command=command_line())
     tuner = _run(experiment, values)
     _report(tuner, _commands(tuner, probe_command, values, options_of), values)
+
+
+def _describe(settings: Any) -> str:
+    """Returns in a line what trials of pre-training train."""
+    completed = settings.completed()
+    config = completed.config(completed.read_tokenizer())
+    return describe(dataclasses.replace(completed, learning_rate=None), config)
 
 
 def _made(kind: type, values: dict[str, Any]):
@@ -254,8 +260,8 @@ def _table_of_sizes(tuner, options_of: Callable):
     searches = tuner.oracle.searches()
     models = []
     for search in searches:
-        settings = _made(Settings, options_of(search.others))
-        models.append((search.others["size"], settings.objective, settings.config().image_size))
+        settings = _made(Settings, options_of(search.others)).completed()
+        models.append((search.others["size"], settings.objective, settings.image_size))
     return sizes_table(searches, models, tuner.oracle.objective.name)
 
 

@@ -67,8 +67,8 @@ class Unigram(CountBaseline):
         return np.zeros_like(tokens)
 
 
-@BASELINES.register("left pixel")
-class LeftPixel(CountBaseline):
+@BASELINES.register("left token")
+class LeftToken(CountBaseline):
     """The context is the token on the left."""
 
     def context(self, tokens: np.ndarray) -> np.ndarray:
@@ -76,8 +76,8 @@ class LeftPixel(CountBaseline):
         return np.pad(tokens, padding, constant_values=self.vocabulary_size)[:, :, :-1]
 
 
-@BASELINES.register("pixel above")
-class PixelAbove(CountBaseline):
+@BASELINES.register("token above")
+class TokenAbove(CountBaseline):
     """The context is the token above."""
 
     def context(self, tokens: np.ndarray) -> np.ndarray:

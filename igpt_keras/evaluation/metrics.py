@@ -1,6 +1,7 @@
 """Losses and accuracies of a model on tokens that it was not trained on."""
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ class ClassifierMetrics:
             `VOTES` masks are for, with ties broken at random (paper, section 4.6).
         single_mask_accuracy: BERT's accuracy under the first of these masks; None for AR.
         classification_loss: L_CLF in nats; for BERT, the mean over the masks.
-        generative_loss: L_GEN in nats per pixel, likewise; None without a token head.
+        generative_loss: L_GEN in nats per token, likewise; None without a token head.
     """
 
     accuracy: float
@@ -77,7 +78,7 @@ def generative_loss(
     batch_size: int = paper.BATCH_SIZE,
     seed: int = 0,
 ) -> float:
-    """Returns L_GEN in nats per pixel; for BERT, the mean over `VOTES` masks.
+    """Returns L_GEN in nats per token; for BERT, the mean over `VOTES` masks.
 
     Args:
         model: A model of either objective.
@@ -92,6 +93,37 @@ def generative_loss(
     if "nll" not in outputs:
         raise InputError("generative_weight must be above 0 for a generative loss, got 0")
     return float(outputs["nll"].mean())
+
+
+def bits_per_pixel(model: GenerativeModel, nll: float | None) -> float | None:
+    """Returns a generative loss in bits per pixel: the bits of all n tokens, divided by R².
+
+    Args:
+        model: The model of the loss.
+        nll: The loss in nats per token; None, which is returned, for a model without one.
+    """
+    config = model.config
+    tokens_per_pixel = config.sequence_length / config.image_size**2
+    return None if nll is None else nll / math.log(2) * tokens_per_pixel
+
+
+def bits_per_dimension(model: GenerativeModel, nll: float | None) -> float | None:
+    """Returns a loss in bits per channel of a pixel, as the literature reports densities.
+
+    These are the bits of an image, divided by 3 · R². Only a model that gives whole images a
+    probability has them: an autoregressive one whose tokenizer is lossless. The tokens of a
+    palette are a coarser image, whose bits say nothing about the image itself.
+
+    Args:
+        model: The model of the loss.
+        nll: The loss in nats per token, or None.
+
+    Returns:
+        Bits per dimension; None for other models, or without a loss.
+    """
+    lossless = model.tokenizer is not None and model.tokenizer.lossless
+    bits = bits_per_pixel(model, nll)
+    return bits / 3 if bits is not None and lossless and model.objective == "ar" else None
 
 
 def _per_image(

@@ -233,7 +233,8 @@ class GenerativeModel(KerasMethods, Trainer, Task):
         added = first_added_loss(self) if self.generative_weight > 0 else None
         if added is None:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
-        bits = ops.sum(added) / (self.generative_weight * math.log(2))
+        tokens_per_pixel = self.config.sequence_length / self.config.image_size**2
+        bits = ops.sum(added) * tokens_per_pixel / (self.generative_weight * math.log(2))
         size = ops.cast(ops.shape(y_pred)[0], "float32")
         self.bits_per_pixel.update_state(bits, sample_weight=size)
         if sample_weight is None:

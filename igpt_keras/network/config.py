@@ -61,7 +61,9 @@ class ImageGPTConfig(ShortRepr):
             of "fixed". None for a local one and the other in turn. The paper's models of
             CIFAR-10 have `("column", "local", "local", "local")` in its code.
         axial_positions: Whether a position's embedding is the sum of one for its row and one
-            for its column of the token grid, as in the Sparse Transformer.
+            for its column of the token grid, as in the Sparse Transformer. With a token for each
+            channel, a column is one of pixels and a channel: an embedding for each pair, of
+            which the paper sums two.
         initializer: Scheme of the initial weights: "image_gpt" or "sparse_transformer", see
             `igpt_keras.network.initial_weights`.
 

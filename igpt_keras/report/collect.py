@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Hashable, Iterable
 from typing import TypeVar
 
+from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.report.runs import BASELINES, Entry, Findings, FineTuning, Model, Probe, Run
 
 OBJECTIVE_NAMES = {"ar": "AR", "bert": "BERT"}
@@ -18,7 +19,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class LossPanel:
-    """Runs with comparable losses: one objective, data set, resolution and palette size.
+    """Runs with comparable losses: one objective, data set, resolution and kind of tokens.
 
     A track holds the probes of a pre-training run's snapshots in order of step.
     """
@@ -60,9 +61,20 @@ def label(model: Model) -> str:
     return f"{OBJECTIVE_NAMES[model.objective]} {short(model.parameters)} {model.name}"
 
 
+def input_label(config: ImageGPTConfig) -> str:
+    """Names what a model sees of an image, such as "32×32 pixels, 512 colors"."""
+    size = f"{config.image_size}×{config.image_size} pixels"
+    if config.grid is None:
+        return f"{size}, {config.vocabulary_size} colors"
+    rows, columns = config.grid
+    return f"{size}, {rows}×{columns} tokens of {config.vocabulary_size} values"
+
+
 def baseline_label(probe: Probe) -> str:
     """Names a baseline, such as "palette tokens 32×32, 512 colors"."""
     config = probe.model.config
+    if probe.features == "tokens" and config.grid is not None:
+        return f"what the tokens hold of {input_label(config)}"
     size = f"{BASELINES[probe.features]} {config.image_size}×{config.image_size}"
     return size if probe.features == "pixels" else f"{size}, {config.vocabulary_size} colors"
 
@@ -137,19 +149,16 @@ def loss_panels(findings: Findings, data_set: str) -> list[LossPanel]:
         if probe.model.validation_loss is not None and math.isfinite(probe.model.validation_loss)
     ]
 
-    def comparable(probe: Probe) -> tuple[str, str | None, int, int]:
-        config = probe.model.config
-        return probe.model.objective, probe.model.data, config.image_size, config.vocabulary_size
+    def comparable(probe: Probe) -> tuple[str, str | None, str]:
+        model = probe.model
+        return model.objective, model.data, input_label(model.config)
 
     panels = []
     for together in grouped(probes, comparable):
-        objective, data, size, colors = comparable(together[0])
+        objective, data, seen = comparable(together[0])
         tracks = [_track(of_run) for of_run in grouped(together, _track_key)]
         if sum(map(len, tracks)) > 1:
-            title = (
-                f"{OBJECTIVE_NAMES[objective]} on {data or 'unknown data'}, "
-                f"{size}×{size} pixels, {colors} colors"
-            )
+            title = f"{OBJECTIVE_NAMES[objective]} on {data or 'unknown data'}, {seen}"
             panels.append(LossPanel(title, tuple(tracks)))
     return panels
 
@@ -193,8 +202,8 @@ def _objective_panel(entries: list[Probe | FineTuning]) -> ObjectivePanel:
         groups.append(vote)
     model, config = entries[0].model, entries[0].model.config
     title = (
-        f"{config.num_layers} layers, width {config.hidden_dim}, "
-        f"{config.image_size}×{config.image_size} pixels, on {model.data or 'unknown data'}"
+        f"{config.num_layers} layers, width {config.hidden_dim}, {input_label(config)}, "
+        f"on {model.data or 'unknown data'}"
     )
     runs = tuple(entry.run for entry in (*ar, *bert) if entry is not None)
     return ObjectivePanel(title, tuple(groups), runs)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from igpt_keras.errors import InputError
-from igpt_keras.report.collect import OBJECTIVE_NAMES, grouped, label
+from igpt_keras.report.collect import OBJECTIVE_NAMES, grouped, input_label, label
 from igpt_keras.report.runs import Entry, Findings
 from igpt_keras.training.callbacks.history_logger import HISTORY_FILE, read_history
 
@@ -39,10 +39,9 @@ def loss_curves(findings: Findings) -> list[CurvePanel]:
     """Selects the losses of pre-training runs, a panel for each set of comparable losses."""
 
     def title(entry: Entry) -> str:
-        config = entry.model.config
+        model = entry.model
         return (
-            f"{OBJECTIVE_NAMES[entry.model.objective]} on {entry.data_set}, "
-            f"{config.image_size}×{config.image_size} pixels, {config.vocabulary_size} colors"
+            f"{OBJECTIVE_NAMES[model.objective]} on {entry.data_set}, {input_label(model.config)}"
         )
 
     return _panels(findings.pretrainings, "loss", title)

@@ -33,11 +33,11 @@ PICTURES = {
 def pretraining_curves(findings: Findings) -> list[Exhibit]:
     """Returns the losses during pre-training."""
     caption = (
-        "Generative loss in nats per pixel during pre-training. A point of a dotted line is the "
+        "Generative loss in nats per token during pre-training. A point of a dotted line is the "
         "mean over the steps since the one before; markers are losses of the validation images."
     )
     panels = loss_curves(findings)
-    labels = ("Losses by step", "pre-training", "loss, nats per pixel")
+    labels = ("Losses by step", "pre-training", "loss, nats per token")
     return _curves(*labels, nll, panels, caption, findings)
 
 

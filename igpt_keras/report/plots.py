@@ -118,7 +118,7 @@ def accuracy_by_loss(panels: Sequence[LossPanel]) -> Figure:
                 step = short(probe.model.step or 0)
                 axes.annotate(step, point, (4, -9), textcoords="offset points", fontsize=8)
         axes.set(
-            xlabel="validation loss, nats per pixel (lower to the right)",
+            xlabel="validation loss, nats per token (lower to the right)",
             ylabel="best-layer test accuracy, %",
         )
         axes.margins(0.08, 0.12)

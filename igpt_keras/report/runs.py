@@ -45,7 +45,7 @@ class Model:
         parameters: Number of parameters.
         data: The data it was pre-trained on.
         step: Steps of its pre-training.
-        validation_loss: Generative loss in nats per pixel, on the data it was pre-trained on.
+        validation_loss: Generative loss in nats per token, on the data it was pre-trained on.
         origin: Absolute path of the run that trained it.
     """
 
@@ -70,7 +70,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Losses(Entry):
-    """A pre-training run or an evaluation; losses in nats per pixel, accuracy as a fraction."""
+    """A pre-training run or an evaluation; losses in nats per token, accuracy as a fraction."""
 
     validation_loss: float | None = None
     test_loss: float | None = None
@@ -129,7 +129,7 @@ class FineTuning(Entry):
         validation_accuracy: Validation accuracy of the best epoch.
         test_accuracy: Test accuracy of one pass (BERT: with one mask).
         vote: Test accuracy of the majority vote over several BERT masks.
-        test_generative_loss: L_GEN on the test split, nats per pixel.
+        test_generative_loss: L_GEN on the test split, nats per token.
     """
 
     start: str

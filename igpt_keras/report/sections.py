@@ -92,7 +92,7 @@ def _introduction(findings: Findings) -> str:
     counts = ", ".join(f"{name} {len(runs)}" for name, runs in kinds.items() if runs)
     text = (
         f"Runs: {len(findings.runs)} ({counts}). Accuracies are in percent, generative losses in "
-        "nats per pixel. Rows marked “paper” are from Generative Pretraining from Pixels (Chen "
+        "nats per token. Rows marked “paper” are from Generative Pretraining from Pixels (Chen "
         "et al., 2020). The commands and settings of its runs are below each figure and table."
     )
     if findings.unfinished:

@@ -47,8 +47,8 @@ def pretraining(findings: Findings) -> list[Exhibit]:
         *("validation loss", "test loss", "images/s", "minutes"),
     )
     caption = (
-        "Generative losses in nats per pixel: the mean over all pixels for AR, over the masked "
-        "ones for BERT. Losses of different objectives, resolutions or palettes are not "
+        "Generative losses in nats per token: the mean over all tokens for AR, over the masked "
+        "ones for BERT. Losses of different objectives, resolutions or tokenizers are not "
         "comparable. The validation loss is for choosing settings; nothing was chosen by the "
         "test loss."
     )
@@ -69,7 +69,7 @@ def evaluations(findings: Findings) -> list[Exhibit]:
         *("from", "objective", "run", "parameters", "input", "data"),
         *("validation loss", "test loss", "test accuracy, %"),
     )
-    caption = "Models as they are, losses in nats per pixel. Nothing was chosen."
+    caption = "Models as they are, losses in nats per token. Nothing was chosen."
     return _exhibits("Evaluated models", header, rows, caption, entries, findings)
 
 
@@ -150,7 +150,7 @@ def fine_tuning(findings: Findings) -> list[Exhibit]:
         caption = (
             f"Networks fine-tuned on {data_set} with L_CLF + weight · L_GEN. Validation chose the "
             "epoch (early stopping); compare settings by validation accuracy. The other "
-            "accuracies, and L_GEN in nats per pixel, are of the test split, on which nothing was "
+            "accuracies, and L_GEN in nats per token, are of the test split, on which nothing was "
             "chosen. BERT's inputs are masked: with one mask, and with the vote of several. "
             "“Images” is the number of training images, “head” the layer that the class head "
             f"reads. {_about_paper(paper, entries[0])}"

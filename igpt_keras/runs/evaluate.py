@@ -1,18 +1,20 @@
 """Evaluation: losses and accuracy of a model on validation and test images.
 
-Metrics of the result, `S` being "validation" and "test", where there is such a split:
+Metrics of the result, `S` being "validation" and "test", where there is such a split; losses in
+nats per token, which is a pixel for a palette:
 
 | key | value |
 | --- | --- |
-| `S_loss`, `S_bits_per_pixel` | generative loss in nats and bits; None without token head |
+| `S_loss` | generative loss; None without token head |
+| `S_bits_per_pixel` | the bits of all tokens, divided by R²; None without token head |
+| `S_bits_per_dimension` | the same divided by 3 R²; None unless AR and the tokenizer is lossless |
 | `S_accuracy`, `S_single_mask_accuracy` | of a classifier, as of `ClassifierMetrics` |
 | `S_classification_loss` | of a classifier, in nats |
 | `votes` | number of masks that an image is measured under, for BERT; else None |
-| `baselines` | of each split, losses of count-based models in nats per pixel, by name |
+| `baselines` | of each split, losses of count-based models, by name |
 """
 
 import dataclasses
-import math
 import pathlib
 from typing import Any
 
@@ -20,7 +22,12 @@ from igpt_keras import paper
 from igpt_keras.data.labeled import LabeledTokens
 from igpt_keras.errors import InputError
 from igpt_keras.evaluation.baselines import generative_baselines
-from igpt_keras.evaluation.metrics import classifier_metrics, generative_loss
+from igpt_keras.evaluation.metrics import (
+    bits_per_dimension,
+    bits_per_pixel,
+    classifier_metrics,
+    generative_loss,
+)
 from igpt_keras.evaluation.voting import VOTES
 from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.runs.callbacks import Callbacks
@@ -98,13 +105,20 @@ class Evaluate(Measurement[Settings]):
         """Returns the metrics of one split, whose name they begin with."""
         settings = {"batch_size": self.settings.batch_size, "seed": self.settings.seed}
         if not isinstance(self.model, ImageGPTClassifier):
-            return _losses(name, generative_loss(self.model, split.tokens, **settings))
+            return self._losses(name, generative_loss(self.model, split.tokens, **settings))
         metrics = classifier_metrics(self.model, split.tokens, split.labels, **settings)
         return {
-            **_losses(name, metrics.generative_loss),
+            **self._losses(name, metrics.generative_loss),
             f"{name}_accuracy": metrics.accuracy,
             f"{name}_single_mask_accuracy": metrics.single_mask_accuracy,
             f"{name}_classification_loss": metrics.classification_loss,
+        }
+
+    def _losses(self, name: str, nll: float | None) -> dict[str, float | None]:
+        return {
+            f"{name}_loss": nll,
+            f"{name}_bits_per_pixel": bits_per_pixel(self.model, nll),
+            f"{name}_bits_per_dimension": bits_per_dimension(self.model, nll),
         }
 
     def _baselines(self) -> dict[str, dict[str, float]]:
@@ -115,11 +129,6 @@ class Evaluate(Measurement[Settings]):
             name: generative_baselines(train, split.tokens, self.model.config.vocabulary_size, grid)
             for name, split in self.held_out.items()
         }
-
-
-def _losses(name: str, nll: float | None) -> dict[str, float | None]:
-    bits = None if nll is None else nll / math.log(2)
-    return {f"{name}_loss": nll, f"{name}_bits_per_pixel": bits}
 
 
 def _names(class_names: list[str] | None) -> str:

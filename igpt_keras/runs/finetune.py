@@ -1,6 +1,6 @@
 """Fine-tuning: from a pre-trained model to a classifier (paper, section 2.3).
 
-Metrics of the result; losses in nats, generative ones per pixel:
+Metrics of the result; losses in nats, generative ones per token:
 
 | key | value |
 | --- | --- |

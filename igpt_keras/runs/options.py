@@ -206,7 +206,8 @@ class AttentionOptions(ShortRepr):
 
     Attributes:
         attention: Name of an attention pattern.
-        stride: Positions in a row of a sparse pattern; None for the columns of the image.
+        stride: Positions in a row of a sparse pattern; None for the columns of the token
+            grid.
         summary: Summary positions of a row for each head; None for an eighth of the stride.
         attention_layers: The parts of a sparse pattern that consecutive layers have, over and
             over; None for the pattern's own order.

@@ -1,11 +1,12 @@
 """Pre-training: from images to a generative model (paper, section 2.1).
 
-Metrics of the result; losses in nats per pixel:
+Metrics of the result; losses in nats per token, which is a pixel for a palette:
 
 | key | value |
 | --- | --- |
 | `history` | `step`, `loss` (mean since the last evaluation), `val_loss`: a list each |
 | `validation_loss`, `test_loss` | of the trained model; `test_loss` is None without a test split |
+| `validation_bits_per_dimension`, `test_bits_per_dimension` | None for BERT or a palette |
 | `snapshots` | models on the way: `step`, `validation_loss`, `path` in the run's folder |
 | `best_checkpoint` | likewise, of the model with the lowest validation loss |
 | `images_per_second` | median speed of training, without validation and compilation |
@@ -21,20 +22,19 @@ import keras
 import numpy as np
 from PIL import Image
 
-from igpt_keras import paper
 from igpt_keras.errors import InputError
+from igpt_keras.evaluation.metrics import bits_per_dimension
 from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.models.masking import masked_inputs
-from igpt_keras.network import presets
-from igpt_keras.network.config import ImageGPTConfig, check_objective
+from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.pictures.completions import completion_sheet, known_rows, numbered_sheet
 from igpt_keras.pictures.contact_sheets import save_png
 from igpt_keras.runs.callbacks import Callbacks
 from igpt_keras.runs.folder import SNAPSHOTS
-from igpt_keras.runs.options import AttentionOptions, TrainingOptions
+from igpt_keras.runs.pretrain_settings import Settings
 from igpt_keras.runs.result import Result, describe_model
 from igpt_keras.runs.run import Training
-from igpt_keras.runs.tokenizers import fit_palette, read_tokenizer
+from igpt_keras.runs.tokenizers import fit_palette
 from igpt_keras.saving import MODEL_FOLDER, TOKENIZER_ERROR
 from igpt_keras.stages import stage
 from igpt_keras.tokenizers import ImageTokenizer
@@ -49,149 +49,6 @@ NUM_PICTURES, NUM_COMPLETIONS, NUM_SAMPLES = 8, 6, 40
 NUM_MEASURED = 256
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class Settings(TrainingOptions, AttentionOptions):
-    """Settings of the model and of its pre-training.
-
-    Sizes that are None are those of the preset; `igpt_keras.network.presets` has them, and what
-    else holds where nothing is said.
-
-    Attributes:
-        objective: "ar" or "bert".
-        image_size: Side of the model's input in pixels.
-        preset: Name of the sizes; None for "image_gpt_nano".
-        num_layers: Number of layers.
-        hidden_dim: Width.
-        num_heads: Number of attention heads.
-        tokenizer: Path of a palette, or of a model whose tokenizer to use; None to fit a palette
-            to the training images.
-        num_colors: Size of a palette that is fitted.
-        epochs: Passes over the images, instead of `steps`; 20 if both are None.
-        steps: Batches to train on.
-        batch_size: Images in a step, of all devices together; None for the preset's.
-        learning_rate: The peak, after the warm-up; None for `presets.learning_rate`, the
-            paper's for the nearest of its models.
-        warmup_steps: Steps of linear warm-up; None for a pass over the images as in the paper,
-            and at most half of the steps.
-        mask_probability: Probability of a position to be masked, for BERT.
-        snapshots: Number of models to keep: the last one, and those at the steps nearest to
-            1/2, 1/4, … of all; fewer where these are the same step.
-        seed: Seed of every random choice.
-
-    Raises:
-        InputError: Settings that contradict each other or are out of range.
-    """
-
-    objective: str = "ar"
-    image_size: int | None = None
-    preset: str | None = None
-    num_layers: int | None = None
-    hidden_dim: int | None = None
-    num_heads: int | None = None
-    tokenizer: str | None = None
-    num_colors: int | None = None
-    epochs: float | None = None
-    steps: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    warmup_steps: int | None = None
-    mask_probability: float = paper.MASK_PROBABILITY
-    snapshots: int = len(paper.SNAPSHOT_FRACTIONS)
-    seed: int = 0
-
-    def __post_init__(self):
-        if self.epochs is not None and self.steps is not None:
-            raise InputError(
-                f"give either epochs or steps, got epochs={self.epochs} and steps={self.steps}"
-            )
-        check_objective(self.objective)
-        if self.snapshots < 1:
-            raise InputError(f"snapshots must be at least 1, got {self.snapshots}")
-        self.config()  # Raises what is wrong with the sizes.
-
-    def config(self, vocabulary_size: int | None = None) -> ImageGPTConfig:
-        """Returns the sizes of the model: those of the preset, unless given.
-
-        Args:
-            vocabulary_size: That of a tokenizer; None for a palette that is fitted.
-
-        Raises:
-            InputError: The sizes do not fit each other, or there is no such preset.
-        """
-        names = [field.name for field in dataclasses.fields(ImageGPTConfig)]
-        given = {name: getattr(self, name) for name in names if hasattr(self, name)}
-        given["vocabulary_size"] = vocabulary_size or self.num_colors
-        preset = self.preset or presets.DEFAULT_PRESET
-        sizes = {name: size for name, size in given.items() if size is not None}
-        return ImageGPTConfig.preset(preset, **sizes)
-
-    def completed(self) -> "Settings":
-        """Returns these settings with a value for everything that was left out."""
-        preset, config = self.preset or presets.DEFAULT_PRESET, self.config()
-        values = {
-            "num_layers": config.num_layers,
-            "hidden_dim": config.hidden_dim,
-            "num_heads": config.num_heads,
-            "image_size": config.image_size,
-            "num_colors": config.vocabulary_size,
-            "batch_size": presets.BATCH_SIZES[preset],
-            "learning_rate": presets.learning_rate(
-                preset, config.hidden_dim, config.image_size, self.objective
-            ),
-        }
-        if self.steps is None:
-            values["epochs"] = presets.EPOCHS
-        missing = {name: value for name, value in values.items() if getattr(self, name) is None}
-        return dataclasses.replace(self, **missing)
-
-    def schedule(self, steps_of_data: int) -> "Schedule":
-        """Returns the steps of the training.
-
-        Args:
-            steps_of_data: Batches in a pass over the images.
-
-        Raises:
-            InputError: `epochs` is less than a step, or `warmup_steps` more than all of them.
-        """
-        total_steps = self.steps or round((self.epochs or 0) * steps_of_data)
-        if total_steps < 1:
-            raise InputError(
-                f"epochs={self.epochs} is less than one step; a pass over the images has "
-                f"{steps_of_data}"
-            )
-        warmup_steps = self.warmup_steps
-        if warmup_steps is None:
-            warmup_steps = recipes.default_warmup_steps(steps_of_data, total_steps)
-        if not 0 <= warmup_steps <= total_steps:
-            raise InputError(
-                f"warmup_steps must lie in 0…{total_steps}, the number of steps, got {warmup_steps}"
-            )
-        # Halved more often than that, the steps are less than 1.
-        halvings = min(self.snapshots - 1, total_steps.bit_length())
-        intervals = min(2**halvings, total_steps)
-        return Schedule(
-            warmup_steps,
-            [_nearest(total_steps * (index + 1), intervals) for index in range(intervals)],
-            {max(_nearest(total_steps, 2**count), 1) for count in range(halvings + 1)},
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """The steps of a pre-training.
-
-    Attributes:
-        warmup_steps: Steps of the warm-up.
-        evaluations: Steps after which the model is evaluated, ascending. The last one is the
-            number of all steps.
-        snapshots: Those of them after which the model is kept.
-    """
-
-    warmup_steps: int
-    evaluations: list[int]
-    snapshots: set[int]
-
-
 class Pretrain(Training[Settings]):
     """Pre-trains an `ImageGPT` on images, without labels.
 
@@ -204,6 +61,12 @@ class Pretrain(Training[Settings]):
 
     def __init__(self, settings: Any, data: Any, output: pathlib.Path, command: str):
         super().__init__(settings.completed(), data, output, command)
+
+    @classmethod
+    def check(cls, settings: Settings, data: Any) -> None:
+        super().check(settings, data)
+        settings = settings.completed()
+        settings.config(settings.read_tokenizer())
 
     def _load(self) -> None:
         data_set = self.data.data_set
@@ -224,13 +87,13 @@ class Pretrain(Training[Settings]):
         return self.settings.batch_size
 
     def _config(self) -> ImageGPTConfig:
-        return self.settings.config(self.tokenizer.vocabulary_size)
+        return self.settings.config(self.tokenizer.bind(self.settings.image_size))
 
     def _find_tokenizer(self) -> ImageTokenizer:
         settings = self.settings
-        if settings.tokenizer is not None:
-            return read_tokenizer(settings.tokenizer)[0]
-        return fit_palette(self.data, settings.image_size, settings.num_colors, settings.seed)
+        return settings.read_tokenizer() or fit_palette(
+            self.data, settings.image_size, settings.num_colors, settings.seed
+        )
 
     def _prepare(self) -> None:
         settings = self.settings
@@ -255,10 +118,14 @@ class Pretrain(Training[Settings]):
 
     def _train(self, model: ImageGPT, callbacks: Callbacks) -> Result:
         snapshots = self._fit(model, callbacks)
-        metrics = {
-            "validation_loss": snapshots.saved[-1]["validation_loss"],
-            "test_loss": self._test_loss(model),
+        losses = {
+            "validation": snapshots.saved[-1]["validation_loss"],
+            "test": self._test_loss(model),
         }
+        metrics: dict[str, Any] = {}
+        for split, nll in losses.items():
+            metrics[f"{split}_loss"] = nll
+            metrics[f"{split}_bits_per_dimension"] = bits_per_dimension(model, nll)
         if self.is_chief:
             metrics |= self._history_metrics(snapshots)
             self._save(model, metrics)
@@ -380,11 +247,6 @@ class Pretrain(Training[Settings]):
         known = known_rows(size, keep_rows)
         title = f"Held-out images, completed by {self.output.name}"
         return {"completions": completion_sheet(pixels, completions.images, known, title=title)}
-
-
-def _nearest(numerator: int, denominator: int) -> int:
-    """Returns the integer nearest to a fraction, the larger of two equally near ones."""
-    return (2 * numerator + denominator) // (2 * denominator)
 
 
 def _means_between(records: list[dict], evaluations: list[dict]) -> list[float]:

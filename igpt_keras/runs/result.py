@@ -80,7 +80,7 @@ def describe_model(model: GenerativeModel, path: str | os.PathLike) -> dict[str,
     Returns:
         `path`, `objective`, `config`, `parameters` (their number), and from the model folder's
         `training.json`, None where unknown: `name` (of the run that trained it), `data`, `step`
-        and `validation_loss` (nats per pixel, on the data it was pre-trained on).
+        and `validation_loss` (nats per token, on the data it was pre-trained on).
     """
     training = read_training(path)
     return {

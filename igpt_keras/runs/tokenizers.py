@@ -1,8 +1,9 @@
-"""The tokenizer of a model or a file, and palettes fitted to images."""
+"""The tokenizer that a name or a path stands for, and palettes fitted to images."""
 
 import functools
 import math
 import os
+import pathlib
 
 import numpy as np
 
@@ -12,8 +13,8 @@ from igpt_keras.models import load
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.runs.options import DataOptions
 from igpt_keras.stages import stage
-from igpt_keras.tokenizers import ColorPalette, ImageTokenizer
-from igpt_keras.tokenizers.base import tokenizer_of
+from igpt_keras.tokenizers import ColorPalette, ImageTokenizer, tokenizers
+from igpt_keras.tokenizers.base import TOKENIZER_FILE, tokenizer_of
 from igpt_keras.wording import plural
 
 SUFFIX = ".npy"
@@ -30,8 +31,8 @@ def load_with_tokenizer(path: str | os.PathLike) -> GenerativeModel:
     model = load(path)
     if model.tokenizer is None:
         raise InputError(
-            f"{path} has no palette to tokenize images with; put the palette of its pre-training "
-            "into its folder as palette.npy"
+            f"{path} has no tokenizer for images; put the palette of its pre-training into its "
+            "folder as palette.npy"
         )
     return model
 
@@ -69,9 +70,41 @@ def training_images(data: DataOptions, image_size: int, max_images: int, seed: i
     return np.concatenate(images)
 
 
-def read_tokenizer(path: str) -> tuple[ImageTokenizer, int]:
-    """Returns the tokenizer of a model, or the palette of a .npy file, and its image size."""
-    if path.endswith(SUFFIX):
-        return ColorPalette.load(path), IMAGE_SIZE
-    model = load_with_tokenizer(path)
-    return tokenizer_of(model), model.config.image_size
+def read_tokenizer(
+    source: str, image_size: int | None = None, default_size: int = IMAGE_SIZE
+) -> ImageTokenizer:
+    """Returns the tokenizer that `source` names, for images of one size.
+
+    Args:
+        source: The kind of a tokenizer that needs no fitting, such as "rgb"; the path of a
+            palette, ending in .npy; the folder of a tokenizer; or a model, whose tokenizer it is.
+        image_size: Side of the images in pixels; None for the tokenizer's or the model's.
+        default_size: The side if neither is known.
+
+    Raises:
+        FileNotFoundError: There is nothing of that name.
+        InputError: The tokenizer is for images of another size, has to be fitted first, or
+            cannot be read.
+    """
+    if source in _kinds_without_fit():
+        return tokenizers.get(source).from_config({"image_size": image_size or default_size})
+    tokenizer = _read(source)
+    return tokenizer.bind(image_size or tokenizer.image_size or default_size)
+
+
+def _kinds_without_fit() -> list[str]:
+    return [name for name in tokenizers.names() if not tokenizers.get(name).requires_fit]
+
+
+def _read(source: str) -> ImageTokenizer:
+    if source.endswith(SUFFIX):
+        return ColorPalette.load(source)
+    path = pathlib.Path(source).expanduser()
+    if (path / TOKENIZER_FILE).is_file():
+        return ImageTokenizer.from_preset(path)
+    if source in tokenizers.names() and not path.exists():
+        raise InputError(
+            f"tokenizer={source} has to be fitted first; give the path of one, or of a model with "
+            f"it. {', '.join(_kinds_without_fit())} needs no fitting"
+        )
+    return tokenizer_of(load_with_tokenizer(source))

@@ -10,8 +10,16 @@ from igpt_keras.tokenizers.base import (
     tokenizers,
 )
 from igpt_keras.tokenizers.color_palette import PALETTE_FILE, ColorPalette
+from igpt_keras.tokenizers.rgb import RGBTokenizer
 
-__all__ = ["ColorPalette", "ImageTokenizer", "load_tokenizer", "register_tokenizer", "tokenizers"]
+__all__ = [
+    "ColorPalette",
+    "ImageTokenizer",
+    "RGBTokenizer",
+    "load_tokenizer",
+    "register_tokenizer",
+    "tokenizers",
+]
 
 
 def load_tokenizer(folder: str | os.PathLike) -> ImageTokenizer | None:

@@ -44,6 +44,10 @@ class ImageTokenizer(abc.ABC):
     Attributes:
         image_size: Side R of the images in pixels; None if images of any size will do.
         pixelwise: Whether each token stands for one pixel, in raster order.
+        lossless: Whether every image comes back from its tokens unchanged. The likelihood of
+            tokens is then one of images, and has bits per dimension.
+        requires_fit: Whether something is learned or read from a file. If not, `cls(image_size)`
+            makes a tokenizer, so that a kind is enough to name it: `--tokenizer rgb`.
         kind: Name of the class in `tokenizers`, set by `register_tokenizer`.
 
     Example:
@@ -76,6 +80,8 @@ class ImageTokenizer(abc.ABC):
 
     image_size: int | None = None
     pixelwise: ClassVar[bool] = False
+    lossless: ClassVar[bool] = False
+    requires_fit: ClassVar[bool] = True
     kind: ClassVar[str]
 
     def __repr__(self) -> str:

@@ -161,7 +161,9 @@ def alternatives(config: ImageGPTConfig, layout: Layout, available: int) -> list
         if smaller.training_bytes(config) <= available:
             add(f"batch_size={smaller.batch_size}", config, smaller)
             break
-    for size in range(config.image_size - 1, 3, -1):
+    # Only one token per pixel goes with images of any size.
+    sizes = range(config.image_size - 1, 3, -1) if config.grid is None else ()
+    for size in sizes:
         if config.stride is not None and size**2 % config.stride:
             continue
         reduced = dataclasses.replace(config, image_size=size)

@@ -117,7 +117,7 @@ def pretrain(
 
     Returns:
         The value of each metric after every epoch, including the epochs before training was
-        resumed; losses in nats per pixel.
+        resumed; losses in nats per token.
 
     Raises:
         InputError: `train` is a function without `steps_per_epoch`, `checkpoints` are given

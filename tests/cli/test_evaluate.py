@@ -75,7 +75,7 @@ def test_evaluate_images_without_labels_or_test_part(igpt, photos, pretrained, t
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"palette": False}, "has no palette"),
+        ({"palette": False}, "has no tokenizer"),
         (
             {
                 "model_class": igpt_keras.ImageGPTClassifier,

@@ -128,7 +128,7 @@ def test_finetune_from_scratch_takes_no_weights_of_the_model(igpt, photos, pretr
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"palette": False}, "has no palette"),
+        ({"palette": False}, "has no tokenizer"),
         ({"model_class": igpt_keras.ImageGPTClassifier, "num_classes": 2}, "is a classifier"),
         ({"options": ("--layer", 3)}, "layer must lie in 0…2, got 3"),
         (

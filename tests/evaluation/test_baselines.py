@@ -32,8 +32,8 @@ def test_generative_baselines_are_those_counted_one_by_one():
     baselines = generative_baselines(tokens, held_out, 5, (3, 3))
     counted = {
         "unigram": brute_force(tokens, held_out, 5, 3, lambda y, x: (-1, -1)),
-        "left pixel": brute_force(tokens, held_out, 5, 3, lambda y, x: (y, x - 1)),
-        "pixel above": brute_force(tokens, held_out, 5, 3, lambda y, x: (y - 1, x)),
+        "left token": brute_force(tokens, held_out, 5, 3, lambda y, x: (y, x - 1)),
+        "token above": brute_force(tokens, held_out, 5, 3, lambda y, x: (y - 1, x)),
     }
     assert baselines.pop("uniform") == pytest.approx(np.log(5))
     assert baselines == pytest.approx(counted)

@@ -210,9 +210,9 @@ def test_courses_of_trainings_are_drawn_and_listed(tmp_path):
     tuned = [{"step": 5, "accuracy": 0.5, "val_accuracy": 0.625}]
     runs.history(runs.fine_tuning(folder / "tuned"), tuned)
     page = report(folder, tmp_path / "out")
-    (row,) = page.table("validation loss, nats per pixel")
+    (row,) = page.table("validation loss, nats per token")
     assert row["run"].endswith(" ar")
-    assert (row["step"], row["validation loss, nats per pixel"]) == ("20", "2.1250")
+    assert (row["step"], row["validation loss, nats per token"]) == ("20", "2.1250")
     assert [row["validation accuracy, %"] for row in page.table("validation accuracy, %")] == [
         "62.5"
     ]

@@ -37,7 +37,6 @@ def settings(palette, tmp_path):
     np.save(tmp_path / "palette.npy", palette.colors)
     return Pretrain.Settings(
         preset="image_gpt_small",
-        num_colors=8,
         steps=1,
         tokenizer=str(tmp_path / "palette.npy"),
     )

@@ -26,7 +26,7 @@ class Snapshots(Callback):
         writes: Whether this process writes; False in workers that are not the chief.
 
     Attributes:
-        saved: For each snapshot `step`, `validation_loss` (nats per pixel, None without
+        saved: For each snapshot `step`, `validation_loss` (nats per token, None without
             validation) and `path`, relative to `directory`.
         best: The same for the best model; None without validation.
     """
