@@ -54,7 +54,4 @@ def _description(model) -> str:
     else:
         kind += " model"
     tokenizer = "with its tokenizer" if model.tokenizer is not None else "without a tokenizer"
-    return (
-        f"{kind}, {config.image_size}×{config.image_size} pixels, "
-        f"{config.vocabulary_size} colors, {model.count_params():,} parameters, {tokenizer}"
-    )
+    return f"{kind}, {config.describe_input()}, {model.count_params():,} parameters, {tokenizer}"

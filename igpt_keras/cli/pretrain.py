@@ -208,14 +208,12 @@ def describe(settings: "Settings", config: "ImageGPTConfig") -> str:
     """
     sizes = {name: getattr(config, name) for name in ("num_layers", "hidden_dim", "num_heads")}
     named = (name for name, preset in presets.PRESETS.items() if sizes.items() <= preset.items())
-    rows, columns = config.token_grid
-    tokens = f"{rows}×{columns} tokens of {settings.tokenizer}"
     parts = [
         f"{next(named, 'model')} ({plural(config.num_layers, 'layer')} of width "
         f"{config.hidden_dim}, {plural(config.num_heads, 'head')})",
         *([] if config.attention == "dense" else [f"{config.attention} attention"]),
-        f"{config.image_size}×{config.image_size} pixels",
-        f"{settings.num_colors} colors" if settings.tokenizer is None else tokens,
+        config.describe_input(),
+        *([] if settings.tokenizer is None else [f"tokenizer {settings.tokenizer}"]),
         f"{settings.epochs:g} epochs" if settings.steps is None else f"{settings.steps:,} steps",
         f"batches of {settings.batch_size}",
     ]

@@ -197,6 +197,14 @@ class ImageGPTConfig(ShortRepr):
         """Number of tokens of an image, n (the paper's model resolution, MR)."""
         return math.prod(self.token_grid)
 
+    def describe_input(self) -> str:
+        """Returns in words what a model sees of an image, such as "32×32 pixels, 512 colors"."""
+        size = f"{self.image_size}×{self.image_size} pixels"
+        if self.grid is None:
+            return f"{size}, {self.vocabulary_size} colors"
+        rows, columns = self.grid
+        return f"{size}, {rows}×{columns} tokens of {self.vocabulary_size} values"
+
     @property
     def head_dim(self) -> int:
         """Width of an attention head, D."""

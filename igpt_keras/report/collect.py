@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Hashable, Iterable
 from typing import TypeVar
 
-from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.report.runs import BASELINES, Entry, Findings, FineTuning, Model, Probe, Run
 
 OBJECTIVE_NAMES = {"ar": "AR", "bert": "BERT"}
@@ -61,20 +60,11 @@ def label(model: Model) -> str:
     return f"{OBJECTIVE_NAMES[model.objective]} {short(model.parameters)} {model.name}"
 
 
-def input_label(config: ImageGPTConfig) -> str:
-    """Names what a model sees of an image, such as "32×32 pixels, 512 colors"."""
-    size = f"{config.image_size}×{config.image_size} pixels"
-    if config.grid is None:
-        return f"{size}, {config.vocabulary_size} colors"
-    rows, columns = config.grid
-    return f"{size}, {rows}×{columns} tokens of {config.vocabulary_size} values"
-
-
 def baseline_label(probe: Probe) -> str:
     """Names a baseline, such as "palette tokens 32×32, 512 colors"."""
     config = probe.model.config
     if probe.features == "tokens" and config.grid is not None:
-        return f"what the tokens hold of {input_label(config)}"
+        return f"what the tokens hold of {config.describe_input()}"
     size = f"{BASELINES[probe.features]} {config.image_size}×{config.image_size}"
     return size if probe.features == "pixels" else f"{size}, {config.vocabulary_size} colors"
 
@@ -151,7 +141,7 @@ def loss_panels(findings: Findings, data_set: str) -> list[LossPanel]:
 
     def comparable(probe: Probe) -> tuple[str, str | None, str]:
         model = probe.model
-        return model.objective, model.data, input_label(model.config)
+        return model.objective, model.data, model.config.describe_input()
 
     panels = []
     for together in grouped(probes, comparable):
@@ -202,7 +192,7 @@ def _objective_panel(entries: list[Probe | FineTuning]) -> ObjectivePanel:
         groups.append(vote)
     model, config = entries[0].model, entries[0].model.config
     title = (
-        f"{config.num_layers} layers, width {config.hidden_dim}, {input_label(config)}, "
+        f"{config.num_layers} layers, width {config.hidden_dim}, {config.describe_input()}, "
         f"on {model.data or 'unknown data'}"
     )
     runs = tuple(entry.run for entry in (*ar, *bert) if entry is not None)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from igpt_keras.errors import InputError
-from igpt_keras.report.collect import OBJECTIVE_NAMES, grouped, input_label, label
+from igpt_keras.report.collect import OBJECTIVE_NAMES, grouped, label
 from igpt_keras.report.runs import Entry, Findings
 from igpt_keras.training.callbacks.history_logger import HISTORY_FILE, read_history
 
@@ -40,9 +40,8 @@ def loss_curves(findings: Findings) -> list[CurvePanel]:
 
     def title(entry: Entry) -> str:
         model = entry.model
-        return (
-            f"{OBJECTIVE_NAMES[model.objective]} on {entry.data_set}, {input_label(model.config)}"
-        )
+        objective = OBJECTIVE_NAMES[model.objective]
+        return f"{objective} on {entry.data_set}, {model.config.describe_input()}"
 
     return _panels(findings.pretrainings, "loss", title)
 

@@ -63,7 +63,7 @@ class Pretrain(Training[Settings]):
         super().__init__(settings.completed(), data, output, command)
 
     @classmethod
-    def check(cls, settings: Settings, data: Any) -> None:
+    def check(cls, settings: Any, data: Any) -> None:
         super().check(settings, data)
         settings = settings.completed()
         settings.config(settings.read_tokenizer())

@@ -125,8 +125,9 @@ class Settings(TrainingOptions, AttentionOptions):
         num_colors = values.pop("vocabulary_size")
         if self.tokenizer is None:
             values["num_colors"] = num_colors
-        elif self.image_size is None and (tokenizer := self.read_tokenizer()):
-            values["image_size"] = tokenizer.image_size
+        tokenizer = self.read_tokenizer() if self.image_size is None else None
+        if tokenizer is not None:
+            values |= {"image_size": tokenizer.image_size}
         if self.steps is None:
             values["epochs"] = presets.EPOCHS
         values["batch_size"] = presets.BATCH_SIZES[preset]

@@ -104,7 +104,13 @@ def _read(source: str) -> ImageTokenizer:
         return ImageTokenizer.from_preset(path)
     if source in tokenizers.names() and not path.exists():
         raise InputError(
-            f"tokenizer={source} has to be fitted first; give the path of one, or of a model with "
-            f"it. {', '.join(_kinds_without_fit())} needs no fitting"
+            f"tokenizer={source} has to be fitted first; give the path of a fitted one, or of a "
+            "model with it"
         )
-    return tokenizer_of(load_with_tokenizer(source))
+    try:
+        return tokenizer_of(load_with_tokenizer(source))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"tokenizer must be {', '.join(_kinds_without_fit())}, a palette, or the folder of a "
+            f"tokenizer or a model; {error}"
+        ) from None

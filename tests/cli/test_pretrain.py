@@ -170,9 +170,9 @@ def test_unusable_settings(igpt, tmp_path, arguments, message):
             "batches of 32, learning rate 0.003",
         ),
         (
-            {"preset": "image_gpt_small", "steps": 1000, "tokenizer": "p.npy", "image_size": 48},
-            "image_gpt_small (24 layers of width 512, 8 heads), 48×48 pixels, the tokenizer of "
-            "p.npy, 1,000 steps, batches of 128, learning rate 0.003",
+            {"preset": "image_gpt_small", "steps": 1000, "tokenizer": "rgb", "image_size": 48},
+            "image_gpt_small (24 layers of width 512, 8 heads), 48×48 pixels, 48×144 tokens of "
+            "256 values, tokenizer rgb, 1,000 steps, batches of 128, learning rate 0.003",
         ),
         (
             {"attention": "strided", "steps": 10},
@@ -187,7 +187,8 @@ def test_unusable_settings(igpt, tmp_path, arguments, message):
     ],
 )
 def test_the_first_line_says_what_is_trained(settings, line):
-    assert describe(Pretrain.Settings(**settings).completed()) == line
+    completed = Pretrain.Settings(**settings).completed()
+    assert describe(completed, completed.config(completed.read_tokenizer())) == line
 
 
 @pytest.mark.slow

@@ -56,9 +56,9 @@ def show(
     if images and data:
         raise click.UsageError("give IMAGES or --data, not both")
     check_replaceable(output, overwrite)
-    shown, own_size = read_tokenizer(tokenizer)
-    size = image_size or own_size
-    shown = shown.bind(size)
+    shown = read_tokenizer(tokenizer, image_size)
+    size = shown.image_size
+    assert size is not None
     drawn = pictures_of_tokens(shown)
     title = message = plural(shown.vocabulary_size, "token")
     sheets = []

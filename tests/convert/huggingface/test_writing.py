@@ -7,8 +7,9 @@ import safetensors
 from safetensors.numpy import load_file
 
 import igpt_keras
-from igpt_keras import ImageGPT, ImageGPTClassifier, InputError
+from igpt_keras import ImageGPT, ImageGPTClassifier, ImageGPTConfig, InputError, RGBTokenizer
 from igpt_keras.convert import image_processor_tokens, save_huggingface
+from igpt_keras.tokenizers import register_tokenizer
 from tests.convert.huggingface.files import (
     CAUSAL,
     CLASSIFICATION,
@@ -20,6 +21,16 @@ from tests.convert.huggingface.files import (
     random_images,
     start_first,
 )
+from tests.tokenizers.mean_blocks import MeanBlocks
+
+
+@register_tokenizer("inverted")
+class Inverted(MeanBlocks):
+    """As many tokens as pixels, which are no colors."""
+
+    @property
+    def grid(self):
+        return (self.image_size, self.image_size)
 
 
 class TestSave:
@@ -90,6 +101,21 @@ class TestSave:
     def test_bert_has_no_counterpart(self, config, tmp_path):
         model = ImageGPT(config, "bert")
         with pytest.raises(InputError, match='objective="bert"'):
+            save_huggingface(model, tmp_path / "new")
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(
+        ("tokenizer", "message"),
+        [
+            (RGBTokenizer(4), "one token per pixel, got a model with 48 tokens for 4² pixels"),
+            (MeanBlocks(4), "one token per pixel, got a model with 4 tokens for 4² pixels"),
+            (Inverted(4), "takes a ColorPalette, got a model with a Inverted"),
+        ],
+    )
+    def test_tokens_that_are_not_colors_have_no_counterpart(self, tmp_path, tokenizer, message):
+        config = ImageGPTConfig(4, tokenizer.vocabulary_size, 8, 1, 1, grid=tokenizer.grid)
+        model = ImageGPT(config, tokenizer=tokenizer)
+        with pytest.raises(InputError, match=message):
             save_huggingface(model, tmp_path / "new")
         assert not list(tmp_path.iterdir())
 
