@@ -20,9 +20,11 @@ PAGES = ["README.md", "CONTRIBUTING.md"] + [
     f"docs/{p.name}" for p in sorted(ROOT.glob("docs/*.md"))
 ]
 TINY = "--num-layers 1 --hidden-dim 16 --num-heads 1 --image-size 8 --num-colors 8"
+NO_COLORS = "--num-layers 1 --hidden-dim 16 --num-heads 1 --image-size 8 --epochs 1"
 # What is replaced in a block, so that it takes seconds.
 SMALLER = {
     "--preset image_gpt_small": TINY,
+    "--preset image_gpt_tiny --tokenizer rgb": f"{NO_COLORS} --tokenizer rgb",
     "image_gpt_small,image_gpt_medium,image_gpt_large": "1x16x1,2x16x1 --image-size 8 --floor 0.01",
     "folder:imagenet": "folder:photos --num-colors 8",
     "--image-size 64 --attention strided": f"{TINY} --epochs 1 --attention strided",

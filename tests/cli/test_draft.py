@@ -1,5 +1,6 @@
 import pytest
 
+from igpt_keras import ImageGPT, ImageGPTConfig, RGBTokenizer
 from igpt_keras.sampling.drafts import NeighborDraft
 
 
@@ -38,3 +39,14 @@ def test_a_place_that_will_not_do_is_named(
     assert status == 2
     assert message in errors
     assert errors.count("\n") == 1
+
+
+def test_tokens_that_are_no_pixels_are_refused(igpt, photos, tmp_path):
+    config = ImageGPTConfig(4, 256, 8, 1, 1, grid=(4, 12))
+    path = ImageGPT(config, tokenizer=RGBTokenizer(4)).save_to_preset(tmp_path / "model")
+    status, _, errors = igpt(
+        "draft", path, "--data", f"folder:{photos}", "--output", tmp_path / "draft.npz"
+    )
+    assert (status, errors.count("\n")) == (2, 1)
+    assert "a draft guesses pixels" in errors and "RGBTokenizer" in errors
+    assert not (tmp_path / "draft.npz").exists()

@@ -147,6 +147,7 @@ def test_two_workers_write_one_run(trained, two_workers, tmp_path):
             ["--attention", "strided", "--stride", "7"],
             "stride must divide the number of tokens, 64",
         ),
+        (["--steps", "2", "--tokenizer", "rgb"], "got num_colors=8 and tokenizer=rgb"),
         (["--steps", "16", "--image-size", "0"], "0 is not in the range x>=1"),
         (["--steps", "16", "--objective", "bert", "--mask-probability", "1"], "range 0<x<1"),
         (["--steps", "16", "--learning-rate", "-1"], "x>0"),

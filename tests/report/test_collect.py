@@ -159,7 +159,7 @@ def test_figure_4_pairs_equal_sizes_and_chooses_on_validation(tmp_path):
     runs.probe(tmp_path / "other", runs.model("other", data="folder:q"))
 
     (panel,) = objective_panels(findings(tmp_path), CIFAR)
-    assert panel.title == "3 layers, width 16, 4×4 pixels, on folder:p"
+    assert panel.title == "3 layers, width 16, 4×4 pixels, 8 colors, on folder:p"
     assert panel.bars == (
         Bars("AR", 0.6, 0.7),
         Bars("BERT, one mask", 0.55, 0.68),

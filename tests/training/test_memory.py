@@ -77,6 +77,14 @@ def test_smaller_images_have_a_number_of_tokens_that_the_stride_divides(config):
     assert any(setting.startswith("image_size=8 ") for setting in found)
 
 
+def test_only_a_token_for_each_pixel_goes_with_smaller_images(config):
+    """The tokens of other tokenizers do not follow from the image size."""
+    rgb = dataclasses.replace(config, grid=(config.image_size, 3 * config.image_size))
+    found = alternatives(rgb, Layout(24), Layout(24).training_bytes(rgb) // 2)
+    assert len(found) >= 2
+    assert not any(setting.startswith("image_size=") for setting in found)
+
+
 def test_every_alternative_fits(config):
     layout = Layout(24)
     least = min(each.training_bytes(config) for each in layout.divided())
