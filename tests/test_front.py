@@ -19,6 +19,7 @@ NAMES = [
     "ImageGPTConfig",
     "ImageTokenizer",
     "InputError",
+    "RGBTokenizer",
     "data",
     "load",
     "open_data",

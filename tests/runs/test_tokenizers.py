@@ -67,7 +67,7 @@ class TestNames:
         assert (found.fingerprint(), found.image_size) == (palette.fingerprint(), 4)
 
     def test_what_cannot_be_used_is_named(self, blocks, tmp_path):
-        (tmp_path / "tokenizer.json").write_text('{"kind": "mean_blocks", "config": {"size": 4}}')
+        (tmp_path / "tokenizer.json").write_text('{"kind": "rgb", "config": {"size": 4}}')
         ImageGPT(ImageGPTConfig(4, 8, 16, 1, 1)).save_to_preset(tmp_path / "tokens")
         for source, size, message in (
             (blocks, 16, "image_size=16, got a MeanBlocks for image_size=8"),
