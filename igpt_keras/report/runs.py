@@ -74,6 +74,7 @@ class Losses(Entry):
 
     validation_loss: float | None = None
     test_loss: float | None = None
+    test_bits_per_dimension: float | None = None
     test_accuracy: float | None = None
     images_per_second: float | None = None
     minutes: float | None = None
@@ -267,7 +268,7 @@ def _read_pretraining(run: Run) -> Losses:
 
 
 def _read_evaluation(run: Run) -> Losses:
-    names = ("validation_loss", "test_loss", "test_accuracy")
+    names = ("validation_loss", "test_loss", "test_bits_per_dimension", "test_accuracy")
     metrics = {name: _optional(float, run.result.metrics.get(name)) for name in names}
     return Losses(*_entry(run), **metrics)
 

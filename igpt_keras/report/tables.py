@@ -60,16 +60,20 @@ def evaluations(findings: Findings) -> list[Exhibit]:
     entries = findings.evaluations
     rows = [
         (
-            *("ours", *_size(entry.model), entry.data_set),
-            *(nll(entry.validation_loss), nll(entry.test_loss), percent(entry.test_accuracy)),
+            *("ours", *_size(entry.model), entry.data_set, nll(entry.validation_loss)),
+            *(nll(entry.test_loss), nll(entry.test_bits_per_dimension)),
+            percent(entry.test_accuracy),
         )
         for entry in entries
     ]
     header = (
         *("from", "objective", "run", "parameters", "input", "data"),
-        *("validation loss", "test loss", "test accuracy, %"),
+        *("validation loss", "test loss", "test bits per dimension", "test accuracy, %"),
     )
-    caption = "Models as they are, losses in nats per token. Nothing was chosen."
+    caption = (
+        "Models as they are, losses in nats per token. Bits per dimension are those of lossless "
+        "tokens. Nothing was chosen."
+    )
     return _exhibits("Evaluated models", header, rows, caption, entries, findings)
 
 

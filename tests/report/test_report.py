@@ -288,6 +288,14 @@ def test_what_is_missing_is_said_with_its_command(tmp_path):
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["report.html"]
 
 
+def test_bits_per_dimension_are_listed_where_there_are_any(tmp_path):
+    runs.evaluation(tmp_path / "runs" / "palette")
+    metrics = {"test_loss": 1.94081, "test_bits_per_dimension": 2.80001}
+    runs.write(tmp_path / "runs" / "rgb", "evaluate", runs.model("rgb"), metrics)
+    rows = report(tmp_path / "runs", tmp_path / "out").table("test bits per dimension")
+    assert [row["test bits per dimension"] for row in rows] == ["–", "2.8000"]
+
+
 def test_a_missing_baseline_is_said(tmp_path):
     runs.probe(tmp_path / "runs" / "probe")
     page = report(tmp_path / "runs", tmp_path / "out")
