@@ -43,7 +43,7 @@ def show(
 ) -> None:
     """Draw the tokens of a tokenizer, and what it does to images.
 
-    TOKENIZER is a .npy palette, a folder with a tokenizer, or a model with its tokenizer. IMAGES,
+    TOKENIZER is rgb, a .npy palette, the folder of a tokenizer, or a model with its own. IMAGES,
     or those of a source, are shown as they are and as their tokens describe them, with their root
     mean square error in levels 0…255 and their peak signal-to-noise ratio. The share of tokens
     that the images use, and the perplexity of their distribution, are those of the shown images.
