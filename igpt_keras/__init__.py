@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from igpt_keras.sampling import samplers
     from igpt_keras.sampling.requests import Completions
     from igpt_keras.tokenizers import ColorPalette, ImageTokenizer, RGBTokenizer
+    from igpt_keras.tokenizers.learned.vqvae import VQVAE
 
 __version__ = "0.2.0"
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "ImageTokenizer",
     "InputError",
     "RGBTokenizer",
+    "VQVAE",
     "data",
     "load",
     "open_data",
@@ -47,6 +49,7 @@ _LAZY = {
     "ImageGPTConfig": "igpt_keras.network.config",
     "ImageTokenizer": "igpt_keras.tokenizers",
     "RGBTokenizer": "igpt_keras.tokenizers",
+    "VQVAE": "igpt_keras.tokenizers.learned.vqvae",
     "data": "igpt_keras.data",
     "load": "igpt_keras.models",
     "open_data": "igpt_keras.data.data_set",
@@ -86,6 +89,6 @@ class _Deferred:
 
 @wrapt.when_imported("keras")
 def _register_deferred(keras: Any) -> None:
-    for name in ("ImageGPT", "ImageGPTBackbone", "ImageGPTClassifier"):
+    for name in ("ImageGPT", "ImageGPTBackbone", "ImageGPTClassifier", "VQVAE"):
         deferred = type(name, (_Deferred,), {"name": name})
         keras.saving.register_keras_serializable("igpt_keras", name)(deferred)

@@ -20,6 +20,7 @@ NAMES = [
     "ImageTokenizer",
     "InputError",
     "RGBTokenizer",
+    "VQVAE",
     "data",
     "load",
     "open_data",
@@ -48,6 +49,7 @@ def test_the_public_names():
 def test_importing_the_package_imports_neither_keras_nor_tensorflow():
     answer = run(
         "import sys, igpt_keras; igpt_keras.InputError; igpt_keras.ColorPalette\n"
+        "from igpt_keras.tokenizers import tokenizers; assert 'vqvae' in tokenizers.names()\n"
         "print({'keras', 'tensorflow', 'sklearn'} & set(sys.modules))"
     )
     assert answer.stdout.strip() == "set()", answer.stderr
@@ -61,6 +63,7 @@ def keras_files(tmp_path_factory):
     model.save(folder / "model.keras")
     igpt_keras.ImageGPTClassifier.from_preset(model, 3).save(folder / "classifier.keras")
     model.backbone.save(folder / "backbone.keras")
+    igpt_keras.VQVAE(4, 1, codebook_size=8).save(folder / "vqvae.keras")
     return folder
 
 
@@ -90,6 +93,8 @@ classifier = keras.saving.load_model(folder + "/classifier.keras")
 assert type(classifier) is igpt_keras.ImageGPTClassifier
 backbone = keras.saving.load_model(folder + "/backbone.keras")
 assert type(backbone) is igpt_keras.ImageGPTBackbone
+vqvae = keras.saving.load_model(folder + "/vqvae.keras")
+assert type(vqvae) is igpt_keras.VQVAE
 print("found")
 """
     answer = run(program)

@@ -27,7 +27,9 @@ from igpt_keras.tokenizers.known_pixels import (
 
 TOKENIZER_FILE = "tokenizer.json"
 
-tokenizers: Registry[type["ImageTokenizer"]] = Registry("tokenizer")
+tokenizers: Registry[type["ImageTokenizer"]] = Registry(
+    "tokenizer", "igpt_keras.tokenizers.learned"
+)
 
 Self = TypeVar("Self", bound="ImageTokenizer")
 
