@@ -88,17 +88,16 @@ class VectorQuantizer(keras.layers.Layer):
 
     def call(self, vectors: Tensor, training: bool = False) -> tuple[Tensor, Tensor]:
         flat = ops.reshape(vectors, (-1, self.embedding_dim))
-        codebook = ops.convert_to_tensor(self.codebook)
-        drawn = None
+        codebook, drawn = self.codebook, None
         if training and (self.start_from_data or self.restart_below):
             drawn = self._draw(ops.stop_gradient(flat))
         if drawn is not None and self.start_from_data:
             codebook = ops.where(self.num_updates > 0, codebook, drawn)
         indices = nearest(flat, codebook)
-        if training:
-            self._update(ops.stop_gradient(flat), indices, drawn)
         shape: Any = ops.shape(vectors)
         codes = ops.reshape(ops.take(codebook, indices, axis=0), shape)
+        if training:
+            self._update(ops.stop_gradient(flat), indices, drawn)
         distance = ops.mean(ops.square(vectors - codes))
         self.add_loss(self.commitment_cost * distance)
         quantized = vectors + ops.stop_gradient(codes - vectors)
