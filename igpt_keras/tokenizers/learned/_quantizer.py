@@ -118,11 +118,12 @@ class VectorQuantizer(keras.layers.Layer):
         smoothed = (counts / seen + self.epsilon) / (total + size * self.epsilon) * total
         codebook = sums / seen / smoothed[:, None]
         if drawn is not None and self.restart_below:
-            mean = ops.mean(counts)
-            dead = counts < self.restart_below * mean
+            # A moved code counts so little that the next vectors decide where it goes.
+            least = self.restart_below * ops.mean(counts)
+            dead = counts < least
             codebook = ops.where(dead[:, None], drawn, codebook)
-            counts = ops.where(dead, mean, counts)
-            sums = ops.where(dead[:, None], mean * drawn, sums)
+            counts = ops.where(dead, least, counts)
+            sums = ops.where(dead[:, None], least * drawn, sums)
         self.codebook.assign(codebook)
         self.counts.assign(counts)
         self.sums.assign(sums)
