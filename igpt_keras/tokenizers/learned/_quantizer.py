@@ -88,7 +88,7 @@ class VectorQuantizer(keras.layers.Layer):
 
     def call(self, vectors: Tensor, training: bool = False) -> tuple[Tensor, Tensor]:
         flat = ops.reshape(vectors, (-1, self.embedding_dim))
-        codebook, drawn = self.codebook, None
+        codebook, drawn = ops.convert_to_tensor(self.codebook), None
         if training and (self.start_from_data or self.restart_below):
             drawn = self._draw(ops.stop_gradient(flat))
         if drawn is not None and self.start_from_data:

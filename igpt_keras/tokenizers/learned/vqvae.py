@@ -83,7 +83,8 @@ class VQVAE(keras.Model, ImageTokenizer):
         restart_below: A code with fewer than this share of the mean number of vectors moves to
             a vector of the batch; 0 for never.
         seed: Seed of the vectors that are drawn for the last two.
-        **kwargs: Arguments of `keras.Model`: `dtype` and `name`.
+        dtype: The dtype policy of encoder and decoder in training; the codebook is float32.
+        name: Name of the model.
 
     Raises:
         InputError: An argument is out of its range, or the downsampling does not divide
@@ -119,7 +120,8 @@ class VQVAE(keras.Model, ImageTokenizer):
         start_from_data: bool = True,
         restart_below: float = 0.01,
         seed: int = 0,
-        **kwargs: Any,
+        dtype: Any = None,
+        name: str | None = None,
     ):
         settings = {
             "image_size": image_size,
@@ -137,7 +139,7 @@ class VQVAE(keras.Model, ImageTokenizer):
             "seed": seed,
         }
         check_settings(settings)
-        super().__init__(**kwargs)
+        super().__init__(dtype=dtype, name=name)
         self._settings = settings
         self.image_size = image_size
         blocks = (num_downsampling, hidden_dim, residual_dim, num_residual_layers)
@@ -238,7 +240,8 @@ class VQVAE(keras.Model, ImageTokenizer):
         # Images of one color have none.
         variance = ops.maximum(squares / number - ops.square(total / number), 1)
         started = self.quantizer.num_updates > 0
-        self.data_variance.assign(ops.where(started, self.data_variance, variance))
+        before = ops.convert_to_tensor(self.data_variance)
+        self.data_variance.assign(ops.where(started, before, variance))
 
     def compute_loss(
         self,
@@ -333,7 +336,11 @@ class VQVAE(keras.Model, ImageTokenizer):
         """
         if not isinstance(config.get("dtype"), str | None):
             raise InputError(f"dtype must be the name of a dtype policy, got {config['dtype']!r}")
-        return cls(**config)
+        try:
+            return cls(**config)
+        except ValueError as error:
+            # Keras' own, for a dtype policy that there is not.
+            raise InputError(first_line(error)) from None
 
     def write_assets(self, folder: pathlib.Path) -> dict[str, Any]:
         """Writes `tokenizer.weights.h5` into `folder`; returns the settings."""
