@@ -90,12 +90,12 @@ class VectorQuantizer(keras.layers.Layer):
         flat = ops.reshape(vectors, (-1, self.embedding_dim))
         codebook, drawn = ops.convert_to_tensor(self.codebook), None
         if training and (self.start_from_data or self.restart_below):
-            drawn = self._draw(ops.stop_gradient(flat))
+            drawn = ops.stop_gradient(self._draw(ops.stop_gradient(flat)))
         if drawn is not None and self.start_from_data:
             codebook = ops.where(self.num_updates > 0, codebook, drawn)
         indices = nearest(flat, codebook)
         shape: Any = ops.shape(vectors)
-        codes = ops.reshape(ops.take(codebook, indices, axis=0), shape)
+        codes = ops.reshape(ops.stop_gradient(ops.take(codebook, indices, axis=0)), shape)
         if training:
             self._update(ops.stop_gradient(flat), indices, drawn)
         distance = ops.mean(ops.square(vectors - codes))
@@ -180,6 +180,15 @@ class CodeUsage(keras.metrics.Metric):
         return {"perplexity": ops.exp(entropy), "used_codes": used}
 
 
+def has_replicas() -> bool:
+    """Returns whether this is the scope of a `tf.distribute` strategy of several replicas."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync > 1
+
+
 def sum_over_replicas(values: Any) -> Any:
     """Returns the sums of tensors over the replicas of a `tf.distribute` strategy."""
     replica = _replica_context()
@@ -197,9 +206,8 @@ def of_first_replica(values: Tensor) -> Tensor:
 
 def _replica_context() -> Any:
     """Returns where TensorFlow runs one of several replicas; else None."""
-    if keras.backend.backend() != "tensorflow":
+    if not has_replicas():
         return None
     import tensorflow as tf
 
-    replica = tf.distribute.get_replica_context()
-    return None if replica is None or replica.num_replicas_in_sync == 1 else replica
+    return tf.distribute.get_replica_context()

@@ -26,6 +26,7 @@ from igpt_keras.tokenizers.learned._autoencoder import make_decoder, make_encode
 from igpt_keras.tokenizers.learned._quantizer import (
     CodeUsage,
     VectorQuantizer,
+    has_replicas,
     nearest,
     sum_over_replicas,
 )
@@ -190,18 +191,25 @@ class VQVAE(keras.Model, ImageTokenizer):
         self.built = True
 
     def compile(
-        self, optimizer: str | keras.optimizers.Optimizer = "auto", *args: Any, **kwargs: Any
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "auto",
+        *,
+        jit_compile: str | bool = "auto",
+        **kwargs: Any,
     ) -> None:
         """Configures training, as `keras.Model.compile`; no loss is needed.
 
         Args:
             optimizer: "auto" is Adam with a learning rate of 3e-4, as in Sonnet's example.
-            *args: As for Keras.
+            jit_compile: As for Keras; "auto" does not compile for several replicas.
             **kwargs: As for Keras.
         """
         if optimizer == "auto":
             optimizer = keras.optimizers.Adam(3e-4)
-        super().compile(optimizer, *args, **kwargs)
+        if jit_compile == "auto" and has_replicas():
+            # A step that XLA compiles reads the variables of one device only.
+            jit_compile = False
+        super().compile(optimizer, jit_compile=jit_compile, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
@@ -350,9 +358,9 @@ class VQVAE(keras.Model, ImageTokenizer):
         plain = type(self).from_config(settings)
         plain.set_weights(self.get_weights())
         weights = sum(math.prod(each.shape) * 4 + BYTES_OF_HDF5 for each in plain.variables)
-        check_space(folder / WEIGHTS_FILE, weights + BYTES_OF_HDF5)
         with atomic_path(folder / WEIGHTS_FILE, overwrite=True) as partial:
             whole = partial.with_name(WEIGHTS_FILE)
+            check_space(whole, weights + BYTES_OF_HDF5)
             plain.save_weights(whole)
             whole.rename(partial)
         return settings
