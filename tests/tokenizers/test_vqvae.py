@@ -273,39 +273,6 @@ class TestTraining:
         assert losses[-1] < 0.5 * losses[0]
 
     @pytest.mark.slow
-    def test_two_replicas_end_where_one_ends(self):
-        images = photographs(16, 24)
-        # What is drawn comes from the first replica's share of a batch.
-        settings = {"start_from_data": False, "restart_below": 0.0, **SMALL}
-        ends = []
-        for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy()):
-            with strategy.scope():
-                keras.utils.set_random_seed(3)
-                tokenizer = VQVAE(16, 1, codebook_size=8, **settings)
-                tokenizer.compile(keras.optimizers.SGD(0.05))
-            fitted = tokenizer.fit(images, batch_size=8, epochs=3, shuffle=False, verbose=0)
-            measured = tokenizer.evaluate(images, batch_size=8, return_dict=True, verbose=0)
-            ends.append((tokenizer, fitted.history, measured))
-        (one, *figures), (two, *expected) = ends
-        for of_one, of_two in zip(one.weights, two.weights, strict=True):
-            np.testing.assert_allclose(of_one, of_two, atol=1e-5, err_msg=of_one.path)
-        for mine, theirs in zip(figures, expected, strict=True):
-            assert mine.keys() == theirs.keys()
-            for name in mine:
-                np.testing.assert_allclose(mine[name], theirs[name], rtol=1e-4, err_msg=name)
-
-    @pytest.mark.slow
-    def test_replicas_start_from_the_same_vectors(self):
-        with tf.distribute.MirroredStrategy().scope():
-            tokenizer = VQVAE(16, 1, codebook_size=8, restart_below=0.5, **SMALL)
-            tokenizer.compile()
-        tokenizer.fit(photographs(16, 20), batch_size=8, epochs=2, verbose=0)
-        for weight in tokenizer.weights:
-            if hasattr(weight.value, "values"):
-                first, second = (value.numpy() for value in weight.value.values)
-                np.testing.assert_array_equal(first, second, err_msg=weight.path)
-
-    @pytest.mark.slow
     def test_unusable_data_are_named(self):
         tokenizer = make()
         tokenizer.compile()
