@@ -16,6 +16,7 @@ import igpt_keras
 from igpt_keras import VQVAE, ImageGPT, ImageGPTConfig, ImageTokenizer, InputError
 from igpt_keras.tokenizers import tokenizers
 from igpt_keras.tokenizers.learned import vqvae as module
+from igpt_keras.training.strategies import make_strategy
 
 SMALL = {"embedding_dim": 4, "hidden_dim": 4, "residual_dim": 4, "num_residual_layers": 1}
 
@@ -271,6 +272,33 @@ class TestTraining:
         tokenizer.compile(keras.optimizers.Adam(2e-3))
         losses = tokenizer.fit(images, epochs=30, batch_size=16, verbose=0).history["loss"]
         assert losses[-1] < 0.5 * losses[0]
+
+    @pytest.mark.slow
+    def test_two_replicas_end_where_one_ends(self):
+        images = photographs(16, 24)
+        # What is drawn comes from the first replica's share of a batch.
+        settings = {"start_from_data": False, "restart_below": 0.0, **SMALL}
+        ends = []
+        for kind in ("none", "mirrored"):
+            with make_strategy(kind).scope():
+                keras.utils.set_random_seed(3)
+                tokenizer = VQVAE(16, 1, codebook_size=8, **settings)
+                tokenizer.compile(keras.optimizers.SGD(0.05))
+            tokenizer.fit(images, batch_size=8, epochs=3, shuffle=False, verbose=0)
+            ends.append(tokenizer.weights)
+        for of_one, of_two in zip(*ends, strict=True):
+            np.testing.assert_allclose(of_one, of_two, atol=1e-5, err_msg=of_one.path)
+
+    @pytest.mark.slow
+    def test_replicas_start_from_the_same_vectors(self):
+        with make_strategy("mirrored").scope():
+            tokenizer = VQVAE(16, 1, codebook_size=8, restart_below=0.5, **SMALL)
+            tokenizer.compile()
+        tokenizer.fit(photographs(16, 20), batch_size=8, epochs=2, verbose=0)
+        for weight in tokenizer.weights:
+            if hasattr(weight.value, "values"):
+                first, second = (value.numpy() for value in weight.value.values)
+                np.testing.assert_array_equal(first, second, err_msg=weight.path)
 
     @pytest.mark.slow
     def test_unusable_data_are_named(self):

@@ -37,6 +37,11 @@ WEIGHTS_FILE = "tokenizer.weights.h5"
 BYTES_OF_HDF5 = 4096
 # Distances between vectors and codes that tokenizing holds at once.
 MAX_DISTANCES = 1 << 22
+# The settings that the quantizer shares.
+OF_QUANTIZER = (
+    *("commitment_cost", "decay", "epsilon"),
+    *("start_from_data", "restart_below", "seed"),
+)
 # The variance of levels that are all equally frequent, until the first batch tells another.
 UNIFORM_VARIANCE = (256**2 - 1) / 12
 
@@ -125,19 +130,12 @@ class VQVAE(keras.Model, ImageTokenizer):
         name: str | None = None,
     ):
         settings = {
-            "image_size": image_size,
-            "num_downsampling": num_downsampling,
-            "codebook_size": codebook_size,
-            "embedding_dim": embedding_dim,
-            "hidden_dim": hidden_dim,
-            "residual_dim": residual_dim,
+            **{"image_size": image_size, "num_downsampling": num_downsampling},
+            **{"codebook_size": codebook_size, "embedding_dim": embedding_dim},
+            **{"hidden_dim": hidden_dim, "residual_dim": residual_dim},
             "num_residual_layers": num_residual_layers,
-            "commitment_cost": commitment_cost,
-            "decay": decay,
-            "epsilon": epsilon,
-            "start_from_data": start_from_data,
-            "restart_below": restart_below,
-            "seed": seed,
+            **{"commitment_cost": commitment_cost, "decay": decay, "epsilon": epsilon},
+            **{"start_from_data": start_from_data, "restart_below": restart_below, "seed": seed},
         }
         check_settings(settings)
         super().__init__(dtype=dtype, name=name)
@@ -148,12 +146,7 @@ class VQVAE(keras.Model, ImageTokenizer):
         self.quantizer = VectorQuantizer(
             codebook_size,
             embedding_dim,
-            commitment_cost=commitment_cost,
-            decay=decay,
-            epsilon=epsilon,
-            start_from_data=start_from_data,
-            restart_below=restart_below,
-            seed=seed,
+            **{name: settings[name] for name in OF_QUANTIZER},
             name="quantizer",
         )
         self.decoder = make_decoder(*blocks, dtype=self.dtype_policy)
