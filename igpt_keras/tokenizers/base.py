@@ -27,9 +27,7 @@ from igpt_keras.tokenizers.known_pixels import (
 
 TOKENIZER_FILE = "tokenizer.json"
 
-tokenizers: Registry[type["ImageTokenizer"]] = Registry(
-    "tokenizer", "igpt_keras.tokenizers.learned"
-)
+tokenizers: Registry[type["ImageTokenizer"]] = Registry("tokenizer", f"{__package__}.learned")
 
 Self = TypeVar("Self", bound="ImageTokenizer")
 

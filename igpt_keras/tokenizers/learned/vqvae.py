@@ -130,12 +130,19 @@ class VQVAE(keras.Model, ImageTokenizer):
         name: str | None = None,
     ):
         settings = {
-            **{"image_size": image_size, "num_downsampling": num_downsampling},
-            **{"codebook_size": codebook_size, "embedding_dim": embedding_dim},
-            **{"hidden_dim": hidden_dim, "residual_dim": residual_dim},
+            "image_size": image_size,
+            "num_downsampling": num_downsampling,
+            "codebook_size": codebook_size,
+            "embedding_dim": embedding_dim,
+            "hidden_dim": hidden_dim,
+            "residual_dim": residual_dim,
             "num_residual_layers": num_residual_layers,
-            **{"commitment_cost": commitment_cost, "decay": decay, "epsilon": epsilon},
-            **{"start_from_data": start_from_data, "restart_below": restart_below, "seed": seed},
+            "commitment_cost": commitment_cost,
+            "decay": decay,
+            "epsilon": epsilon,
+            "start_from_data": start_from_data,
+            "restart_below": restart_below,
+            "seed": seed,
         }
         check_settings(settings)
         super().__init__(dtype=dtype, name=name)
