@@ -4,9 +4,13 @@ The layers compute in the dtype of what they are given: in that of a dtype polic
 and in float64 for tokens that do not depend on rounding.
 """
 
+# Keras declares that its functions may return None.
+# pyright: reportOptionalOperand=false
+
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from igpt_keras.tensors import Shape, Tensor
@@ -146,3 +150,23 @@ def make_decoder(
             Convolution(channels, 4, 2, transposed=True, dtype=dtype),
         ]
     return Chain(layers, name="decoder", dtype=dtype)
+
+
+def exact_dtype() -> str:
+    """Returns the dtype of tokenizing. JAX has no float64 unless it is told to."""
+    return "float32" if keras.backend.backend() == "jax" else "float64"
+
+
+def to_signal(levels: Tensor) -> Tensor:
+    """Maps levels 0…255 to the network's -0.5…0.5."""
+    return levels / 255 - 0.5
+
+
+def to_levels(signal: Tensor) -> Tensor:
+    """Maps the network's -0.5…0.5 to levels 0…255."""
+    return 255 * (signal + 0.5)
+
+
+def to_array(values: Tensor) -> np.ndarray:
+    """Returns the values of a tensor or variable."""
+    return np.asarray(ops.convert_to_numpy(values))

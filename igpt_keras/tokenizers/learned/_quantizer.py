@@ -1,7 +1,7 @@
 """The vector quantizer: vectors to the nearest of K codes, learned by moving averages."""
 
 # Keras declares that its functions may return None.
-# pyright: reportOptionalOperand=false
+# pyright: reportOptionalOperand=false, reportOptionalSubscript=false, reportOperatorIssue=false
 
 from typing import Any
 
@@ -68,7 +68,7 @@ class VectorQuantizer(keras.layers.Layer):
         self.draws = keras.random.SeedGenerator(seed)
 
     def build(self, input_shape: Shape) -> None:
-        def add(name, *shape, initializer="zeros"):
+        def add(name, *shape, initializer: Any = "zeros"):
             return self.add_weight(
                 shape=shape,
                 initializer=initializer,

@@ -22,7 +22,14 @@ from igpt_keras.disk_space import check_space
 from igpt_keras.errors import InputError, first_line
 from igpt_keras.tensors import Shape, Tensor
 from igpt_keras.tokenizers.base import ImageTokenizer, register_tokenizer
-from igpt_keras.tokenizers.learned._autoencoder import make_decoder, make_encoder
+from igpt_keras.tokenizers.learned._autoencoder import (
+    exact_dtype,
+    make_decoder,
+    make_encoder,
+    to_array,
+    to_levels,
+    to_signal,
+)
 from igpt_keras.tokenizers.learned._quantizer import (
     CodeUsage,
     VectorQuantizer,
@@ -233,10 +240,10 @@ class VQVAE(keras.Model, ImageTokenizer):
         levels = ops.cast(images, "float32")
         if training:
             self._start_variance(levels)
-        vectors = self.encoder(ops.cast(_to_signal(levels), self.compute_dtype))
+        vectors = self.encoder(ops.cast(to_signal(levels), self.compute_dtype))
         codes, tokens = self.quantizer(vectors, training=training)
         signal = self.decoder(ops.cast(codes, self.compute_dtype))
-        reconstructed = _to_levels(ops.cast(signal, "float32"))
+        reconstructed = to_levels(ops.cast(signal, "float32"))
         error = ops.mean(ops.square(reconstructed - levels))
         self.add_loss(error / self.data_variance)
         return {"images": reconstructed, "tokens": tokens}
@@ -269,36 +276,36 @@ class VQVAE(keras.Model, ImageTokenizer):
 
     def _tokenize(self, images: np.ndarray) -> np.ndarray:
         chunks = [self._tokens_of(chunk) for chunk in self._chunks(images)]
-        tokens = [ops.convert_to_numpy(chunk) for chunk in chunks]
+        tokens = [to_array(chunk) for chunk in chunks]
         return np.concatenate([np.zeros((0, math.prod(self.grid)), np.int32), *tokens])
 
     def _detokenize(self, tokens: np.ndarray) -> np.ndarray:
         chunks = [self._images_of(chunk) for chunk in self._chunks(tokens.astype(np.int32))]
-        images = [ops.convert_to_numpy(chunk) for chunk in chunks]
-        size = self.image_size
+        images = [to_array(chunk) for chunk in chunks]
+        size = self._settings["image_size"]
         return np.concatenate([np.zeros((0, size, size, 3), np.uint8), *images])
 
     def _chunks(self, values: np.ndarray) -> Iterable[np.ndarray]:
         at_once = max(1, MAX_DISTANCES // (math.prod(self.grid) * self.vocabulary_size))
-        if _exact_dtype() != "float64":
+        if exact_dtype() != "float64":
             # Images that are computed alone do not depend on each other's number.
             at_once = 1
         return (values[start : start + at_once] for start in range(0, len(values), at_once))
 
     def _tokens_of(self, images: Tensor) -> Tensor:
         """Returns int32 [B, n], computed in float64."""
-        dtype = _exact_dtype()
-        vectors = self.encoder(_to_signal(ops.cast(images, dtype)))
+        dtype = exact_dtype()
+        vectors = self.encoder(to_signal(ops.cast(images, dtype)))
         flat = ops.reshape(vectors, (-1, self._settings["embedding_dim"]))
         indices = nearest(flat, ops.cast(self.quantizer.codebook, dtype))
         return ops.reshape(ops.cast(indices, "int32"), (-1, math.prod(self.grid)))
 
     def _images_of(self, tokens: Tensor) -> Tensor:
         """Returns uint8 [B, R, R, 3], computed in float64."""
-        codebook = ops.cast(self.quantizer.codebook, _exact_dtype())
-        codes = ops.take(codebook, tokens, axis=0)
-        signal = self.decoder(ops.reshape(codes, (-1, *self.grid, codebook.shape[-1])))
-        return ops.cast(ops.clip(ops.round(_to_levels(signal)), 0, 255), "uint8")
+        codebook = ops.cast(self.quantizer.codebook, exact_dtype())
+        shape = (-1, *self.grid, self._settings["embedding_dim"])
+        signal = self.decoder(ops.reshape(ops.take(codebook, tokens, axis=0), shape))
+        return ops.cast(ops.clip(ops.round(to_levels(signal)), 0, 255), "uint8")
 
     def tokenize_in_graph(self, images: Tensor) -> Tensor:
         """Returns the tokens of a TensorFlow tensor: uint8 [B, R, R, 3] to int32 [B, n]."""
@@ -317,7 +324,7 @@ class VQVAE(keras.Model, ImageTokenizer):
 
         variables = [*network.variables, self.quantizer.codebook]
         with tf.init_scope():
-            values = [ops.convert_to_numpy(variable) for variable in variables]
+            values = [to_array(variable) for variable in variables]
         constants = [tf.constant(value) for value in values]
         with keras.StatelessScope(list(zip(variables, constants, strict=True))):
             yield
@@ -327,7 +334,7 @@ class VQVAE(keras.Model, ImageTokenizer):
         sizes = (self.kind, self.image_size, self._settings["num_downsampling"])
         digest = hashlib.sha256(json.dumps(sizes).encode())
         for variable in (*self.encoder.variables, *self.decoder.variables, self.quantizer.codebook):
-            value = ops.convert_to_numpy(variable)
+            value = to_array(variable)
             digest.update(json.dumps([*value.shape, value.dtype.name]).encode() + value.tobytes())
         return digest.hexdigest()
 
@@ -384,17 +391,3 @@ class VQVAE(keras.Model, ImageTokenizer):
                 f"{file} is damaged or holds a tokenizer of another shape: {first_line(error)}"
             ) from error
         return tokenizer
-
-
-def _exact_dtype() -> str:
-    """Returns the dtype of tokenizing. JAX has no float64 unless it is told to."""
-    return "float32" if keras.backend.backend() == "jax" else "float64"
-
-
-def _to_signal(levels: Tensor) -> Tensor:
-    """Maps levels 0…255 to the network's -0.5…0.5."""
-    return levels / 255 - 0.5
-
-
-def _to_levels(signal: Tensor) -> Tensor:
-    return 255 * (signal + 0.5)
