@@ -26,5 +26,6 @@ def page_routes(files: Mapping[str, tuple[str, bytes]]) -> list[Route]:
         content_type, content = files[exchange.match["path"]]
         await exchange.reply(content, content_type=content_type, policy=POLICY, headers=CACHING)
 
-    paths = "|".join(map(re.escape, files))
-    return [Route("GET", re.compile(rf"(?P<path>{paths})(?:\?.*)?"), "Page", answer, logged=False)]
+    path = re.compile(rf"(?P<path>{'|'.join(map(re.escape, files))})(?:\?.*)?")
+    # aiohttp leaves out the body of an answer to HEAD.
+    return [Route(method, path, "Page", answer, logged=False) for method in ("GET", "HEAD")]

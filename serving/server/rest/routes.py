@@ -12,7 +12,7 @@ class Route:
     """A kind of request.
 
     Args:
-        http_method: "GET" or "POST".
+        http_method: "GET", "HEAD" or "POST".
         path: Matches the whole path as the request has it, with its query.
         name: The name in the log and the metrics, such as "Predict".
         answer: Answers a request with `Exchange.reply`, or `Exchange.begin` and `send`. An error

@@ -31,6 +31,19 @@ def test_every_file_is_sent_as_it_is(address):
             assert answer.headers["Content-Type"] == content_type
 
 
+def test_head_is_get_without_the_file(address):
+    with requests.Session() as session:
+        for path in page_files():
+            got, asked = (session.request(m, address + path, timeout=30) for m in ("GET", "HEAD"))
+            assert (asked.status_code, asked.content) == (200, b"")
+            # `Date` may be a second later.
+            asked.headers["Date"] = got.headers["Date"]
+            assert asked.headers == got.headers
+        refused = session.head(f"{address}/", headers={"Host": "evil.example"}, timeout=30)
+        assert refused.status_code == 403
+        assert session.head(f"{address}/page/", timeout=30).status_code == 404
+
+
 def test_the_page_may_load_nothing_from_elsewhere(address):
     headers = requests.get(f"{address}/", timeout=30).headers
     assert headers["Content-Security-Policy"] == (
