@@ -59,6 +59,7 @@ class BadHttp:
     def __init__(self, seed):
         self.random = np.random.default_rng(seed)
         self.images = BadRequests(seed).images
+        self.expanding = gzip.compress(bytes(100 * MESSAGE_LIMIT))
         self.kinds = [getattr(self, name) for name in dir(self) if name.startswith("bad_")]
 
     def draw(self):
@@ -235,7 +236,7 @@ class BadHttp:
     def bad_gzip(self):
         body = self.pick(
             [
-                gzip.compress(bytes(100 * MESSAGE_LIMIT)),
+                self.expanding,
                 gzip.compress(self.good().encode())[: int(self.random.integers(100))],
                 self.bytes(500),
             ]
