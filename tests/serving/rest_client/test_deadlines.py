@@ -1,15 +1,19 @@
 """Answers that come late, in drops, or without end."""
 
 import asyncio
+import contextlib
 import itertools
 import socket
 import threading
 
+import grpc
 import numpy as np
 import pytest
 
 from serving.client import AsyncClient, Client, RetryPolicy, ServingError
-from tests.serving.rest_client.asking import IMAGE, PREDICT, both, drops
+from serving.client.errors import Failure
+from serving.client.http_connection import HttpRequest, HttpServer
+from tests.serving.rest_client.asking import IMAGE, METADATA, PREDICT, both, drops
 from tests.serving.rest_server import Reply
 
 
@@ -37,6 +41,14 @@ def test_the_deadline_is_kept(server, ask, status):
         ask(server.address, timeout=0.5)
     assert server.left.wait(30)
     released.set()
+
+
+def test_nothing_is_sent_after_the_deadline(server):
+    with contextlib.closing(HttpServer(server.address, None, 1000).connect()) as connection:
+        with pytest.raises(Failure, match="no answer within the timeout") as caught:
+            connection.send(HttpRequest("GET", METADATA), 0.0)
+    assert caught.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert not server.requests
 
 
 @both

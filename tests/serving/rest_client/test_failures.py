@@ -84,11 +84,12 @@ def test_other_failures_are_not_repeated(server, ask):
         (429, "RESOURCE_EXHAUSTED"),
         (500, "INTERNAL"),
         (413, "RESOURCE_EXHAUSTED"),
+        (408, "DEADLINE_EXCEEDED"),
     ):
         server.replies[PREDICT] = Reply(b'{ "error": "no" }', status)
         with pytest.raises(ServingError, match=code):
             ask(server.address, retries=QUICKLY)
-    assert len(server.bodies(PREDICT)) == 3
+    assert len(server.bodies(PREDICT)) == 4
 
 
 @both

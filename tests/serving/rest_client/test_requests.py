@@ -42,6 +42,18 @@ STATUS = b"""{
 """
 
 
+@both
+def test_the_answer_is_to_be_json_that_is_not_compressed(server, ask):
+    # Types have no case (RFC 9110, 8.3.1).
+    server.replies[PREDICT].content_type = "Application/JSON ; charset=UTF-8"
+    assert ask(server.address).shape == (1, 3)
+    for request in server.requests:
+        assert request.headers["Accept"] == "application/json"
+        # Parts of the answer are taken as they come; "identity" is no compression.
+        assert request.headers["Accept-Encoding"] == "identity"
+    assert server.requests[-1].headers["Content-Type"] == "application/json"
+
+
 def test_dtypes_are_asked_for_once(server):
     server.replies = {METADATA: Reply(HALF_PLUS_TWO), PREDICT: Reply(b'{ "outputs": [3.5, 4.0] }')}
     with Client(server.address) as client:
@@ -75,11 +87,13 @@ def test_a_new_version_may_have_other_inputs_and_outputs(server):
 
 def test_no_part_of_a_request_is_larger_than_reckoned():
     carrier = RestCarrier("http://localhost:1", ModelSpec("igpt"), None, 1000)
-    extreme = [np.finfo(np.float64).min, -5e-324, 1 / 3]
+    longest = [np.bool_(False), np.float64(np.finfo(np.float64).min)]
+    for integers in map(np.iinfo, "bhilBHIL"):
+        longest += [integers.dtype.type(integers.min), integers.dtype.type(integers.max)]
     strings = [b"", b"a", b"ab" * 500]
     arrays = [
         *(values for values in ARRAYS if values.ndim),
-        np.array(extreme),
+        *(np.full((2, 3), value) for value in longest),
         np.array(strings, object),
         np.array(strings),
     ]
@@ -175,9 +189,20 @@ def test_versions_and_labels_are_in_the_path(server, options, path):
 
 
 @both
-def test_a_request_above_the_limit_is_an_error(server, ask):
-    server.replies[METADATA] = metadata({"x": "DT_FLOAT"}, {"y": "DT_FLOAT"})
-    inputs = {"x": np.full((1, 60), 1 / 3)}
-    with pytest.raises(ServingError, match="RESOURCE_EXHAUSTED: a request of .* 999"):
-        ask(server.address, "predict", "features", inputs, max_message_bytes=999)
-    assert not server.bodies(PREDICT)
+def test_messages_may_be_as_large_as_the_limit(server, ask):
+    answer = b'{"outputs": [1.0]}'
+    server.replies = {
+        METADATA: metadata({"x": "DT_FLOAT"}, {"y": "DT_FLOAT"}),
+        PREDICT: Reply(answer),
+    }
+    asked = ("predict", "features", {"x": np.full((1, 60), 1 / 3)})
+    ask(server.address, *asked)
+    size = len(server.bodies(PREDICT)[0])
+    with pytest.raises(ServingError, match=f"RESOURCE_EXHAUSTED: a request of .* {size - 1}$"):
+        ask(server.address, *asked, max_message_bytes=size - 1)
+    assert len(server.bodies(PREDICT)) == 1
+    server.replies[PREDICT] = Reply(answer.ljust(size))
+    assert ask(server.address, *asked, max_message_bytes=size)["y"].tolist() == [1]
+    server.replies[PREDICT] = Reply(answer.ljust(size + 1))
+    with pytest.raises(ServingError, match=f"RESOURCE_EXHAUSTED: a response of .* {size}$"):
+        ask(server.address, *asked, max_message_bytes=size)

@@ -122,6 +122,7 @@ def test_what_is_written_is_read_again(values):
         (b"[1]", "DT_BOOL"),
         (b"[1]", "DT_STRING"),
         (b'[{"b64": "a"}]', "DT_STRING"),
+        (b'[{"b64": "Y*Q=="}]', "DT_STRING"),
         (b'[{"b65": "YQ=="}]', "DT_STRING"),
         (b'[["a"], ["a", "b"]]', "DT_STRING"),
     ],
