@@ -196,7 +196,7 @@ def test_the_first_line_says_what_is_trained(settings, line):
 def test_photographs_are_learned_by_defaults(igpt, tmp_path):
     generator = np.random.default_rng(0)
     (tmp_path / "photos").mkdir()
-    for index in range(160):
+    for index in range(48):
         photo = load_sample_images().images[index % 2]
         top, left = (int(generator.integers(side - 96)) for side in photo.shape[:2])
         crop = Image.fromarray(photo[top : top + 96, left : left + 96])
@@ -206,8 +206,8 @@ def test_photographs_are_learned_by_defaults(igpt, tmp_path):
     assert status == 0, errors
     first, steps, *_ = printed.splitlines()
     assert first.startswith("image_gpt_nano (4 layers") and "20 epochs" in first
-    # 144 images are 4.5 batches.
-    assert steps.startswith("100 steps of 32 images")
+    # 43 images are 1.3 batches.
+    assert steps.startswith("40 steps of 32 images")
     losses = read_result(tmp_path / "run").metrics["history"]["val_loss"]
     assert losses[-1] < np.log(256) - 2
     assert losses[-1] < min(losses) + 0.05
