@@ -1,7 +1,7 @@
 """The code of README, CONTRIBUTING and docs runs as it is pasted, page by page, from the top.
 
 Each page runs in a folder of its own that holds what the page assumes. `SMALLER` cuts sizes and
-steps down; `NOT_RUN` says which blocks do not run, and why.
+steps down, and there are few digits; `NOT_RUN` says which blocks do not run, and why.
 """
 
 import re
@@ -10,6 +10,8 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.utils import Bunch
 
 from igpt_keras import ColorPalette, ImageGPT, ImageGPTClassifier, ImageGPTConfig
 from tests.conftest import FIXTURES
@@ -123,6 +125,12 @@ def furnish(folder, page):
     shutil.copytree(FIXTURES / "hf" / "causal", folder / "path" / "to" / "imagegpt-small")
 
 
+def few_digits():
+    """Returns 160 digits to train, and the usual number to validate and to test."""
+    digits = load_digits()
+    return Bunch(**{**digits, "images": digits.images[:700], "target": digits.target[:700]})
+
+
 def reason_not_to_run(block):
     return next((NOT_RUN[text] for text in NOT_RUN if re.search(text, block.text)), None)
 
@@ -163,6 +171,7 @@ def test_a_page_runs_from_its_top(page, blocks, igpt, tmp_path, monkeypatch):
         pytest.skip("curl is not installed")
     if run:
         furnish(tmp_path / "page", page)
+    monkeypatch.setattr("igpt_keras.data.sources.digits.load_digits", few_digits)
     namespace = {"__name__": "__main__"}
     ports = dict(zip((8500, 8501), free_ports(2), strict=True))
     with opened_shell(tmp_path / "shell", igpt) as shell:
