@@ -158,7 +158,14 @@ def test_events_may_be_cut_anywhere():
         assert [found for part in parts for found in reader.read(part)] == expected
 
 
-@pytest.mark.parametrize("parts", [[b"x" * 60] * 2, [b"data: " + b"x" * 50 + b"\n"] * 3])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [b"x" * 60] * 2,
+        [b"data: " + b"x" * 50 + b"\n"] * 3,
+        [b"data: " + b"x" * 101 + b"\n\n"],
+    ],
+)
 def test_events_have_a_largest_size(parts):
     reader = EventReader(100)
     with pytest.raises(Failure, match="more bytes than max_message_bytes 100"):
@@ -176,13 +183,15 @@ def test_events_have_a_largest_size(parts):
         ([start(), b"event: row\ndata: {\n\n"], "UNKNOWN: .*JSONDecodeError"),
         ([start(image_size=2)], "UNKNOWN: .*ValueError"),
         ([start(image_size=10**9, pixels=None)], "UNKNOWN: .*image_size 1000000000"),
+        ([start(image_size=0, pixels=None)], "UNKNOWN: .*image_size 0"),
         ([start(image_size=-3)], "UNKNOWN: .*ValueError"),
         ([start(image_size="3")], "UNKNOWN"),
         ([row(1)], "UNKNOWN: .*no event start"),
         ([start(), row(2), row(1)], "UNKNOWN: .*row 1 after 3 rows"),
+        ([start(), row(1), row(1)], "UNKNOWN: .*row 1 after 2 rows"),
         ([start(), row(2, row=3)], "UNKNOWN: .*row 3"),
         ([start(), row(2, pixels="AAAA")], "UNKNOWN: .*ValueError"),
-        ([start(), row(2, pixels="?")], "UNKNOWN"),
+        ([start(), row(2, pixels="?" + text(COMPLETIONS[:, 2]))], "UNKNOWN"),
         ([start(), row(2, entropies=[[1.0]])], "UNKNOWN"),
         ([start(), event("done", {"log_likelihood": [1.0]})], "UNKNOWN"),
         ([start(), event("error", {"error": "gone"})], "UNKNOWN"),
@@ -291,6 +300,7 @@ def test_who_ends_the_iteration_leaves_the_server(server):
         (IMAGE, {"known": np.ones((3, 2), bool)}, r"bool \[3, 2\]"),
         (IMAGE, {"keep_rows": 1, "num_completions": 0}, "num_completions"),
         (IMAGE, {"keep_rows": 1, "seed": [1]}, "seed must be an integer"),
+        (IMAGE, {"keep_rows": 1, "seed": -1}, "seed must be an integer of at least 0, got -1"),
         (IMAGE, {"keep_rows": 1, "sampler": 0.9}, "sampler must be a Categorical"),
         (b"none", {"keep_rows": 1}, r"images\[0\] cannot be read"),
     ],

@@ -52,9 +52,10 @@ def test_nothing_is_sent_after_the_deadline(server):
 
 
 @both
-def test_a_silent_server_is_left(ask):
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_silent_server_is_left(ask, scheme):
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        address = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(ServingError, match="DEADLINE_EXCEEDED"):
             ask(address, timeout=0.3)
 

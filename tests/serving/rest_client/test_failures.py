@@ -119,6 +119,7 @@ def test_no_server_is_unavailable(ask):
         (Reply(b"", 418, None), r"UNKNOWN: HTTP 418 .* \(no Content-Type\)"),
         (Reply(b'{ "error": "it\\\'s \\303" }', 400), "INVALID_ARGUMENT: HTTP 400 .*it"),
         (Reply(b"[" * 100_000, 400), "INVALID_ARGUMENT: HTTP 400"),
+        (Reply(b'{"error": ["a", "b"]}', 400), r'INVALID_ARGUMENT: HTTP 400 .*\["a", "b"\]'),
         (
             Reply(b'{"outputs": [[0.5, 1.0'),
             "UNKNOWN: an answer that no model server gives .JSONDecodeError",
