@@ -2,6 +2,7 @@
 
 import asyncio
 import pathlib
+import sys
 import threading
 
 import pytest
@@ -100,3 +101,10 @@ def test_addresses_of_rest_are_taken(address):
 def test_a_host_that_cannot_be_is_refused(client):
     with pytest.raises(InputError, match="address must name a host, got 'http://.1.:1'"):
         client("http://[1]:1")
+
+
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+def test_without_the_library_of_http_the_extra_is_named(client, monkeypatch):
+    monkeypatch.setitem(sys.modules, "httpx2", None)
+    with pytest.raises(InputError, match=r"httpx2 is not installed: .*\[serve\]"):
+        client("http://localhost:1")
