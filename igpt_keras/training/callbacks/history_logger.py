@@ -18,7 +18,7 @@ from igpt_keras.atomic import atomic_path
 from igpt_keras.errors import InputError
 from igpt_keras.training.callbacks.callback import Callback, Logs
 from igpt_keras.training.callbacks.events import EventWriter, can_write_events, drop_events
-from igpt_keras.training.callbacks.running_means import RunningMeans, updates_done
+from igpt_keras.training.callbacks.running_means import RunningMeans, not_means, updates_done
 
 HISTORY_FILE = "history.jsonl"
 EVENTS_FOLDER = "events"
@@ -35,8 +35,9 @@ class HistoryLogger(Callback):
     A record is a dictionary of numbers and one line of `FOLDER/history.jsonl`:
 
     - `step`: Batches trained on so far.
-    - `loss` and the other metrics of Keras' logs: means over the steps since the last record.
-      Losses are in nats, for a generative model per pixel; `bits_per_pixel` is that / ln 2.
+    - `loss` and the other metrics of Keras' logs: means over the steps since the last record;
+      what is no mean over steps, such as an AUC, over the epoch so far.
+      Losses of models are in nats, of a generative one per pixel; `bits_per_pixel` is that / ln 2.
     - `learning_rate`: The rate of the last update of the weights.
     - `images_per_second`: Speed of training, without validation, other callbacks and the first
       step of every `fit`, which compiles; None where no other step was timed.
@@ -122,7 +123,7 @@ class HistoryLogger(Callback):
             self._timed_steps += steps
         self._compiles = False
         if self._means.step // self.every > before // self.every:
-            self._record({})
+            self._record(not_means(self.model, logs or {}))
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         logs = logs or {}
@@ -131,7 +132,8 @@ class HistoryLogger(Callback):
             running = {k: v for k, v in logs.items() if not k.startswith("val_")}
             self._means.update(self.params["steps"] - 1, running)
         self._means.end_epoch()
-        self._record({k: v for k, v in logs.items() if k.startswith("val_")})
+        # Those of validation are of the epoch, whatever they are.
+        self._record(not_means(self.model, logs))
         if self._events is not None and self.pictures is not None:
             self._events.write(self._means.step, images=self.pictures(self.model))
 
@@ -170,8 +172,8 @@ class HistoryLogger(Callback):
         if can_write_events():
             drop_events(self.folder / EVENTS_FOLDER, after_step=step)
 
-    def _record(self, validation: dict[str, float]) -> None:
-        """Writes a record of the steps since the last one."""
+    def _record(self, others: dict[str, float]) -> None:
+        """Writes a record of the steps since the last one, with the values of other metrics."""
         # All workers read the rate: its variables may be spread over them.
         rate = learning_rate(self.model)
         metrics = {}
@@ -185,7 +187,7 @@ class HistoryLogger(Callback):
         self._seconds, self._timed_steps = 0.0, 0
         if not self.writes:
             return
-        metrics = {**metrics, **validation}
+        metrics = {**metrics, **others}
         record = {"step": self._means.step, "time": time.time()}
         record |= {name: _finite(value) for name, value in metrics.items()}
         with open(self.folder / HISTORY_FILE, "a", encoding="utf-8") as file:

@@ -76,6 +76,14 @@ class RunningMeans:
         self._steps_of_epoch = self._steps_before_fit = state["steps_of_epoch"]
 
 
+def not_means(model: keras.Model, logs: dict[str, Any]) -> dict[str, Any]:
+    """Returns the values of Keras' logs that are no means over steps, such as an AUC."""
+    each = [m for metric in model.metrics for m in getattr(metric, "metrics", [metric])]
+    mean = keras.metrics.Mean
+    means = {m.name for m in each if isinstance(m, mean) and type(m).result is mean.result}
+    return {name: value for name, value in logs.items() if name not in means}
+
+
 def updates_done(model: keras.Model) -> int:
     """Returns how often the weights of `model` were updated.
 

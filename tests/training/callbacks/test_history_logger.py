@@ -119,6 +119,24 @@ def test_a_record_holds_the_means_over_the_steps_since_the_last(config, images, 
     assert records[-1]["val_bits_per_pixel"] == pytest.approx(measured["bits_per_pixel"])
 
 
+def test_what_is_no_mean_over_steps_is_of_the_epoch_so_far(tmp_path):
+    """A root mean square is not linear; the mean absolute error is."""
+    x = np.random.default_rng(3).normal(0, 1, (12, 1)).astype(np.float32)
+    model = keras.Sequential([keras.layers.Dense(1, kernel_initializer="ones")])
+    rms = keras.metrics.RootMeanSquaredError(name="rms")
+    model.compile(keras.optimizers.SGD(0.0), "mse", metrics=["mae", rms], run_eagerly=True)
+    logger = HistoryLogger(tmp_path, 2, 2)
+    zeros, rest = np.zeros((12, 1)), {"shuffle": False, "verbose": 0, "callbacks": [logger]}
+    model.fit(x, zeros, batch_size=2, epochs=1, validation_data=(x[:3], zeros[:3]), **rest)
+    records = read_history(tmp_path)
+    assert [record["step"] for record in records] == [2, 4, 6, 6]
+    for record in records[:3]:
+        seen = x[: 2 * record["step"]]
+        assert record["rms"] == pytest.approx(np.sqrt(np.mean(seen**2)), rel=1e-5)
+        assert record["mae"] == pytest.approx(np.abs(seen[-4:]).mean(), rel=1e-5)
+    assert records[3]["val_rms"] == pytest.approx(np.sqrt(np.mean(x[:3] ** 2)), rel=1e-5)
+
+
 def test_several_steps_an_execution(config, images, tmp_path):
     loggers = {count: HistoryLogger(tmp_path / str(count), 2, BATCH_SIZE) for count in (1, 2)}
     for count, logger in loggers.items():
