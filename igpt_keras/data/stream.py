@@ -25,7 +25,7 @@ CHOICE_BLOCK_SIZE = 4096
 
 @dataclasses.dataclass(frozen=True)
 class TrainingStream:
-    """Batches of tokens without end, determined by a seed.
+    """Batches of tokens, or of images, without end, determined by a seed.
 
     Every epoch has another order, and each image in it another augmentation. A batch depends on
     its step only, not on `start_step` or on the number of workers. (Bad images that are skipped
@@ -33,7 +33,7 @@ class TrainingStream:
 
     Attributes:
         sources: The mixture.
-        tokenizer: A tokenizer with an image size; n tokens an image.
+        tokenizer: A tokenizer with an image size; n tokens an image. None for images.
         batch_size: Number B of images in a global batch.
         augmentation: Name of the augmentation of sources that have none of their own.
         seed: Determines order, mixture and augmentation.
@@ -42,6 +42,7 @@ class TrainingStream:
             to be in the mask M; inputs are then `{"tokens": tokens, "masked": masked}`.
         decoder: Keeps a record of bad images.
         cache: Folder of cached tokens, see `tokenize`; None to decode in every epoch.
+        image_size: Side R of the images in pixels, where there is no tokenizer.
 
     Example:
         ```python
@@ -56,7 +57,7 @@ class TrainingStream:
     """
 
     sources: Sequence[WeightedSource]
-    tokenizer: ImageTokenizer
+    tokenizer: ImageTokenizer | None
     batch_size: int
     augmentation: str = "none"
     seed: int = 0
@@ -64,9 +65,18 @@ class TrainingStream:
     mask_probability: float | None = None
     decoder: ImageDecoder = dataclasses.field(default_factory=ImageDecoder)
     cache: str | os.PathLike | None = None
+    image_size: int | None = None
 
     def __post_init__(self):
-        size_of_images(self.tokenizer)
+        if (self.tokenizer is None) == (self.image_size is None):
+            raise InputError(
+                "give either a tokenizer or image_size, got "
+                f"tokenizer={self.tokenizer} and image_size={self.image_size}"
+            )
+        if self.tokenizer is not None:
+            size_of_images(self.tokenizer)
+        elif self.cache is not None or self.mask_probability is not None:
+            raise InputError("cache and mask_probability are for tokens, but there is no tokenizer")
         if self.batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {self.batch_size}")
         for source in self.sources:
@@ -93,8 +103,9 @@ class TrainingStream:
             num_workers: Number of workers that share each batch; must divide `batch_size`.
 
         Returns:
-            Inputs, or pairs of inputs and labels int32 [b]. Inputs are tokens int32 [b, n], or
-            for BERT those and masked bool [b, n]; b is `batch_size` / `num_workers`.
+            Inputs, or pairs of inputs and labels int32 [b]. Inputs are tokens int32 [b, n], for
+            BERT those and masked bool [b, n], or without a tokenizer images uint8 [b, R, R, 3];
+            b is `batch_size` / `num_workers`.
         """
         if num_workers < 1 or self.batch_size % num_workers:
             raise InputError(
@@ -111,11 +122,12 @@ class TrainingStream:
             functools.partial(self._augmentation(source).square, _derived_seed(self.seed, index))
             for index, source in enumerate(self.sources)
         ]
-        loader = Loader(splits, crops, size_of_images(self.tokenizer), self.tokenizer, self.decoder)
+        loader = Loader(splits, crops, self._side, self.tokenizer, self.decoder)
         batches = loader.load(references)
         batches = batches.rebatch(self.batch_size // num_workers, drop_remainder=True)
-        if self.mask_probability is not None:
-            masks = self._masks(self.mask_probability, start_step, worker, num_workers)
+        if self.tokenizer is not None and self.mask_probability is not None:
+            shape = (self.batch_size, math.prod(self.tokenizer.grid))
+            masks = self._masks(self.mask_probability, shape, start_step, worker, num_workers)
             batches = tf.data.Dataset.zip(batches, masks).map(
                 lambda batch, masked: ({"tokens": batch[0], "masked": masked}, batch[1])
             )
@@ -123,12 +135,24 @@ class TrainingStream:
             batches = batches.map(lambda inputs, labels: inputs)
         return batches.prefetch(tf.data.AUTOTUNE)
 
+    @property
+    def _side(self) -> int:
+        """Side of the images in pixels."""
+        if self.tokenizer is not None:
+            return size_of_images(self.tokenizer)
+        assert self.image_size is not None
+        return self.image_size
+
     def _masks(
-        self, probability: float, start_step: int, worker: int, num_workers: int
+        self,
+        probability: float,
+        shape: tuple[int, int],
+        start_step: int,
+        worker: int,
+        num_workers: int,
     ) -> tf.data.Dataset:
         """The mask M of a worker's share of every batch; seed and step determine it."""
         seed = _derived_seed(self.seed, len(self.sources))
-        shape = (self.batch_size, math.prod(self.tokenizer.grid))
 
         def mask(step: tf.Tensor) -> tf.Tensor:
             return draw_mask_of_step(shape, probability, seed, step)[worker::num_workers]
@@ -140,7 +164,7 @@ class TrainingStream:
 
     def _cached(self, source: WeightedSource) -> Split:
         """The images of a source, or their tokens if there is a cache."""
-        if self.cache is None:
+        if self.cache is None or self.tokenizer is None:
             return source.split
         tokens = tokenize(source.split, self.tokenizer, decoder=self.decoder, cache=self.cache)
         labels = tokens.labels if source.split.labeled else None

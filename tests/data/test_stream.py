@@ -151,6 +151,31 @@ class TestTrainingStream:
         with pytest.raises(InputError, match="tokenizer must have an image size"):
             TrainingStream(sources, GREYS, batch_size=2)
 
+    def test_without_a_tokenizer_batches_are_the_images_that_tokens_are_of(self, palette, tmp_path):
+        split, _ = photos(tmp_path, 9, 32, 32)
+        sources = [WeightedSource(split, 1, "cifar"), WeightedSource(textured(7), 2, None)]
+        settings = {"batch_size": 6, "seed": 5, "labels": True}
+        of_images = TrainingStream(sources, None, image_size=32, **settings)
+        of_tokens = TrainingStream(sources, palette.bind(32), **settings)
+        where = {"start_step": 2, "worker": 1, "num_workers": 3}
+        pairs = batches(of_images.dataset(**where), 3), batches(of_tokens.dataset(**where), 3)
+        for (images, labels), (tokens, same_labels) in zip(*pairs, strict=True):
+            assert images.dtype == np.uint8 and images.shape[1:] == (32, 32, 3)
+            np.testing.assert_array_equal(palette.bind(32).tokenize(images), tokens)
+            np.testing.assert_array_equal(labels, same_labels)
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({}, "give either a tokenizer or image_size, got tokenizer=None and image_size=None"),
+            ({"image_size": 8, "cache": "tokens"}, "cache and mask_probability are for tokens"),
+            ({"image_size": 8, "mask_probability": 0.1}, "cache and mask_probability are for"),
+        ],
+    )
+    def test_unusable_settings_without_a_tokenizer(self, settings, message):
+        with pytest.raises(InputError, match=message):
+            TrainingStream([WeightedSource(numbered(5), 1, None)], None, 2, **settings)
+
     def test_tokens_from_a_cache_are_the_same(self, palette, tmp_path):
         split, _ = photos(tmp_path / "photos", 40)
         settings = {"palette": palette, "image_size": 4, "labels": True}
