@@ -35,6 +35,12 @@ SMALLER = {
         "--num-layers 1 --hidden-dim 16 --num-heads 1 --image-size 8 --epochs 1 "
         "--tokenizer palette.npy --output"
     ),
+    "--image-size 96 --output runs/vqvae": (
+        "--image-size 8 --codebook-size 16 --hidden-dim 8 --steps 2 --output runs/vqvae"
+    ),
+    "--tokenizer runs/vqvae --output": (
+        "--num-layers 1 --hidden-dim 16 --num-heads 1 --epochs 1 --tokenizer runs/vqvae --output"
+    ),
     "--num-layers 8 --hidden-dim 64": "--num-layers 3 --hidden-dim 16",
     "--num-colors 256": "--num-colors 16",
     "--steps 4224": "--steps 8",

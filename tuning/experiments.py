@@ -17,8 +17,9 @@ from igpt_keras.models import load
 from igpt_keras.runs import DataOptions, Finetune, Pretrain, Probe
 from igpt_keras.runs.folder import PROBE_FILE
 from igpt_keras.runs.options import LAYOUT
-from igpt_keras.runs.run import Run, cached_strategy
+from igpt_keras.runs.run import Run
 from igpt_keras.runs.tokenizers import load_with_tokenizer
+from igpt_keras.runs.training import cached_strategy
 from igpt_keras.saving import read_training
 from igpt_keras.training.callbacks.history_logger import HISTORY_FILE, read_history
 from tuning.rates import RATE, Rates, shifted

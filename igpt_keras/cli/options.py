@@ -67,6 +67,11 @@ DATA = OptionGroup(
     _data_options,
 )
 
+# For commands whose work has no tokens to keep.
+IMAGE_DATA = OptionGroup(
+    DATA.into, tuple(each for each in DATA.options if each.name != "cache"), DATA.make
+)
+
 PROGRESS = option(
     "--progress",
     type=click.Choice(["auto", "json", "quiet"]),
@@ -113,24 +118,6 @@ TRAINING = (
         help="Compute precision. Weights, norms, softmax and losses stay in float32.",
     ),
     option(
-        "--micro-batches",
-        type=CountOrAuto(),
-        default="auto",
-        help="Number of parts of a batch to process one after another, to save memory; auto is the "
-        "smallest number that fits into the host's memory, on accelerators 1.",
-    ),
-    option(
-        "--remat",
-        is_flag=True,
-        help="Recompute activations in the backward pass, to save memory.",
-    ),
-    option(
-        "--clip-norm",
-        type=POSITIVE,
-        show_default="no clipping",
-        help="Maximum global norm of the gradient.",
-    ),
-    option(
         "--stop-on-divergence/--no-stop-on-divergence",
         default=True,
         help="Stop with exit status 3 if the loss is not finite or spikes without recovering.",
@@ -153,6 +140,28 @@ TRAINING = (
         default=10,
         help="Number of steps between two lines of history.jsonl.",
     ),
+)
+
+MODEL_TRAINING = (
+    option(
+        "--micro-batches",
+        type=CountOrAuto(),
+        default="auto",
+        help="Number of parts of a batch to process one after another, to save memory; auto is the "
+        "smallest number that fits into the host's memory, on accelerators 1.",
+    ),
+    option(
+        "--remat",
+        is_flag=True,
+        help="Recompute activations in the backward pass, to save memory.",
+    ),
+    option(
+        "--clip-norm",
+        type=POSITIVE,
+        show_default="no clipping",
+        help="Maximum global norm of the gradient.",
+    ),
+    *TRAINING,
 )
 
 MODEL = argument("model")

@@ -10,9 +10,9 @@ from igpt_keras.cli.command import OptionGroup, command, command_line, option
 from igpt_keras.cli.options import (
     COUNT,
     DATA,
+    MODEL_TRAINING,
     POSITIVE,
     PROGRESS,
-    TRAINING,
     Names,
     output,
     overwrite,
@@ -150,7 +150,7 @@ MODEL_OPTIONS = (
                 help="Number of models to keep: the last one and those at the steps nearest to "
                 "1/2, 1/4, … of all. The best one is kept as well.",
             ),
-            *TRAINING,
+            *MODEL_TRAINING,
             seed(),
         ),
     ),

@@ -18,7 +18,7 @@ def train(run: Any, metrics: tuple[str, ...], progress: str) -> "Result | None":
     """Runs a training under a progress bar.
 
     Args:
-        run: A `Pretrain` or `Finetune`.
+        run: A `Training`.
         metrics: Names of the metrics that the bar shows.
         progress: The value of --progress.
 
@@ -33,9 +33,9 @@ def train(run: Any, metrics: tuple[str, ...], progress: str) -> "Result | None":
         print_result(f"{run.output} is finished: nothing is left to do", progress)
         return None
     if progress != "quiet":
-        images = plural(run.batch_size, "image")
-        print_result(f"{plural(run.total_steps, 'step')} of {images}, {run.memory}", progress)
-    resume = f"resume with: {shlex.join(['igpt', run.kind, '--resume', str(run.output)])}"
+        print_result(run.extent, progress)
+    command = ["igpt", *run.kind.split(), "--resume", str(run.output)]
+    resume = f"resume with: {shlex.join(command)}"
     try:
         with (
             ended_by_second_signal(

@@ -8,6 +8,7 @@
 | `Evaluate` | a model and images | losses and accuracy |
 | `Complete` | a model and image files | completions |
 | `Sample` | a model | new images |
+| `FitVQVAE` | images | a learned tokenizer |
 
 Each has `Settings`, a frozen dataclass, and the same two steps: `open(settings, data, output)`
 checks everything, and `run()` returns a `Result`, which stands in the folder too.
@@ -17,6 +18,7 @@ from igpt_keras.runs.callbacks import RunCallback
 from igpt_keras.runs.complete import Complete, Sample
 from igpt_keras.runs.evaluate import Evaluate
 from igpt_keras.runs.finetune import Finetune
+from igpt_keras.runs.fit_vqvae import FitVQVAE
 from igpt_keras.runs.options import DataOptions
 from igpt_keras.runs.pretrain import Pretrain
 from igpt_keras.runs.probe import Probe
@@ -27,6 +29,7 @@ __all__ = [
     "DataOptions",
     "Evaluate",
     "Finetune",
+    "FitVQVAE",
     "Pretrain",
     "Probe",
     "Result",

@@ -31,9 +31,9 @@ from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.models.masking import masked_inputs
 from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.runs.callbacks import Callbacks
-from igpt_keras.runs.options import ModelOptions, TrainingOptions
+from igpt_keras.runs.model_training import ModelTraining
+from igpt_keras.runs.options import ModelOptions, ModelTrainingOptions
 from igpt_keras.runs.result import Result, describe_model
-from igpt_keras.runs.run import Training
 from igpt_keras.runs.tokenizers import load_with_tokenizer
 from igpt_keras.saving import MODEL_FOLDER
 from igpt_keras.stages import stage
@@ -45,7 +45,7 @@ from igpt_keras.wording import plural
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class Settings(ModelOptions, TrainingOptions):
+class Settings(ModelOptions, ModelTrainingOptions):
     """Settings of a fine-tuning.
 
     Attributes:
@@ -72,7 +72,7 @@ class Settings(ModelOptions, TrainingOptions):
     seed: int = 0
 
 
-class Finetune(Training[Settings]):
+class Finetune(ModelTraining[Settings]):
     """Trains a pre-trained model to classify, and measures it on the test images.
 
     Writes checkpoints and `history.jsonl` while it trains, and at the end the classifier of the
@@ -122,7 +122,7 @@ class Finetune(Training[Settings]):
     def _find_tokenizer(self) -> ImageTokenizer:
         return tokenizer_of(self.start)
 
-    def _prepare(self) -> None:
+    def _prepare_images(self) -> None:
         self.held_out = self.data.tokenize_held_out(self.start)
         self.stream = self._make_stream()
         self.num_images = self.stream.sources[0].split.num_examples

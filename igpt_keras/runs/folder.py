@@ -3,7 +3,7 @@
 | path | content |
 | --- | --- |
 | `run.json` | settings of a training, and fingerprints of its images (and model) |
-| `tokenizer.json`, … | tokenizer of a training |
+| `tokenizer.json`, … | tokenizer of a training; at its end, the tokenizer that was trained |
 | `SHA256SUMS` | checksums of these files |
 | `options.json` | options that changed when the run was resumed: where its images are |
 | `checkpoints/` | what an unfinished training resumes from; see `CheckpointManager` |
@@ -42,16 +42,16 @@ def create_run(
     folder: str | os.PathLike,
     kind: str,
     content: dict[str, Any],
-    tokenizer: ImageTokenizer,
+    tokenizer: ImageTokenizer | None,
     overwrite: bool,
 ) -> None:
     """Creates the folder of a training, whole or not at all.
 
     Args:
         folder: The run's folder.
-        kind: "pretrain" or "finetune".
+        kind: The words of the command, such as "pretrain" or "tokenizer fit vqvae".
         content: JSON values, which `read_run` returns.
-        tokenizer: The tokenizer of the run's images.
+        tokenizer: The tokenizer of the run's images; None where the run trains one.
         overwrite: Whether to replace an earlier run.
 
     Raises:
@@ -60,7 +60,8 @@ def create_run(
     """
     with only_replacer(folder), atomic_path(folder, overwrite, marker=RUN_FILE) as partial:
         (partial / CHECKPOINTS).mkdir(parents=True)
-        tokenizer.save_to_preset(partial)
+        if tokenizer is not None:
+            tokenizer.save_to_preset(partial)
         write_json(partial / RUN_FILE, {"format_version": FORMAT_VERSION, "kind": kind, **content})
         write_checksums(partial)
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from igpt_keras.errors import InputError
 from igpt_keras.network.config import ImageGPTConfig
-from igpt_keras.runs.options import TrainingOptions
+from igpt_keras.runs.options import ModelTrainingOptions
 from igpt_keras.training.memory import Layout, alternatives, available_bytes, gigabytes
 from igpt_keras.training.strategies import num_hosts
 
@@ -43,7 +43,7 @@ class MemoryPlan:
 
 def plan_memory(
     config: ImageGPTConfig,
-    settings: TrainingOptions,
+    settings: ModelTrainingOptions,
     batch_size: int,
     strategy: tf.distribute.Strategy,
     before: int | None,

@@ -157,7 +157,7 @@ class DataOptions(ShortRepr):
             name: self.tokenize(split, model) for name, split in splits.items() if split is not None
         }
 
-    def stream(self, tokenizer: ImageTokenizer, **settings: Any) -> TrainingStream:
+    def stream(self, tokenizer: ImageTokenizer | None, **settings: Any) -> TrainingStream:
         """Returns the batches to train on; `settings` are further fields of `TrainingStream`."""
         return TrainingStream(
             self.data_set.sources,
@@ -171,18 +171,13 @@ class DataOptions(ShortRepr):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class TrainingOptions(ShortRepr):
-    """How a training runs and what it keeps; the settings of pre-training and fine-tuning.
+    """How a training runs and what it keeps.
 
-    Only `precision` and `clip_norm` change what is learned.
+    Only `precision` changes what is learned.
 
     Attributes:
         strategy: Devices to train on; see `make_strategy`.
         precision: Name of a Keras dtype policy.
-        micro_batches: Parts of a batch that go through the model in turn; see
-            `DistributedTrainer`. "auto" takes the fewest with which training fits into the
-            memory of this host; on accelerators 1.
-        remat: Whether activations are recomputed; see `ImageGPTBackbone`.
-        clip_norm: Largest global norm of a gradient, or None.
         stop_on_divergence: Whether a loss that does not recover ends the training.
         checkpoint_every: Steps between two checkpoints.
         max_checkpoints: Number of latest checkpoints to keep.
@@ -191,13 +186,29 @@ class TrainingOptions(ShortRepr):
 
     strategy: str = "auto"
     precision: str = "float32"
-    micro_batches: int | Literal["auto"] = "auto"
-    remat: bool = False
-    clip_norm: float | None = None
     stop_on_divergence: bool = True
     checkpoint_every: int = CHECKPOINT_EVERY
     max_checkpoints: int = MAX_TO_KEEP
     log_every: int = 10
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class ModelTrainingOptions(TrainingOptions):
+    """The settings that pre-training and fine-tuning share.
+
+    Of these, only `clip_norm` changes what is learned.
+
+    Attributes:
+        micro_batches: Parts of a batch that go through the model in turn; see
+            `DistributedTrainer`. "auto" takes the fewest with which training fits into the
+            memory of this host; on accelerators 1.
+        remat: Whether activations are recomputed; see `ImageGPTBackbone`.
+        clip_norm: Largest global norm of a gradient, or None.
+    """
+
+    micro_batches: int | Literal["auto"] = "auto"
+    remat: bool = False
+    clip_norm: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)

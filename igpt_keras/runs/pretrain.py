@@ -31,9 +31,9 @@ from igpt_keras.pictures.completions import completion_sheet, known_rows, number
 from igpt_keras.pictures.contact_sheets import save_png
 from igpt_keras.runs.callbacks import Callbacks
 from igpt_keras.runs.folder import SNAPSHOTS
+from igpt_keras.runs.model_training import ModelTraining
 from igpt_keras.runs.pretrain_settings import Settings
 from igpt_keras.runs.result import Result, describe_model
-from igpt_keras.runs.run import Training
 from igpt_keras.runs.tokenizers import fit_palette
 from igpt_keras.saving import MODEL_FOLDER, TOKENIZER_ERROR
 from igpt_keras.stages import stage
@@ -49,7 +49,7 @@ NUM_PICTURES, NUM_COMPLETIONS, NUM_SAMPLES = 8, 6, 40
 NUM_MEASURED = 256
 
 
-class Pretrain(Training[Settings]):
+class Pretrain(ModelTraining[Settings]):
     """Pre-trains an `ImageGPT` on images, without labels.
 
     Writes checkpoints, `history.jsonl`, TensorBoard's events and snapshots while it trains, and
@@ -95,7 +95,7 @@ class Pretrain(Training[Settings]):
             self.data, settings.image_size, settings.num_colors, settings.seed
         )
 
-    def _prepare(self) -> None:
+    def _prepare_images(self) -> None:
         settings = self.settings
         bert = settings.objective == "bert"
         self.stream = self.data.stream(

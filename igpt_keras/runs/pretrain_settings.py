@@ -7,14 +7,14 @@ from igpt_keras import paper
 from igpt_keras.errors import InputError
 from igpt_keras.network import presets
 from igpt_keras.network.config import ImageGPTConfig, check_objective
-from igpt_keras.runs.options import AttentionOptions, TrainingOptions
+from igpt_keras.runs.options import AttentionOptions, ModelTrainingOptions
 from igpt_keras.runs.tokenizers import read_tokenizer
 from igpt_keras.tokenizers import ImageTokenizer
 from igpt_keras.training import recipes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class Settings(TrainingOptions, AttentionOptions):
+class Settings(ModelTrainingOptions, AttentionOptions):
     """Settings of the model and of its pre-training.
 
     Sizes that are None are those of the preset; `igpt_keras.network.presets` has them, and what

@@ -12,7 +12,10 @@ from igpt_keras.runs.folder import RESULT_FILE
 from igpt_keras.saving import read_training
 
 FORMAT_VERSION = 1
-KINDS = ("pretrain", "finetune", "probe", "evaluate", "complete", "sample")
+KINDS = (
+    *("pretrain", "finetune", "probe", "evaluate", "complete", "sample"),
+    "tokenizer fit vqvae",
+)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -22,7 +25,7 @@ class Result:
     Attributes:
         kind: One of `KINDS`.
         command: The command that made the run.
-        model: What `describe_model` returns.
+        model: What `describe_model` returns; of a tokenizer `path`, `config` and `parameters`.
         data: What `DataSet.describe` returns.
         settings: The settings that shaped the metrics.
         metrics: What was measured; the verb's module documents the keys.

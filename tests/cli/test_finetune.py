@@ -9,7 +9,7 @@ from PIL import Image
 
 import igpt_keras
 from igpt_keras.models.masking import draw_mask
-from igpt_keras.runs import run as run_module
+from igpt_keras.runs import training as training_module
 from igpt_keras.runs.finetune import Settings, load_start
 from igpt_keras.runs.folder import only_writer
 from igpt_keras.runs.result import read_result
@@ -178,7 +178,7 @@ def unfinished(igpt, write_photos, write_pretrained, tmp_path_factory):
     def fail(*arguments):
         raise OSError("the disk is full")
 
-    with mock.patch.object(run_module, "write_result", fail):
+    with mock.patch.object(training_module, "write_result", fail):
         status, _, errors = igpt(*arguments, folder / "run")
     assert (status, errors) == (2, "igpt: error: the disk is full\n")
     return folder / "run", read_result(folder / "whole")

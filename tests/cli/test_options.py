@@ -6,7 +6,7 @@ import click
 import pytest
 
 from igpt_keras import cli
-from igpt_keras.runs import finetune, pretrain, probe
+from igpt_keras.runs import finetune, fit_vqvae, pretrain, probe
 from igpt_keras.runs.options import DataOptions
 from serving.exporting import MAX_PIXELS
 from serving.server import Server
@@ -53,6 +53,7 @@ def test_every_command_and_option_is_described(name):
         ),
         ("finetune", ["model"], finetune.Settings(model="model")),
         ("probe", ["model"], probe.Settings(model="model")),
+        ("tokenizer fit vqvae", [], fit_vqvae.Settings()),
     ],
 )
 def test_defaults_are_those_of_python(command, words, settings):

@@ -10,6 +10,7 @@ import pytest
 
 import igpt_keras
 from igpt_keras.runs.result import read_result
+from igpt_keras.tokenizers import load_tokenizer
 from igpt_keras.training.callbacks.history_logger import TIMED, read_history
 from tests.cli.processes import finish, last_checkpoint, start, wait_for_checkpoint
 
@@ -20,6 +21,8 @@ SIZES = ["--image-size", 8, "--num-layers", 1, "--hidden-dim", 16, "--num-heads"
 SIZES += ["--num-colors", 8]
 PRETRAIN = ["pretrain", *COMMON, *SIZES, "--steps", 200, "--snapshots", 3]
 FINETUNE = ["finetune", "MODEL", *COMMON, "--labels-per-class", 30, "--epochs", 11]
+FIT_VQVAE = ["tokenizer", "fit", "vqvae", *COMMON, "--image-size", 8, "--codebook-size", 16]
+FIT_VQVAE += ["--hidden-dim", 8, "--residual-dim", 4, "--embedding-dim", 4, "--steps", 200]
 
 
 def wait_for_steps(process, run, count):
@@ -40,6 +43,8 @@ def assert_same_run(first, second):
         models = [igpt_keras.load(run / path) for run in (first, second)]
         for ours, theirs in zip(*(model.get_weights() for model in models), strict=True):
             np.testing.assert_array_equal(ours, theirs)
+    tokenizers = [load_tokenizer(run) for run in (first, second)]
+    assert tokenizers[0].fingerprint() == tokenizers[1].fingerprint()
     histories = [
         [{k: v for k, v in record.items() if k not in TIMED} for record in read_history(run)]
         for run in (first, second)
@@ -57,7 +62,8 @@ def kill_and_resume(tmp_path, arguments, kills, seed):
     status, _, errors = finish(whole)
     assert status == 0, errors
     steps = read_history(tmp_path / "whole")[-1]["step"]
-    run, resume = tmp_path / "cut", [arguments[0], "--resume", tmp_path / "cut"]
+    run, words = tmp_path / "cut", 3 if arguments[0] == "tokenizer" else 1
+    resume = [*arguments[:words], "--resume", run]
     process = start(*arguments, "--output", run)
     wait_for_a_write(process, run)
     for _ in range(kills):
@@ -84,6 +90,13 @@ def test_a_run_that_was_killed_ends_like_one_that_was_not(tmp_path):
     run = kill_and_resume(tmp_path, PRETRAIN, kills=1, seed=0)
     assert {"step-00000050", "best"} <= {path.name for path in (run / "snapshots").iterdir()}
     status, output, _ = finish(start("pretrain", "--resume", run))
+    assert (status, output) == (0, f"{run} is finished: nothing is left to do\n")
+
+
+@pytest.mark.slow
+def test_a_vqvae_that_was_killed_ends_like_one_that_was_not(tmp_path):
+    run = kill_and_resume(tmp_path, FIT_VQVAE, kills=2, seed=3)
+    status, output, _ = finish(start("tokenizer", "fit", "vqvae", "--resume", run))
     assert (status, output) == (0, f"{run} is finished: nothing is left to do\n")
 
 

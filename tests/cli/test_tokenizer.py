@@ -6,6 +6,8 @@ from igpt_keras import ColorPalette, ImageGPT
 from igpt_keras.data.data_set import open_data
 from igpt_keras.evaluation.reconstructions import Reconstructions
 from igpt_keras.pictures.contact_sheets import swatches
+from igpt_keras.runs.result import read_result
+from igpt_keras.tokenizers import load_tokenizer
 
 FITTED = 16
 
@@ -185,6 +187,10 @@ def test_an_existing_output_stays_unless_overwritten(run, palette_file, tmp_path
         ),
         (["show", "PALETTE", "a.png", "--data", "digits"], "give IMAGES or --data, not both"),
         (["fit", "palette", "--data", "digits"], "output must end in .npy"),
+        (["fit", "vqvae", "--data", "digits", "--image-size", "9"], "size must be a multiple of 2"),
+        (["fit", "vqvae", "--data", "folder:nowhere"], "nowhere is not a folder of images"),
+        (["fit", "vqvae", "--data", "digits", "--output", "palette.npy"], "exists already"),
+        (["fit", "vqvae", "--resume", "missing"], "missing is not the folder of a run"),
         (["fit", "palette", "--data", "digits", "--output", "x.npy"], "ask for at most"),
     ],
 )
@@ -199,3 +205,47 @@ def test_mistakes_are_named_and_leave_nothing(
     assert status == 2
     assert message in err[-1]
     assert list(tmp_path.iterdir()) == [palette_file]
+
+
+@pytest.mark.slow
+def test_from_images_to_an_export_with_a_vqvae(igpt, tmp_path):
+    """Every command takes the folder of the fitted tokenizer, or a model that carries it."""
+    digits, folder = ["--data", "digits"], tmp_path / "vqvae"
+    image = tmp_path / "digit.png"
+    pixels = open_data("digits").test.images[0]
+    Image.fromarray(np.broadcast_to(pixels, (8, 8, 3))).save(image)
+    sizes = ["--num-layers", 1, "--hidden-dim", 16, "--num-heads", 1, "--steps", 8]
+    model = ["--model", tmp_path / "model"]
+    printed = {}
+    for name, *command in (
+        ("tokenizer", "fit", "vqvae", *digits, "--image-size", 8, "--codebook-size", 32)
+        + ("--steps", 300, "--learning-rate", 0.005, "--output", folder),
+        ("tokenizer", "show", folder, *digits, "--output", tmp_path / "shown.png"),
+        ("pretrain", *digits, "--tokenizer", folder, *sizes, "--output", tmp_path / "model"),
+        ("complete", image, *model, "--keep-rows", 4, "--output", tmp_path / "completed"),
+        ("sample", *model, "--num-samples", 2, "--output", tmp_path / "samples"),
+        ("report", folder, tmp_path / "model", "--output", tmp_path / "report"),
+        ("export", tmp_path / "model", "--output", tmp_path / "served"),
+    ):
+        status, out, err = igpt(name, *command)
+        assert status == 0, err
+        printed[name] = out
+    assert printed["tokenizer"].startswith(f"Wrote {tmp_path / 'shown.png'}: 32 tokens, 8 images; ")
+    # Sixteen tokens an image, of 32: better than the error of 2 colors for 64 pixels.
+    colors = ColorPalette.fit(open_data("digits").train.images, 2)
+    held_out = open_data("digits").validation.images
+    error = np.sqrt(np.mean(colors.reconstruction_error(held_out) ** 2))
+    assert read_result(folder).metrics["rmse"] < error
+    completed = np.asarray(Image.open(next((tmp_path / "completed").glob("000-*.png"))))
+    assert completed.shape == (8, 8, 3)
+    np.testing.assert_array_equal(completed[:4], np.broadcast_to(pixels, (8, 8, 3))[:4])
+
+
+@pytest.mark.slow
+def test_two_workers_fit_one_vqvae(two_workers, tmp_path):
+    arguments = ["--data", "digits", "--image-size", 8, "--codebook-size", 16, "--steps", 60]
+    arguments += ["--learning-rate", 0.01, "--batch-size", 32]
+    two_workers("tokenizer", "fit", "vqvae", *arguments, "--output", tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert read_result(tmp_path / "run").metrics["rmse"] < open_data("digits").test.images.std()
+    assert load_tokenizer(tmp_path / "run").vocabulary_size == 16

@@ -5,6 +5,7 @@ import click
 from igpt_keras.cli import Group
 from igpt_keras.cli.tokenizer.palette import palette
 from igpt_keras.cli.tokenizer.show import show
+from igpt_keras.cli.tokenizer.vqvae import vqvae
 
 
 @click.group(cls=Group)
@@ -18,4 +19,5 @@ def fit() -> None:
 
 
 fit.add_command(palette)
+fit.add_command(vqvae)
 tokenizer.add_command(show)

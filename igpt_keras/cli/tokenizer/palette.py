@@ -7,7 +7,7 @@ import click
 
 from igpt_keras import paper
 from igpt_keras.cli.command import command, option
-from igpt_keras.cli.options import COUNT, DATA, output, overwrite, seed
+from igpt_keras.cli.options import COUNT, IMAGE_DATA, output, overwrite, seed
 from igpt_keras.cli.training import print_bad_images
 from igpt_keras.errors import InputError
 from igpt_keras.stages import stage
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @command(
-    DATA,
+    IMAGE_DATA,
     output("File to write the palette to, ending in .npy."),
     option(
         "--image-size",
