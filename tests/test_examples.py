@@ -23,7 +23,7 @@ EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 # What is replaced in a notebook, so that it takes less time.
 SMALLER = {
     "own_images": {"range(600)": "range(150)", "epochs=4": "epochs=2"},
-    "probe_and_finetune": {"epochs=8": "epochs=4", "epochs=12": "epochs=4"},
+    "probe_and_finetune": {"epochs=12": "epochs=8"},
     "learning_rate": {"epochs=4": "epochs=2", "floor=0.001": "floor=0.001, factor=10"},
 }
 
