@@ -214,7 +214,7 @@ class TestVerbs:
         rows, columns = config.token_grid
         values = config.vocabulary_size
         assert f"8×8 pixels, {rows}×{columns} tokens of {values} values" in page
-        assert "colors" not in page
+        assert f"{values} colors" not in page
 
     def test_probes_and_fine_tuning(self, pretrained, tmp_path):
         output = pretrained[0]
