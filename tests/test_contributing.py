@@ -8,6 +8,7 @@ import sys
 CONTRIBUTING = pathlib.Path(__file__).parent.parent / "CONTRIBUTING.md"
 USE = """
 import igpt_keras
+from igpt_keras.evaluation.feature_extractors import open_feature_extractor
 from igpt_keras.tokenizers import tokenizers
 
 images = igpt_keras.data.read_images(igpt_keras.open_data("stripes:4").train, 4).images
@@ -20,6 +21,8 @@ assert (tokenizer.detokenize(np.array([[7]])) == 7).all()
 filtered = MinP(0.4).filter_logits(tf.math.log([[0.1, 0.3, 0.6]])).numpy()
 assert np.isinf(filtered).tolist() == [[True, False, False]]
 assert METHODS.get("centroids") is Centroids
+extractor = open_feature_extractor("mean_color")
+assert (extractor.extract(images) == images.mean(axis=(1, 2))).all()
 config = igpt_keras.ImageGPTConfig(4, 8, 16, 2, 2, attention="window")
 model = igpt_keras.ImageGPT(config)
 states = [
@@ -35,7 +38,7 @@ print("used")
 def test_the_recipes_can_be_pasted():
     text = CONTRIBUTING.read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     result = subprocess.run(
         [sys.executable, "-c", "\n".join([*blocks, USE])], capture_output=True, text=True
     )
