@@ -27,7 +27,8 @@ def sample(
 ) -> None:
     """Sample new images.
 
-    Writes the images, a contact sheet of all of them, and their log-likelihoods.
+    Writes the images, a contact sheet of all of them, all of them as samples.npz for
+    igpt evaluate --samples, and their log-likelihoods.
     """
     from igpt_keras.runs import Sample
 

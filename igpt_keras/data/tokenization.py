@@ -130,6 +130,31 @@ def read_images(
     )
 
 
+def image_batches(
+    split: Split,
+    image_size: int,
+    *,
+    augmentation: str = "none",
+    decoder: ImageDecoder | None = None,
+) -> Iterator[np.ndarray]:
+    """Yields the images of a split in order, a few at a time, where not all fit into memory.
+
+    Args:
+        split: The images.
+        image_size: As for `read_images`.
+        augmentation: As for `tokenize`.
+        decoder: As for `tokenize`.
+
+    Yields:
+        uint8 [B, R, R, 3], B at most 32; less, or 0, where bad images are skipped.
+
+    Raises:
+        InputError: An image cannot be read.
+    """
+    for images, _ in _load(split, split.in_order(), image_size, None, augmentation, decoder):
+        yield images
+
+
 def _tokenize_into(
     tokens: np.ndarray,
     split: Split,

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from igpt_keras.data.image_decoding import read_image
+from igpt_keras.data.sample_sets import SAMPLES_FILE, write_sample_set
 from igpt_keras.errors import InputError
 from igpt_keras.models import load
 from igpt_keras.models.generative_model import GenerativeModel
@@ -246,7 +247,8 @@ class Complete(_Generation):
 class Sample(_Generation):
     """Lets a model sample images from nothing; `data` of `open` is None.
 
-    Writes a PNG for each image, a contact sheet of all, and `result.json`.
+    Writes a PNG for each image, a contact sheet of all, all images as `samples.npz` (see
+    `SampleSet`), and `result.json`.
     """
 
     kind = "sample"
@@ -264,6 +266,7 @@ class Sample(_Generation):
         title = f"Samples from {self.settings.model}"
         scale = self.settings.scale
         names = write_samples(folder, samples.images[:, 0], title=title, scale=scale)
+        write_sample_set(folder / SAMPLES_FILE, samples.images[:, 0])
         if self.settings.entropy:
             assert samples.entropy is not None
             sheet = sample_entropy_sheet(samples.entropy[:, 0], title)

@@ -22,8 +22,10 @@ def test_samples_and_their_likelihoods_are_written(igpt, model, tmp_path):
         *names,
         "contact-sheet.png",
         "result.json",
+        "samples.npz",
     }
     sampled = igpt_keras.load(model).sample(5, seed=3)
+    np.testing.assert_array_equal(np.load(output / "samples.npz")["arr_0"], sampled.images[:, 0])
     records = read_result(output).metrics["completions"]
     for index, (name, record) in enumerate(zip(names, records, strict=True)):
         np.testing.assert_array_equal(Image.open(output / name), sampled.images[index, 0])
