@@ -6,11 +6,30 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from igpt_keras.cli.command import OptionGroup, command, command_line, option
-from igpt_keras.cli.options import DATA, MODEL, batch_size, output, overwrite, seed
+from igpt_keras.cli.options import (
+    DATA,
+    MODEL,
+    SHIPPED_MODEL,
+    batch_size,
+    output,
+    overwrite,
+    seed,
+)
+from igpt_keras.cli.set_comparison import print_comparison
 from igpt_keras.cli.training import print_bad_images
 
 if TYPE_CHECKING:
     from igpt_keras.runs.options import DataOptions
+
+
+class Samples(click.ParamType):
+    """A number of images, or the path of a set of images."""
+
+    name = "number or path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Returns an integer or a path."""
+        return int(value) if str(value).isdecimal() else value
 
 
 @command(
@@ -26,7 +45,28 @@ if TYPE_CHECKING:
                 default=True,
                 help="Compare with count-based baselines, which read the training images.",
             ),
-            seed("Random seed for BERT's masks."),
+            seed("Random seed for BERT's masks and for --samples."),
+            option(
+                "--samples",
+                type=Samples(),
+                metavar="N|PATH",
+                help="Compare generated images with real ones: N new samples of MODEL, a file such "
+                "as samples.npz, or a folder of images.",
+            ),
+            option(
+                "--reference",
+                type=click.Choice(["train", "validation", "test"]),
+                show_default="test, or else validation",
+                help="Split that --samples are compared with.",
+            ),
+            option(
+                "--features",
+                default=f"model:{SHIPPED_MODEL}",
+                metavar="KIND:PATH",
+                help="Features that --samples are compared by: inception:FILE for FID and KID, "
+                "with torch-fidelity's weights; model:PATH for those of a model of igpt, which are "
+                "not FID; or a plug-in's.",
+            ),
         ),
     ),
     overwrite(),
@@ -40,7 +80,12 @@ def evaluate(
     compared with count-based baselines, and the accuracy of a classifier. A BERT model sees five
     masks of every image. A model with the rgb tokenizer also gets the bits per dimension that the
     literature reports.
+
+    With --samples, generated images are compared with real ones as well: by the Fréchet distance,
+    the kernel distance, precision and recall. An interrupted command continues its sampling when
+    it is given again.
     """
+    from igpt_keras.cli.stages import StageBars
     from igpt_keras.runs import Evaluate
     from igpt_keras.runs.folder import RESULT_FILE
 
@@ -51,9 +96,12 @@ def evaluate(
         overwrite=overwrite,
         command=command_line(),
     )
-    result = run.run()
+    with StageBars() as bars:
+        result = run.run([bars])
     print_bad_images(data)
     _show(result.metrics, list(run.held_out), f"{model} on {result.data['name']}")
+    if "samples" in result.metrics:
+        print_comparison(result)
     click.echo(f"Wrote {output / RESULT_FILE}")
 
 

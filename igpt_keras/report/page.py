@@ -11,7 +11,7 @@ from igpt_keras.report.runs import Run
 
 T = TypeVar("T")
 ABSENT = "–"
-NUMBER = re.compile(r"[\d.]+( ± [\d.]+)?[KM]?")
+NUMBER = re.compile(r"-?[\d.]+( ± [\d.]+)?[KM]?")
 
 
 @dataclasses.dataclass(frozen=True)

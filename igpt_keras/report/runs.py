@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from igpt_keras.errors import InputError
+from igpt_keras.evaluation.set_distances import SetDistances
 from igpt_keras.network.config import ImageGPTConfig, check_objective
 from igpt_keras.runs.folder import RUN_FILE, SNAPSHOTS
 from igpt_keras.runs.result import RESULT_FILE, Result, read_result
@@ -69,6 +70,27 @@ class Entry:
 
 
 @dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Generated images compared with real ones, or real ones among each other.
+
+    Attributes:
+        what: "samples" or "real images".
+        num_images: Number of these.
+        num_others: Number of the real images that they are compared with.
+        split: The split of the real images.
+        features: Name of the features that they are compared by.
+        distances: What was measured.
+    """
+
+    what: str
+    num_images: int
+    num_others: int
+    split: str
+    features: str
+    distances: SetDistances
+
+
+@dataclasses.dataclass(frozen=True)
 class Losses(Entry):
     """A pre-training run or an evaluation; losses in nats per token, accuracy as a fraction."""
 
@@ -78,6 +100,7 @@ class Losses(Entry):
     test_accuracy: float | None = None
     images_per_second: float | None = None
     minutes: float | None = None
+    comparisons: tuple[Comparison, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,7 +293,21 @@ def _read_pretraining(run: Run) -> Losses:
 def _read_evaluation(run: Run) -> Losses:
     names = ("validation_loss", "test_loss", "test_bits_per_dimension", "test_accuracy")
     metrics = {name: _optional(float, run.result.metrics.get(name)) for name in names}
-    return Losses(*_entry(run), **metrics)
+    comparisons = tuple(_read_comparisons(run)) if "samples" in run.result.metrics else ()
+    return Losses(*_entry(run), **metrics, comparisons=comparisons)
+
+
+def _read_comparisons(run: Run) -> Iterable[Comparison]:
+    measured, about = dict(run.result.metrics["samples"]), run.result.settings["samples"]
+    real_images = measured.pop("real_images")
+    measured["num_images"] = about["samples"]["num_images"]
+    measured["num_others"] = about["reference"]["num_images"]
+    rows = {"samples": measured} | ({"real images": dict(real_images)} if real_images else {})
+    for what, each in rows.items():
+        counts = int(each.pop("num_images")), int(each.pop("num_others"))
+        distances = SetDistances(**{name: float(value) for name, value in each.items()})
+        split, features = str(about["reference"]["split"]), str(about["features"]["name"])
+        yield Comparison(what, *counts, split, features, distances)
 
 
 def _read_fine_tuning(run: Run) -> FineTuning:

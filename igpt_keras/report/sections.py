@@ -15,7 +15,7 @@ def report_page(findings: Findings, title: str) -> Page:
     Raises:
         InputError: A completions.png or samples.png is not a picture.
     """
-    evaluations = tables.evaluations(findings)
+    evaluations = [*tables.evaluations(findings), *tables.generated_images(findings)]
     sections = [
         _section(
             "Pre-training",

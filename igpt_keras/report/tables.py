@@ -77,6 +77,32 @@ def evaluations(findings: Findings) -> list[Exhibit]:
     return _exhibits("Evaluated models", header, rows, caption, entries, findings)
 
 
+def generated_images(findings: Findings) -> list[Exhibit]:
+    """Returns one table of how generated images compare with real ones."""
+    entries = [entry for entry in findings.evaluations if entry.comparisons]
+    rows = [
+        (
+            *(entry.run.name, each.what, entry.data_set),
+            f"{each.num_images:,} with {each.num_others:,} {each.split}",
+            *(each.features, f"{each.distances.frechet_distance:.4f}"),
+            f"{each.distances.kernel_distance:.5f} ± {each.distances.kernel_distance_std:.5f}",
+            *(f"{each.distances.precision:.3f}", f"{each.distances.recall:.3f}"),
+        )
+        for entry in entries
+        for each in entry.comparisons
+    ]
+    header = (
+        *("run", "what", "data", "images", "features"),
+        *("Fréchet distance", "kernel distance", "precision", "recall"),
+    )
+    caption = (
+        "Generated images compared with real ones, and real ones among each other. With the "
+        "features “Inception” the distances are FID and KID; with others they are not. Distances "
+        "compare between rows with equal features, data and numbers of images."
+    )
+    return _exhibits("Generated images", header, rows, caption, entries, findings)
+
+
 def transfer(findings: Findings) -> list[Exhibit]:
     """Returns linear probes with the paper's Tables 1 and 2."""
     exhibits = []

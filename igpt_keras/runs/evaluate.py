@@ -12,10 +12,13 @@ nats per token, which is a pixel for a palette:
 | `S_classification_loss` | of a classifier, in nats |
 | `votes` | number of masks that an image is measured under, for BERT; else None |
 | `baselines` | of each split, losses of count-based models, by name |
+| `samples` | how generated images compare with real ones, as of `generated_images` |
 """
 
 import dataclasses
+import os
 import pathlib
+import shutil
 from typing import Any
 
 from igpt_keras import paper
@@ -31,9 +34,11 @@ from igpt_keras.evaluation.metrics import (
 from igpt_keras.evaluation.voting import VOTES
 from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.runs.callbacks import Callbacks
+from igpt_keras.runs.generated_images import GeneratedImages
 from igpt_keras.runs.options import ModelOptions
 from igpt_keras.runs.result import Result, describe_model
 from igpt_keras.runs.run import Measurement
+from igpt_keras.runs.sampled_images import PROGRESS_FILE
 from igpt_keras.runs.tokenizers import load_with_tokenizer
 from igpt_keras.stages import stage
 from igpt_keras.tokenizers.base import tokenizer_of
@@ -48,16 +53,27 @@ class Settings(ModelOptions):
         model: Path of the model.
         batch_size: Images in a forward pass.
         baselines: Whether to measure count-based models of the training images as well.
-        seed: Seed of BERT's masks.
+        seed: Seed of BERT's masks, and of the first sampled image.
+        samples: Number of images to sample and to compare with real ones, or the path of a set
+            of images (`SampleSet`); None for no such comparison.
+        reference: The real images: "train", "validation" or "test"; None for the test split, or
+            else the validation split.
+        features: What they are compared by; see `open_feature_extractor`.
     """
 
     batch_size: int = paper.BATCH_SIZE
     baselines: bool = True
     seed: int = 0
+    samples: int | str | os.PathLike | None = None
+    reference: str | None = None
+    features: str = "model:image_gpt_nano"
 
 
 class Evaluate(Measurement[Settings]):
     """Measures a model on the validation and the test split, and writes `result.json`.
+
+    With `samples`, it also compares generated images with real ones. While it samples, the images
+    so far are in a folder next to the run's, from which the same run goes on if it was killed.
 
     Attributes:
         model: The model.
@@ -66,6 +82,15 @@ class Evaluate(Measurement[Settings]):
 
     kind = "evaluate"
     Settings = Settings
+    generated: GeneratedImages | None = None
+
+    @property
+    def _samples_folder(self) -> pathlib.Path:
+        return self.output.with_name(f"{self.output.name}-samples")
+
+    def remove_checkpoints(self) -> None:
+        if (self._samples_folder / PROGRESS_FILE).exists():
+            shutil.rmtree(self._samples_folder)
 
     def _load(self) -> None:
         self.model = load_with_tokenizer(self.settings.model)
@@ -74,6 +99,16 @@ class Evaluate(Measurement[Settings]):
             raise InputError(
                 f"data must have the classes of the classifier, {_names(expected)}; "
                 f"got {_names(names)}"
+            )
+        settings = self.settings
+        if settings.samples is not None:
+            self.generated = GeneratedImages(
+                self.model,
+                self.data,
+                samples=settings.samples,
+                reference=settings.reference,
+                features=settings.features,
+                seed=settings.seed,
             )
         self.held_out = self.data.tokenize_held_out(self.model)
         if not self.held_out:
@@ -87,17 +122,22 @@ class Evaluate(Measurement[Settings]):
         if self.settings.baselines and self.model.generative_weight > 0:
             with stage("measuring the baselines"):
                 metrics["baselines"] = self._baselines()
+        settings = {
+            "batch_size": self.settings.batch_size,
+            "seed": self.settings.seed,
+            "augmentation": self.data.augmentation,
+            "split_seed": self.data.split_seed,
+        }
+        if self.generated is not None:
+            metrics["samples"], settings["samples"] = self.generated.measure(
+                folder, self._samples_folder, callbacks
+            )
         return Result(
             kind=self.kind,
             command=self.command,
             model=describe_model(self.model, self.settings.model),
             data=self.data.data_set.describe(),
-            settings={
-                "batch_size": self.settings.batch_size,
-                "seed": self.settings.seed,
-                "augmentation": self.data.augmentation,
-                "split_seed": self.data.split_seed,
-            },
+            settings=settings,
             metrics=metrics,
         )
 

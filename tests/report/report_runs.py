@@ -112,6 +112,24 @@ def evaluation(folder, of=None):
     return write(folder, "evaluate", of or model(), metrics)
 
 
+def comparison(folder, features="layer 2 of image_gpt_nano", real_images=True):
+    """An evaluation that also compared generated images."""
+    names = ("frechet_distance", "kernel_distance", "kernel_distance_std", "precision", "recall")
+    among_real = dict(zip(names, (0.51234, -0.00021, 0.00032, 0.9, 0.91), strict=True))
+    among_real |= {"num_images": 900, "num_others": 1100}
+    samples = dict(zip(names, (3.98766, 0.01234, 0.00123, 0.8765, 0.4321), strict=True))
+    settings = {
+        "samples": {"num_images": 1000},
+        "reference": {"split": "test", "num_images": 2000},
+        "features": {"name": features},
+    }
+    metrics = {
+        "validation_loss": 2.5,
+        "samples": {**samples, "real_images": among_real if real_images else None},
+    }
+    return write(folder, "evaluate", model(), metrics, {"samples": settings})
+
+
 def history(folder, records):
     """Writes the history of a training to its folder."""
     lines = [json.dumps({"time": 0.0, **record}) + "\n" for record in records]

@@ -114,6 +114,26 @@ def test_a_picture_that_is_none_is_named(tmp_path):
             write_report([run], tmp_path / "out")
 
 
+def test_generated_and_real_images_are_rows_of_one_table(tmp_path):
+    runs.comparison(tmp_path / "ours")
+    runs.comparison(tmp_path / "fid", features="Inception", real_images=False)
+    page = report(tmp_path, tmp_path / "out")
+    rows = page.table("kernel distance")
+    columns = ("run", "what", "features", "Fréchet distance", "kernel distance")
+    ours = "layer 2 of image_gpt_nano"
+    assert [tuple(row[column] for column in columns) for row in rows] == [
+        ("fid", "samples", "Inception", "3.9877", "0.01234 ± 0.00123"),
+        ("ours", "samples", ours, "3.9877", "0.01234 ± 0.00123"),
+        ("ours", "real images", ours, "0.5123", "-0.00021 ± 0.00032"),
+    ]
+    assert [row["images"] for row in rows[1:]] == ["1,000 with 2,000 test", "900 with 1,100 test"]
+    assert [(row["precision"], row["recall"]) for row in rows[1:]] == [
+        ("0.876", "0.432"),
+        ("0.900", "0.910"),
+    ]
+    assert "With the features “Inception” the distances are FID and KID" in page.text
+
+
 def test_page_is_whole_and_refers_to_nothing_outside(everything, tmp_path):
     page = report(everything, tmp_path / "out")
     assert {"html", "head", "title", "body", "h1", "h2", "h3", "table", "details"} <= page.tags
