@@ -65,9 +65,8 @@ class VQVAE(keras.Model, ImageTokenizer):
     version of the paper (Chen et al. 2020, "V1") reached 96×96 and 192×192 pixels with 48×48
     tokens in this way, with fewer than 200,000 parameters, as here.
 
-    The paper gives no other numbers: codebook size, widths, the number of residual layers and the
-    recipe are our choice. They follow the example of Sonnet, with widths that keep the number of
-    parameters small.
+    Codebook size, widths, the number of residual layers and the recipe are our choice, since our
+    sources name none. They follow the example of Sonnet, with fewer channels.
 
     `fit` takes images uint8 [B, R, R, 3], as arrays or as a `tf.data.Dataset` of batches, alone
     or with labels, which it ignores. The loss is that of Sonnet: the mean squared error divided by
