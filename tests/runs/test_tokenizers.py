@@ -10,7 +10,8 @@ import pytest
 import igpt_keras
 from igpt_keras import ColorPalette, ImageGPT, ImageGPTConfig, InputError, RGBTokenizer
 from igpt_keras.data import open_data, read_images, tokenize
-from igpt_keras.report import write_report
+from igpt_keras.report.curves import loss_curves
+from igpt_keras.report.runs import find_runs, read_findings
 from igpt_keras.runs import DataOptions, Evaluate, Finetune, Pretrain, Probe
 from igpt_keras.runs.folder import read_run
 from igpt_keras.runs.tokenizers import read_tokenizer
@@ -209,12 +210,9 @@ class TestVerbs:
         baselines = metrics["baselines"]["test"]
         assert baselines["uniform"] == pytest.approx(math.log(config.vocabulary_size))
         assert baselines["left token"] < baselines["unigram"] < baselines["uniform"]
-        write_report([output, tmp_path / "run"], tmp_path / "report")
-        page = (tmp_path / "report" / "report.html").read_text()
-        rows, columns = config.token_grid
-        values = config.vocabulary_size
-        assert f"8×8 pixels, {rows}×{columns} tokens of {values} values" in page
-        assert f"{values} colors" not in page
+        (panel,) = loss_curves(read_findings(find_runs([output, tmp_path / "run"])))
+        tokens = "8×24 tokens of 256 values" if output.name == "rgb" else "4×4 tokens of 4 values"
+        assert panel.title == f"AR on digits, 8×8 pixels, {tokens}"
 
     def test_probes_and_fine_tuning(self, pretrained, tmp_path):
         output = pretrained[0]
