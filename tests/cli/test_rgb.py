@@ -59,7 +59,9 @@ def test_images_are_completed_and_sampled(igpt, trained, tmp_path):
         image = np.asarray(Image.open(completed / name).convert("RGB"))
         np.testing.assert_array_equal(image[:3], given[:3])
         np.testing.assert_array_equal(image, np.asarray(Image.open(again / name).convert("RGB")))
-    status, _, errors = igpt("sample", trained[0], "--num-samples", 2, "--output", tmp_path / "s")
+    status, _, errors = igpt(
+        "sample", "--model", trained[0], "--num-samples", 2, "--output", tmp_path / "s"
+    )
     assert status == 0, errors
     assert model.sample(2, seed=0).images.shape == (2, 1, 8, 8, 3)
 
