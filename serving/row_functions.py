@@ -2,16 +2,18 @@
 
 The functions are attributes of `tf.saved_model.load(folder).rows`. They are no signatures, so
 TensorFlow Serving does not see them. Each maps tensors by name to tensors by name. Shapes: N
-completions of one image, R its side, n = R² pixels.
+completions of one image, R its side, n tokens.
 
 | function | inputs | outputs |
 | --- | --- | --- |
-| `view` | `image_bytes` string | `tokens` int32 [n], `pixels` uint8 [R, R, 3] |
-| `begin` | `tokens` int32 [n], `known` bool [R, R], `num_completions` int32 | a state |
-| `decode_row` | a state, `known`, `seed` int64 [N], `temperature` float32 [N], `top_k` int32 [N], `top_p` float32 [N] | the next state, `pixels` uint8 [N, R, 3], `entropy` float32 [N, R], `log_likelihood` float32 [N] |
+| `view` | `image_bytes` string | `image` uint8 [R, R, 3], `pixels` uint8 [R, R, 3], as known pixels come back |
+| `begin` | `image` uint8 [R, R, 3], whose unknown pixels the caller has filled, `known` bool [R, R], `num_completions` int32 | a state |
+| `decode_row` | a state, `known`, `seed` int64 [N], `temperature` float32 [N], `top_k` int32 [N], `top_p` float32 [N] | the next state, `num_rows` int32, `pixels` uint8 [N, R, R, 3], `entropy` float32 [N, R, R], `log_likelihood` float32 [N] |
 
-A state is `position` int32, `tokens` int32 [n, N], `log_probs` and `entropies` float32 [n, N], and
-`keys_0`, `values_0`, … [N · H, positions, D] of each layer.
+`decode_row` decodes a row of tokens. Then the first `num_rows` rows of `pixels` and `entropy` are final; the
+values of `pixels` where a pixel is known mean nothing. The entropy of a pixel is the mean of its tokens'. A state is
+`position` int32, `tokens` int32 [n, N], `log_probs` and `entropies` float32 [n, N], and `keys_0`,
+`values_0`, … [N · H, positions, D] of each layer.
 """  # noqa: E501
 
 ROWS = "rows"
@@ -21,6 +23,6 @@ DECODE_ROW = "decode_row"
 # The inputs of each function; `decode_row` takes a state besides.
 ROW_FUNCTIONS = {
     VIEW: {"image_bytes"},
-    BEGIN: {"tokens", "known", "num_completions"},
+    BEGIN: {"image", "known", "num_completions"},
     DECODE_ROW: {"known", "seed", "temperature", "top_k", "top_p"},
 }

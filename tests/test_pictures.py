@@ -12,6 +12,7 @@ from igpt_keras.pictures.completions import (
     entropy_sheet,
     known_rows,
     numbered_sheet,
+    sample_entropy_sheet,
     write_completions,
     write_samples,
 )
@@ -216,6 +217,26 @@ def test_entropy_is_below_its_completion_and_only_of_sampled_pixels(completed):
             expected[known] = BACKGROUND
             np.testing.assert_array_equal(below[1 + number], enlarged(expected, 16))
         assert (below[0] == BACKGROUND).all()
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (8, 24), (2, 8), (3, 5)])
+def test_entropy_of_tokens_is_shown_at_their_pixels(completed, grid):
+    """A pixel that several tokens share has their mean, by area."""
+    rows, columns = grid
+    entropy = np.random.default_rng(4).uniform(0, 1, (2, 3, *grid))
+    parts = entropy.repeat(8, axis=2).repeat(8, axis=3)
+    of_pixels = parts.reshape(2, 3, 8, rows, 8, columns).mean(axis=(3, 5))
+    found, expected = (
+        np.array(cells(entropy_sheet(*completed, values), 4, 4, 128), int)
+        for values in (entropy, of_pixels)
+    )
+    # Rounding may fall either way.
+    assert np.abs(found - expected).max() <= 1
+    found, expected = (
+        np.array(cells(sample_entropy_sheet(values[0], 8), 2, 2, 128), int)
+        for values in (entropy, of_pixels)
+    )
+    assert np.abs(found - expected).max() <= 1
 
 
 def test_a_sheet_of_samples_is_about_square():

@@ -126,8 +126,8 @@ def generate(run: Any, progress: str, noun: str) -> None:
     for record in records:
         parts = [record["file"]]
         for what, name, per_pixel in (
-            ("sampled pixels", "log_likelihood", "bits_per_sampled_pixel"),
-            ("all pixels", "total_log_likelihood", "bits_per_pixel"),
+            ("sampled tokens", "log_likelihood", "bits_per_sampled_pixel"),
+            ("all tokens", "total_log_likelihood", "bits_per_pixel"),
         ):
             if record.get(per_pixel) is not None:
                 parts.append(f"{what} {record[name]:.2f} nats ({record[per_pixel]:.3f} bits/pixel)")

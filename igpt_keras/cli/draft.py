@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     MODEL,
     DATA,
     output("File to write the draft to, ending in .npz."),
-    seed("Random seed for choosing the pixels that the draft is fitted to."),
+    seed("Random seed for choosing the tokens that the draft is fitted to."),
     overwrite("Replace an existing output file."),
 )
 def draft(
@@ -28,7 +28,7 @@ def draft(
 ) -> None:
     """Fit a draft, with which a model samples in fewer passes.
 
-    The draft predicts a pixel of the training images from its position and its neighbors. With
+    The draft predicts a token of the training images from its position and its neighbors. With
     `igpt complete --draft`, MODEL samples the same pixels as without it.
     """
     from igpt_keras.atomic import check_replaceable
@@ -48,7 +48,9 @@ def draft(
     tokenized = data.tokenize(data.data_set.train, loaded)
     count = plural(len(tokenized.tokens), "image")
     with stage(f"fitting a draft to {count}"):
-        fitted = NeighborDraft.fit(tokenized.tokens, loaded.config.vocabulary_size, seed)
+        config = loaded.config
+        sizes = {"vocabulary_size": config.vocabulary_size, "columns": config.token_grid[1]}
+        fitted = NeighborDraft.fit(tokenized.tokens, seed=seed, **sizes)
     fitted.save(output, overwrite)
     print_bad_images(data)
     click.echo(f"Fitted a draft to {count}")

@@ -13,7 +13,7 @@ from keras import ops
 
 from igpt_keras import paper
 from igpt_keras.errors import InputError
-from igpt_keras.models.inputs import to_tokens
+from igpt_keras.models.inputs import bind, to_tokens
 from igpt_keras.models.keras_internals import first_added_loss, replaced_losses
 from igpt_keras.models.keras_methods import KerasMethods
 from igpt_keras.models.masking import draw_fresh_mask
@@ -24,7 +24,7 @@ from igpt_keras.network.config import ImageGPTConfig, integer_of_at_least, is_in
 from igpt_keras.network.losses import autoregressive_nll, masked_nll
 from igpt_keras.tensors import Shape, Tensor
 from igpt_keras.tokenizers import load_tokenizer
-from igpt_keras.tokenizers.base import ImageTokenizer, bind, deserialize, serialize
+from igpt_keras.tokenizers.base import ImageTokenizer, deserialize, serialize
 
 if TYPE_CHECKING or keras.backend.backend() == "tensorflow":
     from igpt_keras.models.distributed import DistributedTrainer as Trainer
@@ -118,10 +118,7 @@ class GenerativeModel(KerasMethods, Trainer, Task):
     @tokenizer.setter
     def tokenizer(self, tokenizer: ImageTokenizer | None) -> None:
         if tokenizer is not None:
-            config = self.config
-            tokenizer = bind(
-                tokenizer, config.image_size, config.vocabulary_size, config.sequence_length
-            )
+            tokenizer = bind(tokenizer, self.config)
         self._tokenizer = tokenizer
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -17,7 +17,8 @@ class ImageGPT(GenerativeModel):
 
     With `objective="ar"`, the logits at position i are for token i given those before it.
     With "bert", they are for token i given the tokens outside the mask M. The loss is in nats
-    per token; the metric `bits_per_pixel` is the same in bits.
+    per token. The metric `bits_per_pixel` is that of all tokens in bits, divided by the number of
+    pixels: a likelihood of pixels only if tokens and pixels determine each other.
 
     Args:
         config: The sizes.

@@ -10,7 +10,7 @@ import numpy as np
 from igpt_keras.errors import InputError
 from igpt_keras.models.graph_checks import require_below
 from igpt_keras.network.config import ImageGPTConfig
-from igpt_keras.tokenizers.base import tokenizer_of
+from igpt_keras.tokenizers.base import ImageTokenizer, tokenizer_of
 from igpt_keras.tokenizers.image_hints import (
     channels_hint,
     in_pipeline,
@@ -19,6 +19,27 @@ from igpt_keras.tokenizers.image_hints import (
     squares_hint,
     uint8_hint,
 )
+
+
+def bind(tokenizer: ImageTokenizer, config: ImageGPTConfig) -> ImageTokenizer:
+    """Returns a tokenizer for the images of a model of these sizes.
+
+    Raises:
+        InputError: The tokenizer does not fit the model.
+    """
+    bound = tokenizer.bind(config.image_size)
+    if bound.vocabulary_size != config.vocabulary_size:
+        raise InputError(
+            f"tokenizer must have vocabulary_size={config.vocabulary_size}, "
+            f"got a {type(bound).__name__} with {bound.vocabulary_size}"
+        )
+    found, (rows, columns) = bound.grid, config.token_grid
+    if found != (rows, columns):
+        raise InputError(
+            f"tokenizer must make {rows * columns} tokens of an image, {rows} × {columns}, "
+            f"got a {type(bound).__name__} with {found[0]} × {found[1]}"
+        )
+    return bound
 
 
 def to_tokens(model: Any, inputs: Any) -> Any:

@@ -21,7 +21,6 @@ from igpt_keras.pictures.contact_sheets import (
 )
 
 SHEET_FILE = "contact-sheet.png"
-ENTROPY = "entropy of a sampled pixel, nats"
 MAX_SCALE = 64
 # Most file systems take names of 255 bytes, some of 143.
 MAX_STEM_BYTES = 100
@@ -91,18 +90,18 @@ def entropy_sheet(
         originals: uint8 [B, R, R, 3], the images as the model sees them.
         completed: uint8 [B, N, R, R, 3].
         known: bool [R, R], the pixels that were known.
-        entropy: float [B, N, R, R], in nats.
+        entropy: float [B, N, rows, columns], in nats, of the tokens of a grid.
         title: Text above everything.
         names: As for `completion_sheet`.
     """
-    colors, largest = _entropy_colors(entropy, known)
+    colors, scale = _entropy_colors(entropy, known)
     labels, numbers = _parts(names, completed.shape[1])
     rows, row_labels = [], []
     for index, (original, images) in enumerate(zip(originals, completed, strict=True)):
         rows += [[keep_known(original, known), *images], [None, *colors[index]]]
         row_labels += [labels[index] if labels else "", "entropy"]
     sheet = contact_sheet(rows, ["known", *numbers], title=title, labels=row_labels)
-    return stacked([sheet, color_scale(largest, ENTROPY)])
+    return stacked([sheet, scale])
 
 
 def _parts(names: Sequence[Sequence[str]] | None, count: int) -> tuple[list[str], list[str]]:
@@ -114,12 +113,42 @@ def _parts(names: Sequence[Sequence[str]] | None, count: int) -> tuple[list[str]
     return starts, [f"completion {end}" for end in ends]
 
 
-def _entropy_colors(entropy: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, float]:
-    """Returns uint8 [..., R, R, 3], plain where pixels were known, and the largest entropy."""
+def _entropy_colors(entropy: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, Image.Image]:
+    """Colors the entropy of tokens.
+
+    Args:
+        entropy: float [..., rows, columns].
+        known: bool [R, R], the pixels that were known.
+
+    Returns:
+        uint8 [..., R, R, 3], plain where pixels were known, and the scale of the colors.
+    """
+    what = "pixel" if entropy.shape[-2:] == known.shape else "token"
+    rows, columns = (
+        shares_of_pixels(count, len(known)).astype(entropy.dtype) for count in entropy.shape[-2:]
+    )
+    entropy = rows @ entropy @ columns.T
     known = np.broadcast_to(known, entropy.shape)
     largest = max(float(entropy.max(where=~known, initial=0)), 1e-6)
     colors = np.where(known[..., None], BACKGROUND, heat_map(entropy, largest))
-    return colors.astype(np.uint8), largest
+    scale = color_scale(largest, f"entropy of a sampled {what}, nats")
+    return colors.astype(np.uint8), scale
+
+
+def shares_of_pixels(count: int, size: int) -> np.ndarray:
+    """Returns how much of each pixel of a side lies in each token.
+
+    Args:
+        count: The number of tokens along the side, which they share evenly.
+        size: R, the number of pixels along the side.
+
+    Returns:
+        float64 [R, count], of which each row sums to 1: its product with values of tokens are
+        their means over pixels.
+    """
+    pixels, tokens = np.arange(size)[:, None] * count, np.arange(count) * size
+    overlap = np.minimum(pixels + count, tokens + size) - np.maximum(pixels, tokens)
+    return np.maximum(overlap, 0) / count
 
 
 def numbered_sheet(images: np.ndarray, title: str = "") -> Image.Image:
@@ -134,10 +163,10 @@ def numbered_sheet(images: np.ndarray, title: str = "") -> Image.Image:
     )
 
 
-def sample_entropy_sheet(entropy: np.ndarray, title: str = "") -> Image.Image:
-    """Draws the entropy of every pixel of samples, float [N, R, R], in nats."""
-    colors, largest = _entropy_colors(entropy, np.array(False))
-    return stacked([numbered_sheet(colors, title), color_scale(largest, ENTROPY)])
+def sample_entropy_sheet(entropy: np.ndarray, image_size: int, title: str = "") -> Image.Image:
+    """Draws the entropy of the tokens of samples, float [N, rows, columns], in nats."""
+    colors, scale = _entropy_colors(entropy, np.zeros([image_size, image_size], bool))
+    return stacked([numbered_sheet(colors, title), scale])
 
 
 def write_completions(

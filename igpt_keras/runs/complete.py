@@ -5,8 +5,8 @@ Metrics of the result: `completions`, a list with a dictionary for each file:
 | key | value |
 | --- | --- |
 | `file` | name of the PNG in the run's folder |
-| `log_likelihood`, `bits_per_sampled_pixel` | of the sampled pixels, in nats and in bits |
-| `total_log_likelihood`, `bits_per_pixel` | the same of all pixels; absent for BERT |
+| `log_likelihood`, `bits_per_sampled_pixel` | of sampled tokens, in nats and bits / unknown pixel |
+| `total_log_likelihood`, `bits_per_pixel` | of all tokens, in nats and bits / R²; not for BERT |
 """
 
 import contextlib
@@ -153,9 +153,10 @@ class _Generation(Measurement):
             report_progress(callbacks, "rows", done, total)
 
         # A BERT model fills all rows together. Reporting rows takes time.
+        tokenizer = tokenizer_of(self.model)
         reports = (
             self.model.objective == "ar"
-            and tokenizer_of(self.model).pixelwise
+            and tokenizer.final_rows(tokenizer.grid[0] - 1) > 0
             and any(hasattr(callback, "on_progress") for callback in callbacks)
         )
         arguments = {"sampler": self.settings.sampler, "draft": self.draft, **settings}
@@ -269,9 +270,10 @@ class Sample(_Generation):
         write_sample_set(folder / SAMPLES_FILE, samples.images[:, 0])
         if self.settings.entropy:
             assert samples.entropy is not None
-            sheet = sample_entropy_sheet(samples.entropy[:, 0], title)
+            sheet = sample_entropy_sheet(samples.entropy[:, 0], size, title)
             save_png(sheet, folder / ENTROPY_FILE)
-        return self._result({}, likelihoods(samples, [[name] for name in names], size * size))
+        names = [[name] for name in names]
+        return self._result({}, likelihoods(samples, names, size * size))
 
 
 def read_mask(path: str | os.PathLike, size: int) -> np.ndarray:
@@ -294,9 +296,9 @@ def likelihoods(
     Args:
         completions: N completions of each of B images.
         names: B lists of N file names.
-        num_sampled: Number of sampled pixels of each image.
+        num_sampled: Number of unknown pixels of each image.
     """
-    num_pixels = completions.tokens.shape[-1]
+    num_pixels = math.prod(completions.images.shape[-3:-1])
     records = []
     for image, of_image in enumerate(names):
         for number, name in enumerate(of_image):

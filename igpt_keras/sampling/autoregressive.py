@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from igpt_keras.network.protocols import TokenModel
-from igpt_keras.sampling.checks import token_grid
 from igpt_keras.sampling.decoder import Caches, cache_specs, decode_step, grow, prefill, repeat
 from igpt_keras.sampling.gumbel import gumbel_noise, log_prob_and_entropy, sample_token
 from igpt_keras.sampling.samplers import Sampler
@@ -128,7 +127,7 @@ class RowBlock:
         lookahead: int = 0,
     ):
         config = model.config
-        columns, self._length = token_grid(model)[1], config.sequence_length
+        columns, self._length = model.config.token_grid[1], config.sequence_length
         first_row = state.position // columns
         self.start = first_row * columns
         self.stop = tf.minimum((first_row + num_rows) * columns, self._length)
@@ -169,7 +168,7 @@ def decode_until(
 
 def rows_at_once(model: TokenModel) -> int:
     """Returns how many rows of tokens have about `CACHE_GROWTH` positions."""
-    rows, columns = token_grid(model)
+    rows, columns = model.config.token_grid
     return min(max(CACHE_GROWTH // columns, 1), rows)
 
 

@@ -1,6 +1,5 @@
 """Checks of what is asked of a model."""
 
-import math
 from typing import Any
 
 import keras
@@ -79,14 +78,6 @@ def check_model_images(model: TokenModel, images: np.ndarray) -> np.ndarray:
             f"(image_size={size}), got {list(images.shape)}{hint}"
         )
     return images
-
-
-def token_grid(model: TokenModel) -> tuple[int, int]:
-    """Returns the rows and columns of an image's tokens; square for a model without tokenizer."""
-    if model.tokenizer is not None:
-        return model.tokenizer.grid
-    side = math.isqrt(model.config.sequence_length)
-    return side, side
 
 
 def known_pixels(

@@ -24,12 +24,12 @@ from igpt_keras.sampling.graphs import kept_by_model
 from igpt_keras.sampling.requests import check_positive
 from igpt_keras.tensors import Tensor
 
-# Offsets (rows, columns) of a pixel's neighbors: left, above, above left, above right.
+# Offsets (rows, columns) of a token's neighbors: left, above, above left, above right.
 NEIGHBORS = ((0, -1), (-1, 0), (-1, -1), (-1, 1))
-# Each row of counts starts with this many pixels of the average distribution.
+# Each row of counts starts with this many tokens of the average distribution.
 PRIOR_COUNT = 5.0
-# The weights of the tables are fitted to at most this many pixels.
-MAX_FITTED_PIXELS = 4096
+# The weights of the tables are fitted to at most this many tokens.
+MAX_FITTED_TOKENS = 4096
 NEWTON_STEPS = 10
 
 
@@ -123,18 +123,20 @@ class ModelDraft(Draft):
 
 
 class NeighborDraft(Draft):
-    """Predicts a pixel from its position and the four neighbors before it in raster order.
+    """Predicts a token from its position and the four neighbors before it in raster order.
 
-    The logits are sums of table rows, one for the position and one for the color of each
-    neighbor: a lookup instead of a network. For models whose tokens are pixels.
+    The logits are sums of table rows, one for the position and one for each neighbor: a lookup
+    instead of a network.
 
     Args:
         places: float32 [n, V], by position.
-        neighbors: float32 [4, V + 1, V], by the color of the pixel left, above, above left and
-            above right. The last row of each table is for a neighbor outside the image.
+        neighbors: float32 [4, V + 1, V], by the token to the left, above, above left and above
+            right. The last row of each table is for a neighbor outside the image.
+        columns: The number of tokens in a row; None for as many as there are rows.
 
     Raises:
-        InputError: A table has another shape or is not finite.
+        InputError: A table has another shape or is not finite, or rows of `columns` tokens do
+            not make n.
 
     Example:
         ```python
@@ -145,45 +147,48 @@ class NeighborDraft(Draft):
 
     SUFFIX = ".npz"
 
-    def __init__(self, places: np.ndarray, neighbors: np.ndarray):
+    def __init__(self, places: np.ndarray, neighbors: np.ndarray, columns: int | None = None):
         places, neighbors = (np.asarray(table, np.float32) for table in (places, neighbors))
-        length, vocabulary_size = places.shape if places.ndim == 2 else (0, 0)
-        self.image_size = math.isqrt(length)
-        self.sequence_length, self.vocabulary_size = length, vocabulary_size
-        expected = (len(NEIGHBORS), vocabulary_size + 1, vocabulary_size)
-        if not length or self.image_size**2 != length or neighbors.shape != expected:
+        length, self.vocabulary_size = places.shape if places.ndim == 2 else (0, 0)
+        expected = (len(NEIGHBORS), self.vocabulary_size + 1, self.vocabulary_size)
+        if not length or neighbors.shape != expected:
             raise InputError(
-                "a neighbor draft needs tables [n, V] with n a square, and [4, V + 1, V], "
+                "a neighbor draft needs tables [n, V] and [4, V + 1, V], "
                 f"got {list(places.shape)} and {list(neighbors.shape)}"
             )
+        self.token_grid = _grid(length, columns)
         if not (np.isfinite(places).all() and np.isfinite(neighbors).all()):
             raise InputError("the tables of a neighbor draft must be finite")
         self.places = places
         self.neighbors = neighbors
 
     @classmethod
-    def fit(cls, tokens: np.ndarray, vocabulary_size: int, seed: int = 0) -> "NeighborDraft":
-        """Fits a draft to images by counting how often each color follows each neighbor.
+    def fit(
+        cls, tokens: np.ndarray, vocabulary_size: int, seed: int = 0, columns: int | None = None
+    ) -> "NeighborDraft":
+        """Fits a draft to images by counting how often each token follows each neighbor.
 
-        A table holds the logarithm of a color's frequency next to a neighbor relative to its
+        A table holds the logarithm of a token's frequency next to a neighbor relative to its
         overall frequency; rare neighbors are smoothed towards the latter. The tables are added
-        with weights that maximize the likelihood of a sample of pixels.
+        with weights that maximize the likelihood of a sample of tokens.
 
         Args:
             tokens: int [N, n], of images like those to complete.
             vocabulary_size: V.
-            seed: The seed of the sample of pixels.
+            seed: The seed of the sample of tokens.
+            columns: The number of tokens in a row; None for as many as there are rows.
 
         Raises:
             InputError: The tokens have another shape or vocabulary.
         """
         tokens = _check_tokens(tokens, vocabulary_size)
         count, length = tokens.shape
+        grid = _grid(length, columns)
         counts = np.bincount(tokens.ravel(), minlength=vocabulary_size) + 1 / vocabulary_size
         average = counts / counts.sum()
         contexts = [
             np.broadcast_to(np.arange(length), tokens.shape),
-            *_neighbor_tokens(tokens, vocabulary_size),
+            *_neighbor_tokens(tokens, vocabulary_size, grid),
         ]
         sizes = [length] + [vocabulary_size + 1] * len(NEIGHBORS)
         tables = [
@@ -191,7 +196,7 @@ class NeighborDraft(Draft):
             for context, size in zip(contexts, sizes, strict=True)
         ]
         chosen = np.random.default_rng(seed).choice(
-            tokens.size, min(tokens.size, MAX_FITTED_PIXELS), replace=False
+            tokens.size, min(tokens.size, MAX_FITTED_TOKENS), replace=False
         )
         features = [
             table[context.ravel()[chosen]] for table, context in zip(tables, contexts, strict=True)
@@ -199,7 +204,7 @@ class NeighborDraft(Draft):
         features.append(np.broadcast_to(np.log(average), features[0].shape))
         weights = _fit_weights(np.stack(features), tokens.ravel()[chosen])
         places = weights[0] * tables[0] + weights[-1] * np.log(average)
-        return cls(places, np.stack(tables[1:]) * weights[1:-1, None, None])
+        return cls(places, np.stack(tables[1:]) * weights[1:-1, None, None], grid[1])
 
     def save(self, path: str | os.PathLike, overwrite: bool = False) -> None:
         """Writes the tables into an `.npz` file, completely or not at all.
@@ -212,7 +217,8 @@ class NeighborDraft(Draft):
             FileExistsError: `path` exists and `overwrite` is false.
         """
         with atomic_path(path, overwrite) as partial, open(partial, "wb") as file:
-            np.savez(file, places=self.places, neighbors=self.neighbors)
+            columns = np.array(self.token_grid[1])
+            np.savez(file, places=self.places, neighbors=self.neighbors, columns=columns)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "NeighborDraft":
@@ -227,8 +233,8 @@ class NeighborDraft(Draft):
             if not isinstance(tables, np.lib.npyio.NpzFile):
                 raise InputError("it is one array")
             with tables:
-                return cls(tables["places"], tables["neighbors"])
-        except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+                return cls(tables["places"], tables["neighbors"], int(tables["columns"]))
+        except (ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile) as error:
             raise InputError(f"draft {path} is unusable: {error}") from None
 
     def check(self, config: ImageGPTConfig) -> None:
@@ -241,9 +247,9 @@ class NeighborDraft(Draft):
         return ()
 
     def logits(self, state: Any, tokens: Tensor, start: Tensor, count: int) -> tuple[Tensor, Any]:
-        size, length = self.vocabulary_size + 1, self.sequence_length
+        size, length = self.vocabulary_size + 1, len(self.places)
         positions = start + tf.range(count)
-        neighbors = tf.gather(_neighbor_positions(self.image_size), positions)
+        neighbors = tf.gather(_neighbor_positions(self.token_grid), positions)
         colors = tf.gather(tokens, tf.minimum(neighbors, length - 1))
         colors = tf.where((neighbors == length)[..., None], self.vocabulary_size, colors)
         # The four tables stacked to one.
@@ -274,19 +280,20 @@ def _model_draft(model: TokenModel) -> ModelDraft:
 
 
 def _check_sizes(draft: "NeighborDraft | ImageGPTConfig", config: ImageGPTConfig) -> None:
-    names = ["image_size", "vocabulary_size", "sequence_length"]
-    found, wanted = ([getattr(sizes, name) for name in names] for sizes in (draft, config))
+    found, wanted = _sizes(draft), _sizes(config)
     if found != wanted:
-        raise InputError(
-            f"draft must have the model's image_size={wanted[0]}, vocabulary_size={wanted[1]} and "
-            f"sequence_length={wanted[2]}, got {found[0]}, {found[1]} and {found[2]}"
-        )
+        raise InputError(f"draft must have the model's {wanted}, got {found}")
+
+
+def _sizes(of: "NeighborDraft | ImageGPTConfig") -> str:
+    rows, columns = of.token_grid
+    return f"vocabulary_size={of.vocabulary_size} and {rows} × {columns} tokens of an image"
 
 
 def _check_tokens(tokens, vocabulary_size) -> np.ndarray:
     tokens = np.asarray(tokens)
-    if tokens.ndim != 2 or not tokens.size or math.isqrt(tokens.shape[1]) ** 2 != tokens.shape[1]:
-        raise InputError(f"tokens must have shape [N, n], n a square, got {list(tokens.shape)}")
+    if tokens.ndim != 2 or not tokens.size:
+        raise InputError(f"tokens must have shape [N, n], got {list(tokens.shape)}")
     check_positive("vocabulary_size", vocabulary_size)
     if tokens.dtype.kind not in "iu" or tokens.min() < 0 or tokens.max() >= vocabulary_size:
         raise InputError(
@@ -296,21 +303,34 @@ def _check_tokens(tokens, vocabulary_size) -> np.ndarray:
     return tokens.astype(np.int64)
 
 
-def _neighbor_positions(image_size: int) -> np.ndarray:
-    """Returns the positions of each pixel's neighbors, n for one outside: int32 [n, 4]."""
-    rows, columns = np.divmod(np.arange(image_size**2), image_size)
-    positions = np.empty((image_size**2, len(NEIGHBORS)), np.int32)
+def _grid(length: int, columns: int | None) -> tuple[int, int]:
+    """Returns rows and columns of n tokens."""
+    if columns is None:
+        columns = math.isqrt(length)
+        if columns**2 != length:
+            raise InputError(f"columns must be given unless n is a square, got n={length}")
+    check_positive("columns", columns)
+    if length % columns:
+        raise InputError(f"columns must divide the number of tokens n={length}, got {columns}")
+    return length // columns, columns
+
+
+def _neighbor_positions(grid: tuple[int, int]) -> np.ndarray:
+    """Returns the positions of each token's neighbors, n for one outside: int32 [n, 4]."""
+    length, columns = math.prod(grid), grid[1]
+    here = np.divmod(np.arange(length), columns)
+    positions = np.empty((length, len(NEIGHBORS)), np.int32)
     for index, (down, right) in enumerate(NEIGHBORS):
-        row, column = rows + down, columns + right
-        inside = (row >= 0) & (column >= 0) & (column < image_size)
-        positions[:, index] = np.where(inside, row * image_size + column, image_size**2)
+        row, column = here[0] + down, here[1] + right
+        inside = (row >= 0) & (column >= 0) & (column < columns)
+        positions[:, index] = np.where(inside, row * columns + column, length)
     return positions
 
 
-def _neighbor_tokens(tokens, vocabulary_size):
+def _neighbor_tokens(tokens, vocabulary_size, grid):
     """Returns for each kind of neighbor its tokens [N, n], V for one outside."""
     padded = np.pad(tokens, [(0, 0), (0, 1)], constant_values=vocabulary_size)
-    positions = _neighbor_positions(math.isqrt(tokens.shape[1]))
+    positions = _neighbor_positions(grid)
     return [padded[:, positions[:, index]] for index in range(len(NEIGHBORS))]
 
 

@@ -18,7 +18,6 @@ from igpt_keras.sampling.checks import (
     check_has_token_head,
     check_model_images,
     known_pixels,
-    token_grid,
 )
 from igpt_keras.sampling.compiled import compiled_decoder
 from igpt_keras.sampling.drafts import Draft, as_draft
@@ -249,7 +248,7 @@ def _report(
 ) -> int:
     """Calls `on_row` with each further row that is final; returns how many are reported now."""
     tokenizer = tokenizer_of(model)
-    num_final = tokenizer.final_rows(int(state.position) // token_grid(model)[1])
+    num_final = tokenizer.final_rows(int(state.position) // model.config.token_grid[1])
     if num_final > num_reported:
         tokens = tf.transpose(state.tokens).numpy().reshape(*sequences.seeds.shape, -1)
         images = _images(tokenizer, sequences, tokens)

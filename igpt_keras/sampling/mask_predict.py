@@ -20,7 +20,6 @@ import numpy as np
 import tensorflow as tf
 
 from igpt_keras.network.protocols import TokenModel
-from igpt_keras.sampling.checks import token_grid
 from igpt_keras.sampling.graphs import kept_by_model
 from igpt_keras.sampling.gumbel import gumbel_noise, log_prob_and_entropy, sample_token
 from igpt_keras.sampling.samplers import Sampler
@@ -62,7 +61,7 @@ def mask_predict(
     Returns:
         The filled sequences, and the number of steps taken.
     """
-    noise = gumbel_noise(seeds, 0, *token_grid(model), model.config.vocabulary_size)
+    noise = gumbel_noise(seeds, 0, *model.config.token_grid, model.config.vocabulary_size)
     zeros = tf.zeros(known.shape, tf.float32)
     state = MaskedState(tf.constant(tokens), tf.constant(~known), zeros, zeros)
     fields = {name: tf.constant(value) for name, value in sampler.arrays(len(tokens)).items()}

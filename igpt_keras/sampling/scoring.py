@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from igpt_keras.network.losses import token_nll
 from igpt_keras.network.protocols import TokenModel
-from igpt_keras.sampling.checks import check_autoregressive, check_model_images, token_grid
+from igpt_keras.sampling.checks import check_autoregressive, check_model_images
 from igpt_keras.sampling.graphs import kept_by_model
 from igpt_keras.sampling.requests import check_positive
 from igpt_keras.tensors import Tensor
@@ -44,7 +44,7 @@ def score(
     compiled = _compiled_log_probs(model)
     batches = np.split(tokens, range(batch_size, len(tokens), batch_size))
     log_probs = np.concatenate([compiled(batch).numpy() for batch in batches])
-    return log_probs.reshape(-1, *token_grid(model)) if per_pixel else log_probs.sum(axis=1)
+    return log_probs.reshape(-1, *model.config.token_grid) if per_pixel else log_probs.sum(axis=1)
 
 
 def token_log_probs(model: TokenModel, tokens: Tensor) -> Tensor:

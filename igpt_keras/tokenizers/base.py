@@ -38,8 +38,8 @@ class ImageTokenizer(abc.ABC):
     A subclass implements `vocabulary_size`, `grid`, `_tokenize` and `_detokenize`, sets
     `image_size`, and registers itself under the name that saved models store. It also
     implements `tokenize_in_graph` and `detokenize_in_graph` if models with it are to be
-    exported, and `write_assets` and `read_assets` if its state does not fit into
-    `get_config`.
+    exported, `final_rows` if rows of pixels need not wait for all tokens, and `write_assets` and
+    `read_assets` if its state does not fit into `get_config`.
 
     Attributes:
         image_size: Side R of the images in pixels; None if images of any size will do.
@@ -354,27 +354,6 @@ def _kind_and_config(description: Any, source: object) -> tuple[type[ImageTokeni
             f'{source} must be an object with "kind" and "config", got {description!r:.200}'
         ) from None
     return tokenizers.get(kind), config
-
-
-def bind(tokenizer: Self, image_size: int, vocabulary_size: int, sequence_length: int) -> Self:
-    """Returns `tokenizer` for the images of a model with these sizes.
-
-    Raises:
-        InputError: The tokenizer does not fit the model.
-    """
-    bound = tokenizer.bind(image_size)
-    if bound.vocabulary_size != vocabulary_size:
-        raise InputError(
-            f"tokenizer must have vocabulary_size={vocabulary_size}, "
-            f"got a {type(bound).__name__} with {bound.vocabulary_size}"
-        )
-    if math.prod(bound.grid) != sequence_length:
-        rows, columns = bound.grid
-        raise InputError(
-            f"tokenizer must make {sequence_length} tokens of an image, "
-            f"got a {type(bound).__name__} with {rows} × {columns}"
-        )
-    return bound
 
 
 class HasTokenizer(Protocol):

@@ -32,8 +32,8 @@ class Scores(ShortRepr):
     """Likelihoods of B images under a model.
 
     Attributes:
-        log_likelihood: float32 [B], in nats, of all pixels.
-        bits_per_pixel: float32 [B], the negative log-likelihood in bits, divided by n.
+        log_likelihood: float32 [B], in nats, of all tokens.
+        bits_per_pixel: float32 [B], the negative log-likelihood in bits, divided by R².
     """
 
     log_likelihood: np.ndarray
@@ -47,10 +47,11 @@ class PartialCompletions(ShortRepr):
     Attributes:
         num_rows: How many rows are complete, 0…R.
         images: uint8 [N, R, R, 3]. Below `num_rows`, pixels that are not known are gray.
-        entropy: float32 [N, R, R], nats, of the model's distribution at each pixel, and NaN
-            where none was sampled yet.
-        log_likelihood: float32 [N], nats, of the unknown pixels; None before the last row.
-        bits_per_pixel: float32 [N], of the unknown pixels; None before the last row.
+        entropy: float32 [N, R, R], nats, of the model's distribution at each pixel (the mean of
+            its tokens'), and NaN where none was sampled yet.
+        log_likelihood: float32 [N], nats, of the sampled tokens; None before the last row.
+        bits_per_pixel: float32 [N], the same in bits for each unknown pixel; None before the
+            last row.
     """
 
     num_rows: int

@@ -138,7 +138,8 @@ class BaseClient(abc.ABC):
 
         Returns:
             An iterator of `PartialCompletions`, asynchronous from an `AsyncClient`: one before
-            the first row, one after each row, and one with the likelihoods at the end.
+            the first row, one after each row, and one with the likelihoods at the end. Where
+            pixels depend on all tokens, the rows come together.
 
         Raises:
             ServingError: While iterating. UNIMPLEMENTED is the code of a server that is not

@@ -41,7 +41,8 @@ LIMITS = """\
   nor draw finer detail.
 - The classes are those of the training data; any other image still gets one of them. Scores are
   softmax values, not calibrated probabilities.
-- Log-likelihoods are comparable only between images under the same model and tokenizer.
+- Log-likelihoods are of tokens, and bits per pixel are their bits divided by the number of pixels.
+  They are comparable only between images under the same model and tokenizer.
 """
 
 
@@ -112,11 +113,14 @@ def model_card(
 
 
 def _sizes(model: GenerativeModel) -> dict[str, Any]:
-    config = model.config
+    config, tokenizer = model.config, tokenizer_of(model)
+    rows, columns = tokenizer.grid
+    meaning = ", one for each pixel" if tokenizer.pixelwise else ""
     sizes = {
         "objective": OBJECTIVES[model.objective],
         "image size": f"{config.image_size} × {config.image_size} pixels",
-        "tokenizer": type(model.tokenizer).__name__,
+        "tokenizer": type(tokenizer).__name__,
+        "tokens of an image": f"{rows} × {columns}{meaning}",
         "vocabulary size": config.vocabulary_size,
         "layers, width, heads": f"{config.num_layers}, {config.hidden_dim}, {config.num_heads}",
         "attention": config.attention,

@@ -3,18 +3,21 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
+from igpt_keras.pictures.completions import shares_of_pixels
 from igpt_keras.sampling.autoregressive import DecodingState, state_spec
 from igpt_keras.sampling.compiled import compiled_decoder
 from igpt_keras.tensors import Tensor
+from igpt_keras.tokenizers.known_pixels import known_tokens_in_graph
 from serving.exporting.preprocessing import Preprocessing
 from serving.exporting.signatures import DRAWING, SAMPLER, can_sample
 from serving.row_functions import BEGIN, DECODE_ROW, VIEW
 
 
 def make_row_functions(preprocessings: Iterable[Preprocessing]) -> tf.Module | None:
-    """Returns the functions of the first model that completes pixel by pixel, as attributes.
+    """Returns the functions of the first model that completes images, as attributes.
 
     Args:
         preprocessings: The models, an `ImageGPT` before an `ImageGPTClassifier`.
@@ -23,47 +26,86 @@ def make_row_functions(preprocessings: Iterable[Preprocessing]) -> tf.Module | N
         None if there is no such model.
     """
     for preprocessing in preprocessings:
-        if can_sample(preprocessing.model) and preprocessing.tokenizer.pixelwise:
-            return _row_functions(preprocessing)
+        if can_sample(preprocessing.model):
+            return _module(_RowFunctions(preprocessing))
     return None
 
 
-def _row_functions(preprocessing: Preprocessing) -> tf.Module:
-    model, size, length = preprocessing.model, preprocessing.size, preprocessing.length
-    decoder = compiled_decoder(model, SAMPLER)
+class _RowFunctions:
+    """The functions of one model, not traced yet."""
 
-    def view(*, image_bytes):
-        tokens = preprocessing.tokens(image_bytes[None])
-        pixels = preprocessing.tokenizer.detokenize_in_graph(tokens)
-        return {"tokens": tokens[0], "pixels": pixels[0]}
+    def __init__(self, preprocessing: Preprocessing):
+        self.preprocessing = preprocessing
+        self.tokenizer = preprocessing.tokenizer
+        self.decoder = compiled_decoder(preprocessing.model, SAMPLER)
+        rows, self.columns = self.tokenizer.grid
+        # How many rows of pixels are final after each number of rows of tokens.
+        self.final = np.array([self.tokenizer.final_rows(count) for count in range(rows + 1)])
 
-    def begin(*, tokens, known, num_completions):
-        prefix = tf.reduce_sum(tf.math.cumprod(tf.cast(tf.reshape(known, [-1]), tf.int32)))
-        return _named(decoder.begin(tokens[None], prefix, num_completions))
+    def view(self, *, image_bytes):
+        image = pixels = self.preprocessing.image(image_bytes)
+        if self.tokenizer.pixelwise:
+            tokens = self.tokenizer.tokenize_in_graph(image[None])
+            pixels = self.tokenizer.detokenize_in_graph(tokens)[0]
+        return {"image": image, "pixels": pixels}
 
-    def decode_row(*, known, seed, **tensors):
+    def begin(self, *, image, known, num_completions):
+        tokens = self.tokenizer.tokenize_in_graph(image[None])
+        known = known_tokens_in_graph(known[None], self.tokenizer.grid)
+        prefix = tf.reduce_sum(tf.math.cumprod(tf.cast(known[0], tf.int32)))
+        return _named(self.decoder.begin(tokens, prefix, num_completions))
+
+    def decode_row(self, *, known, seed, **tensors):
         fields = {name: tensors.pop(name) for name in SAMPLER().arrays(1)}
-        row = tensors["position"] // size
-        known = tf.repeat(tf.reshape(known, [-1, 1]), tf.size(seed), axis=1)
-        state = decoder.decode_rows(_state(tensors), known, seed, fields, tf.constant(1))
-        pixels = preprocessing.tokenizer.detokenize_in_graph(tf.transpose(state.tokens))
-        entropies = tf.reshape(state.entropies, [size, size, -1])
+        known = known_tokens_in_graph(known[None], self.tokenizer.grid)
+        known = tf.repeat(tf.transpose(known), tf.size(seed), axis=1)
+        before = tensors["position"] // self.columns
+        state = self.decoder.decode_rows(_state(tensors), known, seed, fields, tf.constant(1))
+        num_rows = tf.gather(tf.constant(self.final, tf.int32), state.position // self.columns)
         return {
             **_named(state),
-            "pixels": pixels[:, row],
-            "entropy": tf.transpose(entropies[row]),
+            "num_rows": num_rows,
+            "pixels": self._pixels(state.tokens, num_rows > tf.gather(self.final, before)),
+            "entropy": self._entropy(state.entropies),
             "log_likelihood": tf.reduce_sum(tf.where(known, 0.0, state.log_probs), axis=0),
         }
 
+    def _pixels(self, tokens, is_final):
+        """Pixels uint8 [N, R, R, 3] of tokens [n, N]; zeros where no further row is final."""
+        size = self.preprocessing.size
+
+        def blank():
+            return tf.zeros([tf.shape(tokens)[1], size, size, 3], tf.uint8)
+
+        def detokenized():
+            return self.tokenizer.detokenize_in_graph(tf.transpose(tokens))
+
+        return tf.cond(is_final, detokenized, blank)
+
+    def _entropy(self, entropies):
+        """The entropies [n, N] of tokens as those of pixels, float32 [N, R, R]."""
+        rows, columns = (
+            tf.constant(shares_of_pixels(count, self.preprocessing.size), tf.float32)
+            for count in self.tokenizer.grid
+        )
+        by_token = tf.reshape(tf.transpose(entropies), [-1, *self.tokenizer.grid])
+        return tf.matmul(tf.matmul(rows, by_token), columns, transpose_b=True)
+
+
+def _module(functions: _RowFunctions) -> tf.Module:
+    """Returns a module whose attributes are the functions, traced."""
+    preprocessing = functions.preprocessing
+    size = preprocessing.size
     known = {"known": tf.TensorSpec([size, size], tf.bool)}
-    tokens = {"tokens": tf.TensorSpec([length], tf.int32)}
+    image = {"image": tf.TensorSpec([size, size, 3], tf.uint8)}
     count = {"num_completions": tf.TensorSpec([], tf.int32)}
     drawing = {spec.name: spec for spec in DRAWING}
+    state = _named(state_spec(preprocessing.model))
     module: Any = tf.Module()
     for name, function, specs in (
-        (VIEW, view, {"image_bytes": tf.TensorSpec([], tf.string)}),
-        (BEGIN, begin, {**tokens, **known, **count}),
-        (DECODE_ROW, decode_row, {**known, **drawing, **_named(state_spec(model))}),
+        (VIEW, functions.view, {"image_bytes": tf.TensorSpec([], tf.string)}),
+        (BEGIN, functions.begin, {**image, **known, **count}),
+        (DECODE_ROW, functions.decode_row, {**known, **drawing, **state}),
     ):
         # Of a function that is not concrete, TensorFlow would save another trace.
         traced = tf.function(function, autograph=False).get_concrete_function(**specs)

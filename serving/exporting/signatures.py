@@ -18,7 +18,13 @@ from igpt_keras.sampling.compiled import sample_tokens
 from igpt_keras.sampling.samplers import Categorical
 from igpt_keras.sampling.scoring import token_log_probs
 from igpt_keras.tensors import Tensor
-from serving.exporting.preprocessing import IMAGE_BYTES, Preprocessing, require
+from serving.exporting.preprocessing import (
+    IMAGE_BYTES,
+    KEEP_ROWS,
+    Preprocessing,
+    outputs,
+    require,
+)
 
 COMPLETE = "complete"
 SAMPLE = "sample"
@@ -35,7 +41,6 @@ MASK_SEED = 0
 ConcreteFunction = tf.types.experimental.ConcreteFunction
 
 EXAMPLES = tf.TensorSpec([None], tf.string, "inputs")
-KEEP_ROWS = tf.TensorSpec([None], tf.int32, "keep_rows")
 # The sampler of an exported model; each of its fields is an input.
 SAMPLER = Categorical
 DRAWING = (
@@ -147,10 +152,13 @@ def _complete(preprocessing: Preprocessing):
         checks += preprocessing.checks_of(keep_rows)
         # Everything below needs the tokens, so nothing is sampled before the checks.
         with tf.control_dependencies(checks):
-            tokens = preprocessing.tokens(image_bytes)
-        known = preprocessing.known(keep_rows)
-        sampled = sample_tokens(preprocessing.model, tokens, known, seed, sampler)
-        return preprocessing.outputs(*sampled)
+            primers = preprocessing.primers(image_bytes, keep_rows)
+        tokens, log_likelihood = sample_tokens(
+            preprocessing.model, primers.tokens, primers.known, seed, sampler
+        )
+        known = tf.range(preprocessing.size)[None, :, None] < keep_rows[:, None, None]
+        pixels = preprocessing.completed(tokens, known, primers.images)
+        return outputs(pixels, tokens, log_likelihood)
 
     return complete
 
@@ -162,8 +170,9 @@ def _sample(preprocessing: Preprocessing):
         with tf.control_dependencies([*checks, _require_one_batch_size(*drawing)]):
             blank = tf.zeros([tf.size(seed), preprocessing.length], tf.int32)
         known = tf.zeros_like(blank, tf.bool)
-        sampled = sample_tokens(preprocessing.model, blank, known, seed, sampler)
-        return preprocessing.outputs(*sampled)
+        tokens, log_likelihood = sample_tokens(preprocessing.model, blank, known, seed, sampler)
+        pixels = preprocessing.tokenizer.detokenize_in_graph(tokens)
+        return outputs(pixels, tokens, log_likelihood)
 
     return sample
 
@@ -174,8 +183,8 @@ def _classify(classes: Callable):
 
     @tf.function(input_signature=[EXAMPLES], autograph=False)
     def classify(inputs):
-        outputs = classes(tf.io.parse_example(inputs, description)[IMAGE_FEATURE])
-        return {name: outputs[name] for name in ("classes", "scores")}
+        found = classes(tf.io.parse_example(inputs, description)[IMAGE_FEATURE])
+        return {name: found[name] for name in ("classes", "scores")}
 
     return classify
 

@@ -6,6 +6,7 @@ Without them, the first request of each signature would wait for TensorFlow's se
 # The classes of protocol buffers are made at import.
 # pyright: reportAttributeAccessIssue=false
 
+import math
 import pathlib
 from collections.abc import Collection
 
@@ -45,7 +46,7 @@ def warmup_inputs(
         model: A model whose image size and token grid the signatures have.
     """
     size = model.config.image_size
-    keep_rows = size - size // tokenizer_of(model).grid[0]
+    keep_rows = size - math.ceil(size / tokenizer_of(model).grid[0])
     shades = np.linspace(0, 255, size * size * 3).reshape(size, size, 3).astype(np.uint8)
     content = tf.io.encode_png(shades).numpy()
     image = {"image_bytes": np.array([content], object)}

@@ -1,6 +1,6 @@
 """Completions of one image that come row by row.
 
-Shapes: N completions, R the side of the image, n = R² pixels.
+Shapes: N completions, R the side of the image.
 """
 
 import contextlib
@@ -14,8 +14,10 @@ import grpc
 import numpy as np
 import tensorflow as tf
 
+from igpt_keras.pictures.completions import known_rows
 from igpt_keras.sampling.requests import completion_seeds, is_integer
 from igpt_keras.sampling.samplers import Categorical
+from igpt_keras.tokenizers.known_pixels import fill_unknown
 from serving.row_functions import BEGIN, DECODE_ROW, ROW_FUNCTIONS, VIEW
 from serving.server.batching import Call
 from serving.server.errors import RequestError, cancelled, invalid
@@ -55,7 +57,7 @@ class Start(NamedTuple):
 
     image_size: int
     num_completions: int
-    pixels: np.ndarray | None  # uint8 [R, R, 3], the image as the model sees it; None without one
+    pixels: np.ndarray | None  # uint8 [R, R, 3], whose known ones come back; None without image
 
 
 class Row(NamedTuple):
@@ -69,8 +71,8 @@ class Row(NamedTuple):
 class Done(NamedTuple):
     """The last event."""
 
-    log_likelihood: np.ndarray  # float32 [N], nats, of the unknown pixels
-    bits_per_pixel: np.ndarray  # float32 [N]; NaN without unknown pixels
+    log_likelihood: np.ndarray  # float32 [N], nats, of the sampled tokens
+    bits_per_pixel: np.ndarray  # float32 [N], for each unknown pixel; NaN without one
 
 
 Event = Start | Row | Done
@@ -174,32 +176,40 @@ class RowStreams:
             return run_function(self._functions[name], tensors, cancellation)
 
         with self._budget.hold(count, self._state_bytes):
-            tokens, pixels = tf.zeros([self.image_size**2], tf.int32), None
+            image = pixels = np.zeros([*known.shape, 3], np.uint8)
             if request.image is not None:
                 viewed = run(VIEW, image_bytes=tf.constant(request.image))
-                tokens, pixels = viewed["tokens"], viewed["pixels"].numpy()
-            yield Start(self.image_size, count, pixels)
+                image, pixels = viewed["image"].numpy(), viewed["pixels"].numpy()
+            yield Start(self.image_size, count, None if request.image is None else pixels)
             if count:
-                state = run(BEGIN, tokens=tokens, known=known, num_completions=tf.constant(count))
-                settings = {"known": known, "seed": tf.constant(seeds)}
+                (filled,) = fill_unknown(image[None], known[None])
+                settings = {"known": tf.constant(known)}
+                numbers = {"num_completions": tf.constant(count)}
+                state = run(BEGIN, image=tf.constant(filled), **settings, **numbers)
+                settings["seed"] = tf.constant(seeds)
                 for name, values in request.sampler.arrays(count).items():
                     settings[name] = tf.constant(values)
-                yield from self._rows(state, settings, run)
+                yield from self._rows(state, settings, pixels, run)
 
-    def _rows(self, state, settings, run) -> Iterator[Row | Done]:
-        """Decodes from a state on."""
-        unknown = ~settings["known"].numpy()
-        num_unknown = unknown.sum()
+    def _rows(self, state, settings, given: np.ndarray, run) -> Iterator[Row | Done]:
+        """Decodes from a state on; known pixels are those of `given`, uint8 [R, R, 3]."""
+        known = settings["known"].numpy()
+        num_unknown = np.sum(~known)
         log_likelihood = np.zeros(len(settings["seed"]), np.float32)
-        for row in range(self.image_size)[_first_true(unknown.any(axis=1)) :]:
+        row = _first_true(~known.all(axis=1))
+        while row < self.image_size:
             outputs = run(DECODE_ROW, **state, **settings)
             state = {name: outputs[name] for name in self._state_names}
             log_likelihood = outputs["log_likelihood"].numpy()
-            yield Row(row, outputs["pixels"].numpy(), outputs["entropy"].numpy())
+            pixels = np.where(known[..., None], given, outputs["pixels"].numpy())
+            entropies = outputs["entropy"].numpy()
+            for final in range(row, int(outputs["num_rows"])):
+                yield Row(final, pixels[:, final], entropies[:, final])
+            row = max(row, int(outputs["num_rows"]))
         with np.errstate(invalid="ignore"):
             yield Done(log_likelihood, -log_likelihood / np.float32(num_unknown * math.log(2)))
 
-    def _known(self, request: RowsRequest) -> tf.Tensor:
+    def _known(self, request: RowsRequest) -> np.ndarray:
         """Returns the known pixels: bool [R, R]."""
         size = self.image_size
         keep_rows, known = request.keep_rows, request.known
@@ -207,7 +217,7 @@ class RowStreams:
         if request.image is None:
             if given:
                 raise invalid(f"{given[0]} needs an image, got image=null")
-            return tf.zeros([size, size], tf.bool)
+            return np.zeros([size, size], bool)
         if len(given) != 1:
             raise invalid(
                 "exactly one of keep_rows and known must be given, "
@@ -217,13 +227,13 @@ class RowStreams:
             assert keep_rows is not None
             if not is_integer(keep_rows) or not 0 <= keep_rows <= size:
                 raise invalid(f"keep_rows must lie in 0…{size} (the image height), got {keep_rows}")
-            return tf.repeat(tf.range(size)[:, None] < keep_rows, size, axis=1)
+            return known_rows(size, int(keep_rows))
         if known.dtype != bool or known.shape != (size, size):
             raise invalid(
                 f"known must be boolean of shape [{size}, {size}], "
                 f"got {known.dtype} of shape {list(known.shape)}"
             )
-        return tf.constant(known)
+        return known
 
     def _warm_up(self) -> int:
         """Runs every function once; returns the bytes of the state of one completion."""

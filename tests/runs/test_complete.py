@@ -8,7 +8,10 @@ import igpt_keras
 from igpt_keras import InputError
 from igpt_keras.data.image_decoding import read_image
 from igpt_keras.runs import Complete, RunCallback, Sample, read_result
+from igpt_keras.runs.complete import likelihoods
+from igpt_keras.sampling.requests import Completions
 from igpt_keras.sampling.samplers import TopK
+from tests.tokenizers.mean_blocks import MeanBlocks
 
 
 @pytest.fixture
@@ -49,6 +52,39 @@ def test_completions_are_returned_and_written_and_nothing_is_printed(model, phot
         assert record["log_likelihood"] == pytest.approx(float(expected.log_likelihood[0, number]))
     again = Complete.open(settings, [photo], tmp_path / "out", resume=True)
     assert again.finished and again.run() == result
+
+
+def test_likelihoods_are_of_tokens_and_bits_of_pixels():
+    """Of 12 tokens for 4 × 4 pixels, those of 3 unknown pixels are sampled."""
+    completions = Completions(
+        images=np.zeros((1, 1, 4, 4, 3), np.uint8),
+        tokens=np.zeros((1, 1, 12), np.int32),
+        log_likelihood=np.full((1, 1), -6 * np.log(2)),
+        total_log_likelihood=np.full((1, 1), -40 * np.log(2)),
+    )
+    (record,) = likelihoods(completions, [["a.png"]], num_sampled=3)
+    assert record["bits_per_sampled_pixel"] == pytest.approx(6 / 3)
+    assert record["bits_per_pixel"] == pytest.approx(40 / 16)
+
+
+@pytest.mark.slow
+def test_tokens_that_are_no_pixels(photo, randomized, tmp_path):
+    """Rows of pixels of which some tokens are known in part, and a picture of their entropy."""
+    config = igpt_keras.ImageGPTConfig(4, 4, 16, 1, 2, grid=(2, 2))
+    tokenizer = MeanBlocks(4, levels=[0, 80, 160, 255])
+    folder = tmp_path / "model"
+    randomized(igpt_keras.ImageGPT(config, tokenizer=tokenizer)).save_to_preset(folder)
+    settings = Complete.Settings(model=folder, keep_rows=3, entropy=True)
+
+    class Rows(RunCallback):
+        def on_progress(self, stage, done, total):
+            raise AssertionError("rows come at the end")
+
+    result = Complete.open(settings, [photo], tmp_path / "out").run([Rows()])
+    for record in result.metrics["completions"]:
+        written = np.asarray(Image.open(tmp_path / "out" / record["file"]))
+        np.testing.assert_array_equal(written[:3], read_image(photo, 4)[:3])
+    assert (tmp_path / "out" / "entropy.png").exists()
 
 
 def test_samples(model, tmp_path):

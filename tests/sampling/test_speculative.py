@@ -137,39 +137,45 @@ def test_samples_follow_the_exact_distribution():
 
 
 def test_neighbors_are_looked_up_where_they_are(neighbor_draft):
+    tables = neighbor_draft.places, neighbor_draft.neighbors
     tokens = np.random.default_rng(6).integers(0, 4, (64, 2)).astype(np.int32)
-    seen, _ = neighbor_draft.logits((), tf.constant(tokens), 0, 64)
-    for sequence in range(2):
-        image = np.pad(tokens[:, sequence].reshape(8, 8), 1, constant_values=4)
-        for row in range(8):
-            for column in range(8):
+    for draft, rows, columns in (
+        (neighbor_draft, 8, 8),
+        (NeighborDraft(*tables, columns=16), 4, 16),
+    ):
+        seen, _ = draft.logits((), tf.constant(tokens), 0, 64)
+        for sequence in range(2):
+            image = np.pad(tokens[:, sequence].reshape(rows, columns), 1, constant_values=4)
+            for row, column in np.ndindex(rows, columns):
                 y, x = row + 1, column + 1
                 beside = image[y, x - 1], image[y - 1, x], image[y - 1, x - 1], image[y - 1, x + 1]
-                expected = neighbor_draft.places[8 * row + column] + sum(
-                    table[color]
-                    for table, color in zip(neighbor_draft.neighbors, beside, strict=True)
+                position = columns * row + column
+                expected = draft.places[position] + sum(
+                    table[color] for table, color in zip(draft.neighbors, beside, strict=True)
                 )
-                got = seen[8 * row + column, sequence]
+                got = seen[position, sequence]
                 np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_neighbors_that_decide_a_pixel_are_found():
-    # Every pixel is the one above it plus one; the first row is random.
+def test_neighbors_that_decide_a_token_are_found():
+    # Every token is the one above it plus one; the first row is random.
     generator = np.random.default_rng(2)
-    first = generator.integers(0, 5, (400, 1, 6))
-    tokens = ((first + np.arange(6)[:, None]) % 5).reshape(400, 36)
-    draft = NeighborDraft.fit(tokens, vocabulary_size=5)
+    first = generator.integers(0, 5, (400, 1, 9))
+    tokens = ((first + np.arange(4)[:, None]) % 5).reshape(400, 36)
+    draft = NeighborDraft.fit(tokens, vocabulary_size=5, columns=9)
     above = draft.neighbors[1, :5]
     np.testing.assert_array_equal(above.argmax(axis=1), (np.arange(5) + 1) % 5)
 
 
 def test_a_draft_is_saved_and_loaded(neighbor_draft, tmp_path):
-    neighbor_draft.save(tmp_path / "draft.npz")
+    draft = NeighborDraft(neighbor_draft.places, neighbor_draft.neighbors, columns=16)
+    draft.save(tmp_path / "draft.npz")
     loaded = NeighborDraft.load(tmp_path / "draft.npz")
-    np.testing.assert_array_equal(loaded.places, neighbor_draft.places)
-    np.testing.assert_array_equal(loaded.neighbors, neighbor_draft.neighbors)
+    np.testing.assert_array_equal(loaded.places, draft.places)
+    np.testing.assert_array_equal(loaded.neighbors, draft.neighbors)
+    assert loaded.token_grid == (4, 16)
     with pytest.raises(FileExistsError):
-        neighbor_draft.save(tmp_path / "draft.npz")
+        draft.save(tmp_path / "draft.npz")
 
 
 @pytest.mark.parametrize(
@@ -190,17 +196,21 @@ def test_a_file_that_is_no_draft_is_named(tmp_path, content):
 
 def test_drafts_that_do_not_fit_are_named(trained, digits, config, neighbor_draft):
     model, images = trained[0], digits[0][:1]
-    with pytest.raises(InputError, match="image_size=8, vocabulary_size=4 .*=64, got 4, 8 and 16"):
+    with pytest.raises(InputError, match="model's vocabulary_size=4 and 8 × 8 .*=8 and 4 × 4 tok"):
         model.generate(images, keep_rows=2, draft=ImageGPT(config))
     with pytest.raises(InputError, match="draft must be a model or a NeighborDraft, got str"):
         model.generate(images, keep_rows=2, draft="small")
     with pytest.raises(InputError, match='objective="ar"'):
         model.generate(images, keep_rows=2, draft=ImageGPT(model.config, "bert"))
-    with pytest.raises(InputError, match=r"tables \[n, V\] with n a square"):
+    with pytest.raises(InputError, match=r"tables \[n, V\] and \[4, V \+ 1, V\], got \[64, 3\]"):
+        NeighborDraft(neighbor_draft.places[:, :3], neighbor_draft.neighbors)
+    with pytest.raises(InputError, match="columns must be given unless n is a square, got n=7"):
         NeighborDraft(neighbor_draft.places[:7], neighbor_draft.neighbors)
+    with pytest.raises(InputError, match="columns must divide .* n=64, got 3"):
+        NeighborDraft(neighbor_draft.places, neighbor_draft.neighbors, columns=3)
     with pytest.raises(InputError, match="must be finite"):
         NeighborDraft(neighbor_draft.places * np.nan, neighbor_draft.neighbors)
-    for tokens in (np.zeros((0, 4), int), np.zeros((2, 5), int), np.zeros(4, int)):
+    for tokens in (np.zeros((0, 4), int), np.zeros(4, int)):
         with pytest.raises(InputError, match=r"tokens must have shape \[N, n\]"):
             NeighborDraft.fit(tokens, 3)
     with pytest.raises(InputError, match="tokens must be integers in 0…2, got .* in 0…3"):

@@ -1,7 +1,5 @@
 """Tokens that stand for several pixels each."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 from keras import ops
@@ -10,15 +8,6 @@ from igpt_keras import ImageGPT, ImageGPTConfig, InputError
 from igpt_keras.network.losses import token_nll
 from igpt_keras.sampling.drafts import NeighborDraft
 from igpt_keras.tokenizers.base import ImageTokenizer
-
-
-@dataclasses.dataclass(frozen=True)
-class PatchConfig(ImageGPTConfig):
-    """A quarter as many columns and half as many rows of tokens as of pixels."""
-
-    @property
-    def sequence_length(self):
-        return self.image_size**2 // 8
 
 
 class Patches(ImageTokenizer):
@@ -43,7 +32,7 @@ class Patches(ImageTokenizer):
 
 @pytest.fixture(params=["ar", "bert"])
 def model(request, randomized):
-    config = PatchConfig(8, 8, 16, 2, 2)
+    config = ImageGPTConfig(8, 8, 16, 2, 2, grid=(4, 2))
     return randomized(ImageGPT(config, request.param, tokenizer=Patches()))
 
 
@@ -95,7 +84,7 @@ def test_kept_rows_need_not_be_rows_of_tokens(model, images):
 
 
 def test_a_draft_for_other_sizes_is_refused(images, randomized):
-    model = randomized(ImageGPT(PatchConfig(8, 8, 16, 2, 2), tokenizer=Patches()))
-    draft = NeighborDraft(np.zeros((64, 8)), np.zeros((4, 9, 8)))
-    with pytest.raises(InputError, match="draft must have"):
+    model = randomized(ImageGPT(ImageGPTConfig(8, 8, 16, 2, 2, grid=(4, 2)), tokenizer=Patches()))
+    draft = NeighborDraft(np.zeros((8, 8)), np.zeros((4, 9, 8)), columns=4)
+    with pytest.raises(InputError, match="draft must have .* 4 × 2 tokens .*, got .* 2 × 4 tokens"):
         model.generate(images, keep_rows=2, draft=draft)

@@ -36,14 +36,10 @@ def test_a_model_gives_the_signatures_that_it_can(config, palette, objective, we
     assert signature_functions(preprocessing, None).keys() == names
 
 
-def test_models_that_do_not_sample_pixel_by_pixel_have_no_row_functions(config, palette):
-    class Pairs(ColorPalette):
-        pixelwise = False
-
+def test_models_that_do_not_sample_have_no_row_functions(config, palette):
     for model in (
         ImageGPT(config, "bert", tokenizer=palette),
         ImageGPTClassifier(config, 2, generative_weight=0, tokenizer=palette),
-        ImageGPT(config, tokenizer=Pairs(palette.colors)),
     ):
         assert make_row_functions(preprocess([model], max_pixels=100)) is None
 

@@ -70,6 +70,7 @@ class TestInAModel:
             (ImageGPTConfig(8, 4, 16, 1, 2, grid=(2, 2)), "for image_size=8"),
             (ImageGPTConfig(4, 5, 16, 1, 2, grid=(2, 2)), "vocabulary_size=5, got a .* with 4"),
             (ImageGPTConfig(4, 4, 16, 1, 2), "must make 16 tokens .* with 2 × 2"),
+            (ImageGPTConfig(4, 4, 16, 1, 2, grid=(1, 4)), "4 tokens .*, 1 × 4, got .* 2 × 2"),
         ):
             with pytest.raises(InputError, match=message):
                 ImageGPT(config, tokenizer=blocks)
@@ -81,6 +82,14 @@ class TestInAModel:
         model.tokenizer = None
         with pytest.raises(InputError, match="tokenizer is missing: this ImageGPT has none"):
             tokenizer_of(model)
+
+    def test_bits_are_those_of_all_tokens_for_each_pixel(self, model, images):
+        model.compile()
+        result = model.evaluate(images, verbose=0, return_dict=True)
+        # 4 tokens for 16 pixels.
+        assert result["bits_per_pixel"] == pytest.approx(4 * result["loss"] / np.log(2) / 16)
+        bits = -model.score(images).mean() / np.log(2) / 16
+        assert result["bits_per_pixel"] == pytest.approx(bits, rel=1e-4)
 
     @pytest.mark.slow
     def test_models_learn_from_images(self, blocks, images):

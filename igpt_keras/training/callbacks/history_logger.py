@@ -37,7 +37,8 @@ class HistoryLogger(Callback):
     - `step`: Batches trained on so far.
     - `loss` and the other metrics of Keras' logs: means over the steps since the last record;
       what is no mean over steps, such as an AUC, over the epoch so far.
-      Losses of models are in nats, of a generative one per pixel; `bits_per_pixel` is that / ln 2.
+      Losses of models are in nats, of a generative one per token. With a token for each pixel,
+      `bits_per_pixel` is that / ln 2.
     - `learning_rate`: The rate of the last update of the weights.
     - `images_per_second`: Speed of training, without validation, other callbacks and the first
       step of every `fit`, which compiles; None where no other step was timed.
