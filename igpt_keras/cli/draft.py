@@ -34,17 +34,11 @@ def draft(
     from igpt_keras.atomic import check_replaceable
     from igpt_keras.runs.tokenizers import load_with_tokenizer
     from igpt_keras.sampling.drafts import NeighborDraft
-    from igpt_keras.tokenizers.base import tokenizer_of
 
     if output.suffix != NeighborDraft.SUFFIX:
         raise InputError(f"--output must end in {NeighborDraft.SUFFIX}, got {output}")
     check_replaceable(output, overwrite)
     loaded = load_with_tokenizer(model)
-    if not tokenizer_of(loaded).pixelwise:
-        raise InputError(
-            f"a draft guesses pixels from their neighbors, and the tokens of {model} are those of "
-            f"a {type(loaded.tokenizer).__name__}; a smaller model of such tokens can be its draft"
-        )
     tokenized = data.tokenize(data.data_set.train, loaded)
     count = plural(len(tokenized.tokens), "image")
     with stage(f"fitting a draft to {count}"):

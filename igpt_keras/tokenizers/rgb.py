@@ -64,6 +64,10 @@ class RGBTokenizer(ImageTokenizer):
         """Returns the constructor's arguments, JSON-serializable."""
         return {"image_size": self.image_size}
 
+    def final_rows(self, token_rows: int) -> int:
+        """Returns `token_rows`: a row of tokens is one of pixels."""
+        return token_rows
+
     def _tokenize(self, images: np.ndarray) -> np.ndarray:
         return images.reshape(len(images), -1).astype(np.int32)
 

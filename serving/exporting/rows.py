@@ -40,7 +40,8 @@ class _RowFunctions:
         self.decoder = compiled_decoder(preprocessing.model, SAMPLER)
         rows, self.columns = self.tokenizer.grid
         # How many rows of pixels are final after each number of rows of tokens.
-        self.final = np.array([self.tokenizer.final_rows(count) for count in range(rows + 1)])
+        final = [self.tokenizer.final_rows(count) for count in range(rows + 1)]
+        self.final = np.array(final, np.int32)
 
     def view(self, *, image_bytes):
         image = pixels = self.preprocessing.image(image_bytes)
@@ -61,7 +62,7 @@ class _RowFunctions:
         known = tf.repeat(tf.transpose(known), tf.size(seed), axis=1)
         before = tensors["position"] // self.columns
         state = self.decoder.decode_rows(_state(tensors), known, seed, fields, tf.constant(1))
-        num_rows = tf.gather(tf.constant(self.final, tf.int32), state.position // self.columns)
+        num_rows = tf.gather(self.final, state.position // self.columns)
         return {
             **_named(state),
             "num_rows": num_rows,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from igpt_keras import ColorPalette, InputError
+from igpt_keras import ColorPalette, InputError, RGBTokenizer
 from igpt_keras.tokenizers.known_pixels import fill_unknown, known_tokens
 from tests.tokenizers.masks import differing_where_unknown, some_masks
 from tests.tokenizers.mean_blocks import MeanBlocks
@@ -20,7 +20,8 @@ def palette():
 
 
 def tokenizers():
-    return [palette(), MeanBlocks(SIZE, 4, [0, 80, 160, 255]), *(Tangle(SIZE, g) for g in GRIDS)]
+    blocks, rgb = MeanBlocks(SIZE, 4, [0, 80, 160, 255]), RGBTokenizer(SIZE)
+    return [palette(), blocks, rgb, *(Tangle(SIZE, grid) for grid in GRIDS)]
 
 
 def test_unknown_pixels_get_the_color_of_a_nearest_known_one():
@@ -86,4 +87,5 @@ def test_masks_have_the_shape_of_the_images():
 def test_a_token_that_is_no_pixel_is_final_with_all_others():
     blocks = MeanBlocks(SIZE)
     assert [blocks.final_rows(rows) for rows in range(4)] == [0, 0, 0, SIZE]
-    assert [palette().final_rows(rows) for rows in (0, 2, SIZE)] == [0, 2, SIZE]
+    for tokenizer in (palette(), RGBTokenizer(SIZE)):
+        assert [tokenizer.final_rows(rows) for rows in (0, 2, SIZE)] == [0, 2, SIZE]
