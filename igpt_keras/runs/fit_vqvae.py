@@ -15,7 +15,7 @@ Metrics of the result, of held-out images:
 
 import dataclasses
 import pathlib
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -34,7 +34,7 @@ from igpt_keras.tokenizers.learned.vqvae import VQVAE
 from igpt_keras.training.callbacks.history_logger import read_history
 from igpt_keras.training.recipes import warmup_cosine
 from igpt_keras.training.resumable_fit import resumable_fit
-from igpt_keras.training.strategies import distribute
+from igpt_keras.training.strategies import strategy_name
 from igpt_keras.wording import plural
 
 STEPS = 1500
@@ -156,6 +156,18 @@ class FitVQVAE(Training[Settings]):
     def __init__(self, settings: Any, data: Any, output: pathlib.Path, command: str):
         super().__init__(settings.completed(), data, output, command)
 
+    def _begin(self, resume: bool, overwrite: bool) -> None:
+        # Keras' own training step fails to put the metrics of several hosts together.
+        if strategy_name(self.settings.strategy) == "multi-worker":
+            given = (
+                "several hosts in TF_CONFIG" if self.settings.strategy == "auto" else "multi-worker"
+            )
+            raise InputError(
+                "strategy must be none, mirrored or tpu: a VQ-VAE is trained on one host, "
+                f"got {given}"
+            )
+        super()._begin(resume, overwrite)
+
     def _load(self) -> None:
         data_set = self.data.data_set
         self.held_out = data_set.validation or data_set.test
@@ -202,12 +214,11 @@ class FitVQVAE(Training[Settings]):
         metrics = {
             "history": {"step": self._evaluations(), **history},
             "validation_loss": history["val_loss"][-1],
+            **self._measure(model),
         }
-        if self.is_chief:
-            metrics |= self._measure(model)
-            # A process that was killed before it wrote the result may have written these.
-            model.save_to_preset(self.output)
-            save_png(self._picture(model), self.output / "reconstructions.png")
+        # A process that was killed before it wrote the result may have written these.
+        model.save_to_preset(self.output)
+        save_png(self._picture(model), self.output / "reconstructions.png")
         return Result(
             kind=self.kind,
             command=self.command,
@@ -259,7 +270,7 @@ class FitVQVAE(Training[Settings]):
         with self._fitting(checkpoints):
             return resumable_fit(
                 model,
-                lambda step: distribute(partial(self.stream.dataset, step), self.strategy),
+                self.stream.dataset,
                 epochs=len(evaluations),
                 steps_per_epoch=np.diff(evaluations, prepend=0).tolist(),
                 checkpoints=checkpoints,

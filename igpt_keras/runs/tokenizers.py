@@ -11,6 +11,7 @@ from igpt_keras.data.tokenization import read_images
 from igpt_keras.errors import InputError
 from igpt_keras.models import load
 from igpt_keras.models.generative_model import GenerativeModel
+from igpt_keras.runs.folder import RESULT_FILE, RUN_FILE
 from igpt_keras.runs.options import DataOptions
 from igpt_keras.stages import stage
 from igpt_keras.tokenizers import ColorPalette, ImageTokenizer, tokenizers
@@ -102,6 +103,8 @@ def _read(source: str) -> ImageTokenizer:
     path = pathlib.Path(source).expanduser()
     if (path / TOKENIZER_FILE).is_file():
         return ImageTokenizer.from_preset(path)
+    if (path / RUN_FILE).is_file() and not (path / RESULT_FILE).is_file():
+        raise InputError(f"{source} is a run that has not finished: it has no tokenizer yet")
     if source in tokenizers.names() and not path.exists():
         raise InputError(
             f"tokenizer={source} has to be fitted first; give the path of a fitted one, or of a "

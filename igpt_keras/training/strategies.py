@@ -47,8 +47,7 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
     """
     if name not in STRATEGIES:
         raise InputError(f"strategy must be one of {', '.join(STRATEGIES)}, got {name!r}")
-    if name == "auto":
-        name = _from_environment()
+    name = strategy_name(name)
     if name == "none":
         return tf.distribute.get_strategy()
     if name == "mirrored":
@@ -62,6 +61,11 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
         with _own_sigterm():
             return tf.distribute.MultiWorkerMirroredStrategy()
     return _tpu_strategy()
+
+
+def strategy_name(name: str) -> str:
+    """Returns the name of a strategy; for "auto" that of the one that the environment provides."""
+    return _from_environment() if name == "auto" else name
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ from igpt_keras.data.data_set import open_data
 from igpt_keras.evaluation.reconstructions import Reconstructions
 from igpt_keras.pictures.contact_sheets import swatches
 from igpt_keras.runs.result import read_result
-from igpt_keras.tokenizers import load_tokenizer
 
 FITTED = 16
 
@@ -239,13 +238,3 @@ def test_from_images_to_an_export_with_a_vqvae(igpt, tmp_path):
     completed = np.asarray(Image.open(next((tmp_path / "completed").glob("000-*.png"))))
     assert completed.shape == (8, 8, 3)
     np.testing.assert_array_equal(completed[:4], np.broadcast_to(pixels, (8, 8, 3))[:4])
-
-
-@pytest.mark.slow
-def test_two_workers_fit_one_vqvae(two_workers, tmp_path):
-    arguments = ["--data", "digits", "--image-size", 8, "--codebook-size", 16, "--steps", 60]
-    arguments += ["--learning-rate", 0.01, "--batch-size", 32]
-    two_workers("tokenizer", "fit", "vqvae", *arguments, "--output", tmp_path / "run")
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    assert read_result(tmp_path / "run").metrics["rmse"] < open_data("digits").test.images.std()
-    assert load_tokenizer(tmp_path / "run").vocabulary_size == 16

@@ -95,6 +95,23 @@ def test_mistakes_leave_no_folder(changes, data, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_run_that_has_not_finished_is_no_tokenizer_yet(tmp_path):
+    FitVQVAE.open(SETTINGS, "digits", tmp_path / "run")
+    with pytest.raises(InputError, match="run is a run that has not finished: it has no token"):
+        read_tokenizer(str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "given"), [("auto", "several hosts in TF_CONFIG"), ("multi-worker", "multi-work")]
+)
+def test_several_hosts_are_refused(strategy, given, tmp_path, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["a:1", "b:1"]}}')
+    settings = dataclasses.replace(SETTINGS, strategy=strategy)
+    with pytest.raises(InputError, match=f"on one host, got {given}"):
+        FitVQVAE.open(settings, "digits", tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
 def test_steps_and_epochs_exclude_each_other():
     with pytest.raises(InputError, match="either epochs or steps, got epochs=1 and steps=2"):
         FitVQVAE.Settings(epochs=1, steps=2)
