@@ -62,8 +62,9 @@ class Integers(click.ParamType):
                 "--method",
                 default="lbfgs",
                 metavar="NAME",
-                help="Method of fitting: lbfgs, sgd or a plug-in's. SGD reads the features from "
-                "disk, for data sets too large for L-BFGS.",
+                help="Method of the classifiers: lbfgs, sgd, knn or a plug-in's. SGD reads the "
+                "features from disk, for data sets too large for L-BFGS; knn lets the nearest "
+                "training images vote, by cosine similarity.",
             ),
             option(
                 "--layers",
@@ -101,6 +102,19 @@ class Integers(click.ParamType):
                 show_default="the best of 30, 10, 3, … on the validation images",
                 help="Learning rate of SGD.",
             ),
+            option(
+                "--num-neighbors",
+                type=COUNT,
+                metavar="K",
+                show_default="200",
+                help="Number of neighbors of knn; all training images where there are fewer.",
+            ),
+            option(
+                "--temperature",
+                type=POSITIVE,
+                show_default="0.1",
+                help="Temperature of knn: a neighbor counts exp(cosine similarity / temperature).",
+            ),
             batch_size("Number of images per batch when features are extracted."),
             seed("Random seed for subsets, the order of images, BERT's masks and ties."),
         ),
@@ -121,9 +135,9 @@ def probe(
     overwrite: bool,
     settings: dict,
 ) -> None:
-    """Train a linear classifier on the features of every layer.
+    """Train a classifier on the features of every layer.
 
-    The best layer of MODEL, and the regularization of each classifier, are chosen on the
+    The best layer of MODEL, and the regularization of linear classifiers, are chosen on the
     validation images; the test images are only used to measure the accuracy. With
     --train-on-validation each classifier is then trained again on training and validation images.
     """
@@ -147,7 +161,7 @@ def _show(metrics: dict[str, Any], settings) -> None:
 
     others = {"layer", "validation_accuracy", "test_accuracy", "converged"}
     chosen = next((name for name in metrics["layers"][0] if name not in others), "setting")
-    table = Table(title="Linear probes", title_justify="left")
+    table = Table(title="Probes", title_justify="left")
     for column in ("features", "validation", "test", chosen.replace("_", " ")):
         table.add_column(column, justify="left" if column == "features" else "right")
     for entry in metrics["layers"]:

@@ -11,7 +11,8 @@ import numpy as np
 
 from igpt_keras.data.labeled import LabeledImages, LabeledTokens
 from igpt_keras.evaluation.probe_features import LayerFeatures
-from igpt_keras.evaluation.probe_methods import LBFGS, fit_probe
+from igpt_keras.evaluation.probe_methods import fit_probe
+from igpt_keras.evaluation.probe_methods.lbfgs import LBFGS
 from igpt_keras.evaluation.probes import ProbeSplits
 from igpt_keras.registry import Registry
 from igpt_keras.tokenizers import ImageTokenizer

@@ -1,5 +1,6 @@
-"""Linear probes: logistic regression on features of a model (paper, section 2.4)."""
+"""Probes: classifiers on features of a model, linear in the paper (section 2.4)."""
 
+import abc
 import dataclasses
 import os
 import zipfile
@@ -17,22 +18,47 @@ from igpt_keras.short_repr import ShortRepr
 PATIENCE = 2
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
-class Probe(ShortRepr):
-    """A trained linear classifier.
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class Probe(ShortRepr, abc.ABC):
+    """A trained classifier of features.
 
     Attributes:
-        weights: float32 [k · d, C].
-        bias: float32 [C].
         setting: The setting it was trained with, such as "C" or "learning_rate", and what the
             method says of the training, such as "converged".
         validation_accuracy: Share of the validation images whose class is right.
     """
 
+    setting: dict[str, Any] = dataclasses.field(default_factory=dict)
+    validation_accuracy: float = float("nan")
+
+    @abc.abstractmethod
+    def scores(self, x: np.ndarray) -> np.ndarray:
+        """Returns scores of the classes, float [m, C], of features float32 [m, k · d].
+
+        The highest one is the class of the image.
+        """
+
+    def predict(self, features: LayerFeatures) -> np.ndarray:
+        """Returns the classes of the images: int32 [N]."""
+        classes = [self.scores(x).argmax(axis=1) for x in features.read_all()]
+        return np.concatenate(classes).astype(np.int32)
+
+    def accuracy(self, features: LayerFeatures) -> float:
+        """Returns the share of the images whose class is right."""
+        return float((self.predict(features) == features.labels).mean())
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class LinearProbe(Probe):
+    """A trained linear classifier.
+
+    Attributes:
+        weights: float32 [k · d, C].
+        bias: float32 [C].
+    """
+
     weights: np.ndarray
     bias: np.ndarray
-    setting: dict[str, Any]
-    validation_accuracy: float = float("nan")
 
     def save(self, file: str | os.PathLike) -> None:
         """Writes `weights` and `bias` to a .npz file, replacing an earlier one."""
@@ -47,25 +73,19 @@ class Probe(ShortRepr):
         linear.set_weights([self.weights, self.bias])
         return model
 
-    def predict(self, features: LayerFeatures) -> np.ndarray:
-        """Returns the classes of the images: int32 [N]."""
-        classes = [(x @ self.weights + self.bias).argmax(axis=1) for x in features.read_all()]
-        return np.concatenate(classes).astype(np.int32)
-
-    def accuracy(self, features: LayerFeatures) -> float:
-        """Returns the share of the images whose class is right."""
-        return float((self.predict(features) == features.labels).mean())
+    def scores(self, x: np.ndarray) -> np.ndarray:
+        return x @ self.weights + self.bias
 
 
-def load_probe(file: str | os.PathLike) -> Probe:
-    """Reads what `Probe.save` wrote. The setting and the accuracy stand in `result.json`.
+def load_probe(file: str | os.PathLike) -> LinearProbe:
+    """Reads what `LinearProbe.save` wrote. The setting and the accuracy stand in `result.json`.
 
     Raises:
         InputError: The file is missing or damaged.
     """
     try:
         with np.load(file) as arrays:
-            return Probe(arrays["weights"], arrays["bias"], {})
+            return LinearProbe(arrays["weights"], arrays["bias"])
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"{file} is not a probe: {error}") from None
 

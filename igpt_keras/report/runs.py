@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from igpt_keras.errors import InputError
 from igpt_keras.evaluation.set_distances import SetDistances
@@ -14,6 +14,9 @@ from igpt_keras.runs.folder import RUN_FILE, SNAPSHOTS
 from igpt_keras.runs.result import RESULT_FILE, Result, read_result
 from igpt_keras.saving import MODEL_FOLDER
 
+T = TypeVar("T")
+# Methods of the paper; probes by others stand in a table of their own.
+PAPER_METHODS = ("lbfgs", "sgd")
 BASELINES = {"pixels": "raw pixels", "tokens": "palette tokens"}
 
 
@@ -116,9 +119,10 @@ class LowData:
 
 @dataclasses.dataclass(frozen=True)
 class Probe(Entry):
-    """A linear probe of a model, or a baseline; accuracies as fractions.
+    """A probe of a model, or a baseline; accuracies as fractions.
 
     Attributes:
+        method: Name of the method.
         features: "model", or for a baseline "pixels" or "tokens".
         layers: Test accuracy by layer, in order; empty for a baseline.
         best_layer: The layer with the highest validation accuracy; None for a baseline.
@@ -129,6 +133,7 @@ class Probe(Entry):
         low_data: Accuracies with few labels.
     """
 
+    method: str
     features: str
     layers: dict[int, float]
     best_layer: int | None
@@ -172,6 +177,7 @@ class FineTuning(Entry):
 class Findings:
     """All runs of a report, and those of each kind in the same order.
 
+    `probes` holds the linear ones of the paper's methods, `other_probes` the others;
     `unfinished` holds the folders of trainings that have no result yet.
     """
 
@@ -179,12 +185,14 @@ class Findings:
     pretrainings: tuple[Losses, ...]
     fine_tunings: tuple[FineTuning, ...]
     probes: tuple[Probe, ...]
+    other_probes: tuple[Probe, ...]
     evaluations: tuple[Losses, ...]
     unfinished: tuple[pathlib.Path, ...] = ()
 
     def entries(self) -> tuple[Entry, ...]:
         """Returns the runs of all kinds."""
-        return (*self.pretrainings, *self.fine_tunings, *self.probes, *self.evaluations)
+        probes = (*self.probes, *self.other_probes)
+        return (*self.pretrainings, *self.fine_tunings, *probes, *self.evaluations)
 
 
 def find_runs(paths: Iterable[pathlib.Path]) -> list[Run]:
@@ -237,20 +245,23 @@ def read_findings(runs: list[Run], unfinished: Iterable[pathlib.Path] = ()) -> F
     Raises:
         InputError: A result lacks a metric or holds one of another type.
     """
-    readers = (
-        ("pretrain", _read_pretraining),
-        ("finetune", _read_fine_tuning),
-        ("probe", _read_probe),
-        ("evaluate", _read_evaluation),
+
+    def of_kind(kind: str, reader: Callable[[Run], T]) -> tuple[T, ...]:
+        return tuple(_read(run, reader) for run in runs if run.result.kind == kind)
+
+    probes = of_kind("probe", _read_probe)
+    return Findings(
+        tuple(runs),
+        of_kind("pretrain", _read_pretraining),
+        of_kind("finetune", _read_fine_tuning),
+        tuple(probe for probe in probes if probe.method in PAPER_METHODS),
+        tuple(probe for probe in probes if probe.method not in PAPER_METHODS),
+        of_kind("evaluate", _read_evaluation),
+        tuple(unfinished),
     )
-    entries = (
-        tuple(_read(run, reader) for run in runs if run.result.kind == kind)
-        for kind, reader in readers
-    )
-    return Findings(tuple(runs), *entries, unfinished=tuple(unfinished))
 
 
-def _read(run: Run, reader: Callable[[Run], Any]) -> Any:
+def _read(run: Run, reader: Callable[[Run], T]) -> T:
     try:
         return reader(run)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -344,6 +355,7 @@ def _read_probe(run: Run) -> Probe:
         concatenated = (layers_together, float(concatenated["test_accuracy"]))
     return Probe(
         *_entry(run),
+        method=str(metrics["method"]),
         features=features,
         layers={n: accuracy for n, accuracy in layers.items() if n is not None},
         best_layer=best,

@@ -43,7 +43,7 @@ def report_page(findings: Findings, title: str) -> Page:
         ),
         _section(
             "Transfer: linear probes (the paper's Tables 1 and 2)",
-            tables.transfer(findings),
+            [*tables.transfer(findings), *tables.other_probes(findings)],
             Missing("No probe. Make one with", PROBE),
         ),
         _section(
@@ -86,7 +86,7 @@ def _introduction(findings: Findings) -> str:
     kinds = {
         "pre-training": findings.pretrainings,
         "fine-tuning": findings.fine_tunings,
-        "probe": findings.probes,
+        "probe": (*findings.probes, *findings.other_probes),
         "evaluation": findings.evaluations,
     }
     counts = ", ".join(f"{name} {len(runs)}" for name, runs in kinds.items() if runs)
@@ -107,7 +107,7 @@ def _introduction(findings: Findings) -> str:
         )
     refitted = [
         probe.run.name
-        for probe in findings.probes
+        for probe in (*findings.probes, *findings.other_probes)
         if probe.run.result.settings.get("train_on_validation")
     ]
     if refitted:

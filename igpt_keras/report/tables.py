@@ -134,6 +134,34 @@ def transfer(findings: Findings) -> list[Exhibit]:
     return exhibits
 
 
+def other_probes(findings: Findings) -> list[Exhibit]:
+    """Returns one table of the probes by methods that the paper does not have."""
+    entries = findings.other_probes
+    rows = [
+        (
+            *(entry.method, entry.run.name, *_size(entry.model), entry.data_set),
+            _features(entry),
+            *(percent(entry.validation_accuracy), percent(entry.test_accuracy)),
+        )
+        for entry in entries
+    ]
+    header = (
+        *("method", "run", "objective", "model", "parameters", "input", "data", "features"),
+        *("validation accuracy, %", "test accuracy, %"),
+    )
+    caption = (
+        "Probes by methods other than logistic regression, which no figure of this page shows. "
+        "Validation chose the best layer. Nothing was chosen on the test split."
+    )
+    return _exhibits("Other methods", header, rows, caption, entries, findings)
+
+
+def _features(probe: Probe) -> str:
+    if probe.best_layer is None:
+        return baseline_label(probe)
+    return f"best: layer {probe.best_layer} of {probe.model.config.num_layers}"
+
+
 def _probe_rows(probe: Probe) -> Iterator[Row]:
     """A row for each accuracy of a probe: best layer, vote, concatenated layers, last layer."""
     size = square(probe.model.config.image_size)
@@ -147,7 +175,7 @@ def _probe_rows(probe: Probe) -> Iterator[Row]:
     if model.step is not None:
         origin += f", step {model.step}"
     start = ("ours", model.name, origin, short(model.parameters), size)
-    best = f"best: layer {probe.best_layer} of {last}"
+    best = _features(probe)
     yield (*start, best, percent(probe.test_accuracy))
     if probe.vote is not None:
         yield (*start, f"{best}, vote over masks", percent(probe.vote))

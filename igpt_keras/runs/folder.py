@@ -10,7 +10,7 @@
 | `snapshots/` | models on the way of pre-training, and the best one; see `Snapshots` |
 | `history.jsonl`, `events/` | metrics every few steps; see `HistoryLogger` |
 | `model/` | the trained model, once training has ended |
-| `probe.npz` | the probe of the best layer |
+| `probe.npz` | the linear probe of the best layer |
 | `result.json` | what a finished run measured; see `Result` |
 """
 

@@ -1,4 +1,4 @@
-"""Linear probes: what classifiers read off each layer of a model (paper, section 2.4).
+"""Probes: what classifiers read off each layer of a model (paper, section 2.4).
 
 Metrics of the result; accuracies are shares of the images:
 
@@ -32,8 +32,8 @@ from igpt_keras.evaluation.features import FeatureExtractor
 from igpt_keras.evaluation.low_data import low_data_runs
 from igpt_keras.evaluation.probe_features import LayerFeatures
 from igpt_keras.evaluation.probe_methods import METHODS, FitCheckpoints, ProbeMethod, fit_probe
-from igpt_keras.evaluation.probes import Probe as LinearProbe
-from igpt_keras.evaluation.probes import ProbeSplits, best_layer, layers_around
+from igpt_keras.evaluation.probes import LinearProbe, ProbeSplits, best_layer, layers_around
+from igpt_keras.evaluation.probes import Probe as TrainedProbe
 from igpt_keras.evaluation.voting import VOTES, modal_vote
 from igpt_keras.runs.callbacks import Callbacks, report_progress
 from igpt_keras.runs.folder import CHECKPOINTS, PROBE_FILE
@@ -49,7 +49,7 @@ class Settings(ModelOptions):
 
     Attributes:
         model: Path of the model.
-        method: Name of one of `METHODS`, such as "lbfgs" or "sgd".
+        method: Name of one of `METHODS`, such as "lbfgs", "sgd" or "knn".
         layers: Layers to probe; None for all.
         concatenate: Number of layers around the best one to probe side by side, or None.
         labels_per_class: Numbers of labels of each class to probe the best layer with as well.
@@ -57,6 +57,8 @@ class Settings(ModelOptions):
             model's layers; or None.
         epochs: Passes over the images for every learning rate of SGD.
         learning_rate: The only rate of SGD; None for the best of several.
+        num_neighbors: Nearest neighbors of an image; None for the method's own.
+        temperature: Temperature of the neighbors' weights; None for the method's own.
         batch_size: Images in a forward pass of the model.
         seed: Seed of subsets, the order of images, BERT's masks and ties.
         feature_cache: Folder that keeps features for later runs, or None.
@@ -69,16 +71,18 @@ class Settings(ModelOptions):
     baseline: str | None = None
     epochs: int = 20
     learning_rate: float | None = None
+    num_neighbors: int | None = None
+    temperature: float | None = None
     batch_size: int = paper.BATCH_SIZE
     seed: int = 0
     feature_cache: pathlib.Path | None = None
 
 
 class Probe(Measurement[Settings]):
-    """Trains linear probes on the features of a model, and measures them on the test images.
+    """Trains probes on the features of a model, and measures them on the test images.
 
-    Writes `result.json` and `probe.npz`, the probe of the best layer. With `resume`, SGD writes
-    checkpoints next to the run's folder, which a later process resumes from.
+    Writes `result.json` and, if probes are linear, that of the best layer as `probe.npz`. With
+    `resume`, SGD writes checkpoints next to the run's folder, which a later process resumes from.
     """
 
     kind = "probe"
@@ -106,7 +110,8 @@ class Probe(Measurement[Settings]):
     def _measure(self, folder: pathlib.Path, callbacks: Callbacks) -> Result:
         with _feature_folder(self.settings.feature_cache, folder) as features:
             metrics, probe = self._probe(features, callbacks)
-        probe.save(folder / PROBE_FILE)
+        if isinstance(probe, LinearProbe):
+            probe.save(folder / PROBE_FILE)
         return Result(
             kind=self.kind,
             command=self.command,
@@ -118,7 +123,7 @@ class Probe(Measurement[Settings]):
 
     def _probe(
         self, folder: pathlib.Path, callbacks: Callbacks
-    ) -> tuple[dict[str, Any], LinearProbe]:
+    ) -> tuple[dict[str, Any], TrainedProbe]:
         """Returns the metrics, and the best layer's probe; `folder` is for the features."""
         num_classes = len(self.data_set.class_names)
         splits = (self.data_set.train, self.data_set.validation, self.data_set.test)
@@ -173,7 +178,7 @@ class Probe(Measurement[Settings]):
 
     def _probe_baseline(
         self, splits: ProbeSplits, baseline: str
-    ) -> tuple[dict[str, Any], LinearProbe]:
+    ) -> tuple[dict[str, Any], TrainedProbe]:
         """Returns the metrics without layers, and the probe."""
         method = self._make_method()
         probe = fit_probe(method, splits, self.data.train_on_validation)
@@ -193,7 +198,7 @@ class Probe(Measurement[Settings]):
 
     def _probe_layers(
         self, splits: ProbeSplits, votes: list[LayerFeatures], callbacks: Callbacks
-    ) -> tuple[dict[str, Any], LinearProbe]:
+    ) -> tuple[dict[str, Any], TrainedProbe]:
         """Returns the metrics of every layer, and the probe of the best one.
 
         Args:
@@ -238,12 +243,8 @@ class Probe(Measurement[Settings]):
 
     def _make_method(self) -> ProbeMethod:
         settings = self.settings
-        return METHODS.get(settings.method).from_options(
-            learning_rate=settings.learning_rate,
-            epochs=settings.epochs,
-            seed=settings.seed,
-            checkpoints=FitCheckpoints(self._checkpoints) if self._resume else None,
-        )
+        checkpoints = FitCheckpoints(self._checkpoints) if self._resume else None
+        return _make_method(settings, checkpoints)
 
     def _low_data(
         self, splits: ProbeSplits, method: ProbeMethod, features: str
@@ -256,7 +257,7 @@ class Probe(Measurement[Settings]):
 
 def _check(settings: Settings, num_layers: int) -> None:
     """Raises `InputError` for settings that do not fit each other or the model."""
-    METHODS.get(settings.method).from_options(learning_rate=settings.learning_rate)
+    _make_method(settings)
     if settings.baseline is not None:
         PROBE_BASELINES.get(settings.baseline)
     if settings.baseline is not None and (settings.layers or settings.concatenate):
@@ -265,6 +266,17 @@ def _check(settings: Settings, num_layers: int) -> None:
         raise InputError(f"layers must lie in 0…{num_layers}, got {max(settings.layers)}")
     if settings.concatenate is not None and settings.concatenate > num_layers + 1:
         raise InputError(f"concatenate must lie in 2…{num_layers + 1}, got {settings.concatenate}")
+
+
+def _make_method(settings: Settings, checkpoints: FitCheckpoints | None = None) -> ProbeMethod:
+    return METHODS.get(settings.method).from_options(
+        learning_rate=settings.learning_rate,
+        num_neighbors=settings.num_neighbors,
+        temperature=settings.temperature,
+        epochs=settings.epochs,
+        seed=settings.seed,
+        checkpoints=checkpoints,
+    )
 
 
 @contextlib.contextmanager
@@ -277,7 +289,7 @@ def _feature_folder(cache: pathlib.Path | None, run: pathlib.Path) -> Iterator[p
         yield pathlib.Path(folder)
 
 
-def _probe_metrics(probe: LinearProbe, splits: ProbeSplits) -> dict[str, Any]:
+def _probe_metrics(probe: TrainedProbe, splits: ProbeSplits) -> dict[str, Any]:
     return {
         "validation_accuracy": probe.validation_accuracy,
         "test_accuracy": probe.accuracy(splits.test),
@@ -286,7 +298,7 @@ def _probe_metrics(probe: LinearProbe, splits: ProbeSplits) -> dict[str, Any]:
 
 
 def _voting_metrics(
-    probe: LinearProbe, votes: list[LayerFeatures], num_classes: int, seed: int
+    probe: TrainedProbe, votes: list[LayerFeatures], num_classes: int, seed: int
 ) -> dict[str, float] | None:
     """Returns the accuracies of the vote and of its first voter; None if there is only one."""
     if len(votes) == 1:

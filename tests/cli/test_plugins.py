@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from igpt_keras.data import ArraySplit, Source, register_source
 from igpt_keras.evaluation.probe_methods import METHODS, ProbeMethod
-from igpt_keras.evaluation.probes import Probe
+from igpt_keras.evaluation.probes import LinearProbe
 from igpt_keras.sampling.samplers import Sampler, parameter, register_sampler
 
 
@@ -54,7 +54,9 @@ class Centroids(ProbeMethod):
     def fits(self, train, num_classes):
         x = np.concatenate(list(train.read_all()))
         means = np.stack([x[train.labels == c].mean(axis=0) for c in range(num_classes)], axis=1)
-        yield Probe(means, -(means**2).sum(axis=0) / 2, {"centroids": num_classes})
+        yield LinearProbe(
+            means, -(means**2).sum(axis=0) / 2, setting={"centroids": num_classes}
+        )
 
     def with_setting(self, setting):
         return self

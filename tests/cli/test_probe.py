@@ -11,7 +11,8 @@ from igpt_keras.data.data_set import open_data
 from igpt_keras.data.tokenization import tokenize
 from igpt_keras.evaluation.features import FeatureExtractor
 from igpt_keras.evaluation.probe_features import LayerFeatures
-from igpt_keras.evaluation.probe_methods import LBFGS, fit_probe
+from igpt_keras.evaluation.probe_methods import fit_probe
+from igpt_keras.evaluation.probe_methods.lbfgs import LBFGS
 from igpt_keras.evaluation.probes import ProbeSplits, load_probe
 from igpt_keras.evaluation.voting import modal_vote
 from igpt_keras.runs.result import read_result
@@ -183,6 +184,29 @@ def test_baselines_probe_what_the_model_is_shown(igpt, photos, pretrained, tmp_p
     assert metrics["test_accuracy"] == pytest.approx(expected, abs=ONE_OF_12)
 
 
+def test_neighbors_of_every_layer_vote(igpt, photos, pretrained, tmp_path):
+    path, run = pretrained("ar"), tmp_path / "run"
+    status, printed, _ = igpt(
+        *("probe", path, "--data", f"folder:{photos}", "--output", run, "--method", "knn"),
+        *("--num-neighbors", 3, "--labels-per-class", "1"),
+    )
+    assert status == 0
+    # There are no weights to keep.
+    assert {file.name for file in run.iterdir()} == {"result.json"}
+    metrics = read_result(run).metrics
+    assert "num neighbors" in printed and f"layer {metrics['best_layer']}, best" in printed
+    model = igpt_keras.load(path)
+    train, _, test = tokenized(photos, model)
+    for entry in metrics["layers"]:
+        x, y = (np.asarray(model.features(p.tokens, entry["layer"])) for p in (train, test))
+        cosines = y @ x.T / np.linalg.norm(y, axis=1)[:, None] / np.linalg.norm(x, axis=1)
+        nearest = np.argsort(-cosines, axis=1)[:, :3]
+        weights = np.exp(np.take_along_axis(cosines, nearest, axis=1) / 0.1)
+        light = (weights * train.labels[nearest]).sum(axis=1) > weights.sum(axis=1) / 2
+        assert entry["test_accuracy"] == pytest.approx(np.mean(light == test.labels))
+        assert (entry["num_neighbors"], entry["temperature"]) == (3, 0.1)
+
+
 def tokens_of(model, pixels):
     return model.tokenizer.tokenize(pixels.reshape(-1, 4, 4, 3))
 
@@ -199,6 +223,8 @@ def test_a_mistake_is_one_line_and_writes_nothing(igpt, photos, pretrained, tmp_
         (["--layers", "0,3"], "layers must lie in 0…2, got 3"),
         (["--concatenate", 4], "concatenate must lie in 2…3, got 4"),
         (["--baseline", "pixels", "--layers", 1], "baseline=pixels has no layers"),
+        (["--num-neighbors", 5], "num_neighbors=5 is for method=knn"),
+        (["--method", "knn", "--learning-rate", 1], "learning_rate=1.0 is for method=sgd"),
         (["--labels-per-class", 30], "must have at least 30 images"),
         (["--data", f"folder:{flat}"], "labels come from one source"),
     ):

@@ -6,14 +6,18 @@ import warnings
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 
 from igpt_keras.data.labeled import per_class
 from igpt_keras.errors import InputError
 from igpt_keras.evaluation.low_data import low_data_runs
 from igpt_keras.evaluation.probe_features import LayerFeatures, Scaling
-from igpt_keras.evaluation.probe_methods import LBFGS, SGD, Batches, FitCheckpoints, fit_probe
+from igpt_keras.evaluation.probe_methods import FitCheckpoints, fit_probe
+from igpt_keras.evaluation.probe_methods.knn import KNN
+from igpt_keras.evaluation.probe_methods.lbfgs import LBFGS
+from igpt_keras.evaluation.probe_methods.sgd import SGD, Batches
 from igpt_keras.evaluation.probes import (
-    Probe,
+    LinearProbe,
     ProbeSplits,
     best_layer,
     layers_around,
@@ -116,7 +120,7 @@ class Given:
         for right in self.right:
             self.trained += 1
             weights = np.eye(2)[(np.arange(10) >= right).astype(int)]
-            yield Probe(weights, np.zeros(2), {"C": self.trained})
+            yield LinearProbe(weights, np.zeros(2), setting={"C": self.trained})
 
 
 @pytest.mark.parametrize(
@@ -304,6 +308,80 @@ def test_memory_of_sgd_does_not_grow_with_the_features(tmp_path):
     few, many = peak_memory(tmp_path, 4096), peak_memory(tmp_path, 32768)
     features = (32768 - 4096) * 64 * 4
     assert many - few < features / 4
+
+
+def test_neighbors_vote_as_scikit_learns_do_over_many_reads():
+    generator = np.random.default_rng(0)
+    x, y = (generator.normal(0.3, 1, (count, 8)).astype(np.float32) for count in (2200, 100))
+    labels = generator.integers(0, 4, len(x))
+    train = LayerFeatures([x], labels)
+    # A weight of exp(10,000) overflows as it is.
+    for k, temperature in ((1, 0.1), (20, np.inf), (200, 0.1), (2200, 1e-4)):
+        (probe,) = KNN(k, temperature).fits(train, 4)
+        reference = KNeighborsClassifier(
+            k,
+            metric="cosine",
+            # A cosine distance is 1 - the similarity.
+            weights=lambda distances, t=temperature: np.exp(
+                (distances.min(axis=1, keepdims=True) - distances) / t
+            ),
+        ).fit(x.astype(np.float64), labels)
+        scores = probe.scores(y)
+        expected = reference.predict_proba(y.astype(np.float64))
+        np.testing.assert_allclose(scores / scores.sum(axis=1)[:, None], expected, atol=1e-3)
+    (probe,) = KNN(20, np.inf).fits(train, 4)
+    uniform = KNeighborsClassifier(20, metric="cosine").fit(x, labels)
+    test = LayerFeatures([y], labels[:100])
+    np.testing.assert_array_equal(probe.predict(test), uniform.predict(y))
+
+
+def test_fewer_images_than_neighbors_all_vote():
+    few = make_splits().train.take(np.array([0, 5, 7]))
+    (probe,) = KNN(200, np.inf).fits(few, 3)
+    assert probe.setting == {"num_neighbors": 3, "temperature": np.inf}
+    counts = np.bincount(few.labels, minlength=3)
+    np.testing.assert_array_equal(probe.scores(few.layers[0]), [counts] * 3)
+    silent = LayerFeatures([np.zeros((2, 6), np.float32)], np.arange(2))
+    np.testing.assert_array_equal(probe.scores(silent.layers[0]), [counts] * 2)
+    folded = fit_probe(KNN(200), make_splits(), fold=True)
+    assert folded.setting["num_neighbors"] == 200
+
+
+def test_memory_of_neighbors_does_not_grow_with_the_images(tmp_path):
+    def peak(count):
+        layer = np.lib.format.open_memmap(tmp_path / f"{count}.npy", "w+", np.float32, (count, 64))
+        layer[:, 0] = 1
+        layer.flush()
+        layer = np.load(tmp_path / f"{count}.npy", mmap_mode="r")
+        (probe,) = KNN().fits(LayerFeatures([layer], np.arange(count) % 2), 2)
+        tracemalloc.start()
+        probe.scores(np.ones((64, 64), np.float32))
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    few, many = peak(4096), peak(32768)
+    assert many - few < (32768 - 4096) * 64 * 4 / 10
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_neighbors": 0}, "num_neighbors must be at least 1, got 0"),
+        ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
+        ({"temperature": np.nan}, "temperature must be above 0, got nan"),
+        ({"learning_rate": 0.1}, "learning_rate=0.1 is for method=sgd"),
+    ],
+)
+def test_options_that_neighbors_cannot_have_are_named(options, message):
+    with pytest.raises(InputError, match=message):
+        KNN.from_options(**options)
+
+
+@pytest.mark.parametrize("method", [LBFGS, SGD])
+def test_methods_without_neighbors_say_so(method):
+    with pytest.raises(InputError, match="num_neighbors=3 is for method=knn"):
+        method.from_options(num_neighbors=3)
 
 
 def test_scaling_is_by_mean_and_total_variance_over_many_reads():

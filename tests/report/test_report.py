@@ -330,6 +330,18 @@ def test_baselines_alone_make_a_table_and_no_figure(tmp_path):
     assert page.table("features", "pre-training")[0]["test accuracy, %"] == "25.0"
 
 
+def test_probes_by_other_methods_stand_in_a_table_of_their_own(tmp_path):
+    runs.probe(tmp_path / "runs" / "linear", test=[0.1, 0.2, 0.3, 0.1])
+    neighbors = runs.probe(tmp_path / "runs" / "neighbors", test=[0.1, 0.9, 0.3, 0.1])
+    change(neighbors, lambda content: content["metrics"].update(method="knn"))
+    page = report(tmp_path / "runs", tmp_path / "out")
+    (row,) = page.table("method")
+    assert (row["method"], row["run"], row["model"]) == ("knn", "neighbors", "ar")
+    assert (row["features"], row["test accuracy, %"]) == ("best: layer 1 of 3", "90.0")
+    cells = [cell for table in page.tables for row in table for cell in row]
+    assert cells.count("90.0") == 2  # on validation and on test
+
+
 def test_folded_validation_is_said(tmp_path):
     runs.fine_tuning(tmp_path / "runs" / "final", validation=None, on=runs.data(validation=0))
     runs.fine_tuning(tmp_path / "runs" / "searched")

@@ -1,0 +1,158 @@
+"""Logistic regression by SGD, from features on disk."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+
+from igpt_keras import paper
+from igpt_keras.evaluation.probe_features import LayerFeatures, Scaling
+from igpt_keras.evaluation.probe_methods import METHODS, FitCheckpoints, ProbeMethod
+from igpt_keras.evaluation.probes import LinearProbe
+from igpt_keras.training.callbacks.checkpoint_manager import stopped_by_signals
+from igpt_keras.training.callbacks.divergence_detector import Diverged
+from igpt_keras.training.resumable_fit import resumable_fit
+
+
+@METHODS.register("sgd")
+@dataclasses.dataclass(frozen=True)
+class SGD(ProbeMethod):
+    """SGD with momentum and a cosine to 0, for sets too large for L-BFGS (paper, section 3.4).
+
+    Only the projection is trained, from zero; features are scaled (`Scaling`). They are read
+    batch by batch: memory holds 12 bytes of an image, its label and its place in the order. With
+    the same `seed`, every process sees them in the same order.
+
+    Attributes:
+        learning_rates: Rates from large to small.
+        epochs: Passes over the images for each of them.
+        batch_size: Images in a step.
+        seed: Seed of the order of the images.
+        checkpoints: Checkpoints that fits resume from and write, or None.
+    """
+
+    learning_rates: Sequence[float] = paper.PROBE_LEARNING_RATES
+    epochs: int = 20
+    batch_size: int = 256
+    seed: int = 0
+    checkpoints: FitCheckpoints | None = None
+
+    @classmethod
+    def from_options(
+        cls,
+        *,
+        learning_rate: float | None = None,
+        epochs: int = 20,
+        seed: int = 0,
+        checkpoints: FitCheckpoints | None = None,
+        **others: Any,
+    ) -> "SGD":
+        method = super().from_options(**others)
+        rates = method.learning_rates if learning_rate is None else (learning_rate,)
+        return cls(rates, epochs=epochs, seed=seed, checkpoints=checkpoints)
+
+    def fits(self, train: LayerFeatures, num_classes: int) -> Iterator[LinearProbe]:
+        """Yields a probe for every learning rate at which the weights stay finite.
+
+        Raises:
+            Diverged: There is none.
+            Interrupted: A signal stopped a fit; a checkpoint is written.
+        """
+        scaling, diverged = Scaling.of(train), True
+        for learning_rate in self.learning_rates:
+            weights = self._fit(train, scaling, num_classes, learning_rate)
+            if not np.isfinite(weights).all():
+                continue
+            diverged = False
+            setting = {"learning_rate": float(learning_rate)}
+            unscaled = scaling.unapply(weights, np.zeros(num_classes))
+            yield LinearProbe(*unscaled, setting=setting)
+        if diverged:
+            steps = self.epochs * Batches(train, scaling, self.batch_size, self.seed).per_epoch
+            raise Diverged(steps, "the weights of the probe are not finite")
+
+    def _fit(
+        self, train: LayerFeatures, scaling: Scaling, num_classes: int, learning_rate: float
+    ) -> np.ndarray:
+        """Returns the projection that is trained at one rate: float32 [k · d, C]."""
+        batches = partial(Batches, train, scaling, self.batch_size, self.seed)
+        steps_per_epoch = batches().per_epoch
+        schedule = keras.optimizers.schedules.CosineDecay(
+            learning_rate, decay_steps=self.epochs * steps_per_epoch
+        )
+        projection = keras.layers.Dense(num_classes, use_bias=False, kernel_initializer="zeros")
+        model = keras.Sequential([keras.Input((train.width,)), projection])
+        model.compile(
+            keras.optimizers.SGD(
+                schedule,  # pyright: ignore[reportArgumentType]
+                momentum=paper.PROBE_MOMENTUM,
+            ),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+        checkpoints = None if self.checkpoints is None else self.checkpoints.of_next_fit()
+        with stopped_by_signals(checkpoints) if checkpoints else contextlib.nullcontext():
+            resumable_fit(
+                model,
+                batches,
+                epochs=self.epochs,
+                steps_per_epoch=steps_per_epoch,
+                checkpoints=checkpoints,
+                verbose=0,
+            )
+        return np.asarray(keras.ops.convert_to_numpy(projection.kernel))
+
+    def with_setting(self, setting: dict[str, Any]) -> "SGD":
+        return dataclasses.replace(self, learning_rates=[setting["learning_rate"]])
+
+
+class Batches(keras.utils.PyDataset):
+    """Endless batches of one size, in an order that changes with every epoch.
+
+    Images that do not fill a batch are left out of an epoch, different ones in each.
+
+    Args:
+        features: Features of the images.
+        scaling: Scaling of the features.
+        batch_size: Images in a batch; all of them where there are fewer.
+        seed: Seed of the order.
+        start: Number of batches to skip.
+    """
+
+    num_batches = None  # pyright: ignore[reportAssignmentType]
+
+    def __init__(
+        self,
+        features: LayerFeatures,
+        scaling: Scaling,
+        batch_size: int,
+        seed: int,
+        start: int = 0,
+    ):
+        super().__init__()
+        self.features = features
+        self.scaling = scaling
+        self.batch_size = min(batch_size, len(features))
+        self.seed = seed
+        self.start = start
+        self._epoch = -1
+        self._order = np.empty(0, int)
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches in an epoch."""
+        return len(self.features) // self.batch_size
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        epoch, batch = divmod(self.start + index, self.per_epoch)
+        if epoch != self._epoch:
+            # The order before goes first: memory holds one.
+            self._order = np.empty(0, int)
+            self._order = np.random.default_rng([self.seed, epoch]).permutation(len(self.features))
+            self._epoch = epoch
+        # Rows in the order of the file are read faster.
+        rows = np.sort(self._order[batch * self.batch_size : (batch + 1) * self.batch_size])
+        return self.scaling.apply(self.features.read(rows)), self.features.labels[rows]
