@@ -1,9 +1,12 @@
-"""Checksums that tell whether the files of a folder are as they were written."""
+"""Checksums that tell whether files are as they were written, and arrays the same."""
 
 import hashlib
 import os
 import pathlib
 import re
+from collections.abc import Iterable
+
+import numpy as np
 
 CHECKSUM_FILE = "SHA256SUMS"
 LINE = re.compile(rb"^[0-9a-f]{64}  ([^\0\n]+)$", re.MULTILINE)
@@ -39,6 +42,15 @@ def find_damage(folder: str | os.PathLike, *required: str) -> str | None:
     except OSError as error:
         return f"{error.filename or folder} cannot be read ({error.strerror})"
     return None
+
+
+def digest_of_arrays(arrays: Iterable[np.ndarray]) -> str:
+    """Returns a string that changes with every shape and number of `arrays`."""
+    digest = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        digest.update(repr(array.shape).encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _lines(folder: pathlib.Path, names: list[str]) -> bytes:

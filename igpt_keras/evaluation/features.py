@@ -13,6 +13,7 @@ import numpy as np
 
 from igpt_keras import paper
 from igpt_keras.atomic import atomic_path
+from igpt_keras.checksums import digest_of_arrays
 from igpt_keras.disk_space import create_array
 from igpt_keras.errors import InputError
 from igpt_keras.evaluation.method_model import MethodModel
@@ -159,11 +160,7 @@ class FeatureExtractor:
 
 def digest_of_weights(layer: keras.Layer) -> str:
     """Returns a string that changes with every weight of `layer`."""
-    digest = hashlib.blake2b(digest_size=16)
-    for weight in layer.get_weights():
-        digest.update(repr(weight.shape).encode())
-        digest.update(np.ascontiguousarray(weight).tobytes())
-    return digest.hexdigest()
+    return digest_of_arrays(layer.get_weights())
 
 
 def _digest_of_model(model: GenerativeModel) -> list:

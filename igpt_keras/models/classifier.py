@@ -11,6 +11,7 @@ from igpt_keras import paper
 from igpt_keras.errors import InputError
 from igpt_keras.models.generative_model import GenerativeModel, pool
 from igpt_keras.models.image_gpt import ImageGPT
+from igpt_keras.models.partial_training import PartialTraining
 from igpt_keras.network.config import ImageGPTConfig, integer_of_at_least
 from igpt_keras.network.losses import shares_of_mean
 from igpt_keras.saving import load_preset, model_classes, read_preset, register_model
@@ -18,7 +19,7 @@ from igpt_keras.tensors import Shape, Tensor
 
 
 @register_model
-class ImageGPTClassifier(GenerativeModel):
+class ImageGPTClassifier(PartialTraining, GenerativeModel):
     """The fine-tuned network (paper, section 2.3): tokens to class logits float32 [B, C].
 
     The features f^`layer` go through a projection that starts at zero. The loss is L_CLF +

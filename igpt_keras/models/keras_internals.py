@@ -62,6 +62,15 @@ def replaced_losses(model: keras.Model, losses: list[Tensor]) -> Iterator[None]:
         override[:] = before
 
 
+def remove_variable(layer: keras.Layer, name: str) -> None:
+    """Removes a variable from a layer; its attribute `name` is None afterwards.
+
+    `del layer.name` is public, and collects all garbage of the process each time.
+    """
+    layer._untrack_variable(getattr(layer, name))
+    setattr(layer, name, None)
+
+
 def first_added_loss(model: keras.Model) -> Tensor | None:
     """Returns the loss that the model's own `call` added, or None before its first call.
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 # Graphs with other drafts, samplers or row counts than the last ones are compiled again.
 MAX_GRAPHS = 16
@@ -29,3 +29,9 @@ def kept_by_model(make: Callable[Concatenate[M, P], T]) -> Callable[Concatenate[
         return model._sampling_graphs(make, *arguments, **settings)
 
     return get
+
+
+def forget_graphs(model: Any) -> None:
+    """Drops the cached functions of a model whose layers compute something else from now on."""
+    if hasattr(model, "_sampling_graphs"):
+        model._sampling_graphs.cache_clear()

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from igpt_keras import ImageGPT
-from igpt_keras.models.keras_internals import TrainerOverrides
+from igpt_keras.models.keras_internals import TrainerOverrides, remove_variable
 from igpt_keras.training.strategies import make_strategy
 
 
@@ -15,6 +15,13 @@ from igpt_keras.training.strategies import make_strategy
 )
 def test_keras_still_has(name):
     assert callable(getattr(keras.Model, name, None)), f"keras.Model.{name} is gone"
+
+
+def test_keras_still_untracks_variables():
+    layer = keras.layers.Dense(3)
+    layer.build((None, 2))
+    remove_variable(layer, "bias")
+    assert (layer.bias, layer.weights) == (None, [layer.kernel])
 
 
 @pytest.mark.parametrize("name", ["_maybe_symbolic_build", "_get_metrics_result_or_logs"])
