@@ -52,6 +52,19 @@ if TYPE_CHECKING:
                 show_default="the last",
                 help="Layer whose features the class head reads.",
             ),
+            option(
+                "--lora-rank",
+                type=COUNT,
+                show_default="the weights themselves train",
+                help="Train low-rank adapters (LoRA) of this rank in the place of the pre-trained "
+                "weights, which needs less memory.",
+            ),
+            option(
+                "--freeze-blocks",
+                type=click.IntRange(min=0),
+                default=0,
+                help="Number of first blocks to keep as they are, along with the embeddings.",
+            ),
             option("--epochs", type=COUNT, default=30, help="Maximum number of epochs."),
             option(
                 "--patience",
@@ -156,6 +169,8 @@ def _show(metrics: dict[str, Any], output: pathlib.Path, progress: str) -> None:
             table.add_row(row, format(metrics[name], form))
     epochs = len(metrics["history"]["loss"])
     table.add_row("best epoch", f"{metrics['best_epoch']} of {epochs}")
+    trained, total = metrics["trainable_parameters"], metrics["total_parameters"]
+    table.add_row("parameters that trained", f"{trained:,} of {total:,}")
     Console(stderr=progress == "json").print(table)
     print_result(
         f"Wrote the classifier {output / MODEL_FOLDER} and {output / RESULT_FILE}", progress

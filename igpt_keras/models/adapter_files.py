@@ -2,7 +2,7 @@
 
 | file | content |
 | --- | --- |
-| `adapters.json` | rank, fingerprint of the pre-trained network, what the class head reads, classes |
+| `adapters.json` | rank, fingerprint of the pre-trained network, layer of the head, classes |
 | `adapters.safetensors` | the matrices A and B of each adapter, and the class head |
 """
 

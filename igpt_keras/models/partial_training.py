@@ -259,4 +259,6 @@ def check_frozen_blocks(config: ImageGPTConfig, name: str, value: int) -> int:
 
 def count_parameters(model: keras.Model) -> tuple[int, int]:
     """Returns how many parameters of a model train, and how many it has."""
-    return sum(math.prod(variable.shape) for variable in model.trainable_variables), model.count_params()
+    return sum(
+        math.prod(variable.shape) for variable in model.trainable_variables
+    ), model.count_params()

@@ -153,6 +153,9 @@ class FineTuning(Entry):
         generative_weight: Weight of L_GEN.
         learning_rate: The constant rate.
         layer: The layer that the class head reads.
+        lora_rank: Rank of the adapters that were trained; None where weights were.
+        frozen_blocks: Number of first blocks that did not train.
+        parameters: How many parameters trained, and how many there were; None where unknown.
         train_images: Images it was trained on.
         labels_per_class: Labels of each class; None where all were used.
         validation_accuracy: Validation accuracy of the best epoch.
@@ -165,6 +168,9 @@ class FineTuning(Entry):
     generative_weight: float
     learning_rate: float
     layer: int | None
+    lora_rank: int | None
+    frozen_blocks: int
+    parameters: tuple[int, int] | None
     train_images: int
     labels_per_class: int | None
     validation_accuracy: float | None
@@ -325,12 +331,17 @@ def _read_fine_tuning(run: Run) -> FineTuning:
     metrics, settings = run.result.metrics, run.result.settings
     accuracy = float(metrics["test_accuracy"])
     single = _optional(float, metrics["single_mask_accuracy"])
+    # Runs of earlier versions trained all parameters and did not count them.
+    trained = metrics.get("trainable_parameters")
     return FineTuning(
         *_entry(run),
         start=str(settings["start"]),
         generative_weight=float(settings["generative_weight"]),
         learning_rate=float(settings["learning_rate"]),
         layer=_optional(int, settings["layer"]),
+        lora_rank=_optional(int, settings.get("lora_rank")),
+        frozen_blocks=int(settings.get("freeze_blocks", 0)),
+        parameters=None if trained is None else (int(trained), int(metrics["total_parameters"])),
         train_images=int(run.result.data["train"]),
         labels_per_class=_optional(int, settings.get("labels_per_class")),
         validation_accuracy=_optional(float, metrics["validation_accuracy"]),

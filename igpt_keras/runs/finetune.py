@@ -10,6 +10,8 @@ Metrics of the result; losses in nats, generative ones per token:
 | `test_accuracy`, `single_mask_accuracy` | as of `ClassifierMetrics` |
 | `test_generative_loss`, `test_classification_loss` | likewise |
 | `votes` | number of masks that vote, for BERT; else None |
+| `trainable_parameters` | how many parameters trained |
+| `total_parameters` | how many the classifier had then, adapters included |
 """
 
 import dataclasses
@@ -29,7 +31,8 @@ from igpt_keras.evaluation.voting import VOTES
 from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.models.masking import masked_inputs
-from igpt_keras.network.config import ImageGPTConfig
+from igpt_keras.models.partial_training import check_frozen_blocks, count_parameters
+from igpt_keras.network.config import ImageGPTConfig, integer_of_at_least
 from igpt_keras.runs.callbacks import Callbacks
 from igpt_keras.runs.model_training import ModelTraining
 from igpt_keras.runs.options import ModelOptions, ModelTrainingOptions
@@ -39,9 +42,12 @@ from igpt_keras.saving import MODEL_FOLDER
 from igpt_keras.stages import stage
 from igpt_keras.tokenizers import ImageTokenizer
 from igpt_keras.tokenizers.base import tokenizer_of
+from igpt_keras.training.memory import trained_parameters
 from igpt_keras.training.recipes import FineTuningHistory, finetune
 from igpt_keras.training.strategies import distribute
 from igpt_keras.wording import plural
+
+ADAPTERS_FOLDER = "adapters"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
@@ -53,6 +59,9 @@ class Settings(ModelOptions, ModelTrainingOptions):
         from_scratch: Whether to take only the sizes and the tokenizer of the model.
         generative_weight: Factor of L_GEN in the loss L_GEN + L_CLF.
         layer: Layer whose features the class head reads; None for the last.
+        lora_rank: Rank of the adapters that train in the place of the pre-trained weights; None
+            trains the weights themselves.
+        freeze_blocks: Number of first blocks that do not train, nor do then the embeddings.
         epochs: Passes over the images, at most.
         patience: Epochs without a better validation accuracy after which training stops.
         batch_size: Images in a step, of all devices together.
@@ -64,6 +73,8 @@ class Settings(ModelOptions, ModelTrainingOptions):
     from_scratch: bool = False
     generative_weight: float = paper.GENERATIVE_WEIGHT
     layer: int | None = None
+    lora_rank: int | None = None
+    freeze_blocks: int = 0
     epochs: int = 30
     patience: int = 5
     batch_size: int = paper.BATCH_SIZE
@@ -76,7 +87,7 @@ class Finetune(ModelTraining[Settings]):
     """Trains a pre-trained model to classify, and measures it on the test images.
 
     Writes checkpoints and `history.jsonl` while it trains, and at the end the classifier of the
-    best epoch and `result.json`.
+    best epoch, whose adapters are merged and stored apart as well, and `result.json`.
 
     Attributes:
         start: The pre-trained model, or a new one of its sizes.
@@ -92,6 +103,7 @@ class Finetune(ModelTraining[Settings]):
         self.start = load_start(settings)
         if settings.layer is not None:
             self.start.check_layer(settings.layer)
+        _check_what_trains(settings, self.start.config)
         self.class_names = self.data.labeled_data_set().class_names
         if settings.labels_per_class is not None and self.data.augmentation != "none":
             raise InputError(
@@ -118,6 +130,12 @@ class Finetune(ModelTraining[Settings]):
 
     def _config(self) -> ImageGPTConfig:
         return self.start.config
+
+    def _trained_parameters(self) -> int | None:
+        settings = self.settings
+        return trained_parameters(
+            self.start.config, settings.lora_rank, settings.freeze_blocks, len(self.class_names)
+        )
 
     def _find_tokenizer(self) -> ImageTokenizer:
         return tokenizer_of(self.start)
@@ -149,17 +167,28 @@ class Finetune(ModelTraining[Settings]):
         return dataclasses.replace(stream, sources=[WeightedSource(split, 1.0, "none")], cache=None)
 
     def _build(self) -> ImageGPTClassifier:
-        return ImageGPTClassifier.from_preset(
+        settings = self.settings
+        model = ImageGPTClassifier.from_preset(
             self.start,
             len(self.class_names),
-            layer=self.settings.layer,
-            generative_weight=self.settings.generative_weight,
+            layer=settings.layer,
+            generative_weight=settings.generative_weight,
             class_names=self.class_names,
-            dtype=self.settings.precision,
+            dtype=settings.precision,
         )
+        model.freeze_blocks(settings.freeze_blocks)
+        if settings.lora_rank is not None:
+            model.enable_lora(settings.lora_rank)
+        return model
 
     def _train(self, model: ImageGPTClassifier, callbacks: Callbacks) -> Result:
         trained = self._fit(model, callbacks)
+        trainable, total = count_parameters(model)
+        if model.lora_rank is not None:
+            if self.is_chief:
+                folder, base = self.output / ADAPTERS_FOLDER, str(self.settings.model)
+                model.save_adapters(folder, base=base, overwrite=True)
+            model.merge_lora()
         measured = {name: self._measure(model, name) for name in self.held_out}
         if self.is_chief:
             self._save(model, trained, measured.get("validation"))
@@ -169,7 +198,11 @@ class Finetune(ModelTraining[Settings]):
             model=self._describe_start(),
             data={**self.data.data_set.describe(), "train": self.num_images},
             settings=self._describe_settings(model),
-            metrics=_metrics(model, trained, measured),
+            metrics={
+                **_metrics(model, trained, measured),
+                "trainable_parameters": trainable,
+                "total_parameters": total,
+            },
         )
 
     def _measure(self, model: ImageGPTClassifier, name: str) -> ClassifierMetrics:
@@ -261,6 +294,27 @@ def load_start(settings: Settings) -> ImageGPT:
         tokenizer=pretrained.tokenizer,
         dtype=pretrained.dtype_policy,
     )
+
+
+def _check_what_trains(settings: Settings, config: ImageGPTConfig) -> None:
+    """Raises `InputError` for a `lora_rank` or `freeze_blocks` that cannot be used."""
+    frozen = check_frozen_blocks(config, "freeze_blocks", settings.freeze_blocks)
+    if settings.lora_rank is None:
+        return
+    integer_of_at_least(1, "lora_rank", settings.lora_rank)
+    if settings.from_scratch:
+        raise InputError(
+            f"lora_rank={settings.lora_rank} keeps pre-trained weights as they are, and "
+            "from_scratch=True has none; give one of the two"
+        )
+    used = config.num_layers
+    if settings.generative_weight == 0 and settings.layer is not None:
+        used = settings.layer
+    if frozen >= used:
+        raise InputError(
+            f"lora_rank={settings.lora_rank} needs a block that trains, and of the {used} blocks "
+            f"that are used, freeze_blocks={frozen} leaves none"
+        )
 
 
 def _metrics(

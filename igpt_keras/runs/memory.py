@@ -47,6 +47,7 @@ def plan_memory(
     batch_size: int,
     strategy: tf.distribute.Strategy,
     before: int | None,
+    trained: int | None = None,
 ) -> MemoryPlan:
     """Checks that a training fits into the memory of this host.
 
@@ -57,6 +58,7 @@ def plan_memory(
         strategy: The strategy that the model is made under.
         before: The number of micro-batches of a run that is resumed, which "auto" keeps: another
             number rounds differently.
+        trained: Number of parameters that train; None for all.
 
     Raises:
         InputError: It does not fit; the message names settings that would.
@@ -72,6 +74,7 @@ def plan_memory(
         settings.remat,
         settings.precision != "float32",
         strategy.num_replicas_in_sync // hosts,
+        trained,
     )
     if tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU"):
         return MemoryPlan(config, layout, None)

@@ -51,7 +51,12 @@ class ModelTraining(Training[SettingsT]):
         """Decides on `micro_batches`, which "auto" leaves to the memory or to the resumed run."""
         before = None if content is None else content["options"]["micro_batches"]
         self.memory = plan_memory(
-            self._config(), self.settings, self.batch_size, self.strategy, before
+            self._config(),
+            self.settings,
+            self.batch_size,
+            self.strategy,
+            before,
+            self._trained_parameters(),
         )
         chosen = self.memory.layout.micro_batches
         self.settings = dataclasses.replace(self.settings, micro_batches=chosen)
@@ -63,6 +68,10 @@ class ModelTraining(Training[SettingsT]):
     @abc.abstractmethod
     def _config(self) -> ImageGPTConfig:
         """Returns the sizes of the model."""
+
+    def _trained_parameters(self) -> int | None:
+        """Returns how many parameters train; None for all."""
+        return None
 
     @abc.abstractmethod
     def _find_tokenizer(self) -> ImageTokenizer:

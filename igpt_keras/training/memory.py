@@ -22,9 +22,34 @@ USABLE = 0.9
 CGROUP = pathlib.Path("/sys/fs/cgroup")
 
 
-def state_bytes(config: ImageGPTConfig, mixed: bool) -> int:
-    """Weights, gradients, and Adam's two moments, float32; if `mixed`, weights in bfloat16 too."""
-    return (4 + 4 + 8 + 2 * mixed) * config.parameter_count()
+def state_bytes(config: ImageGPTConfig, mixed: bool, trained: int | None = None) -> int:
+    """Weights, gradients, and Adam's two moments, float32; if `mixed`, weights in bfloat16 too.
+
+    `trained` parameters have moments; None for all. Adapters need in the place of a kernel's
+    gradient the sum of the kernel and their product.
+    """
+    count = config.parameter_count()
+    return (4 + 4 + 2 * mixed) * count + 8 * (count if trained is None else trained)
+
+
+def trained_parameters(
+    config: ImageGPTConfig, lora_rank: int | None, frozen_blocks: int, num_classes: int
+) -> int | None:
+    """Returns how many parameters of a classifier train, at most; None for all.
+
+    Args:
+        config: The sizes.
+        lora_rank: Rank of the adapters, which train with the class head alone; None without.
+        frozen_blocks: Number of first blocks that do not train.
+        num_classes: Number of classes.
+    """
+    d = config.hidden_dim
+    if lora_rank is not None:
+        return (config.num_layers - frozen_blocks) * 16 * d * lora_rank + num_classes * d
+    if frozen_blocks:
+        # The projections of a block have 12 d² weights.
+        return config.parameter_count(num_classes=num_classes) - frozen_blocks * 12 * d * d
+    return None
 
 
 @functools.lru_cache(maxsize=64)
@@ -103,6 +128,7 @@ class Layout:
         remat: Whether activations are recomputed.
         mixed: Whether activations have 16 bits.
         replicas: Copies of the model that share the memory, each with a share of the batch.
+        trained: Number of parameters that train; None for all.
     """
 
     batch_size: int
@@ -110,6 +136,7 @@ class Layout:
     remat: bool = False
     mixed: bool = False
     replicas: int = 1
+    trained: int | None = None
 
     def training_bytes(self, config: ImageGPTConfig) -> int:
         """Returns the peak memory of training a model, above that of the process before.
@@ -117,11 +144,12 @@ class Layout:
         Activations are freed before a checkpoint copies the weights and Adam's moments.
         """
         count = config.parameter_count()
+        trained = count if self.trained is None else self.trained
         images = -(-self.batch_size // (self.micro_batches * self.replicas))
-        sums = 4 * count if self.micro_batches > 1 else 0
+        sums = 4 * trained if self.micro_batches > 1 else 0
         step = sums + activation_bytes(config, images, self.mixed, self.remat)
-        copies = (4 + 8) * count
-        state = self.replicas * state_bytes(config, self.mixed)
+        copies = 4 * count + 8 * trained
+        state = self.replicas * state_bytes(config, self.mixed, self.trained)
         return round(MARGIN * (state + max(self.replicas * step, copies)))
 
     def divided(self) -> Iterator["Layout"]:

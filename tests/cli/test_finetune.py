@@ -5,6 +5,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 import igpt_keras
@@ -125,9 +126,67 @@ def test_finetune_from_scratch_takes_no_weights_of_the_model(igpt, photos, pretr
     assert trained.std() < 0.03 < started.std()
 
 
+@pytest.mark.slow
+def test_adapters_are_stored_apart_and_merged_in_the_classifier(igpt, photos, pretrained, tmp_path):
+    model, run = pretrained("ar"), tmp_path / "run"
+    status, printed, errors = igpt(
+        *("finetune", model, "--data", f"folder:{photos}", "--output", run, "--batch-size", 8),
+        *("--epochs", 3, "--learning-rate", 0.03, "--lora-rank", 2, "--freeze-blocks", 1),
+    )
+    assert status == 0, errors
+    result = read_result(run)
+    adapters = 2 * 16 * 16
+    counts = (result.metrics["trainable_parameters"], result.metrics["total_parameters"])
+    start = igpt_keras.load(model)
+    assert counts == (adapters + 2 * 16, start.count_params() + adapters + 2 * 16)
+    assert f"{counts[0]:,} of {counts[1]:,}" in printed
+    assert (result.settings["lora_rank"], result.settings["freeze_blocks"]) == (2, 1)
+
+    classifier = igpt_keras.load(run / "model")
+    assert classifier.lora_rank is None
+    tokens, labels = test_split(photos, classifier.tokenizer)
+    logits = classifier.predict(tokens, verbose=0)
+    assert result.metrics["test_accuracy"] == np.mean(logits.argmax(axis=1) == labels)
+    again = igpt_keras.ImageGPTClassifier.from_preset(model, 2)
+    again.load_adapters(run / "adapters")
+    np.testing.assert_allclose(again.predict(tokens, verbose=0), logits, atol=1e-5)
+    assert again.class_names == ["dark", "light"]
+    about = json.loads((run / "adapters" / "adapters.json").read_text())
+    assert about["base"]["path"] == str(model)
+    kernels = {v.path.partition("/")[2]: v.numpy() for v in classifier.backbone.variables}
+    differ = {
+        v.path.partition("/")[2]
+        for v in start.backbone.variables
+        if (kernels[v.path.partition("/")[2]] != v.numpy()).any()
+    }
+    projections = ("attention/qkv", "attention/output_proj", "mlp/up_proj", "mlp/down_proj")
+    assert differ == {f"backbone/block_1/{name}/kernel" for name in projections}
+
+    # No variable of an export is an adapter's.
+    served = tmp_path / "served"
+    assert igpt("export", run / "model", "--output", served)[0] == 0
+    variables = [
+        variable
+        for index in served.glob("**/variables.index")
+        for variable in tf.train.list_variables(str(index.with_suffix("")))
+    ]
+    assert (variables != []) and not any("lora" in name for name, _ in variables)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"options": ("--lora-rank", 0)}, "--lora-rank"),
+        ({"options": ("--freeze-blocks", 3)}, "freeze_blocks must be at most the 2 blocks, got 3"),
+        ({"options": ("--lora-rank", 4, "--from-scratch")}, "from_scratch=True has none"),
+        (
+            {"options": ("--lora-rank", 4, "--freeze-blocks", 2)},
+            "of the 2 blocks that are used, freeze_blocks=2 leaves none",
+        ),
+        (
+            {"options": ("--lora-rank", 4, "--generative-weight", 0, "--layer", 0)},
+            "of the 0 blocks that are used",
+        ),
         ({"palette": False}, "has no tokenizer"),
         ({"model_class": igpt_keras.ImageGPTClassifier, "num_classes": 2}, "is a classifier"),
         ({"options": ("--layer", 3)}, "layer must lie in 0…2, got 3"),
@@ -270,8 +329,9 @@ def test_few_images_are_one_batch(igpt, photos, pretrained, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_replicas_learn_what_one_learns(igpt, photos, pretrained, tmp_path):
-    arguments = ["finetune", pretrained("bert"), "--data", f"folder:{photos}", "--epochs", 2]
+@pytest.mark.parametrize("what", [[], ["--freeze-blocks", 1], ["--lora-rank", 2]])
+def test_two_replicas_learn_what_one_learns(igpt, photos, pretrained, tmp_path, what):
+    arguments = ["finetune", pretrained("bert"), *what, "--data", f"folder:{photos}", "--epochs", 2]
     arguments += ["--labels-per-class", 5, "--learning-rate", 0.01, "--batch-size", 4]
     histories = {}
     for strategy in ("none", "mirrored"):

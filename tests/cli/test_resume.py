@@ -120,6 +120,15 @@ def model(request, tmp_path_factory):
 
 
 @pytest.mark.slow
+def test_adapters_that_were_killed_end_like_others(model, tmp_path):
+    arguments = [model if word == "MODEL" else word for word in FINETUNE]
+    arguments += ["--lora-rank", 2, "--precision", "mixed_bfloat16", "--remat"]
+    kill_and_resume(tmp_path, arguments, kills=2, seed=4)
+    files = [tmp_path / name / "adapters" / "adapters.safetensors" for name in ("whole", "cut")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.slow
 def test_a_fine_tuning_that_was_killed_many_times(model, tmp_path):
     arguments = [model if word == "MODEL" else word for word in FINETUNE]
     run = kill_and_resume(tmp_path, arguments, kills=3, seed=2)

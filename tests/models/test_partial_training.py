@@ -13,7 +13,6 @@ from igpt_keras import ImageGPT, ImageGPTClassifier, InputError
 from igpt_keras.models.partial_training import count_parameters
 from tests.models.batches import LABELS, as_array
 
-
 MOMENTS = ("_momentum", "_velocity")
 
 
@@ -189,9 +188,7 @@ def stored(config, randomized, tmp_path_factory):
         ({}, {"base": None}, "does not describe adapters"),
     ],
 )
-def test_adapters_that_do_not_fit(
-    config, randomized, stored, tmp_path, settings, about, message
-):
+def test_adapters_that_do_not_fit(config, randomized, stored, tmp_path, settings, about, message):
     folder = shutil.copytree(stored, tmp_path / "adapters")
     file = folder / "adapters.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **about}))
@@ -202,7 +199,10 @@ def test_adapters_that_do_not_fit(
     with pytest.raises(InputError, match=message):
         classifier.load_adapters(folder)
     assert classifier.lora_rank is None
-    assert (values(classifier.weights).keys(), changed(classifier, before)) == (before.keys(), set())
+    assert (values(classifier.weights).keys(), changed(classifier, before)) == (
+        before.keys(),
+        set(),
+    )
 
 
 def test_damaged_weights_of_adapters(pretrained, stored, tmp_path):

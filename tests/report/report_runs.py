@@ -86,6 +86,8 @@ def fine_tuning(folder, of=None, test=0.7, validation=0.72, single=None, on=None
         "test_classification_loss": 1.0,
         "single_mask_accuracy": single,
         "votes": None if single is None else 5,
+        "trainable_parameters": 1_234,
+        "total_parameters": 56_789,
     }
     usual = {"start": "pretrained", "generative_weight": 1.0, "learning_rate": 3e-4, "layer": 3}
     return write(folder, "finetune", of or model(), metrics, {**usual, **settings}, on)

@@ -8,7 +8,14 @@ import sys
 import pytest
 
 from igpt_keras.network.config import ImageGPTConfig
-from igpt_keras.training.memory import Layout, alternatives, available_bytes, gigabytes
+from igpt_keras.training.memory import (
+    Layout,
+    alternatives,
+    available_bytes,
+    gigabytes,
+    state_bytes,
+    trained_parameters,
+)
 
 SIZES = [
     {"image_size": 16, "vocabulary_size": 64, "hidden_dim": 256, "num_layers": 6, "num_heads": 4},
@@ -55,6 +62,20 @@ def test_a_measured_peak_stays_below_what_is_computed_and_near_it(sizes, micro_b
 @pytest.fixture
 def config():
     return ImageGPTConfig(**SIZES[0])
+
+
+def test_only_what_trains_has_moments(config):
+    d, layers, count = config.hidden_dim, config.num_layers, config.parameter_count()
+    assert trained_parameters(config, None, 0, 10) is None
+    adapters = trained_parameters(config, 4, 1, 10)
+    assert adapters == (layers - 1) * 4 * 16 * d + 10 * d
+    saved = state_bytes(config, mixed=False) - state_bytes(config, False, adapters)
+    assert saved == 8 * (count - adapters)
+    whole, part = (Layout(24, trained=n).training_bytes(config) for n in (None, adapters))
+    # Adam's moments, in training and in the copies of a checkpoint.
+    assert whole - part >= saved
+    frozen = trained_parameters(config, None, layers, 10)
+    assert frozen == config.parameter_count(num_classes=10) - layers * 12 * d * d
 
 
 @pytest.mark.parametrize("remat", [False, True])
