@@ -235,7 +235,8 @@ class PartialTraining(keras.Model):
     def _fingerprint(self) -> str:
         adapters = {id(weight) for weight in self._adapter_weights(self._adapted()).values()}
         pretrained = [weight for weight in self.backbone.weights if id(weight) not in adapters]
-        return digest_of_arrays(map(ops.convert_to_numpy, pretrained))
+        arrays: Any = map(ops.convert_to_numpy, pretrained)
+        return digest_of_arrays(arrays)
 
     def _check_has_adapters(self) -> None:
         if self.lora_rank is None:

@@ -344,11 +344,16 @@ def test_probes_by_other_methods_stand_in_a_table_of_their_own(tmp_path):
 
 def test_folded_validation_is_said(tmp_path):
     runs.fine_tuning(tmp_path / "runs" / "final", validation=None, on=runs.data(validation=0))
-    runs.fine_tuning(tmp_path / "runs" / "searched")
+    runs.fine_tuning(tmp_path / "runs" / "searched", lora_rank=4, freeze_blocks=1)
+    before = runs.fine_tuning(tmp_path / "runs" / "before")
+    change(before, lambda result: result["metrics"].pop("trainable_parameters"))
     page = report(tmp_path / "runs", tmp_path / "out")
     assert "of the test split: final." in page.text
     rows = {row["run"]: row for row in page.table("L_GEN weight")}
     assert rows["final"]["validation, %"] == "–"
+    assert rows["final"]["trained"] == "weights: 1,234 of 56,789"
+    assert rows["searched"]["trained"] == "LoRA of rank 4, 1 block frozen: 1,234 of 56,789"
+    assert rows["before"]["trained"] == "weights"
 
 
 def test_a_probe_of_some_layers_has_no_row_for_the_last(tmp_path):
