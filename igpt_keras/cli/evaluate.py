@@ -118,6 +118,7 @@ def _show(metrics: dict[str, Any], splits: list[str], title: str) -> None:
         ("the same in bits per pixel", "bits_per_pixel", ".4f"),
         ("the same in bits per dimension", "bits_per_dimension", ".4f"),
         ("accuracy", "accuracy", ".2%"),
+        ("top-5 accuracy", "top_5_accuracy", ".2%"),
         ("accuracy under one mask", "single_mask_accuracy", ".2%"),
         ("classification loss, nats", "classification_loss", ".4f"),
     ):

@@ -161,6 +161,7 @@ def _show(metrics: dict[str, Any], output: pathlib.Path, progress: str) -> None:
     for row, name, form in (
         (f"validation accuracy{vote}", "validation_accuracy", ".2%"),
         (f"test accuracy{vote}", "test_accuracy", ".2%"),
+        (f"test top-5 accuracy{vote and ', mean over masks'}", "test_top_5_accuracy", ".2%"),
         ("test accuracy under one mask", "single_mask_accuracy", ".2%"),
         ("test classification loss, nats", "test_classification_loss", ".4f"),
         ("test generative loss, nats per token", "test_generative_loss", ".4f"),

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from igpt_keras.runs.options import DataOptions
 
 
+SHOWN_CONFUSIONS = 3
+
+
 class Integers(click.ParamType):
     """Different integers, separated by commas.
 
@@ -159,7 +162,8 @@ def _show(metrics: dict[str, Any], settings) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    others = {"layer", "validation_accuracy", "test_accuracy", "converged"}
+    accuracies = {"validation_accuracy", "test_accuracy", "test_top_5_accuracy"}
+    others = {"layer", "converged", *accuracies}
     chosen = next((name for name in metrics["layers"][0] if name not in others), "setting")
     table = Table(title="Probes", title_justify="left")
     for column in ("features", "validation", "test", chosen.replace("_", " ")):
@@ -173,6 +177,12 @@ def _show(metrics: dict[str, Any], settings) -> None:
         layers = metrics["concatenated"]["layers"]
         _add_row(table, metrics["concatenated"], chosen, f"layers {layers[0]} to {layers[-1]}")
     Console().print(table)
+    if metrics["test_top_5_accuracy"] is not None:
+        click.echo(f"top-5 test accuracy of the best: {metrics['test_top_5_accuracy']:.2%}")
+    confused = metrics["test_confusion"]["most_confused"][:SHOWN_CONFUSIONS]
+    if confused:
+        pairs = (f"{e['label']} as {e['predicted']} {e['images']:,}" for e in confused)
+        click.echo(f"most confused test images: {', '.join(pairs)}")
     for run in metrics["low_data"]:
         click.echo(
             f"{run['labels_per_class']} labels per class, {run['features']}: test accuracy "

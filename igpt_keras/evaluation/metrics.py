@@ -9,6 +9,7 @@ import numpy as np
 from igpt_keras import paper
 from igpt_keras.errors import InputError
 from igpt_keras.evaluation.method_model import MethodModel
+from igpt_keras.evaluation.predictions import Predictions
 from igpt_keras.evaluation.voting import VOTES, modal_vote
 from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.generative_model import GenerativeModel
@@ -25,12 +26,16 @@ class ClassifierMetrics:
         single_mask_accuracy: BERT's accuracy under the first of these masks; None for AR.
         classification_loss: L_CLF in nats; for BERT, the mean over the masks.
         generative_loss: L_GEN in nats per token, likewise; None without a token head.
+        top_5_accuracy: As of `Predictions`; for BERT by the mean probabilities over the masks.
+        predictions: The predicted classes, for BERT those of the vote.
     """
 
     accuracy: float
     single_mask_accuracy: float | None
     classification_loss: float
     generative_loss: float | None
+    top_5_accuracy: float | None
+    predictions: Predictions = dataclasses.field(repr=False, compare=False)
 
 
 def classifier_metrics(
@@ -62,12 +67,17 @@ def classifier_metrics(
     logits = outputs["class_logits"]
     votes = logits.argmax(axis=2)
     bert = classifier.objective == "bert"
-    predictions = modal_vote(votes, classifier.num_classes, seed) if bert else votes[0]
+    predictions = Predictions.of([_mean_log_probabilities(logits)], labels)
+    if bert:
+        elected = modal_vote(votes, classifier.num_classes, seed)
+        predictions = dataclasses.replace(predictions, classes=elected)
     return ClassifierMetrics(
-        accuracy=float((predictions == labels).mean()),
+        accuracy=predictions.accuracy,
         single_mask_accuracy=float((votes[0] == labels).mean()) if bert else None,
         classification_loss=_cross_entropy(logits, labels),
         generative_loss=float(outputs["nll"].mean()) if "nll" in outputs else None,
+        top_5_accuracy=predictions.top_5_accuracy,
+        predictions=predictions,
     )
 
 
@@ -140,6 +150,18 @@ def _per_image(
         for vote in range(VOTES if model.objective == "bert" else 1)
     ]
     return {name: np.stack([vote[name] for vote in votes]).astype(np.float64) for name in votes[0]}
+
+
+def _mean_log_probabilities(logits: np.ndarray) -> np.ndarray:
+    """Returns log of the mean probability over masks, up to a constant, float64 [N, C].
+
+    Args:
+        logits: float64 [K, N, C]; those of one mask are returned as they are.
+    """
+    if len(logits) == 1:
+        return logits[0]
+    normalized = logits - np.logaddexp.reduce(logits, axis=2, keepdims=True)
+    return np.logaddexp.reduce(normalized, axis=0)
 
 
 def _cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:

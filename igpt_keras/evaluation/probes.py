@@ -12,6 +12,7 @@ import numpy as np
 
 from igpt_keras.atomic import atomic_path
 from igpt_keras.errors import InputError
+from igpt_keras.evaluation.predictions import Predictions
 from igpt_keras.evaluation.probe_features import LayerFeatures
 from igpt_keras.short_repr import ShortRepr
 
@@ -42,6 +43,10 @@ class Probe(ShortRepr, abc.ABC):
         """Returns the classes of the images: int32 [N]."""
         classes = [self.scores(x).argmax(axis=1) for x in features.read_all()]
         return np.concatenate(classes).astype(np.int32)
+
+    def predictions(self, features: LayerFeatures) -> Predictions:
+        """Returns the classes of the images beside their labels."""
+        return Predictions.of(map(self.scores, features.read_all()), features.labels)
 
     def accuracy(self, features: LayerFeatures) -> float:
         """Returns the share of the images whose class is right."""

@@ -208,12 +208,21 @@ def pictures(findings: Findings) -> list[Exhibit]:
 
 def _picture(entry: Losses, path: pathlib.Path, number: int) -> Exhibit:
     name, content = PICTURES[path.name]
+    picture = Picture(f"{path.stem}-{number}.png", read_png(path), f"Contact sheet: {content}.")
+    caption = f"Model {label(entry.model)}, pre-trained on {entry.data_set}: {content}."
+    return Exhibit(f"{name}: {entry.run.name}", picture, caption, (entry.run,))
+
+
+def read_png(path: pathlib.Path) -> bytes:
+    """Returns the content of a PNG file.
+
+    Raises:
+        InputError: The file is not a PNG picture.
+    """
     png = path.read_bytes()
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
             image.verify()
     except (OSError, SyntaxError) as error:
         raise InputError(f"{path} is not a PNG picture: {error}") from None
-    picture = Picture(f"{path.stem}-{number}.png", png, f"Contact sheet: {content}.")
-    caption = f"Model {label(entry.model)}, pre-trained on {entry.data_set}: {content}."
-    return Exhibit(f"{name}: {entry.run.name}", picture, caption, (entry.run,))
+    return png

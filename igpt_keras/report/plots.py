@@ -45,6 +45,8 @@ HANDLE_LENGTH = 10
 LEGEND_OFFSET = -42  # points, below the names of the horizontal axis
 LABEL_LENGTH = 44
 TITLE_LENGTH = 80
+CLASS_LENGTH = 20
+NAMED_CLASSES = 20  # the most whose names and numbers a matrix shows
 CURVES_PER_PANEL = 8
 # 7 and 4 have no common factor: 28 different pairs.
 MARKERS = "os^DvPX"
@@ -198,6 +200,32 @@ def stacked_axes(labels: Sequence[float]) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(WIDTH, sum(heights)), layout=layout)
     axes = figure.subplots(len(labels), sharey=True, squeeze=False)
     return figure, list(axes[:, 0])
+
+
+@styled
+def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
+    """Draws numbers of images, a row for each class and a column for each prediction.
+
+    Args:
+        matrix: int [C, C].
+        class_names: C names, which stand at the axes if there are few.
+    """
+    figure = Figure(figsize=(WIDTH, WIDTH), layout="constrained")
+    axes = figure.add_subplot()
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Greys", vmin=0, vmax=1)
+    axes.grid(False)
+    axes.set(xlabel="predicted class", ylabel="class")
+    if len(class_names) <= NAMED_CLASSES:
+        names = [shortened(name, CLASS_LENGTH) for name in class_names]
+        axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 3 else 0)
+        axes.set_yticks(range(len(names)), names)
+        for (row, column), count in np.ndenumerate(matrix):
+            if count:
+                color = "white" if shares[row, column] > 0.5 else "black"
+                text = f"{count}"
+                axes.text(column, row, text, color=color, ha="center", va="center", fontsize=8)
+    return figure
 
 
 def line_style(index: int) -> dict:

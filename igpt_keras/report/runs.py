@@ -253,7 +253,7 @@ def read_findings(runs: list[Run], unfinished: Iterable[pathlib.Path] = ()) -> F
     """
 
     def of_kind(kind: str, reader: Callable[[Run], T]) -> tuple[T, ...]:
-        return tuple(_read(run, reader) for run in runs if run.result.kind == kind)
+        return tuple(read_metrics(run, reader) for run in runs if run.result.kind == kind)
 
     probes = of_kind("probe", _read_probe)
     return Findings(
@@ -267,7 +267,12 @@ def read_findings(runs: list[Run], unfinished: Iterable[pathlib.Path] = ()) -> F
     )
 
 
-def _read(run: Run, reader: Callable[[Run], T]) -> T:
+def read_metrics(run: Run, reader: Callable[[Run], T]) -> T:
+    """Returns what `reader` makes of a run.
+
+    Raises:
+        InputError: The result lacks a metric or holds one of another type.
+    """
     try:
         return reader(run)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

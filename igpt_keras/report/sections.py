@@ -1,6 +1,7 @@
 """The page's sections: what the runs show, or the command that would show it."""
 
 from igpt_keras.report import figures, tables
+from igpt_keras.report.confusions import confusions
 from igpt_keras.report.page import Exhibit, Missing, Page, Section
 from igpt_keras.report.runs import BASELINES, Findings
 
@@ -13,8 +14,9 @@ def report_page(findings: Findings, title: str) -> Page:
     """Returns the whole report.
 
     Raises:
-        InputError: A completions.png or samples.png is not a picture.
+        InputError: A completions.png, samples.png or confusions.png is not a picture.
     """
+    confused = confusions(findings)
     evaluations = [*tables.evaluations(findings), *tables.generated_images(findings)]
     sections = [
         _section(
@@ -58,6 +60,7 @@ def report_page(findings: Findings, title: str) -> Page:
                 "No run with few labels. Make one with", f"{PROBE} --labels-per-class 4,25,400"
             ),
         ),
+        *([Section("Confusions", tuple(confused))] if confused else []),
         _section(
             "Completions and samples",
             figures.pictures(findings),

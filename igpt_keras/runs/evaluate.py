@@ -9,6 +9,8 @@ nats per token, which is a pixel for a palette:
 | `S_bits_per_pixel` | the bits of all tokens, divided by R²; None without token head |
 | `S_bits_per_dimension` | the same divided by 3 R²; None unless AR and the tokenizer is lossless |
 | `S_accuracy`, `S_single_mask_accuracy` | of a classifier, as of `ClassifierMetrics` |
+| `S_top_5_accuracy` | likewise; None without more than 5 classes |
+| `S_confusion` | of a classifier, as of `igpt_keras.runs.confusions` |
 | `S_classification_loss` | of a classifier, in nats |
 | `votes` | number of masks that an image is measured under, for BERT; else None |
 | `baselines` | of each split, losses of count-based models, by name |
@@ -34,6 +36,7 @@ from igpt_keras.evaluation.metrics import (
 from igpt_keras.evaluation.voting import VOTES
 from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.runs.callbacks import Callbacks
+from igpt_keras.runs.confusions import describe_confusions, draw_confusions
 from igpt_keras.runs.generated_images import GeneratedImages
 from igpt_keras.runs.options import ModelOptions
 from igpt_keras.runs.result import Result, describe_model
@@ -118,7 +121,7 @@ class Evaluate(Measurement[Settings]):
         metrics: dict[str, Any] = {"votes": VOTES if self.model.objective == "bert" else None}
         for name, tokens in self.held_out.items():
             with stage(f"measuring the model on {plural(len(tokens), f'{name} image')}"):
-                metrics |= self._measure_split(name, tokens)
+                metrics |= self._measure_split(name, tokens, folder)
         if self.settings.baselines and self.model.generative_weight > 0:
             with stage("measuring the baselines"):
                 metrics["baselines"] = self._baselines()
@@ -141,15 +144,27 @@ class Evaluate(Measurement[Settings]):
             metrics=metrics,
         )
 
-    def _measure_split(self, name: str, split: LabeledTokens) -> dict[str, float | None]:
-        """Returns the metrics of one split, whose name they begin with."""
+    def _measure_split(
+        self, name: str, split: LabeledTokens, folder: pathlib.Path
+    ) -> dict[str, Any]:
+        """Returns the metrics of one split, whose name they begin with; draws test errors."""
         settings = {"batch_size": self.settings.batch_size, "seed": self.settings.seed}
         if not isinstance(self.model, ImageGPTClassifier):
             return self._losses(name, generative_loss(self.model, split.tokens, **settings))
         metrics = classifier_metrics(self.model, split.tokens, split.labels, **settings)
+        names, tokenizer = self.data.data_set.class_names, tokenizer_of(self.model)
+        if name == "test":
+            draw_confusions(
+                folder,
+                metrics.predictions,
+                names,
+                lambda rows: tokenizer.detokenize(split.tokens[rows]),
+            )
         return {
             **self._losses(name, metrics.generative_loss),
             f"{name}_accuracy": metrics.accuracy,
+            f"{name}_top_5_accuracy": metrics.top_5_accuracy,
+            f"{name}_confusion": describe_confusions(metrics.predictions, names),
             f"{name}_single_mask_accuracy": metrics.single_mask_accuracy,
             f"{name}_classification_loss": metrics.classification_loss,
         }

@@ -7,7 +7,8 @@ Metrics of the result; losses in nats, generative ones per token:
 | `history` | Keras' metrics after every epoch, by name |
 | `best_epoch` | the epoch, from 1, whose weights the classifier has |
 | `validation_accuracy` | None if the validation split was trained on |
-| `test_accuracy`, `single_mask_accuracy` | as of `ClassifierMetrics` |
+| `test_accuracy`, `test_top_5_accuracy`, `single_mask_accuracy` | as of `ClassifierMetrics` |
+| `test_confusion` | as of `igpt_keras.runs.confusions` |
 | `test_generative_loss`, `test_classification_loss` | likewise |
 | `votes` | number of masks that vote, for BERT; else None |
 | `trainable_parameters` | how many parameters trained |
@@ -34,6 +35,7 @@ from igpt_keras.models.masking import masked_inputs
 from igpt_keras.models.partial_training import check_frozen_blocks, count_parameters
 from igpt_keras.network.config import ImageGPTConfig, integer_of_at_least
 from igpt_keras.runs.callbacks import Callbacks
+from igpt_keras.runs.confusions import describe_confusions, draw_confusions
 from igpt_keras.runs.model_training import ModelTraining
 from igpt_keras.runs.options import ModelOptions, ModelTrainingOptions
 from igpt_keras.runs.result import Result, describe_model
@@ -192,6 +194,13 @@ class Finetune(ModelTraining[Settings]):
         measured = {name: self._measure(model, name) for name in self.held_out}
         if self.is_chief:
             self._save(model, trained, measured.get("validation"))
+            tokens, tokenizer = self.held_out["test"].tokens, tokenizer_of(self.start)
+            draw_confusions(
+                self.output,
+                measured["test"].predictions,
+                self.class_names,
+                lambda rows: tokenizer.detokenize(tokens[rows]),
+            )
         return Result(
             kind=self.kind,
             command=self.command,
@@ -202,6 +211,9 @@ class Finetune(ModelTraining[Settings]):
                 **_metrics(model, trained, measured),
                 "trainable_parameters": trainable,
                 "total_parameters": total,
+                "test_confusion": describe_confusions(
+                    measured["test"].predictions, self.class_names
+                ),
             },
         )
 
@@ -326,6 +338,7 @@ def _metrics(
         "best_epoch": trained.best_epoch,
         "validation_accuracy": validation.accuracy if validation else None,
         "test_accuracy": test.accuracy,
+        "test_top_5_accuracy": test.top_5_accuracy,
         "test_generative_loss": test.generative_loss,
         "test_classification_loss": test.classification_loss,
         "single_mask_accuracy": test.single_mask_accuracy,

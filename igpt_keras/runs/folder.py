@@ -11,6 +11,7 @@
 | `history.jsonl`, `events/` | metrics every few steps; see `HistoryLogger` |
 | `model/` | the trained model, once training has ended |
 | `probe.npz` | the linear probe of the best layer |
+| `confusions.png` | images of the most frequent errors of a probe or classifier |
 | `result.json` | what a finished run measured; see `Result` |
 """
 
@@ -32,6 +33,7 @@ RUN_FILE = "run.json"
 OPTIONS_FILE = "options.json"
 RESULT_FILE = "result.json"
 PROBE_FILE = "probe.npz"
+CONFUSIONS_FILE = "confusions.png"
 LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
 SNAPSHOTS = "snapshots"

@@ -5,9 +5,10 @@ Metrics of the result; accuracies are shares of the images:
 | key | value |
 | --- | --- |
 | `method`, `num_classes` | as they say |
-| `layers` | each layer's `layer`, `validation_accuracy`, `test_accuracy` and chosen setting |
+| `layers` | each layer's `layer`, accuracies as below, and chosen setting |
 | `best_layer` | the layer of the highest validation accuracy; None for a baseline |
-| `validation_accuracy`, `test_accuracy` | those of the best layer |
+| `validation_accuracy`, `test_accuracy`, `test_top_5_accuracy` | those of the best layer |
+| `test_confusion` | of the best layer, as of `igpt_keras.runs.confusions`; for BERT with one mask |
 | `concatenated` | likewise for several `layers` side by side, or None |
 | `low_data` | accuracies with few labels, as of `low_data_runs` |
 | `voting` | BERT's `test_accuracy` by the vote, and `single_mask_accuracy`; else None |
@@ -30,17 +31,20 @@ from igpt_keras.errors import InputError
 from igpt_keras.evaluation.baselines import PROBE_BASELINES
 from igpt_keras.evaluation.features import FeatureExtractor
 from igpt_keras.evaluation.low_data import low_data_runs
+from igpt_keras.evaluation.predictions import Predictions
 from igpt_keras.evaluation.probe_features import LayerFeatures
 from igpt_keras.evaluation.probe_methods import METHODS, FitCheckpoints, ProbeMethod, fit_probe
 from igpt_keras.evaluation.probes import LinearProbe, ProbeSplits, best_layer, layers_around
 from igpt_keras.evaluation.probes import Probe as TrainedProbe
 from igpt_keras.evaluation.voting import VOTES, modal_vote
 from igpt_keras.runs.callbacks import Callbacks, report_progress
+from igpt_keras.runs.confusions import describe_confusions, draw_confusions
 from igpt_keras.runs.folder import CHECKPOINTS, PROBE_FILE
 from igpt_keras.runs.options import DataOptions, ModelOptions
 from igpt_keras.runs.result import Result, describe_model
 from igpt_keras.runs.run import Measurement
 from igpt_keras.runs.tokenizers import load_with_tokenizer
+from igpt_keras.tokenizers.base import tokenizer_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
@@ -78,11 +82,16 @@ class Settings(ModelOptions):
     feature_cache: pathlib.Path | None = None
 
 
+# Metrics, the probe, and its predictions of the test images.
+Measured = tuple[dict[str, Any], TrainedProbe, Predictions]
+
+
 class Probe(Measurement[Settings]):
     """Trains probes on the features of a model, and measures them on the test images.
 
-    Writes `result.json` and, if probes are linear, that of the best layer as `probe.npz`. With
-    `resume`, SGD writes checkpoints next to the run's folder, which a later process resumes from.
+    Writes `result.json`; `probe.npz`, the probe of the best layer, if it is linear; and
+    `confusions.png`, images of its errors, unless it is of a baseline. With `resume`, SGD writes
+    checkpoints next to the run's folder, which a later process resumes from.
     """
 
     kind = "probe"
@@ -109,7 +118,11 @@ class Probe(Measurement[Settings]):
 
     def _measure(self, folder: pathlib.Path, callbacks: Callbacks) -> Result:
         with _feature_folder(self.settings.feature_cache, folder) as features:
-            metrics, probe = self._probe(features, callbacks)
+            metrics, probe, predictions = self._probe(features, callbacks)
+        names = self.data_set.class_names
+        metrics["test_confusion"] = describe_confusions(predictions, names)
+        if self.settings.baseline is None:
+            draw_confusions(folder, predictions, names, self._test_images)
         if isinstance(probe, LinearProbe):
             probe.save(folder / PROBE_FILE)
         return Result(
@@ -121,10 +134,8 @@ class Probe(Measurement[Settings]):
             metrics=metrics,
         )
 
-    def _probe(
-        self, folder: pathlib.Path, callbacks: Callbacks
-    ) -> tuple[dict[str, Any], TrainedProbe]:
-        """Returns the metrics, and the best layer's probe; `folder` is for the features."""
+    def _probe(self, folder: pathlib.Path, callbacks: Callbacks) -> Measured:
+        """Returns what the best layer's probe measured; `folder` is for the features."""
         num_classes = len(self.data_set.class_names)
         splits = (self.data_set.train, self.data_set.validation, self.data_set.test)
         baseline = self.settings.baseline
@@ -134,6 +145,7 @@ class Probe(Measurement[Settings]):
                 ProbeSplits(features[0], features[1], features[2], num_classes), baseline
             )
         tokens = [self.data.tokenize(split, self.model) for split in splits]
+        self._test_tokens = tokens[2].tokens
         train, validation, *votes = self._extract(tokens, folder, callbacks)
         return self._probe_layers(
             ProbeSplits(train, validation, votes[0], num_classes), votes, callbacks
@@ -146,6 +158,10 @@ class Probe(Measurement[Settings]):
         else:
             read = self.data.tokenize(split, self.model)
         return LayerFeatures([baseline.features(read, self.model.tokenizer)], read.labels)
+
+    def _test_images(self, rows: np.ndarray) -> np.ndarray:
+        """Returns test images as the model sees them."""
+        return tokenizer_of(self.model).detokenize(self._test_tokens[rows])
 
     def _extract(
         self, tokens: list[LabeledTokens], folder: pathlib.Path, callbacks: Callbacks
@@ -176,13 +192,12 @@ class Probe(Measurement[Settings]):
         report_progress(callbacks, "features", total, total)
         return features
 
-    def _probe_baseline(
-        self, splits: ProbeSplits, baseline: str
-    ) -> tuple[dict[str, Any], TrainedProbe]:
-        """Returns the metrics without layers, and the probe."""
+    def _probe_baseline(self, splits: ProbeSplits, baseline: str) -> Measured:
+        """Returns the metrics without layers, the probe and its predictions."""
         method = self._make_method()
         probe = fit_probe(method, splits, self.data.train_on_validation)
-        of_probe = _probe_metrics(probe, splits)
+        predictions = probe.predictions(splits.test)
+        of_probe = _probe_metrics(probe, predictions)
         metrics = {
             "method": self.settings.method,
             "num_classes": splits.num_classes,
@@ -190,16 +205,17 @@ class Probe(Measurement[Settings]):
             "best_layer": None,
             "validation_accuracy": of_probe["validation_accuracy"],
             "test_accuracy": of_probe["test_accuracy"],
+            "test_top_5_accuracy": of_probe["test_top_5_accuracy"],
             "concatenated": None,
             "low_data": self._low_data(splits, method, baseline),
             "voting": None,
         }
-        return metrics, probe
+        return metrics, probe, predictions
 
     def _probe_layers(
         self, splits: ProbeSplits, votes: list[LayerFeatures], callbacks: Callbacks
-    ) -> tuple[dict[str, Any], TrainedProbe]:
-        """Returns the metrics of every layer, and the probe of the best one.
+    ) -> Measured:
+        """Returns the metrics of every layer, the probe of the best one and its predictions.
 
         Args:
             splits: Features of all layers.
@@ -214,18 +230,20 @@ class Probe(Measurement[Settings]):
         for done, layer in enumerate(layers, start=1):
             probes[layer] = fit_probe(method, splits.select([layer]), fold)
             report_progress(callbacks, "probes", done, len(layers))
+        predictions = {
+            layer: probe.predictions(splits.test.select([layer])) for layer, probe in probes.items()
+        }
         of_layers = {
-            layer: _probe_metrics(probe, splits.select([layer])) for layer, probe in probes.items()
+            layer: _probe_metrics(probe, predictions[layer]) for layer, probe in probes.items()
         }
         best = best_layer(probes)
         concatenated = None
         if settings.concatenate is not None:
             around = layers_around(best, settings.concatenate, last)
             chosen = splits.select(around)
-            concatenated = {
-                "layers": around,
-                **_probe_metrics(fit_probe(method, chosen, fold), chosen),
-            }
+            probe = fit_probe(method, chosen, fold)
+            of_probe = _probe_metrics(probe, probe.predictions(chosen.test))
+            concatenated = {"layers": around, **of_probe}
         metrics = {
             "method": settings.method,
             "num_classes": splits.num_classes,
@@ -233,13 +251,14 @@ class Probe(Measurement[Settings]):
             "best_layer": best,
             "validation_accuracy": of_layers[best]["validation_accuracy"],
             "test_accuracy": of_layers[best]["test_accuracy"],
+            "test_top_5_accuracy": of_layers[best]["test_top_5_accuracy"],
             "concatenated": concatenated,
             "low_data": self._low_data(splits.select([best]), method, f"best layer {best}"),
             "voting": _voting_metrics(
                 probes[best], [v.select([best]) for v in votes], splits.num_classes, settings.seed
             ),
         }
-        return metrics, probes[best]
+        return metrics, probes[best], predictions[best]
 
     def _make_method(self) -> ProbeMethod:
         settings = self.settings
@@ -289,10 +308,11 @@ def _feature_folder(cache: pathlib.Path | None, run: pathlib.Path) -> Iterator[p
         yield pathlib.Path(folder)
 
 
-def _probe_metrics(probe: TrainedProbe, splits: ProbeSplits) -> dict[str, Any]:
+def _probe_metrics(probe: TrainedProbe, predictions: Predictions) -> dict[str, Any]:
     return {
         "validation_accuracy": probe.validation_accuracy,
-        "test_accuracy": probe.accuracy(splits.test),
+        "test_accuracy": predictions.accuracy,
+        "test_top_5_accuracy": predictions.top_5_accuracy,
         **probe.setting,
     }
 

@@ -58,6 +58,10 @@ def test_evaluate_a_classifier(igpt, photos, pretrained, tmp_path):
             assert 0 <= share <= 1
             assert share * count == pytest.approx(round(share * count))
         assert f"{metrics[f'{split}_accuracy']:.2%}" in printed
+        matrix = np.array(metrics[f"{split}_confusion"]["matrix"])
+        assert matrix.sum() == count
+        assert np.trace(matrix) == round(metrics[f"{split}_accuracy"] * count)
+    assert (run / "confusions.png").is_file() == (metrics["test_accuracy"] < 1)
     assert metrics["votes"] == 5
     assert "baselines" not in metrics
 

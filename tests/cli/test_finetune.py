@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from sklearn.metrics import confusion_matrix
 
 import igpt_keras
 from igpt_keras.models.masking import draw_mask
@@ -54,7 +55,11 @@ def test_finetune_keeps_the_best_epoch_and_measures_it(igpt, photos, pretrained,
     assert classifier.class_names == ["dark", "light"]
     tokens, labels = test_split(photos, classifier.tokenizer)
     logits = classifier.predict(tokens, verbose=0).astype(float)
-    assert metrics["test_accuracy"] == np.mean(logits.argmax(axis=1) == labels)
+    predicted = logits.argmax(axis=1)
+    assert metrics["test_accuracy"] == np.mean(predicted == labels)
+    matrix = confusion_matrix(labels, predicted, labels=[0, 1])
+    assert metrics["test_confusion"]["matrix"] == matrix.tolist()
+    assert (run / "confusions.png").is_file() == (metrics["test_accuracy"] < 1)
     classifier.compile()
     nll = classifier.evaluate(tokens, labels, verbose=0, return_dict=True)["bits_per_pixel"]
     assert metrics["test_generative_loss"] == pytest.approx(nll * math.log(2), abs=1e-5)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import confusion_matrix
 
 import igpt_keras
 from igpt_keras.data.data_set import open_data
@@ -42,6 +43,7 @@ def test_probe_measures_every_layer(igpt, photos, pretrained, tmp_path):
         *("--concatenate", 2, "--labels-per-class", "3,5"),
     )
     assert status == 0
+    # The best layer makes no errors to draw.
     assert {file.name for file in run.iterdir()} == {"result.json", "probe.npz"}
     result = read_result(run)
     metrics, settings = result.metrics, result.settings
@@ -66,7 +68,11 @@ def test_probe_measures_every_layer(igpt, photos, pretrained, tmp_path):
         assert metrics[name] == metrics["layers"][best][name]
     linear = load_probe(run / "probe.npz").as_model()
     logits = linear.predict(model.features(test.tokens, best), verbose=0)
-    assert metrics["test_accuracy"] == np.mean(logits.argmax(axis=1) == test.labels)
+    predicted = logits.argmax(axis=1)
+    assert metrics["test_accuracy"] == np.mean(predicted == test.labels)
+    confusion = metrics["test_confusion"]
+    assert confusion["class_names"] == ["dark", "light"]
+    assert confusion["matrix"] == confusion_matrix(test.labels, predicted).tolist()
     assert metrics["concatenated"]["layers"] == [max(best - 1, 0), max(best - 1, 0) + 1]
     for count, few in zip((3, 5), metrics["low_data"], strict=True):
         assert (few["labels_per_class"], few["features"]) == (count, f"best layer {best}")
@@ -192,8 +198,8 @@ def test_neighbors_of_every_layer_vote(igpt, photos, pretrained, tmp_path):
     )
     assert status == 0
     # There are no weights to keep.
-    assert {file.name for file in run.iterdir()} == {"result.json"}
     metrics = read_result(run).metrics
+    assert {file.name for file in run.iterdir()} == {"result.json"}
     assert "num neighbors" in printed and f"layer {metrics['best_layer']}, best" in printed
     model = igpt_keras.load(path)
     train, _, test = tokenized(photos, model)

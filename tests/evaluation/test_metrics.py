@@ -4,6 +4,7 @@ import math
 import keras
 import numpy as np
 import pytest
+import scipy.special
 
 from igpt_keras import ImageGPT, ImageGPTClassifier, InputError
 from igpt_keras.evaluation.metrics import classifier_metrics, generative_loss
@@ -44,6 +45,8 @@ def test_figures_of_an_autoregressive_classifier(config, images, randomized):
     assert metrics.accuracy == np.mean(logits.argmax(axis=1) == LABELS)
     assert 0 < metrics.accuracy < 1
     assert metrics.single_mask_accuracy is None
+    assert metrics.top_5_accuracy is None  # of three classes
+    np.testing.assert_array_equal(metrics.predictions.classes, logits.argmax(axis=1))
     assert metrics.classification_loss == pytest.approx(
         np.mean(cross_entropy(logits, LABELS)), abs=1e-5
     )
@@ -57,17 +60,23 @@ def test_figures_of_a_bert_classifier_are_votes_and_means_over_masks(config, ima
     classifier = randomized(ImageGPTClassifier(config, 3, "bert", mask_probability=0.4))
     metrics = classifier_metrics(classifier, images, LABELS, batch_size=16, seed=7)
     twin = generative_twin(classifier)
-    votes, losses, nll = [], [], []
+    votes, losses, nll, of_votes = [], [], [], []
     for vote in range(5):
         inputs = {"tokens": images, "masked": draw_mask((40, 16), 0.4, 7, vote)}
         logits = classifier.predict(inputs, verbose=0)
         votes.append(logits.argmax(axis=1))
+        of_votes.append(logits)
         losses.append(np.mean(cross_entropy(logits, LABELS)))
         nll.append(twin.evaluate(inputs, verbose=0, return_dict=True)["loss"])
     assert metrics.single_mask_accuracy == np.mean(votes[0] == LABELS)
     assert metrics.classification_loss == pytest.approx(np.mean(losses), abs=1e-5)
     assert metrics.generative_loss == pytest.approx(np.mean(nll), abs=1e-5)
     assert generative_loss(twin, images, seed=7) == pytest.approx(np.mean(nll), abs=1e-5)
+
+    mean = scipy.special.softmax(of_votes, axis=2).mean(axis=0)
+    ranks = [list(np.argsort(-row)).index(label) for row, label in zip(mean, LABELS, strict=True)]
+    assert list(metrics.predictions.ranks) == ranks
+    assert metrics.accuracy == np.mean(metrics.predictions.classes == LABELS)
 
     certain, possible = 0, 0
     for of_image, label in zip(np.transpose(votes), LABELS, strict=True):
@@ -89,7 +98,7 @@ def test_figures_depend_on_the_seed_of_the_masks_and_not_on_the_batch_size(
 
     def metrics(batch_size, seed):
         result = classifier_metrics(classifier, images, LABELS, batch_size=batch_size, seed=seed)
-        return [value for value in vars(result).values() if value is not None]
+        return [value for value in vars(result).values() if isinstance(value, float)]
 
     whole = metrics(40, 0)
     assert metrics(9, 0) == pytest.approx(whole, abs=1e-5)

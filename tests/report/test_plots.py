@@ -117,3 +117,15 @@ def test_plots_take_any_name_and_leave_the_settings_alone(tmp_path):
     assert dict(matplotlib.rcParams) == before
     assert drawn == plots.png(plots.accuracy_by_layer([curve], []))
     assert Image.open(io.BytesIO(drawn)).format == "PNG"
+
+
+def test_a_matrix_of_few_classes_shows_names_and_numbers():
+    figure = plots.confusion_matrix(np.array([[90, 10], [0, 0]]), ["cat", "dog"])
+    (axes,) = figure.axes
+    numbers = {text.get_position(): (text.get_text(), text.get_color()) for text in axes.texts}
+    # A position is a column and a row; dark cells have light numbers.
+    assert numbers == {(0, 0): ("90", "white"), (1, 0): ("10", "black")}
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["cat", "dog"]
+    np.testing.assert_array_equal(axes.images[0].get_array(), [[0.9, 0.1], [0, 0]])
+    many = plots.confusion_matrix(np.eye(50, dtype=int), [str(name) for name in range(50)])
+    assert not many.axes[0].texts

@@ -342,6 +342,43 @@ def test_probes_by_other_methods_stand_in_a_table_of_their_own(tmp_path):
     assert cells.count("90.0") == 2  # on validation and on test
 
 
+def confused(folder, validation, names=("cat", "dog")):
+    """Gives a probe or a fine-tuning confusions and their picture."""
+    confusion = {
+        "class_names": names,
+        "matrix": [[7, 3], [0, 10]],
+        "most_confused": [{"label": "cat", "predicted": "dog", "images": 3, "share": 0.3}],
+    }
+    metrics = {"validation_accuracy": validation, "test_confusion": confusion}
+    change(folder, lambda content: content["metrics"].update(metrics))
+    runs.save_png(runs.contact_sheet(sheet()), folder / "confusions.png")
+
+
+def test_confusions_of_the_best_are_drawn_and_listed(tmp_path):
+    for name, validation in (("good", 0.6), ("better", 0.7)):
+        confused(runs.probe(tmp_path / "runs" / name), validation)
+    confused(runs.fine_tuning(tmp_path / "runs" / "tuned"), 0.8)
+    runs.probe(tmp_path / "runs" / "without", validation=[0.9] * 4)
+    page = report(tmp_path / "runs", tmp_path / "out")
+    alts = [image["alt"] for image in page.images]
+    assert sum(alt.startswith("Matrix: test images") for alt in alts) == 2
+    assert sum("predicted wrong" in alt for alt in alts) == 2
+    listed = [table[1:] for table in page.tables if table[0][:2] == ["class", "taken for"]]
+    assert listed == [[["cat", "dog", "3", "30.0"]]] * 4
+    assert "Best probe on folder:/images/cifar10: better" in page.text
+    assert "Best fine-tuned classifier on folder:/images/cifar10: tuned" in page.text
+    assert "cifar10: good" not in page.text
+    names = {file.name for file in (tmp_path / "out").iterdir()}
+    assert {"confusion-matrix-1.png", "confusions-1.png", "confusion-matrix-2.png"} <= names
+
+
+def test_a_damaged_confusion_matrix_is_named(tmp_path):
+    folder = runs.probe(tmp_path / "runs" / "probe")
+    confused(folder, 0.5, names=("cat", "dog", "frog"))
+    with pytest.raises(InputError, match="a confusion matrix of 3 classes is"):
+        write_report([tmp_path / "runs"], tmp_path / "out")
+
+
 def test_folded_validation_is_said(tmp_path):
     runs.fine_tuning(tmp_path / "runs" / "final", validation=None, on=runs.data(validation=0))
     runs.fine_tuning(tmp_path / "runs" / "searched", lora_rank=4, freeze_blocks=1)
