@@ -24,15 +24,18 @@ SIZES = [
 MERGED = {"attention": "strided", "attention_layers": ["merged"]}
 # Prints the peak of resident memory, in KiB, above that before training. (`ru_maxrss` would begin
 # with the memory of the process that starts this one.)
-PEAK = """
+IMPORTS = """
 import json, pathlib, re, sys
 import numpy as np
-from igpt_keras import ImageGPT
-from igpt_keras.network.config import ImageGPTConfig
+from igpt_keras import ImageGPT, ImageGPTClassifier, ImageGPTConfig
 
 def peak():
     return int(re.search(r"VmHWM:\\s*(\\d+)", pathlib.Path("/proc/self/status").read_text())[1])
 
+"""
+PEAK = (
+    IMPORTS
+    + """
 sizes, batch_size, micro_batches, remat = json.loads(sys.argv[1])
 config = ImageGPTConfig(**sizes)
 shape = (2 * batch_size, config.sequence_length)
@@ -43,6 +46,7 @@ model.compile(micro_batches=micro_batches, remat=remat, jit_compile=False)
 model.fit(tokens, batch_size=batch_size, verbose=0)
 print(peak() - before)
 """
+)
 
 
 @pytest.mark.slow
@@ -57,6 +61,31 @@ def test_a_measured_peak_stays_below_what_is_computed_and_near_it(sizes, micro_b
     computed = Layout(32, micro_batches, remat).training_bytes(ImageGPTConfig(**sizes))
     # A graph, its threads and their buffers, of any size.
     assert 0.5 * computed < measured < computed + 0.35e9
+
+
+FROZEN = (
+    IMPORTS
+    + """
+config = ImageGPTConfig(24, 64, hidden_dim=64, num_layers=6, num_heads=4)
+tokens = np.random.default_rng(0).integers(0, 64, (16, 576)).astype(np.int32)
+classifier = ImageGPTClassifier(config, 10)
+before = peak()
+classifier.freeze_blocks(int(sys.argv[1]))
+classifier.compile(jit_compile=False)
+classifier.fit(tokens, np.arange(16) % 10, batch_size=16, verbose=0)
+print(peak() - before)
+"""
+)
+
+
+@pytest.mark.slow
+def test_activations_of_frozen_blocks_are_not_kept():
+    measured = [
+        int(subprocess.check_output([sys.executable, "-c", FROZEN, str(count)], text=True))
+        for count in (0, 5)
+    ]
+    # The blocks that train keep most of the memory: six of them, or one.
+    assert measured[1] < measured[0] / 2
 
 
 @pytest.fixture
