@@ -65,9 +65,10 @@ class Integers(click.ParamType):
                 "--method",
                 default="lbfgs",
                 metavar="NAME",
-                help="Method of the classifiers: lbfgs, sgd, knn or a plug-in's. SGD reads the "
-                "features from disk, for data sets too large for L-BFGS; knn lets the nearest "
-                "training images vote, by cosine similarity.",
+                help="Method of the classifiers: lbfgs, sgd, ridge, knn or a plug-in's. SGD reads "
+                "the features from disk, for data sets too large for L-BFGS; ridge solves least "
+                "squares in closed form; knn lets the nearest training images vote, by cosine "
+                "similarity.",
             ),
             option(
                 "--layers",

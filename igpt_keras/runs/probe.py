@@ -53,7 +53,7 @@ class Settings(ModelOptions):
 
     Attributes:
         model: Path of the model.
-        method: Name of one of `METHODS`, such as "lbfgs", "sgd" or "knn".
+        method: Name of one of `METHODS`, such as "lbfgs", "sgd", "ridge" or "knn".
         layers: Layers to probe; None for all.
         concatenate: Number of layers around the best one to probe side by side, or None.
         labels_per_class: Numbers of labels of each class to probe the best layer with as well.

@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
 
 from igpt_keras.data.labeled import per_class
@@ -15,6 +15,7 @@ from igpt_keras.evaluation.probe_features import LayerFeatures, Scaling
 from igpt_keras.evaluation.probe_methods import FitCheckpoints, fit_probe
 from igpt_keras.evaluation.probe_methods.knn import KNN
 from igpt_keras.evaluation.probe_methods.lbfgs import LBFGS
+from igpt_keras.evaluation.probe_methods.ridge import Ridge
 from igpt_keras.evaluation.probe_methods.sgd import SGD, Batches
 from igpt_keras.evaluation.probes import (
     LinearProbe,
@@ -165,7 +166,9 @@ def test_of_equally_good_layers_the_first_is_best():
     assert best_layer({4: better, 2: better, 0: probe}) == 2
 
 
-@pytest.mark.parametrize("method", [LBFGS([0.1, 1.0, 10.0]), SGD([3.0, 0.1], epochs=2)])
+@pytest.mark.parametrize(
+    "method", [LBFGS([0.1, 1.0, 10.0]), SGD([3.0, 0.1], epochs=2), Ridge([1.0, 0.01])]
+)
 def test_folding_trains_the_chosen_setting_on_both_parts(method):
     splits = make_splits()
     chosen = fit_probe(method, splits)
@@ -333,6 +336,35 @@ def test_neighbors_vote_as_scikit_learns_do_over_many_reads():
     uniform = KNeighborsClassifier(20, metric="cosine").fit(x, labels)
     test = LayerFeatures([y], labels[:100])
     np.testing.assert_array_equal(probe.predict(test), uniform.predict(y))
+
+
+def test_ridge_is_scikit_learns_over_many_reads():
+    train = make_splits(count=1500).train
+    x = train.layers[0].astype(np.float64)
+    alphas = [1.0, 0.01, 1e-6]
+    # Ours are a multiple of the number of images and of the features' variance.
+    unit = len(x) * x.var(axis=0).sum()
+    for probe, alpha in zip(Ridge(alphas).fits(train, 3), alphas, strict=True):
+        reference = RidgeClassifier(alpha=alpha * unit).fit(x, train.labels)
+        np.testing.assert_allclose(probe.weights, reference.coef_.T, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(probe.bias, reference.intercept_, rtol=1e-3, atol=1e-3)
+        assert probe.setting == {"alpha": alpha}
+    # A feature twice is not invertible without regularization.
+    twice = LayerFeatures([train.layers[0], train.layers[0]], train.labels)
+    *_, last = Ridge([1.0, 1e-7]).fits(twice, 3)
+    *_, once = Ridge([1.0, 1e-7]).fits(train, 3)
+    assert (last.predict(twice) == once.predict(train)).mean() > 0.999
+
+
+def test_ridge_never_predicts_a_class_without_images():
+    splits = make_splits(classes=2)
+    renamed = LayerFeatures(splits.train.layers, np.array([1, 3])[splits.train.labels])
+    (probe,) = Ridge([0.01]).fits(renamed, num_classes=5)
+    x = splits.train.layers[0].astype(np.float64)
+    reference = RidgeClassifier(alpha=0.01 * len(x) * x.var(axis=0).sum()).fit(x, renamed.labels)
+    np.testing.assert_array_equal(
+        probe.predict(splits.test), reference.predict(splits.test.layers[0])
+    )
 
 
 def test_fewer_images_than_neighbors_all_vote():
