@@ -16,7 +16,6 @@ from igpt_keras.report.collect import (
 )
 from igpt_keras.report.page import ABSENT, Exhibit, Table, known, nll, percent, square
 from igpt_keras.report.runs import Entry, Findings, FineTuning, LowData, Model, Probe
-from igpt_keras.wording import plural
 
 Row = tuple[str, ...]
 T = TypeVar("T")
@@ -196,7 +195,7 @@ def fine_tuning(findings: Findings) -> list[Exhibit]:
         rows = [_fine_tuning_row(entry) for entry in entries]
         rows += [
             (
-                *("paper", row.model, ABSENT, row.pretraining, ABSENT, ABSENT, ABSENT, ABSENT),
+                *("paper", row.model, ABSENT, row.pretraining, *[ABSENT] * 5),
                 known(row.image_size, square),
                 *(ABSENT, ABSENT, f"{row.accuracy:.1f}", ABSENT, ABSENT),
             )
@@ -204,7 +203,16 @@ def fine_tuning(findings: Findings) -> list[Exhibit]:
         ]
         header = (
             *("from", "run", "objective", "start", "L_GEN weight", "learning rate", "head"),
-            *("trained", "input", "images", "validation, %", "test, %", "vote, %", "test L_GEN"),
+            *(
+                "trained",
+                "parameters",
+                "input",
+                "images",
+                "validation, %",
+                "test, %",
+                "vote, %",
+                "test L_GEN",
+            ),
         )
         caption = (
             f"Networks fine-tuned on {data_set} with L_CLF + weight · L_GEN. Validation chose the "
@@ -212,7 +220,8 @@ def fine_tuning(findings: Findings) -> list[Exhibit]:
             "accuracies, and L_GEN in nats per token, are of the test split, on which nothing was "
             "chosen. BERT's inputs are masked: with one mask, and with the vote of several. "
             "“Images” is the number of training images, “head” the layer that the class head "
-            "reads, “trained” how many parameters training changed, of how many. "
+            "reads. “Trained” are all weights, or LoRA adapters of a rank, without frozen first "
+            "blocks; “parameters” says how many trained, of how many. "
             f"{_about_paper(paper, entries[0])}"
         )
         exhibits += _exhibits(data_set, header, rows, caption, entries, findings)
@@ -225,21 +234,21 @@ def _fine_tuning_row(entry: FineTuning) -> Row:
         *("ours", entry.run.name, OBJECTIVE_NAMES[entry.model.objective], entry.start),
         *(f"{entry.generative_weight:g}", f"{entry.learning_rate:g}"),
         "last" if entry.layer in (None, config.num_layers) else f"layer {entry.layer}",
-        *(_what_trained(entry), square(config.image_size), str(entry.train_images)),
+        *_what_trained(entry),
+        *(square(config.image_size), str(entry.train_images)),
         *(percent(entry.validation_accuracy), percent(entry.test_accuracy), percent(entry.vote)),
         nll(entry.test_generative_loss),
     )
 
 
-def _what_trained(entry: FineTuning) -> str:
-    """Returns in words which parameters trained, and how many."""
-    what = "weights" if entry.lora_rank is None else f"LoRA of rank {entry.lora_rank}"
-    if entry.frozen_blocks:
-        what = f"{what}, {plural(entry.frozen_blocks, 'block')} frozen"
+def _what_trained(entry: FineTuning) -> tuple[str, str]:
+    """Returns in words what trained, and how many parameters of all."""
+    what = "weights" if entry.lora_rank is None else f"LoRA {entry.lora_rank}"
+    frozen = f", {entry.frozen_blocks} frozen" if entry.frozen_blocks else ""
     if entry.parameters is None:
-        return what
+        return what + frozen, ABSENT
     trained, total = entry.parameters
-    return f"{what}: {trained:,} of {total:,}"
+    return what + frozen, f"{trained:,} of {total:,}"
 
 
 def low_data(findings: Findings) -> list[Exhibit]:

@@ -388,9 +388,10 @@ def test_folded_validation_is_said(tmp_path):
     assert "of the test split: final." in page.text
     rows = {row["run"]: row for row in page.table("L_GEN weight")}
     assert rows["final"]["validation, %"] == "–"
-    assert rows["final"]["trained"] == "weights: 1,234 of 56,789"
-    assert rows["searched"]["trained"] == "LoRA of rank 4, 1 block frozen: 1,234 of 56,789"
-    assert rows["before"]["trained"] == "weights"
+    trained = {name: (row["trained"], row["parameters"]) for name, row in rows.items()}
+    assert trained["final"] == ("weights", "1,234 of 56,789")
+    assert trained["searched"] == ("LoRA 4, 1 frozen", "1,234 of 56,789")
+    assert trained["before"] == ("weights", "–")
 
 
 def test_a_probe_of_some_layers_has_no_row_for_the_last(tmp_path):
