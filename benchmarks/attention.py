@@ -21,7 +21,6 @@ PATTERNS = ("dense", "strided", "fixed")
 TASKS = ("training", "decoding")
 # Steps of decoding that run in one loop, in which the caches are changed in place.
 DECODED = 64
-COLORS = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +30,8 @@ class Sizes:
     num_layers: int = 4
     hidden_dim: int = 128
     num_heads: int = 2
-    batch: int = 1
+    num_colors: int = 512
+    batch_size: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +48,11 @@ def build(attention: str, image_size: int, sizes: Sizes):
 
     layers = (sizes.hidden_dim, sizes.num_layers, sizes.num_heads)
     return igpt_keras.ImageGPT(
-        igpt_keras.ImageGPTConfig(image_size, COLORS, *layers, attention=attention)
+        igpt_keras.ImageGPTConfig(image_size, sizes.num_colors, *layers, attention=attention)
     )
 
 
-def training_step(model, batch: int):
+def training_step(model, batch_size: int):
     """A function that trains one step."""
     import numpy as np
     import tensorflow as tf
@@ -60,14 +60,15 @@ def training_step(model, batch: int):
     from igpt_keras.training.recipes import adam
 
     model.compile(adam(1e-3), jit_compile=False)
-    shape = (batch, model.config.sequence_length)
-    tokens = np.random.default_rng(0).integers(0, COLORS, shape).astype(np.int32)
+    shape = (batch_size, model.config.sequence_length)
+    tokens = np.random.default_rng(0).integers(0, model.config.vocabulary_size, shape)
+    tokens = tokens.astype(np.int32)
     batches = iter(tf.data.Dataset.from_tensors(tokens).repeat())
     model.make_train_function()
     return lambda: model.train_function(batches)["loss"].numpy()
 
 
-def decoding_steps(model, batch: int):
+def decoding_steps(model, batch_size: int):
     """A function that decodes the last `DECODED` tokens."""
     import tensorflow as tf
 
@@ -75,9 +76,9 @@ def decoding_steps(model, batch: int):
 
     config = model.config
     length, count = config.sequence_length, min(DECODED, config.sequence_length)
-    shape = (batch * config.num_heads, length, config.head_dim)
+    shape = (batch_size * config.num_heads, length, config.head_dim)
     caches = tf.nest.map_structure(lambda _: tf.random.normal(shape), [(0, 0)] * config.num_layers)
-    tokens = tf.zeros([batch, 1], tf.int32)
+    tokens = tf.zeros([batch_size, 1], tf.int32)
     specs = cache_specs(model)
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.int32), specs])
@@ -107,7 +108,7 @@ def work(task: str, attention: str, image_size: int, sizes: Sizes, steps: int) -
     make = training_step if task == "training" else decoding_steps
     divisor = 1 if task == "training" else min(DECODED, image_size**2)
     before = peak_memory()
-    step = make(model, sizes.batch)
+    step = make(model, sizes.batch_size)
     step()
     seconds = [timed(step)[0][0] / divisor for _ in range(steps)]
     print(json.dumps([seconds, peak_memory() - before]))
@@ -162,28 +163,30 @@ def growth(found: dict[tuple[str, int], Measured], image_sizes: list[int]) -> It
 
 
 def draw(results: dict[str, dict[tuple[str, int], Measured]], sizes: list[int], path) -> None:
-    """A figure with a panel for the seconds and one for the memory of each task."""
+    """A figure with a row for each task: its seconds and its memory."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(
-        1, 2 * len(results), figsize=(4 * 2 * len(results), 3.6), layout="constrained"
+    figure, rows = plt.subplots(
+        len(results), 2, figsize=(8, 3.2 * len(results)), layout="constrained", squeeze=False
     )
-    of_panel = [(task, what) for task in results for what in ("seconds", "memory")]
-    for panel, (task, what) in zip(panels, of_panel, strict=True):
-        scale = 1e9 if what == "memory" else 1
-        for name, marker in zip(PATTERNS, "osD", strict=True):
-            values = [getattr(results[task][name, size], what) / scale for size in sizes]
-            panel.plot([size**2 for size in sizes], values, marker=marker, label=name)
-        unit = "peak memory, GB" if what == "memory" else "seconds"
-        panel.set(title=f"a step of {task}", xlabel="tokens", ylabel=unit)
-        panel.set(xscale="log", yscale="log")
-        panel.set_xticks([size**2 for size in sizes], [f"{size}²" for size in sizes])
-        panel.set_xticks([], minor=True)
-        panel.grid(alpha=0.3)
-    panels[0].legend(frameon=False)
+    for (task, found), panels in zip(results.items(), rows, strict=True):
+        seconds, unit = ("seconds", 1) if task == "training" else ("milliseconds", 1e-3)
+        for panel, field, what, scale in (
+            (panels[0], "seconds", seconds, unit),
+            (panels[1], "memory", "peak memory, GB", 1e9),
+        ):
+            for name, marker in zip(PATTERNS, "osD", strict=True):
+                values = [getattr(found[name, size], field) / scale for size in sizes]
+                panel.plot([size**2 for size in sizes], values, marker=marker, label=name)
+            panel.set(title=f"A step of {task}", xlabel="tokens", ylabel=what)
+            panel.set_xticks([size**2 for size in sizes], [f"{size}²" for size in sizes])
+            panel.set_ylim(bottom=0)
+            panel.grid(alpha=0.3)
+            panel.spines[["top", "right"]].set_visible(False)
+    rows[0][0].legend(frameon=False)
     figure.savefig(path, dpi=150)
 
 

@@ -6,8 +6,9 @@
 
 All arguments but the first are those of `igpt pretrain`. Each pattern trains in a process of its
 own, one after the other, into a folder of its own; a run that has finished is not run again.
-"At equal time" is the validation loss of the last evaluation before the fastest one ends, by
-the median speed of each run. No schedule ends there, so it is above what a shorter one reaches.
+Then `benchmarks/attention.py` measures a step of each pattern, in turns. "At equal time" is the
+validation loss of the last evaluation before the fastest pattern ends. No schedule ends there,
+so it is above what a shorter one reaches.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import pathlib
 import subprocess
 import sys
 
-PATTERNS = ("dense", "strided", "fixed")
+from attention import PATTERNS, Sizes, measure
 
 
 def train(folder: pathlib.Path, attention: str, arguments: list[str]) -> dict:
@@ -28,27 +29,35 @@ def train(folder: pathlib.Path, attention: str, arguments: list[str]) -> dict:
     return json.loads(result.read_text(encoding="utf-8"))
 
 
+def step_seconds(settings: dict, rounds: int) -> dict[str, float]:
+    """Returns the least seconds of a step of each pattern, given a run's settings."""
+    names = ("num_layers", "hidden_dim", "num_heads", "num_colors", "batch_size")
+    sizes = Sizes(**{name: settings[name] for name in names})
+    image_size = settings["image_size"]
+    found = measure("training", [image_size], sizes, steps=10, rounds=rounds)
+    return {name: found[name, image_size].seconds for name in PATTERNS}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=pathlib.Path, help="folder of the runs")
+    parser.add_argument("--rounds", type=int, default=3, help="processes that time each pattern")
     options, arguments = parser.parse_known_args()
     results = {name: train(options.folder / name, name, arguments) for name in PATTERNS}
-    speeds, histories = {}, {}
+    seconds = step_seconds(results["dense"]["settings"], options.rounds)
+    histories = {}
     for name, result in results.items():
-        metrics = result["metrics"]
-        speeds[name] = metrics["images_per_second"] / result["settings"]["batch_size"]
-        history = metrics["history"]
+        history = result["metrics"]["history"]
         histories[name] = list(zip(history["step"], history["val_loss"], strict=True))
-    budget = min(histories[name][-1][0] / speed for name, speed in speeds.items())
+    budget = min(histories[name][-1][0] * each for name, each in seconds.items())
     print("| attention | steps | ms a step | loss | steps in equal time | loss |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for name, history in histories.items():
         steps, loss = history[-1]
-        # Speeds are measured; the fastest run itself ends at its last step.
-        in_time = [each for each in history if each[0] <= 1.001 * budget * speeds[name]]
+        in_time = [each for each in history if each[0] * seconds[name] <= budget]
         then, loss_then = in_time[-1] if in_time else ("none", float("nan"))
         print(
-            f"| {name} | {steps:,} | {1000 / speeds[name]:.0f} | {loss:.4f} | {then} "
+            f"| {name} | {steps:,} | {1000 * seconds[name]:.0f} | {loss:.4f} | {then} "
             f"| {loss_then:.4f} |"
         )
 

@@ -38,6 +38,14 @@ SMALLER = {
     "--image-size 96 --output runs/vqvae": (
         "--image-size 8 --codebook-size 16 --hidden-dim 8 --steps 2 --output runs/vqvae"
     ),
+    "--image-size 192 --batch-size 4 --steps 1000": (
+        "--image-size 16 --codebook-size 16 --hidden-dim 8 --batch-size 4 --steps 2"
+    ),
+    "--tokenizer runs/vqvae --attention": (
+        "--num-layers 1 --hidden-dim 16 --num-heads 1 --tokenizer runs/vqvae --attention"
+    ),
+    "--steps 700": "--steps 2",
+    "--keep-rows 48 --num-completions 3": "--keep-rows 4 --num-completions 1",
     "--tokenizer runs/vqvae --output": (
         "--num-layers 1 --hidden-dim 16 --num-heads 1 --epochs 1 --tokenizer runs/vqvae --output"
     ),

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import pathlib
 import re
+import runpy
 import sys
 
 import pytest
@@ -142,6 +143,11 @@ def test_the_page_shows_what_the_script_prints(scaling):
         scaling.cost_table(accelerators, 0.4),
     ):
         assert table in page
+
+
+def test_the_page_shows_what_learned_tokens_take(scaling):
+    code = runpy.run_path(str(ROOT / "benchmarks" / "learned_tokens.py"))
+    assert code["learned_table"]() in PAGE.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
