@@ -57,7 +57,7 @@ if TYPE_CHECKING:
                 type=COUNT,
                 show_default="the weights themselves train",
                 help="Train low-rank adapters (LoRA) of this rank in the place of the pre-trained "
-                "weights, which needs less memory.",
+                "weights, which then have no gradient and no optimizer state.",
             ),
             option(
                 "--freeze-blocks",
