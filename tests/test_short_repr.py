@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import igpt_keras
-from igpt_keras.evaluation.probes import Probe
+from igpt_keras.evaluation.probes import LinearProbe
 from igpt_keras.runs import DataOptions, Pretrain, Sample
 from igpt_keras.runs.result import Result
 from igpt_keras.sampling.samplers import TopP
@@ -64,9 +64,9 @@ LOGITS = np.zeros((5, 2), np.float32)
             "logits=float32[5, 2])",
         ),
         (
-            Probe(np.zeros((4, 2)), np.zeros(2), {"C": 1.0}, 0.5),
-            "Probe(weights=float64[4, 2], bias=float64[2], setting={'C': 1.0}, "
-            "validation_accuracy=0.5)",
+            LinearProbe(np.zeros((4, 2)), np.zeros(2), setting={"C": 1.0}, validation_accuracy=0.5),
+            "LinearProbe(setting={'C': 1.0}, validation_accuracy=0.5, weights=float64[4, 2], "
+            "bias=float64[2])",
         ),
     ],
     ids=lambda value: type(value).__name__,

@@ -116,7 +116,7 @@ def test_likelihoods_are_printed_and_written(igpt, model_folder, photos, tmp_pat
         assert record["total_log_likelihood"] == pytest.approx(total, rel=1e-5)
         assert record["bits_per_sampled_pixel"] == pytest.approx(-sampled / math.log(2) / 12)
         assert record["bits_per_pixel"] == pytest.approx(-total / math.log(2) / 16)
-        assert f"{record['file']}  sampled pixels {sampled:.2f} nats" in printed
+        assert f"{record['file']}  sampled tokens {sampled:.2f} nats" in printed
 
 
 @pytest.mark.parametrize("kind", ["CMYK", "RGBA", "rotated", "WebP"])

@@ -33,7 +33,7 @@ def test_samples_and_their_likelihoods_are_written(igpt, model, tmp_path):
         nll = sampled.total_log_likelihood[index, 0]
         assert record["total_log_likelihood"] == pytest.approx(nll, rel=1e-5)
         assert record["bits_per_pixel"] == pytest.approx(-nll / np.log(2) / 16, rel=1e-5)
-        assert f"{name}  sampled pixels {nll:.2f} nats" in printed
+        assert f"{name}  sampled tokens {nll:.2f} nats" in printed
 
 
 def test_a_bert_model_samples_in_rounds(igpt, pretrained, tmp_path):

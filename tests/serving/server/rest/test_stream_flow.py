@@ -42,11 +42,12 @@ def save_rows_model(directory):
     def view(*, image_bytes):
         with tf.control_dependencies([tf.strings.length(image_bytes)]):
             pixels = tf.zeros([SIZE, SIZE, 3], tf.uint8)
-        return {"tokens": tf.zeros([SIZE**2], tf.int32), "pixels": pixels}
+        return {"image": pixels, "pixels": pixels}
 
-    def begin(*, tokens, known, num_completions):
+    def begin(*, image, known, num_completions):
         first = tf.argmin(tf.cast(tf.reshape(known, [-1]), tf.int32), output_type=tf.int32)
-        return {"position": first + 0 * tokens[0], "cache": tf.zeros([num_completions, CACHE])}
+        first += 0 * tf.cast(image[0, 0, 0], tf.int32)
+        return {"position": first, "cache": tf.zeros([num_completions, CACHE])}
 
     def decode_row(*, known, seed, temperature, top_k, top_p, position, cache):
         row, count = position // SIZE, tf.size(seed)
@@ -55,12 +56,14 @@ def save_rows_model(directory):
         with tf.control_dependencies([tf.debugging.Assert(~fails, ["this row fails"])]):
             (step,) = tf.while_loop(lambda step: step < last, lambda step: (step + 1,), (0 * last,))
         with tf.control_dependencies([step]):
-            pixels = tf.fill([count, SIZE, 3], tf.cast(row, tf.uint8))
+            rows = tf.cast(tf.range(SIZE), tf.uint8)[None, :, None, None]
+            pixels = tf.broadcast_to(rows, [count, SIZE, SIZE, 3])
         return {
             "position": (row + 1) * SIZE,
             "cache": cache + 1.0,
+            "num_rows": row + 1,
             "pixels": pixels,
-            "entropy": tf.fill([count, SIZE], 1.25) * top_p[:, None],
+            "entropy": tf.fill([count, SIZE, SIZE], 1.25) * top_p[:, None, None],
             "log_likelihood": tf.cast(tf.fill([count], -row), tf.float32),
         }
 
@@ -69,7 +72,7 @@ def save_rows_model(directory):
     specs = {
         view: {"image_bytes": tf.TensorSpec([], tf.string)},
         begin: {
-            "tokens": tf.TensorSpec([SIZE**2], tf.int32),
+            "image": tf.TensorSpec([SIZE, SIZE, 3], tf.uint8),
             "num_completions": tf.TensorSpec([], tf.int32),
             **known,
         },
@@ -247,4 +250,5 @@ def test_streams_leave_nothing_behind(server):
             answer.raw.read(12 if number % 3 else None)
         wait_until(lambda: server.in_flight == 0)
         usages.append(memory())
-    assert max(usages[50:]) < max(usages[10:20]) + 100
+    # What forty of them kept would be 640 MB; the allocator itself keeps some of large rows.
+    assert max(usages[50:]) < max(usages[10:20]) + 250
