@@ -8,12 +8,13 @@ completions of one image, R its side, n tokens.
 | --- | --- | --- |
 | `view` | `image_bytes` string | `image` uint8 [R, R, 3], `pixels` uint8 [R, R, 3], as known pixels come back |
 | `begin` | `image` uint8 [R, R, 3], whose unknown pixels the caller has filled, `known` bool [R, R], `num_completions` int32 | a state |
-| `decode_row` | a state, `known`, `seed` int64 [N], `temperature` float32 [N], `top_k` int32 [N], `top_p` float32 [N] | the next state, `num_rows` int32, `pixels` uint8 [N, R, R, 3], `entropy` float32 [N, R, R], `log_likelihood` float32 [N] |
+| `decode_row` | a state, `known`, `seed` int64 [N], `temperature` float32 [N], `top_k` int32 [N], `top_p` float32 [N] | the next state, `num_rows` int32, `pixels` uint8 [N, r, R, 3], `entropy` float32 [N, r, R], `log_likelihood` float32 [N] |
 
-`decode_row` decodes a row of tokens. Then the first `num_rows` rows of `pixels` and `entropy` are final; the
-values of `pixels` where a pixel is known mean nothing. The entropy of a pixel is the mean of its tokens'. A state is
-`position` int32, `tokens` int32 [n, N], `log_probs` and `entropies` float32 [n, N], and `keys_0`,
-`values_0`, … [N · H, positions, D] of each layer.
+`decode_row` decodes a row of tokens. Then the first `num_rows` rows of pixels are final. `pixels` and
+`entropy` are those of the last r of them, which became final in this call; there may be none. The
+values of `pixels` where a pixel is known mean nothing. The entropy of a pixel is the mean of its
+tokens'. A state is `position` int32, `tokens` int32 [n, N], `log_probs` and `entropies` float32
+[n, N], and `keys_0`, `values_0`, … [N · H, positions, D] of each layer.
 """  # noqa: E501
 
 ROWS = "rows"

@@ -60,37 +60,37 @@ class _RowFunctions:
         fields = {name: tensors.pop(name) for name in SAMPLER().arrays(1)}
         known = known_tokens_in_graph(known[None], self.tokenizer.grid)
         known = tf.repeat(tf.transpose(known), tf.size(seed), axis=1)
-        before = tensors["position"] // self.columns
+        before = tf.gather(self.final, tensors["position"] // self.columns)
         state = self.decoder.decode_rows(_state(tensors), known, seed, fields, tf.constant(1))
-        num_rows = tf.gather(self.final, state.position // self.columns)
+        after = tf.gather(self.final, state.position // self.columns)
         return {
             **_named(state),
-            "num_rows": num_rows,
-            "pixels": self._pixels(state.tokens, num_rows > tf.gather(self.final, before)),
-            "entropy": self._entropy(state.entropies),
+            "num_rows": after,
+            "pixels": self._pixels(state.tokens, before, after),
+            "entropy": self._entropy(state.entropies, before, after),
             "log_likelihood": tf.reduce_sum(tf.where(known, 0.0, state.log_probs), axis=0),
         }
 
-    def _pixels(self, tokens, is_final):
-        """Pixels uint8 [N, R, R, 3] of tokens [n, N]; zeros where no further row is final."""
-        size = self.preprocessing.size
+    def _pixels(self, tokens, before, after):
+        """The rows `before`…`after` - 1 of the images of tokens [n, N]: uint8 [N, rows, R, 3]."""
 
-        def blank():
-            return tf.zeros([tf.shape(tokens)[1], size, size, 3], tf.uint8)
+        def none():
+            return tf.zeros([tf.shape(tokens)[1], 0, self.preprocessing.size, 3], tf.uint8)
 
         def detokenized():
-            return self.tokenizer.detokenize_in_graph(tf.transpose(tokens))
+            images = self.tokenizer.detokenize_in_graph(tf.transpose(tokens))
+            return images[:, before:after]
 
-        return tf.cond(is_final, detokenized, blank)
+        return tf.cond(after > before, detokenized, none)
 
-    def _entropy(self, entropies):
-        """The entropies [n, N] of tokens as those of pixels, float32 [N, R, R]."""
+    def _entropy(self, entropies, before, after):
+        """These rows of the entropies [n, N] of tokens, by pixel: float32 [N, rows, R]."""
         rows, columns = (
             tf.constant(shares_of_pixels(count, self.preprocessing.size), tf.float32)
             for count in self.tokenizer.grid
         )
         by_token = tf.reshape(tf.transpose(entropies), [-1, *self.tokenizer.grid])
-        return tf.matmul(tf.matmul(rows, by_token), columns, transpose_b=True)
+        return tf.matmul(tf.matmul(rows[before:after], by_token), columns, transpose_b=True)
 
 
 def _module(functions: _RowFunctions) -> tf.Module:

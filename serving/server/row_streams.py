@@ -201,11 +201,13 @@ class RowStreams:
             outputs = run(DECODE_ROW, **state, **settings)
             state = {name: outputs[name] for name in self._state_names}
             log_likelihood = outputs["log_likelihood"].numpy()
-            pixels = np.where(known[..., None], given, outputs["pixels"].numpy())
-            entropies = outputs["entropy"].numpy()
-            for final in range(row, int(outputs["num_rows"])):
-                yield Row(final, pixels[:, final], entropies[:, final])
-            row = max(row, int(outputs["num_rows"]))
+            pixels, entropies = outputs["pixels"].numpy(), outputs["entropy"].numpy()
+            first = int(outputs["num_rows"]) - pixels.shape[1]
+            while row < int(outputs["num_rows"]):
+                sampled = pixels[:, row - first]
+                shown = np.where(known[row, :, None], given[row], sampled)
+                yield Row(row, shown, entropies[:, row - first])
+                row += 1
         with np.errstate(invalid="ignore"):
             yield Done(log_likelihood, -log_likelihood / np.float32(num_unknown * math.log(2)))
 
