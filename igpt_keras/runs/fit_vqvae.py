@@ -26,7 +26,7 @@ from igpt_keras.errors import InputError
 from igpt_keras.evaluation.reconstructions import Reconstructions
 from igpt_keras.pictures.contact_sheets import save_png
 from igpt_keras.runs.callbacks import Callbacks
-from igpt_keras.runs.options import TrainingOptions
+from igpt_keras.runs.options import DurationOptions, TrainingOptions
 from igpt_keras.runs.result import Result
 from igpt_keras.runs.training import Training
 from igpt_keras.stages import stage
@@ -53,7 +53,7 @@ OF_VQVAE = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class Settings(TrainingOptions):
+class Settings(DurationOptions, TrainingOptions):
     """Settings of a VQ-VAE and of its training; see `igpt_keras.VQVAE` for its own.
 
     Attributes:
@@ -86,17 +86,9 @@ class Settings(TrainingOptions):
     num_residual_layers: int = 2
     commitment_cost: float = 0.25
     decay: float = 0.99
-    epochs: float | None = None
-    steps: int | None = None
     batch_size: int = 8
     learning_rate: float = 3e-3
     seed: int = 0
-
-    def __post_init__(self):
-        if self.epochs is not None and self.steps is not None:
-            raise InputError(
-                f"give either epochs or steps, got epochs={self.epochs} and steps={self.steps}"
-            )
 
     def completed(self) -> "Settings":
         """Returns these settings with a value for everything that was left out."""
@@ -114,24 +106,6 @@ class Settings(TrainingOptions):
     def grid_size(self) -> int:
         """Tokens in a row of an image; 0 unless the settings are completed."""
         return 0 if self.num_downsampling is None else self.image_size >> self.num_downsampling
-
-    def total_steps(self, num_images: int) -> int:
-        """Returns the number of steps.
-
-        Args:
-            num_images: Number of training images.
-
-        Raises:
-            InputError: `epochs` is less than a step.
-        """
-        steps_of_data = -(-num_images // self.batch_size)
-        total = self.steps or round((self.epochs or 0) * steps_of_data)
-        if total < 1:
-            raise InputError(
-                f"epochs={self.epochs} is less than one step; a pass over the images has "
-                f"{steps_of_data}"
-            )
-        return total
 
     def vqvae(self) -> VQVAE:
         """Returns a new VQ-VAE.
@@ -169,14 +143,10 @@ class FitVQVAE(Training[Settings]):
         super()._begin(resume, overwrite)
 
     def _load(self) -> None:
-        data_set = self.data.data_set
-        self.held_out = data_set.validation or data_set.test
-        if self.held_out is None:
-            raise InputError(
-                "train_on_validation leaves nothing to validate on: there is no test split"
-            )
-        num_images = sum(source.split.num_examples for source in data_set.sources)
-        self.total_steps = self.settings.total_steps(num_images)
+        self.held_out = self.data.held_out
+        sources, settings = self.data.data_set.sources, self.settings
+        num_images = sum(source.split.num_examples for source in sources)
+        self.total_steps = settings.total_steps(-(-num_images // settings.batch_size))
         vqvae = self.settings.vqvae()
         num_tokens = num_images * vqvae.grid[0] * vqvae.grid[1]
         if num_tokens < vqvae.vocabulary_size:

@@ -98,6 +98,20 @@ class DataOptions(ShortRepr):
             seed=self.split_seed,
         )
 
+    @property
+    def held_out(self) -> Split:
+        """The validation split, or without one the test split, to follow a training on.
+
+        Raises:
+            InputError: There is neither.
+        """
+        split = self.data_set.validation or self.data_set.test
+        if split is None:
+            raise InputError(
+                "train_on_validation leaves nothing to validate on: there is no test split"
+            )
+        return split
+
     def labeled_data_set(self) -> DataSet:
         """Returns the data set for what trains and tests a classifier.
 
@@ -190,6 +204,45 @@ class TrainingOptions(ShortRepr):
     checkpoint_every: int = CHECKPOINT_EVERY
     max_checkpoints: int = MAX_TO_KEEP
     log_every: int = 10
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class DurationOptions(ShortRepr):
+    """How long a training lasts that has a schedule from its first step to its last.
+
+    Attributes:
+        epochs: Passes over the images, instead of `steps`.
+        steps: Batches to train on.
+
+    Raises:
+        InputError: Both are given.
+    """
+
+    epochs: float | None = None
+    steps: int | None = None
+
+    def __post_init__(self):
+        if self.epochs is not None and self.steps is not None:
+            raise InputError(
+                f"give either epochs or steps, got epochs={self.epochs} and steps={self.steps}"
+            )
+
+    def total_steps(self, steps_of_data: int) -> int:
+        """Returns the number of steps.
+
+        Args:
+            steps_of_data: Batches in a pass over the images.
+
+        Raises:
+            InputError: `epochs` is less than a step.
+        """
+        total = self.steps or round((self.epochs or 0) * steps_of_data)
+        if total < 1:
+            raise InputError(
+                f"epochs={self.epochs} is less than one step; a pass over the images has "
+                f"{steps_of_data}"
+            )
+        return total
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)

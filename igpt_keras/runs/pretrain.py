@@ -22,7 +22,6 @@ import keras
 import numpy as np
 from PIL import Image
 
-from igpt_keras.errors import InputError
 from igpt_keras.evaluation.metrics import bits_per_dimension
 from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.models.masking import masked_inputs
@@ -69,14 +68,8 @@ class Pretrain(ModelTraining[Settings]):
         settings.config(settings.read_tokenizer())
 
     def _load(self) -> None:
-        data_set = self.data.data_set
-        # Without a validation split the loss on the test split is followed.
-        self.held_out = data_set.validation or data_set.test
-        if self.held_out is None:
-            raise InputError(
-                "train_on_validation leaves nothing to validate on: there is no test split"
-            )
-        num_images = sum(source.split.num_examples for source in data_set.sources)
+        self.held_out = self.data.held_out
+        num_images = sum(source.split.num_examples for source in self.data.data_set.sources)
         self.schedule = self.settings.schedule(-(-num_images // self.settings.batch_size))
         self.total_steps = self.schedule.evaluations[-1]
 

@@ -7,14 +7,14 @@ from igpt_keras import paper
 from igpt_keras.errors import InputError
 from igpt_keras.network import presets
 from igpt_keras.network.config import ImageGPTConfig, check_objective
-from igpt_keras.runs.options import AttentionOptions, ModelTrainingOptions
+from igpt_keras.runs.options import AttentionOptions, DurationOptions, ModelTrainingOptions
 from igpt_keras.runs.tokenizers import read_tokenizer
 from igpt_keras.tokenizers import ImageTokenizer
 from igpt_keras.training import recipes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class Settings(ModelTrainingOptions, AttentionOptions):
+class Settings(DurationOptions, ModelTrainingOptions, AttentionOptions):
     """Settings of the model and of its pre-training.
 
     Sizes that are None are those of the preset; `igpt_keras.network.presets` has them, and what
@@ -33,7 +33,7 @@ class Settings(ModelTrainingOptions, AttentionOptions):
             to the training images.
         num_colors: Size of a palette that is fitted.
         epochs: Passes over the images, instead of `steps`; 20 if both are None.
-        steps: Batches to train on.
+        steps: Batches to train on, instead of `epochs`.
         batch_size: Images in a step, of all devices together; None for the preset's.
         learning_rate: The peak, after the warm-up; None for `presets.learning_rate`, the
             paper's for the nearest of its models.
@@ -56,8 +56,6 @@ class Settings(ModelTrainingOptions, AttentionOptions):
     num_heads: int | None = None
     tokenizer: str | None = None
     num_colors: int | None = None
-    epochs: float | None = None
-    steps: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
     warmup_steps: int | None = None
@@ -66,10 +64,7 @@ class Settings(ModelTrainingOptions, AttentionOptions):
     seed: int = 0
 
     def __post_init__(self):
-        if self.epochs is not None and self.steps is not None:
-            raise InputError(
-                f"give either epochs or steps, got epochs={self.epochs} and steps={self.steps}"
-            )
+        super().__post_init__()
         check_objective(self.objective)
         if self.snapshots < 1:
             raise InputError(f"snapshots must be at least 1, got {self.snapshots}")
@@ -148,12 +143,7 @@ class Settings(ModelTrainingOptions, AttentionOptions):
         Raises:
             InputError: `epochs` is less than a step, or `warmup_steps` more than all of them.
         """
-        total_steps = self.steps or round((self.epochs or 0) * steps_of_data)
-        if total_steps < 1:
-            raise InputError(
-                f"epochs={self.epochs} is less than one step; a pass over the images has "
-                f"{steps_of_data}"
-            )
+        total_steps = self.total_steps(steps_of_data)
         warmup_steps = self.warmup_steps
         if warmup_steps is None:
             warmup_steps = recipes.default_warmup_steps(steps_of_data, total_steps)
