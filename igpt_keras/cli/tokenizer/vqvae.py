@@ -65,7 +65,7 @@ SETTINGS = (
         "--decay",
         type=click.FloatRange(0, 1, max_open=True),
         default=0.99,
-        help="Share of the moving averages, which the codes are, that a step keeps.",
+        help="Share of the codes' moving averages that a step keeps.",
     ),
     option("--epochs", type=POSITIVE, help="Number of passes over the images, instead of --steps."),
     option(
