@@ -84,7 +84,7 @@ class ProbeCallback(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         model: Any = self.model
         self._layer = model.check_layer(
-            model.config.num_layers // 2 if self.layer is None else self.layer
+            model.config.middle_layer if self.layer is None else self.layer
         )
         self._inputs = {
             name: masked_inputs(model, to_tokens(model, some), self.seed)

@@ -206,6 +206,11 @@ class ImageGPTConfig(ShortRepr):
         return f"{size}, {rows}×{columns} tokens of {self.vocabulary_size} values"
 
     @property
+    def middle_layer(self) -> int:
+        """The layer ⌈L/2⌉, near which features are best (paper, section 4.2)."""
+        return (self.num_layers + 1) // 2
+
+    @property
     def head_dim(self) -> int:
         """Width of an attention head, D."""
         return self.hidden_dim // self.num_heads

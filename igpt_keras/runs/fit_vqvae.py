@@ -26,7 +26,7 @@ from igpt_keras.errors import InputError
 from igpt_keras.evaluation.reconstructions import Reconstructions
 from igpt_keras.pictures.contact_sheets import save_png
 from igpt_keras.runs.callbacks import Callbacks
-from igpt_keras.runs.options import DurationOptions, TrainingOptions
+from igpt_keras.runs.options import Duration, TrainingOptions
 from igpt_keras.runs.result import Result
 from igpt_keras.runs.training import Training
 from igpt_keras.stages import stage
@@ -53,7 +53,7 @@ OF_VQVAE = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class Settings(DurationOptions, TrainingOptions):
+class Settings(Duration, TrainingOptions):
     """Settings of a VQ-VAE and of its training; see `igpt_keras.VQVAE` for its own.
 
     Attributes:
@@ -86,6 +86,8 @@ class Settings(DurationOptions, TrainingOptions):
     num_residual_layers: int = 2
     commitment_cost: float = 0.25
     decay: float = 0.99
+    epochs: float | None = None
+    steps: int | None = None
     batch_size: int = 8
     learning_rate: float = 3e-3
     seed: int = 0

@@ -206,20 +206,18 @@ class TrainingOptions(ShortRepr):
     log_every: int = 10
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class DurationOptions(ShortRepr):
+class Duration:
     """How long a training lasts that has a schedule from its first step to its last.
 
-    Attributes:
-        epochs: Passes over the images, instead of `steps`.
-        steps: Batches to train on.
+    A base of settings that have the fields `epochs`, passes over the images, and `steps`, batches
+    to train on; at most one of the two is given.
 
     Raises:
         InputError: Both are given.
     """
 
-    epochs: float | None = None
-    steps: int | None = None
+    epochs: float | None
+    steps: int | None
 
     def __post_init__(self):
         if self.epochs is not None and self.steps is not None:

@@ -7,14 +7,14 @@ from igpt_keras import paper
 from igpt_keras.errors import InputError
 from igpt_keras.network import presets
 from igpt_keras.network.config import ImageGPTConfig, check_objective
-from igpt_keras.runs.options import AttentionOptions, DurationOptions, ModelTrainingOptions
+from igpt_keras.runs.options import AttentionOptions, Duration, ModelTrainingOptions
 from igpt_keras.runs.tokenizers import read_tokenizer
 from igpt_keras.tokenizers import ImageTokenizer
 from igpt_keras.training import recipes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class Settings(DurationOptions, ModelTrainingOptions, AttentionOptions):
+class Settings(Duration, ModelTrainingOptions, AttentionOptions):
     """Settings of the model and of its pre-training.
 
     Sizes that are None are those of the preset; `igpt_keras.network.presets` has them, and what
@@ -56,6 +56,8 @@ class Settings(DurationOptions, ModelTrainingOptions, AttentionOptions):
     num_heads: int | None = None
     tokenizer: str | None = None
     num_colors: int | None = None
+    epochs: float | None = None
+    steps: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
     warmup_steps: int | None = None

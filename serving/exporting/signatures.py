@@ -104,7 +104,7 @@ def default_feature_layer(model: GenerativeModel) -> int:
     """
     if isinstance(model, ImageGPTClassifier):
         return model.layer
-    return math.ceil(model.config.num_layers / 2)
+    return model.config.middle_layer
 
 
 def check_feature_layer(model: GenerativeModel, feature_layer: int | None) -> None:

@@ -139,13 +139,11 @@ def vqvae(
 
 
 def _describe(settings: "Settings") -> str:
-    """Returns in a line what is trained, and how."""
+    """Returns in a line what is trained."""
     size, side = settings.image_size, settings.grid_size
     parts = [
         f"{size}×{size} pixels as {side}×{side} tokens",
         f"{settings.codebook_size:,} codes of length {settings.embedding_dim}",
-        f"{settings.epochs:g} epochs" if settings.steps is None else f"{settings.steps:,} steps",
-        f"batches of {settings.batch_size}",
         f"learning rate {settings.learning_rate:g}",
     ]
     return ", ".join(parts)

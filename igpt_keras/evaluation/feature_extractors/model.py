@@ -17,7 +17,7 @@ from igpt_keras.tokenizers.base import tokenizer_of
 
 @register_feature_extractor("model")
 class ModelFeatures(ImageFeatureExtractor):
-    """f^l of the middle layer, where features are about the best (paper, section 4.1).
+    """f^l of the middle layer, where features are about the best (paper, section 4.2).
 
     Images are averaged by area to the size of the model. A BERT model sees them without a mask.
 
@@ -34,7 +34,7 @@ class ModelFeatures(ImageFeatureExtractor):
             raise InputError("features=model must name a model, such as model:image_gpt_nano")
         self.model = load(location)
         self.tokenizer = tokenizer_of(self.model)
-        self.layer = (self.model.config.num_layers + 1) // 2
+        self.layer = self.model.config.middle_layer
         self.name = f"layer {self.layer} of {location}"
 
     def extract(self, images: np.ndarray) -> np.ndarray:
