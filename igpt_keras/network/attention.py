@@ -103,7 +103,10 @@ def merge_parts(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         [..., D] in the dtype of the parts.
     """
     attended, log_totals = zip(*parts, strict=True)
-    shares: Any = ops.unstack(ops.softmax(ops.stack(log_totals), axis=0), len(parts))
+    stacked = ops.stack(log_totals)
+    # oneDNN's softmax, which TensorFlow calls on some CPUs, takes at most five dimensions.
+    flat = ops.softmax(ops.reshape(stacked, (len(parts), -1)), axis=0)
+    shares: Any = ops.unstack(ops.reshape(flat, ops.shape(stacked)), len(parts))
     merged = sum(ops.cast(x, "float32") * w for x, w in zip(attended, shares, strict=True))
     return ops.cast(merged, attended[0].dtype)
 
