@@ -6,6 +6,7 @@ steps down, and there are few digits; `NOT_RUN` says which blocks do not run, an
 
 import re
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,6 +88,7 @@ NOT_RUN = {
     r"pre-commit install": "changes the clone, and tests with all tests",
     r"@(register_\w+|METHODS\.register)\(": "tests/test_contributing.py runs and uses them",
     r"python benchmarks/": "measures for minutes to hours, for which tests have no time",
+    r"python examples/baselines/": "tests/examples/ runs them, which takes minutes",
     r"tfds:imagenet2012": "needs ImageNet, which its users download by hand",
     r"igpt demo|--page": "ends with Ctrl-C; tests/cli/test_demo.py and tests/serving/page/ run it",
     r"TF_CONFIG=": "needs two processes; tests/training/test_distribution.py trains in two",
@@ -144,7 +146,7 @@ def furnish(folder, page):
 
 def few_digits():
     """Returns 160 digits to train, and the usual number to validate and to test."""
-    digits = load_digits()
+    digits: Any = load_digits()
     return Bunch(**{**digits, "images": digits.images[:700], "target": digits.target[:700]})
 
 
