@@ -56,6 +56,7 @@ SMALLER = {
     "--epochs 100": "--epochs 1",
     "--epochs 10 ": "--epochs 1 --floor 0.01 ",
     "--epochs 15 --patience 3": "--epochs 1",
+    "--epochs 16 ": "--epochs 1 ",
     "--epochs 8 ": "--epochs 1 ",
     "--epochs 4 ": "--epochs 1 ",
     "--output runs/finetuned-ar": "--output runs/finetuned-ar --epochs 1",

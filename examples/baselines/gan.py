@@ -151,8 +151,8 @@ def nearest(samples: np.ndarray, images: np.ndarray) -> np.ndarray:
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("gan"))
-    parser.add_argument("--steps", type=int, default=20_000, help="steps of the generators")
-    parser.add_argument("--width", type=int, default=400, help="units of G's layers")
+    parser.add_argument("--steps", type=int, default=15_000, help="steps of each generator")
+    parser.add_argument("--width", type=int, default=200, help="units of G's layers")
     parser.add_argument("--k", type=int, default=1, help="steps of D for each of G")
     options = parser.parse_args()
     images = read_gray_images(options.data, options.image_size)
