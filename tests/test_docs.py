@@ -32,6 +32,7 @@ SMALLER = {
     "folder:imagenet": "folder:photos --num-colors 8",
     "--image-size 64 --attention strided": f"{TINY} --epochs 1 --attention strided",
     "--output runs/photos": f"--output runs/photos {TINY} --epochs 1",
+    "--output runs/conditional": f"--output runs/conditional {TINY} --epochs 1",
     "--tokenizer palette.npy --output": (
         "--num-layers 1 --hidden-dim 16 --num-heads 1 --image-size 8 --epochs 1 "
         "--tokenizer palette.npy --output"
@@ -103,9 +104,9 @@ NOT_RUN = {
 }
 
 
-def write_model(folder, size=20, classes=0, objective="ar", colors=16):
+def write_model(folder, size=20, classes=0, objective="ar", colors=16, num_classes=None):
     """Writes a model that is tiny, with random weights, and of the size that a page speaks of."""
-    config = ImageGPTConfig(size, colors, 16, 1, 2)
+    config = ImageGPTConfig(size, colors, 16, 1, 2, num_classes=num_classes)
     palette = ColorPalette(np.random.default_rng(0).uniform(-1, 1, (colors, 3)))
     model = ImageGPT(config, objective, tokenizer=palette)
     if classes:
@@ -139,6 +140,7 @@ def furnish(folder, page):
     write_model(folder / "my-classifier", classes=2)
     write_model(folder / "a-smaller-model")
     write_model(folder / "my-bert", objective="bert")
+    write_model(folder / "my-conditional", num_classes=10)
     write_model(folder / "igpt-quickstart" / "pretrained", size=8)
     write_model(folder / "igpt-quickstart" / "classifier", size=8, classes=10)
     shutil.copytree(FIXTURES / "openai_ar", folder / "path" / "to")

@@ -43,6 +43,22 @@ MODEL = (
         show_default="16",
         help="Number of steps in which a BERT model fills the pixels in.",
     ),
+    option(
+        "--label",
+        "labels",
+        multiple=True,
+        metavar="CLASS",
+        show_default="images of any class",
+        help="Class to sample, by name or number, for a class-conditional model. Give several for "
+        "images that take them in turn.",
+    ),
+    option(
+        "--guidance-scale",
+        type=click.FloatRange(min=0),
+        default=1.0,
+        help="How much the class counts: above 1, images are more typical of it, at twice the "
+        "computation.",
+    ),
     option("--entropy", is_flag=True, help="Draw the entropy of sampled pixels as entropy.png."),
     option(
         "--progress",
@@ -85,6 +101,8 @@ def complete(
     sampler: Sampler,
     draft: str | None,
     num_steps: int | None,
+    labels: tuple[str, ...],
+    guidance_scale: float,
     scale: int,
     seed: int,
     entropy: bool,
@@ -107,6 +125,8 @@ def complete(
         sampler=sampler,
         draft=draft,
         num_steps=num_steps,
+        labels=labels,
+        guidance_scale=guidance_scale,
         entropy=entropy,
         scale=scale,
         seed=seed,
@@ -124,7 +144,7 @@ def generate(run: Any, progress: str, noun: str) -> None:
         result = run.run([bars] if progress == "auto" and bars.is_shown else [])
     records = result.metrics["completions"]
     for record in records:
-        parts = [record["file"]]
+        parts = [record["file"], *([record["label"]] if "label" in record else [])]
         for what, name, per_pixel in (
             ("sampled tokens", "log_likelihood", "bits_per_sampled_pixel"),
             ("all tokens", "total_log_likelihood", "bits_per_pixel"),

@@ -77,7 +77,9 @@ def evaluate(
     """Measure the losses and the accuracy of a model.
 
     MODEL is evaluated on the validation and the test images: the generative loss,
-    compared with count-based baselines, and the accuracy of a classifier. A BERT model sees five
+    compared with count-based baselines, and the accuracy of a classifier. The loss of a
+    class-conditional model is that given the class, and its accuracy that of the class with the
+    largest likelihood. A BERT model sees five
     masks of every image. A model with the rgb tokenizer also gets the bits per dimension that the
     literature reports.
 
@@ -117,6 +119,7 @@ def _show(metrics: dict[str, Any], splits: list[str], title: str) -> None:
         ("generative loss, nats per token", "loss", ".4f"),
         ("the same in bits per pixel", "bits_per_pixel", ".4f"),
         ("the same in bits per dimension", "bits_per_dimension", ".4f"),
+        ("the loss without classes", "unconditional_loss", ".4f"),
         ("accuracy", "accuracy", ".2%"),
         ("top-5 accuracy", "top_5_accuracy", ".2%"),
         ("accuracy under one mask", "single_mask_accuracy", ".2%"),

@@ -144,6 +144,18 @@ MODEL_OPTIONS = (
                 help="Probability of each token to be masked, for BERT.",
             ),
             option(
+                "--class-conditional",
+                is_flag=True,
+                help="Condition the model on the classes of the images, for samples of a class.",
+            ),
+            option(
+                "--label-dropout",
+                type=click.FloatRange(0, 1, max_open=True),
+                default=presets.LABEL_DROPOUT,
+                help="Probability that training hides an image's label from a class-conditional "
+                "model, which then models images of any class as well.",
+            ),
+            option(
                 "--snapshots",
                 type=COUNT,
                 default=len(paper.SNAPSHOT_FRACTIONS),
@@ -167,7 +179,7 @@ def pretrain(
     overwrite: bool,
     settings: dict,
 ) -> None:
-    """Train an Image GPT on images, without labels.
+    """Train an Image GPT on images, without labels unless --class-conditional is given.
 
     Only --data and --output are needed; the first line of output says what is trained by default.
     Writes the folder of the run: the model, snapshots on the way, history.jsonl and TensorBoard

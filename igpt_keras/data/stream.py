@@ -4,7 +4,8 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +17,7 @@ from igpt_keras.data.loader import Loader, size_of_images
 from igpt_keras.data.splits import ENDLESS, RECORD_BLOCK_SIZE, ArraySplit, Split
 from igpt_keras.data.tokenization import tokenize
 from igpt_keras.errors import InputError
+from igpt_keras.models.label_dropout import draw_dropped_of_step
 from igpt_keras.models.masking import draw_mask_of_step
 from igpt_keras.tokenizers import ImageTokenizer
 
@@ -40,6 +42,9 @@ class TrainingStream:
         labels: Whether batches are pairs of inputs and labels.
         mask_probability: None for tokens as inputs. For BERT, the probability of each position
             to be in the mask M; inputs are then `{"tokens": tokens, "masked": masked}`.
+        label_dropout: None without classes. For a class-conditional model, the probability of
+            each label to be hidden from it; inputs are then `{"tokens": tokens, "labels": labels,
+            "dropped": dropped}`.
         decoder: Keeps a record of bad images.
         cache: Folder of cached tokens, see `tokenize`; None to decode in every epoch.
         image_size: Side R of the images in pixels, where there is no tokenizer.
@@ -63,6 +68,7 @@ class TrainingStream:
     seed: int = 0
     labels: bool = False
     mask_probability: float | None = None
+    label_dropout: float | None = None
     decoder: ImageDecoder = dataclasses.field(default_factory=ImageDecoder)
     cache: str | os.PathLike | None = None
     image_size: int | None = None
@@ -75,8 +81,13 @@ class TrainingStream:
             )
         if self.tokenizer is not None:
             size_of_images(self.tokenizer)
-        elif self.cache is not None or self.mask_probability is not None:
-            raise InputError("cache and mask_probability are for tokens, but there is no tokenizer")
+        elif (self.cache, self.mask_probability, self.label_dropout) != (None, None, None):
+            raise InputError(
+                "cache, mask_probability and label_dropout are for tokens, but there is no "
+                "tokenizer"
+            )
+        if self.mask_probability is not None and self.label_dropout is not None:
+            raise InputError("give either mask_probability or label_dropout, got both")
         if self.batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {self.batch_size}")
         for source in self.sources:
@@ -104,8 +115,9 @@ class TrainingStream:
 
         Returns:
             Inputs, or pairs of inputs and labels int32 [b]. Inputs are tokens int32 [b, n], for
-            BERT those and masked bool [b, n], or without a tokenizer images uint8 [b, R, R, 3];
-            b is `batch_size` / `num_workers`.
+            BERT those and masked bool [b, n], with `label_dropout` those, labels int32 [b] and
+            dropped bool [b], or without a tokenizer images uint8 [b, R, R, 3]; b is
+            `batch_size` / `num_workers`.
         """
         if num_workers < 1 or self.batch_size % num_workers:
             raise InputError(
@@ -127,9 +139,19 @@ class TrainingStream:
         batches = batches.rebatch(self.batch_size // num_workers, drop_remainder=True)
         if self.tokenizer is not None and self.mask_probability is not None:
             shape = (self.batch_size, math.prod(self.tokenizer.grid))
-            masks = self._masks(self.mask_probability, shape, start_step, worker, num_workers)
+            draw = functools.partial(draw_mask_of_step, shape, self.mask_probability)
+            masks = self._drawn(draw, start_step, worker, num_workers)
             batches = tf.data.Dataset.zip(batches, masks).map(
                 lambda batch, masked: ({"tokens": batch[0], "masked": masked}, batch[1])
+            )
+        if self.tokenizer is not None and self.label_dropout is not None:
+            draw = functools.partial(draw_dropped_of_step, self.batch_size, self.label_dropout)
+            drawn = self._drawn(draw, start_step, worker, num_workers)
+            batches = tf.data.Dataset.zip(batches, drawn).map(
+                lambda batch, dropped: (
+                    {"tokens": batch[0], "labels": batch[1], "dropped": dropped},
+                    batch[1],
+                )
             )
         if not self.labels:
             batches = batches.map(lambda inputs, labels: inputs)
@@ -143,21 +165,14 @@ class TrainingStream:
         assert self.image_size is not None
         return self.image_size
 
-    def _masks(
-        self,
-        probability: float,
-        shape: tuple[int, int],
-        start_step: int,
-        worker: int,
-        num_workers: int,
+    def _drawn(
+        self, draw: Callable[[int, tf.Tensor], Any], start_step: int, worker: int, num_workers: int
     ) -> tf.data.Dataset:
-        """The mask M of a worker's share of every batch; seed and step determine it."""
+        """What `draw` makes of seed and step for every batch: a worker's share of it."""
         seed = _derived_seed(self.seed, len(self.sources))
-
-        def mask(step: tf.Tensor) -> tf.Tensor:
-            return draw_mask_of_step(shape, probability, seed, step)[worker::num_workers]
-
-        return tf.data.Dataset.range(start_step, ENDLESS).map(mask)
+        return tf.data.Dataset.range(start_step, ENDLESS).map(
+            lambda step: draw(seed, step)[worker::num_workers]
+        )
 
     def _augmentation(self, source: WeightedSource) -> Augmentation:
         return augmentations.get(source.augmentation or self.augmentation)

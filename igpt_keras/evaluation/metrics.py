@@ -13,6 +13,7 @@ from igpt_keras.evaluation.predictions import Predictions
 from igpt_keras.evaluation.voting import VOTES, modal_vote
 from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.generative_model import GenerativeModel
+from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.models.masking import masked_inputs
 
 
@@ -81,6 +82,53 @@ def classifier_metrics(
     )
 
 
+def generative_classifier_metrics(
+    model: ImageGPT,
+    tokens: np.ndarray,
+    labels: np.ndarray,
+    *,
+    batch_size: int = paper.BATCH_SIZE,
+) -> ClassifierMetrics:
+    """Measures a class-conditional model, as a classifier as well.
+
+    The class of the largest log p(x | class) is the answer, by Bayes' rule for classes that are
+    equally frequent. This takes a pass for each class.
+
+    Args:
+        model: A model with `config.num_classes`.
+        tokens: int [N, n].
+        labels: int [N].
+        batch_size: Images in a forward pass; it changes the metrics by rounding only.
+
+    Returns:
+        The metrics; `classification_loss` is the mean of -log p(class | x), and
+        `generative_loss` that of the images given their classes.
+
+    Raises:
+        InputError: The model has no classes, or `labels` are others.
+    """
+    count = model.config.num_classes
+    if count is None:
+        raise InputError("a generative classifier needs a model that was made with num_classes")
+    if len(labels) == 0 or labels.min() < 0 or labels.max() >= count:
+        raise InputError(
+            f"labels must lie in 0…{count - 1} (num_classes={count}), one for each image"
+        )
+    given = (np.full(len(tokens), label) for label in range(count))
+    nll = [_per_image(model, tokens, batch_size, seed=0, labels=each)["nll"] for each in given]
+    log_likelihood = -np.stack(nll, axis=2) * model.config.sequence_length
+    predictions = Predictions.of(list(log_likelihood), labels)
+    of_class = np.take_along_axis(log_likelihood[0], labels[:, None].astype(np.int64), axis=1)
+    return ClassifierMetrics(
+        accuracy=predictions.accuracy,
+        single_mask_accuracy=None,
+        classification_loss=_cross_entropy(log_likelihood, labels),
+        generative_loss=-float(of_class.mean()) / model.config.sequence_length,
+        top_5_accuracy=predictions.top_5_accuracy,
+        predictions=predictions,
+    )
+
+
 def generative_loss(
     model: GenerativeModel,
     tokens: np.ndarray,
@@ -137,13 +185,17 @@ def bits_per_dimension(model: GenerativeModel, nll: float | None) -> float | Non
 
 
 def _per_image(
-    model: GenerativeModel, tokens: np.ndarray, batch_size: int, seed: int
+    model: GenerativeModel,
+    tokens: np.ndarray,
+    batch_size: int,
+    seed: int,
+    labels: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Returns `model.per_image` as float64 [K, N, …] under K masks; K = 1 for AR."""
     per_image: Any = MethodModel(model, "per_image")
     votes = [
         per_image.predict(
-            masked_inputs(model, tokens, seed, vote),
+            masked_inputs(model, tokens, seed, vote, labels),
             batch_size,
             verbose=0,  # pyright: ignore[reportArgumentType]
         )

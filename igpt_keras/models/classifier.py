@@ -1,5 +1,6 @@
 """The classifier for fine-tuning (paper, section 2.3)."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from igpt_keras.errors import InputError
 from igpt_keras.models.generative_model import GenerativeModel, pool
 from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.models.partial_training import PartialTraining
-from igpt_keras.network.config import ImageGPTConfig, integer_of_at_least
+from igpt_keras.network.config import ImageGPTConfig, check_class_names, integer_of_at_least
 from igpt_keras.network.losses import shares_of_mean
 from igpt_keras.saving import load_preset, model_classes, read_preset, register_model
 from igpt_keras.tensors import Shape, Tensor
@@ -61,16 +62,15 @@ class ImageGPTClassifier(PartialTraining, GenerativeModel):
         class_names: Sequence[str] | np.ndarray | None = None,
         **kwargs: Any,
     ):
+        if config.num_classes is not None:
+            raise InputError(
+                "config.num_classes must be None: a classifier is not conditioned on the class, "
+                f"got {config.num_classes}"
+            )
         super().__init__(config, objective, shift_right=shift_right, **kwargs)
         self.layer = config.num_layers if layer is None else self.check_layer(layer)
         self.num_classes = integer_of_at_least(2, "num_classes", num_classes)
-        names = range(self.num_classes) if class_names is None else class_names
-        self.class_names = list(map(str, names))
-        if len(self.class_names) != num_classes:
-            raise InputError(
-                f"class_names must hold num_classes={num_classes} names, "
-                f"got {len(self.class_names)}"
-            )
+        self.class_names = check_class_names(class_names, self.num_classes)
         self.class_head = keras.layers.Dense(
             self.num_classes,
             use_bias=False,
@@ -94,7 +94,8 @@ class ImageGPTClassifier(PartialTraining, GenerativeModel):
         """Loads a classifier, or starts one from a pre-trained generative model.
 
         Args:
-            preset: As for `ImageGPT.from_preset`, or an `ImageGPT`, which stays as it is.
+            preset: As for `ImageGPT.from_preset`, or an `ImageGPT`, which stays as it is. Of a
+                class-conditional one, the classifier gets what it does without a class.
             num_classes: Number of classes C. Needed for a generative preset, whose backbone
                 and token head the classifier starts from.
             load_weights: Whether to load the weights; False leaves them random.
@@ -130,14 +131,15 @@ class ImageGPTClassifier(PartialTraining, GenerativeModel):
         if num_classes is None:
             raise InputError("num_classes is missing: a generative model has no classes yet")
         classifier = cls(
-            model.config,
+            dataclasses.replace(model.config, num_classes=None),
             num_classes,
             model.objective,
             mask_probability=model.mask_probability,
             tokenizer=model.tokenizer,
             **{"dtype": model.dtype_policy, **settings},
         )
-        classifier.backbone.set_weights(model.backbone.get_weights())
+        pretrained = model.backbone.weights_without_classes()
+        classifier.backbone.set_weights([keras.ops.convert_to_numpy(w) for w in pretrained])
         if classifier.generative_weight > 0:
             classifier.token_head.set_weights(model.token_head.get_weights())
         return classifier

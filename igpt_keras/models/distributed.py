@@ -45,9 +45,11 @@ class DistributedTrainer(TrainerOverrides):
 
     def train_step(self, data: Any) -> dict[str, Any]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        size = tf.cast(_batch_size(x), tf.float32)
+        size = _batch_size(x)
         replicas = tf.distribute.get_replica_context()
-        share = size / replicas.all_reduce(tf.distribute.ReduceOp.SUM, size)
+        start, total = _place_in_batch(size, replicas)
+        x = self.draw_inputs(x, start, size, total)
+        share = tf.cast(size, tf.float32) / tf.cast(total, tf.float32)
         gradients = self._gradients((x, y, sample_weight), share)
         gradients = replicas.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         # The heads are float32 whatever the dtype of the other layers.
@@ -60,6 +62,17 @@ class DistributedTrainer(TrainerOverrides):
         )
         self.optimizer.apply(_on_one_replica(gradients), self.trainable_variables)
         return self.get_metrics_result()
+
+    def draw_inputs(self, inputs: Any, start: Any, size: Any, total: Any) -> Any:
+        """Returns the inputs of a training step with what is drawn anew in each; here nothing.
+
+        Args:
+            inputs: The replica's share of the global batch.
+            start: int32 scalar, the place of its first image in the global batch.
+            size: int32 scalar, its images.
+            total: int32 scalar, the images of the global batch.
+        """
+        return inputs
 
     def _gradients(self, batch, share):
         """Returns the gradients of `share` times the mean loss of a batch, micro-batch by one."""
@@ -190,6 +203,16 @@ class DistributedTrainer(TrainerOverrides):
 
 def _batch_size(x):
     return tf.shape(tf.nest.flatten(x)[0])[0]
+
+
+def _place_in_batch(size, replicas):
+    """Returns the place of a replica's first image in the global batch, and the batch's size."""
+    count, replica = replicas.num_replicas_in_sync, replicas.replica_id_in_sync_group
+    if count == 1:
+        return 0, size
+    own = tf.cast(size, tf.float32) * tf.one_hot(replica, count)
+    sizes = tf.cast(replicas.all_reduce(tf.distribute.ReduceOp.SUM, own), tf.int32)
+    return tf.reduce_sum(sizes[:replica]), tf.reduce_sum(sizes)
 
 
 def _on_one_replica(gradients):

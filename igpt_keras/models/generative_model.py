@@ -16,9 +16,10 @@ from igpt_keras.errors import InputError
 from igpt_keras.models.inputs import bind, to_tokens
 from igpt_keras.models.keras_internals import first_added_loss, replaced_losses
 from igpt_keras.models.keras_methods import KerasMethods
+from igpt_keras.models.label_dropout import seen_labels
 from igpt_keras.models.masking import draw_fresh_mask
 from igpt_keras.models.task import Task
-from igpt_keras.models.training_data import check_label_spec
+from igpt_keras.models.training_data import check_labels_of_loss
 from igpt_keras.network.backbone import ImageGPTBackbone
 from igpt_keras.network.config import ImageGPTConfig, integer_of_at_least, is_integer
 from igpt_keras.network.losses import autoregressive_nll, masked_nll
@@ -46,7 +47,8 @@ class GenerativeModel(KerasMethods, Trainer, Task):
     [B, n], or `{"tokens": tokens, "masked": masked}`, whose bool [B, n] mask M says which
     tokens a BERT model does not see. Without it, a BERT model draws M anew at every call, in
     training and in evaluation (paper, sections 2.1 and 4.6). `fit`, `evaluate` and `predict`
-    also take a `tf.data.Dataset` of batches of these.
+    also take a `tf.data.Dataset` of batches of these. A model with `config.num_classes` takes
+    `{"tokens": tokens, "labels": labels}` as well; see `ImageGPT`.
 
     `call` adds the generative loss (`add_loss`), so `compile` needs none. It is a vector [B],
     what each image adds to the mean, for `sample_weight` to multiply.
@@ -204,7 +206,7 @@ class GenerativeModel(KerasMethods, Trainer, Task):
         # Tokens in a cache on disk are uint16, which not every op takes.
         inputs = {**inputs, "tokens": ops.cast(inputs["tokens"], "int32")}
         if self.objective == "ar":
-            return {"tokens": inputs["tokens"]}
+            return {"tokens": inputs["tokens"], **seen_labels(inputs)}
         if "masked" in inputs:
             return {**inputs, "masked": ops.cast(inputs["masked"], "bool")}
         shape: Any = ops.shape(inputs["tokens"])
@@ -225,7 +227,7 @@ class GenerativeModel(KerasMethods, Trainer, Task):
         sample_weight: Tensor | None = None,
         training: bool = True,
     ) -> Tensor:
-        check_label_spec(self, y)
+        check_labels_of_loss(self, y)
         # Keras also calls this symbolically, to build metrics, when `call` has added no loss.
         added = first_added_loss(self) if self.generative_weight > 0 else None
         if added is None:

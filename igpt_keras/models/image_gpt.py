@@ -1,11 +1,18 @@
 """The generative model."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import keras
+
 from igpt_keras import paper
+from igpt_keras.errors import InputError
 from igpt_keras.models.generative_model import GenerativeModel
-from igpt_keras.network.config import ImageGPTConfig
+from igpt_keras.models.label_dropout import check_label_dropout, draw_dropped
+from igpt_keras.network.config import ImageGPTConfig, check_class_names
 from igpt_keras.network.losses import shares_of_mean
+from igpt_keras.network.presets import LABEL_DROPOUT
+from igpt_keras.network.rows import sizes
 from igpt_keras.saving import register_model
 from igpt_keras.tensors import Shape, Tensor
 from igpt_keras.tokenizers.base import ImageTokenizer
@@ -20,17 +27,28 @@ class ImageGPT(GenerativeModel):
     per token. The metric `bits_per_pixel` is that of all tokens in bits, divided by the number of
     pixels: a likelihood of pixels only if tokens and pixels determine each other.
 
+    With `config.num_classes`, an autoregressive model is conditioned on classes: an image begins
+    with the start vector of its class, or with that of none. `fit` and `evaluate` take a label
+    of each image; `fit` drops each with probability `label_dropout`, so that the model learns
+    p(x) as well as p(x | class). The draw depends on the model's seed, the step and the place in
+    the global batch only.
+
     Args:
         config: The sizes.
         objective: "ar" or "bert".
         mask_probability: Probability of each position to be in M (BERT).
         tokenizer: Maps images to tokens and back; saved with the model. None if the model
             is only given tokens.
+        label_dropout: Probability, less than 1, that training hides an image's label from a model
+            with `config.num_classes` (Ho and Salimans, 2022).
+        class_names: The names of these classes, or None for "0", "1", ….
         **kwargs: Arguments of `keras.Model`, such as `dtype` and `name`.
 
     Call arguments:
         inputs: Images uint8 [B, R, R, 3], tokens int32 [B, n], or `{"tokens": tokens,
-            "masked": masked}` with bool [B, n].
+            "masked": masked}` with bool [B, n]. With `config.num_classes` also
+            `{"tokens": tokens, "labels": labels}`, integers [B]; images are of no class without.
+            A bool [B] under the key "dropped" says which labels the model does not see.
 
     Example:
         ```python
@@ -51,18 +69,44 @@ class ImageGPT(GenerativeModel):
         *,
         mask_probability: float = paper.MASK_PROBABILITY,
         tokenizer: ImageTokenizer | None = None,
+        label_dropout: float = LABEL_DROPOUT,
+        class_names: Sequence[str] | None = None,
         **kwargs: Any,
     ):
         super().__init__(
             config, objective, mask_probability=mask_probability, tokenizer=tokenizer, **kwargs
         )
+        self.label_dropout = check_label_dropout(label_dropout)
+        self.class_names = None
+        if config.num_classes is not None:
+            self.class_names = check_class_names(class_names, config.num_classes)
+            self.label_seed = keras.random.SeedGenerator()
+        elif class_names is not None:
+            raise InputError("class_names needs config.num_classes, which is None")
         self.build((None, config.sequence_length))
 
-    def call(self, inputs: Any) -> Tensor:
+    def call(self, inputs: Any, training: bool | None = None) -> Tensor:
+        if training and isinstance(inputs, dict):
+            size = sizes(inputs["tokens"])[0]
+            inputs = self.draw_inputs(inputs, 0, size, size)
         inputs = self._with_mask(inputs)
         logits = self.token_head(self.backbone(inputs))
         self.add_loss(shares_of_mean(self._nll(inputs, logits)))
         return logits
+
+    def draw_inputs(self, inputs: Any, start: Any, size: Any, total: Any) -> Any:
+        """Returns training inputs with labels dropped, unless that was drawn before.
+
+        Args:
+            inputs: A part of a batch.
+            start: The place of its first image in the batch, an integer or int32 scalar.
+            size: Images of the part.
+            total: Images of the batch.
+        """
+        if not isinstance(inputs, dict) or "labels" not in inputs or "dropped" in inputs:
+            return inputs
+        dropped = draw_dropped(total, self.label_dropout, self.label_seed)
+        return {**inputs, "dropped": dropped[start : start + size]}
 
     def per_image(self, inputs: Any) -> dict[str, Tensor]:
         """Returns `{"nll": float32 [B]}`, the generative loss of each image in nats per token."""
@@ -75,4 +119,7 @@ class ImageGPT(GenerativeModel):
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         del config["generative_weight"]
+        if self.class_names is not None:
+            names = list(self.class_names)
+            config |= {"label_dropout": self.label_dropout, "class_names": names}
         return config

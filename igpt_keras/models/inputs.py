@@ -9,6 +9,7 @@ import numpy as np
 
 from igpt_keras.errors import InputError
 from igpt_keras.models.graph_checks import require_below
+from igpt_keras.models.labels import check_label_spec, check_label_values, require_label_range
 from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.tokenizers.base import ImageTokenizer, tokenizer_of
 from igpt_keras.tokenizers.image_hints import (
@@ -50,8 +51,9 @@ def to_tokens(model: Any, inputs: Any) -> Any:
     Args:
         model: Has a `config`, and a `tokenizer` if it is given images.
         inputs: Images uint8 [B, R, R, 3]; tokens, integers [B, n]; `{"tokens": tokens,
-            "masked": mask}`; or a `tf.data.Dataset` of batches of these, or of tuples that
-            begin with one. Anything else is returned as it is, for Keras to judge.
+            "masked": mask}`, or with `config.num_classes` `{"tokens": tokens, "labels": labels}`;
+            or a `tf.data.Dataset` of batches of these, or of tuples that begin with one. Anything
+            else is returned as it is, for Keras to judge.
 
     Raises:
         InputError: A shape, dtype, key or token does not fit the model, or the model has no
@@ -61,7 +63,7 @@ def to_tokens(model: Any, inputs: Any) -> Any:
         return _dataset_to_tokens(model, inputs)
     _check_is_array(inputs, model.config)
     if isinstance(inputs, dict):
-        _check_keys(inputs)
+        _check_keys(inputs, model.config)
         _check_tokens(inputs["tokens"], model.config)
     elif _is_images(inputs):
         _check_images(inputs, model.config)
@@ -90,7 +92,11 @@ def require_known_tokens(tokens: Any, config: ImageGPTConfig) -> Any:
         config: The sizes.
     """
     if isinstance(tokens, dict):
-        return {**tokens, "tokens": require_known_tokens(tokens["tokens"], config)}
+        checked = {**tokens, "tokens": require_known_tokens(tokens["tokens"], config)}
+        if "labels" in tokens:
+            num_classes: Any = config.num_classes
+            checked["labels"] = require_label_range(tokens["labels"], num_classes)
+        return checked
     if keras.backend.backend() != "tensorflow" or not keras.ops.is_tensor(tokens):
         return tokens
     if hasattr(tokens, "numpy"):  # Eager tensors were checked at once.
@@ -111,7 +117,7 @@ def _dataset_to_tokens(model, dataset):
         raise InputError("the dataset must hold at least one batch of images, got none")
     labeled = isinstance(spec, tuple)
     if isinstance(first, dict):
-        _check_keys(first)
+        _check_keys(first, model.config)
         _check_tokens(first["tokens"], model.config, labeled)
     elif _is_images(first):
         _check_images(first, model.config, labeled)
@@ -163,6 +169,11 @@ def _tokenize_batch(tokenizer, images):
         fn_output_signature=tf.int32,
     )
     return tf.ensure_shape(tokens, [images.shape[0], math.prod(tokenizer.grid)])
+
+
+def _has_values(values: Any) -> bool:
+    """Returns whether values are known: of TensorFlow's tensors, those of the eager ones."""
+    return isinstance(values, np.ndarray) or hasattr(values, "numpy")
 
 
 def _shape(values: Any) -> list[int | None]:
@@ -230,15 +241,33 @@ def _check_images(images, config: ImageGPTConfig, labeled: bool | None = None) -
     )
 
 
-def _check_keys(inputs: dict) -> None:
-    if "tokens" not in inputs or not set(inputs) <= {"tokens", "masked"}:
+def _check_keys(inputs: dict, config: ImageGPTConfig) -> None:
+    conditional = config.num_classes is not None
+    allowed = {"tokens", "labels", "dropped"} if conditional else {"tokens", "masked"}
+    if "tokens" not in inputs or not set(inputs) <= allowed:
+        others = '"labels" and "dropped"' if conditional else '"masked"'
+        model = f"num_classes={config.num_classes}" if conditional else "BERT"
         raise InputError(
-            f'inputs must have the keys "tokens" and, for BERT, "masked"; got {sorted(inputs)}'
+            f'inputs must have the keys "tokens" and, for {model}, {others}; got {sorted(inputs)}'
         )
     shape = tuple(_shape(inputs["tokens"]))
     masked = tuple(_shape(inputs.get("masked", inputs["tokens"])))
     if masked != shape:
         raise InputError(f"masked must have the shape of tokens, {shape}, got {masked}")
+    if "labels" in inputs:
+        _check_labels(inputs["labels"], config.num_classes)
+    for name in sorted({"labels", "dropped"} & set(inputs)):
+        count = _shape(inputs[name])[:1]
+        if count != list(shape[:1]) and None not in (*count, *shape[:1]):
+            raise InputError(
+                f"{name} must have one value for each image, {list(shape[:1])}, got {count}"
+            )
+
+
+def _check_labels(labels, num_classes: Any) -> None:
+    check_label_spec(labels, num_classes)
+    if _has_values(labels):
+        check_label_values(np.asarray(labels), num_classes)
 
 
 def _check_tokens(tokens, config: ImageGPTConfig, labeled: bool | None = None) -> None:
@@ -256,9 +285,7 @@ def _check_tokens(tokens, config: ImageGPTConfig, labeled: bool | None = None) -
         if labeled is not None:
             cast = in_pipeline('tf.cast(images, "int32")', labeled).replace("images", "tokens")
         raise InputError(f"tokens must be integers, got {dtype}; {cast} converts them")
-    # Of TensorFlow's tensors, the eager ones have values.
-    known = isinstance(tokens, np.ndarray) or hasattr(tokens, "numpy")
-    values = np.asarray(tokens) if known else np.zeros(0)
+    values = np.asarray(tokens) if _has_values(tokens) else np.zeros(0)
     if values.size:
         low, high = values.min(), values.max()
         if low < 0 or high >= config.vocabulary_size:

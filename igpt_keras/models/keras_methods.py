@@ -30,7 +30,9 @@ class KerasMethods(keras.Model):
 
     They take the arguments of Keras'. Inputs are images uint8 [B, R, R, 3], tokens int32
     [B, n], `{"tokens": tokens, "masked": masked}`, or a `tf.data.Dataset` of batches of these,
-    alone or as `(inputs, labels)` or `(inputs, labels, sample_weight)`.
+    alone or as `(inputs, labels)` or `(inputs, labels, sample_weight)`. A model with
+    `config.num_classes` is conditioned on the labels; `predict` conditions only on those in
+    `{"tokens": tokens, "labels": labels}`.
 
     `sample_weight` [B] and `class_weight` multiply the loss of each image, the generative loss
     as well; the sum is divided by the number of images, as Keras does. Metrics count each
@@ -67,7 +69,8 @@ class KerasMethods(keras.Model):
 
     @_keras_method
     def predict(self, *args: Any, **kwargs: Any) -> Any:
-        return super().predict(**_with_data(self, _by_name(super().predict, args, kwargs)))
+        given = _by_name(super().predict, args, kwargs)
+        return super().predict(**_with_data(self, given, conditioned=False))
 
     @_keras_method
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
@@ -125,10 +128,14 @@ def _by_name(method: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str,
     return given | given.pop("kwargs", {})
 
 
-def _with_data(model: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """Returns the arguments of a method with its data checked and as tokens."""
+def _with_data(model: Any, given: dict[str, Any], conditioned: bool = True) -> dict[str, Any]:
+    """Returns the arguments of a method with its data checked and as tokens.
+
+    `conditioned` is as for `training_data`.
+    """
     x = given.pop("x", None)
     y, sample_weight = given.pop("y", None), given.pop("sample_weight", None)
-    data = training_data(model, x, y, sample_weight, given.get("class_weight"))
+    class_weight = given.get("class_weight")
+    data = training_data(model, x, y, sample_weight, class_weight, conditioned)
     names = ("x", "y", "sample_weight")
     return given | {name: part for name, part in zip(names, data, strict=True) if part is not None}

@@ -44,7 +44,7 @@ def draw_mask(
 
 
 def masked_inputs(
-    model: Any, tokens: np.ndarray, seed: int, vote: int = 0
+    model: Any, tokens: np.ndarray, seed: int, vote: int = 0, labels: np.ndarray | None = None
 ) -> np.ndarray | dict[str, np.ndarray]:
     """Returns inputs of `model` that are the same at every evaluation.
 
@@ -53,11 +53,15 @@ def masked_inputs(
         tokens: int [N, n].
         seed: As for `draw_mask`.
         vote: As for `draw_mask`.
+        labels: int [N], for a class-conditional model that is to see them.
 
     Returns:
-        `tokens` as int32 [N, n] for an autoregressive model, `{"tokens", "masked"}` for BERT.
+        `tokens` as int32 [N, n] for an autoregressive model, `{"tokens", "masked"}` for BERT,
+        `{"tokens", "labels"}` with labels.
     """
     tokens = np.asarray(tokens, np.int32)
+    if labels is not None:
+        return {"tokens": tokens, "labels": np.asarray(labels, np.int32)}
     if model.objective == "ar":
         return tokens
     masked = draw_mask(tokens.shape, model.mask_probability, seed, vote)

@@ -99,6 +99,8 @@ class Task(keras.Model):
         keep_rows: int | None = None,
         known_mask: np.ndarray | None = None,
         num_completions: int = 1,
+        labels: int | Sequence[int] | np.ndarray | None = None,
+        guidance_scale: float = 1.0,
         sampler: "Sampler | None" = None,
         seed: int | Sequence[int] | np.ndarray = 0,
         draft: "Draft | TokenModel | None" = None,
@@ -115,6 +117,9 @@ class Task(keras.Model):
             keep_rows: Number of known rows from the top. Give either this or `known_mask`.
             known_mask: bool [R, R] or [B, R, R], the known pixels.
             num_completions: N, completions of each image.
+            labels: The class of all images or of each, for a model with `num_classes`; None for
+                the distribution of all images.
+            guidance_scale: How much the class counts; 1 for the model's distribution.
             sampler: How tokens are drawn, such as `samplers.TopP(0.9)`; None for the model's
                 distribution.
             seed: One integer, or one per image.
@@ -141,6 +146,8 @@ class Task(keras.Model):
             keep_rows=keep_rows,
             known_mask=known_mask,
             num_completions=num_completions,
+            labels=labels,
+            guidance_scale=guidance_scale,
             sampler=sampler,
             seed=seed,
             draft=draft,
@@ -158,7 +165,8 @@ class Task(keras.Model):
             num_samples: B, number of images.
             sampler: As for `generate`.
             seed: As for `generate`.
-            **settings: `draft`, `num_steps`, `on_row` and `jit_compile`, as for `generate`.
+            **settings: `labels`, `guidance_scale`, `draft`, `num_steps`, `on_row` and
+                `jit_compile`, as for `generate`.
 
         Returns:
             One completion of each of B blank images.
@@ -172,12 +180,19 @@ class Task(keras.Model):
         return sample(self, num_samples, sampler=sampler, seed=seed, **settings)
 
     def score(
-        self, images: np.ndarray, *, per_pixel: bool = False, batch_size: int = 32
+        self,
+        images: np.ndarray,
+        labels: int | Sequence[int] | np.ndarray | None = None,
+        *,
+        per_pixel: bool = False,
+        batch_size: int = 32,
     ) -> np.ndarray:
         """Returns the log-likelihood of images in nats; autoregressive models only.
 
         Args:
             images: uint8 [B, R, R, 3].
+            labels: The class of all images or of each, for log p(x | class) of a model with
+                `num_classes`; None for log p(x).
             per_pixel: Whether to return that of each token given those before it.
             batch_size: Images in a forward pass.
 
@@ -189,4 +204,27 @@ class Task(keras.Model):
         """
         from igpt_keras.sampling.scoring import score
 
-        return score(self, images, per_pixel=per_pixel, batch_size=batch_size)
+        return score(self, images, labels, per_pixel=per_pixel, batch_size=batch_size)
+
+    def class_log_likelihood(self, images: np.ndarray, *, batch_size: int = 32) -> np.ndarray:
+        """Returns log p(x | class) of images in nats, for each class of a model with `num_classes`.
+
+        The argmax is the answer of a generative classifier whose classes are equally frequent.
+
+        Args:
+            images: uint8 [B, R, R, 3].
+            batch_size: Images in a forward pass, one for each class.
+
+        Returns:
+            float32 [B, K].
+
+        Raises:
+            InputError: The model has no classes, or the images cannot be used.
+
+        Example:
+            >>> model.class_log_likelihood(images).argmax(axis=1)
+            array([3, 8, 8, 0])
+        """
+        from igpt_keras.sampling.scoring import class_log_likelihood
+
+        return class_log_likelihood(self, images, batch_size=batch_size)

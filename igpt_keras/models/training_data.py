@@ -6,21 +6,29 @@ import keras
 import numpy as np
 
 from igpt_keras.errors import InputError
-from igpt_keras.models.graph_checks import require_below
 from igpt_keras.models.inputs import is_pipeline, to_tokens
+from igpt_keras.models.labels import check_label_spec, check_label_values, require_label_range
 
 
 def training_data(
-    model: Any, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None
+    model: Any,
+    x: Any,
+    y: Any = None,
+    sample_weight: Any = None,
+    class_weight: Any = None,
+    conditioned: bool = True,
 ) -> tuple[Any, Any, Any]:
     """Returns inputs as tokens, labels and weights, after checking them.
 
     Args:
         model: The model that the data are for.
         x: As for `to_tokens`.
-        y: Labels, integers [N], or None. A generative model ignores them.
+        y: Labels, integers [N], or None. A generative model without `config.num_classes`
+            ignores them.
         sample_weight: The weight of each image, [N] or [N, 1], or None.
         class_weight: The weight of the images of each label, or None.
+        conditioned: Whether a model with `config.num_classes` needs labels, among its inputs or
+            as `y`, which then become a part of the inputs.
 
     Returns:
         `x`, `y` and `sample_weight` for Keras' methods.
@@ -29,20 +37,24 @@ def training_data(
         InputError: Something does not fit the model, or there is no image.
     """
     x = to_tokens(model, x)
+    conditioned = conditioned and model.config.num_classes is not None
     if is_pipeline(x):
         spec = x.element_spec
         if class_weight is not None and not (isinstance(spec, tuple) and len(spec) > 1):
             raise _no_labels_to_weigh("call dataset.map(lambda image: (image, label)) before fit")
-        return _with_checked_labels(model, x), y, sample_weight
+        x = _with_labels_in_inputs(model, x) if conditioned else _with_checked_labels(model, x)
+        return x, y, sample_weight
     tokens = x["tokens"] if isinstance(x, dict) else x
     if not hasattr(tokens, "shape"):
         return x, y, sample_weight
     if tokens.shape[0] == 0:
         raise InputError(f"x must hold at least one image, got shape {list(tokens.shape)}")
-    if y is not None and label_classes(model) is not None:
-        y = np.asarray(y) if isinstance(y, list | tuple) else y
-        check_label_spec(model, y)
-        _check_label_values(model, np.asarray(y))
+    if conditioned and not (isinstance(x, dict) and "labels" in x):
+        y = _checked_labels(y, model.config.num_classes)
+        x = to_tokens(model, _labeled(x, y))
+    num_classes = label_classes(model)
+    if y is not None and num_classes is not None:
+        y = _checked_labels(y, num_classes)
     if sample_weight is not None:
         sample_weight = _checked_weights(sample_weight, tokens.shape[0])
     if y is None and class_weight is not None:
@@ -64,7 +76,7 @@ def label_classes(model: Any) -> int | None:
     return None
 
 
-def check_label_spec(model: Any, y: Any) -> None:
+def check_labels_of_loss(model: Any, y: Any) -> None:
     """Raises `InputError` for labels whose shape or dtype a classifier cannot train on.
 
     Args:
@@ -72,27 +84,15 @@ def check_label_spec(model: Any, y: Any) -> None:
         y: An array, tensor or `tf.TensorSpec`; None where there are no labels.
     """
     num_classes = label_classes(model)
-    if num_classes is None:
-        return
-    wanted = f"labels must be integers in 0…{num_classes - 1} of shape [batch]"
-    if y is None:
-        raise InputError(f"{wanted}, got none; pass them as y, or in a dataset as (images, labels)")
-    if not hasattr(y, "shape") or not hasattr(y, "dtype"):
-        raise InputError(f"{wanted}, got {type(y).__name__}")
-    shape, dtype = list(y.shape), getattr(y.dtype, "name", str(y.dtype))
-    if len(shape) == 2 and shape[1] == num_classes:
-        raise InputError(f"{wanted}, got {shape}; one-hot labels become it by .argmax(axis=1)")
-    if len(shape) > 2 or (len(shape) == 2 and shape[1] not in (1, None)) or not shape:
-        raise InputError(f"{wanted}, got shape {shape}")
-    if "int" not in dtype and "float" not in dtype:
-        hint = "np.unique(labels, return_inverse=True)[1] numbers names"
-        raise InputError(f"{wanted}, got {dtype}; {hint}")
+    if num_classes is not None:
+        check_label_spec(y, num_classes)
 
 
-def _check_label_values(model, labels):
-    num_classes, low, high = label_classes(model), labels.min(), labels.max()
-    if not (low >= 0 and high < num_classes and (labels == np.floor(labels)).all()):
-        raise InputError(f"{_label_range(num_classes)}, got {low}…{high}")
+def _checked_labels(y, num_classes):
+    y = np.asarray(y) if isinstance(y, list | tuple) else y
+    check_label_spec(y, num_classes)
+    check_label_values(np.asarray(y), num_classes)
+    return y
 
 
 def _with_checked_labels(model, dataset):
@@ -101,16 +101,33 @@ def _with_checked_labels(model, dataset):
     if num_classes is None:
         return dataset
     labels = spec[1] if isinstance(spec, tuple) and len(spec) > 1 else None
-    check_label_spec(model, labels)
+    check_label_spec(labels, num_classes)
 
     def check(x, y, *weights):
-        return (x, require_below(y, num_classes, _label_range(num_classes)), *weights)
+        return (x, require_label_range(y, num_classes), *weights)
 
     return dataset.map(check)
 
 
-def _label_range(num_classes):
-    return f"labels must be integers in 0…{num_classes - 1} (num_classes={num_classes})"
+def _with_labels_in_inputs(model, dataset):
+    """Returns a pipeline whose inputs have labels, for a model that is conditioned on them."""
+    spec = dataset.element_spec
+    first = spec[0] if isinstance(spec, tuple) else spec
+    if isinstance(first, dict) and "labels" in first:
+        return dataset
+    labels = spec[1] if isinstance(spec, tuple) and len(spec) > 1 else None
+    check_label_spec(labels, model.config.num_classes)
+
+    def add(x, y, *weights):
+        y = require_label_range(y, model.config.num_classes)
+        return (_labeled(x, y), y, *weights)
+
+    return dataset.map(add)
+
+
+def _labeled(x, labels):
+    """The inputs `x` with labels."""
+    return {**(x if isinstance(x, dict) else {"tokens": x}), "labels": labels}
 
 
 def _checked_weights(sample_weight, num_images):

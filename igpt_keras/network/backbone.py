@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from igpt_keras.errors import InputError
 from igpt_keras.network.config import ImageGPTConfig, check_objective
 from igpt_keras.network.initial_weights import initial_weights
 from igpt_keras.network.layers import Block, TokenEmbedding, rms_norm
@@ -27,7 +28,8 @@ class ImageGPTBackbone(keras.Model):
             sets it.
 
     Call arguments:
-        inputs: `{"tokens": int32 [B, n]}`; for "bert" also `"masked"`, bool [B, n].
+        inputs: `{"tokens": int32 [B, n]}`; for "bert" also `"masked"`, bool [B, n]. With
+            `config.num_classes`, `"labels"`, int32 [B], may give the classes: -1 for none.
 
     Output shape:
         [B, n, d], in the compute dtype.
@@ -50,6 +52,11 @@ class ImageGPTBackbone(keras.Model):
         self.objective = check_objective(objective)
         dtype = self.dtype_policy
         causal = objective == "ar"
+        if config.num_classes is not None and not causal:
+            raise InputError(
+                f'num_classes={config.num_classes} needs objective="ar": a "bert" network has no '
+                "start vector that could stand for a class"
+            )
         initial = initial_weights(
             config.initializer, config.hidden_dim, config.num_layers, config.axial_positions
         )
@@ -62,6 +69,7 @@ class ImageGPTBackbone(keras.Model):
             axial_grid=config.token_grid if config.axial_positions else None,
             token_stddev=initial.tokens,
             position_stddev=initial.positions,
+            num_classes=config.num_classes,
             name="embedding",
             dtype=dtype,
         )
@@ -87,10 +95,14 @@ class ImageGPTBackbone(keras.Model):
         self.built = True
 
     def call(self, inputs: dict[str, Tensor]) -> Tensor:
-        h = self.embedding(inputs["tokens"], masked=inputs.get("masked"))
+        h = self._embed(inputs)
         for block in self.blocks:
             h = self._run(block, h)
         return self.final_norm(h)
+
+    def _embed(self, inputs):
+        masked, labels = inputs.get("masked"), inputs.get("labels")
+        return self.embedding(inputs["tokens"], masked=masked, labels=labels)
 
     def _run(self, block, h):
         if not self.remat:
@@ -105,7 +117,7 @@ class ImageGPTBackbone(keras.Model):
             inputs: As for the call.
             last: The last index, 0…L; None for L. Later blocks are not run.
         """
-        states = [self.embedding(inputs["tokens"], masked=inputs.get("masked"))]
+        states = [self._embed(inputs)]
         for block in self.blocks[:last]:
             states.append(self._run(block, states[-1]))
         return states
@@ -119,6 +131,11 @@ class ImageGPTBackbone(keras.Model):
         norms = [*(block.attention_norm for block in self.blocks), self.final_norm]
         states = self.hidden_states(inputs, last)
         return [norm(h) for norm, h in zip(norms, states, strict=False)]
+
+    def weights_without_classes(self) -> list[Any]:
+        """Returns the weights that a network without classes has, in their order."""
+        of_classes = getattr(self.embedding, "class_embedding", None)
+        return [weight for weight in self.weights if weight is not of_classes]
 
     def compute_output_shape(self, tokens_shape: Shape) -> Shape:
         return (*tokens_shape, self.config.hidden_dim)

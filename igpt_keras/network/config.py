@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import numbers
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,18 @@ def integer_of_at_least(minimum: int, name: str, value: Any) -> int:
     return int(value)
 
 
+def check_class_names(names: Iterable[Any] | None, num_classes: int) -> list[str]:
+    """Returns the names of classes; they are "0", "1", … where `names` is None.
+
+    Raises:
+        InputError: There are more or fewer names than classes.
+    """
+    names = list(map(str, range(num_classes) if names is None else names))
+    if len(names) != num_classes:
+        raise InputError(f"class_names must hold num_classes={num_classes} names, got {len(names)}")
+    return names
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class ImageGPTConfig(ShortRepr):
     """The sizes of an Image GPT (paper, sections 3.2 and 3.3).
@@ -66,6 +79,8 @@ class ImageGPTConfig(ShortRepr):
             which the paper sums two.
         initializer: Scheme of the initial weights: "image_gpt" or "sparse_transformer", see
             `igpt_keras.network.initial_weights`.
+        num_classes: Number of classes, K, that an autoregressive model can be conditioned on,
+            each with a start vector of its own; None for a model without classes.
 
     Raises:
         InputError: A size is not a positive integer, `num_heads` does not divide
@@ -92,6 +107,7 @@ class ImageGPTConfig(ShortRepr):
     attention_layers: tuple[str, ...] | None = None
     axial_positions: bool = False
     initializer: str = "image_gpt"
+    num_classes: int | None = None
 
     def __post_init__(self):
         self._check_grid()
@@ -99,7 +115,7 @@ class ImageGPTConfig(ShortRepr):
             value = getattr(self, field.name)
             if field.name in ("grid", "attention", "attention_layers", "initializer"):
                 continue
-            if field.name in ("stride", "summary") and value is None:
+            if field.name in ("stride", "summary", "num_classes") and value is None:
                 continue
             if field.type is bool:
                 if not isinstance(value, bool | np.bool_):
@@ -116,6 +132,8 @@ class ImageGPTConfig(ShortRepr):
                 f"hidden_dim must be a multiple of num_heads, "
                 f"got hidden_dim={self.hidden_dim} and num_heads={self.num_heads}"
             )
+        if self.num_classes == 1:
+            raise InputError("num_classes must be at least 2, or None, got 1")
         check_initializer(self.initializer)
         self._check_attention()
 
@@ -200,10 +218,11 @@ class ImageGPTConfig(ShortRepr):
     def describe_input(self) -> str:
         """Returns in words what a model sees of an image, such as "32×32 pixels, 512 colors"."""
         size = f"{self.image_size}×{self.image_size} pixels"
+        classes = "" if self.num_classes is None else f", {self.num_classes} classes"
         if self.grid is None:
-            return f"{size}, {self.vocabulary_size} colors"
+            return f"{size}, {self.vocabulary_size} colors{classes}"
         rows, columns = self.grid
-        return f"{size}, {rows}×{columns} tokens of {self.vocabulary_size} values"
+        return f"{size}, {rows}×{columns} tokens of {self.vocabulary_size} values{classes}"
 
     @property
     def middle_layer(self) -> int:
@@ -221,7 +240,8 @@ class ImageGPTConfig(ShortRepr):
         """Returns the number of trainable parameters, without allocating any.
 
         Args:
-            objective: "ar" has a start vector, "bert" has none.
+            objective: "ar" has a start vector, and one for each class that it can be conditioned
+                on; "bert" has none.
             num_classes: Classes of a classifier; 0 for a generative model.
             token_head: Whether there is a token head; a classifier trained without the
                 generative loss has none.
@@ -231,10 +251,14 @@ class ImageGPTConfig(ShortRepr):
         block = 12 * d * d + 2 * d + (9 * d if self.use_bias else 0)
         positions = sum(self.token_grid) if self.axial_positions else self.sequence_length
         embeddings = (self.vocabulary_size + positions) * d
-        start_vector = d if objective == "ar" else 0
+        start_vectors = (1 + (self.num_classes or 0)) * d if objective == "ar" else 0
         heads = (self.vocabulary_size * token_head + num_classes) * d
-        return embeddings + start_vector + self.num_layers * block + d + heads
+        return embeddings + start_vectors + self.num_layers * block + d + heads
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields, JSON-serializable; `from_dict` reads them."""
-        return dataclasses.asdict(self)
+        fields = dataclasses.asdict(self)
+        if self.num_classes is None:
+            # The files of models without classes are those of earlier versions.
+            del fields["num_classes"]
+        return fields

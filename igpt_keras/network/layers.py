@@ -22,6 +22,9 @@ from igpt_keras.network.attention_patterns.dense import DENSE
 from igpt_keras.network.initial_weights import InitialWeights
 from igpt_keras.tensors import Shape, Tensor
 
+# The label of an image that has none.
+NO_CLASS = -1
+
 
 def rms_norm(name: str, dtype: Any) -> keras.layers.RMSNormalization:
     """Returns the published code's norm, x · rsqrt(mean(x²) + 1e-5) · g, float32 inside."""
@@ -38,8 +41,8 @@ class TokenEmbedding(keras.layers.Layer):
     """Maps tokens to the first hidden states: token embedding plus position embedding.
 
     With a start vector (autoregressive), position i holds the embedding of token i - 1, and
-    position 0 the start vector. Without one (BERT), or with `shift_right=False`, position i
-    holds the embedding of token i, or zero where `masked` is true.
+    position 0 the start vector, or that of the image's class. Without one (BERT), or with
+    `shift_right=False`, position i holds the embedding of token i, or zero where `masked` is true.
 
     Args:
         vocabulary_size: V.
@@ -51,14 +54,17 @@ class TokenEmbedding(keras.layers.Layer):
             its row's and its column's; None if each position has an embedding of its own.
         token_stddev: Standard deviation of the initial token embeddings and start vector.
         position_stddev: Standard deviation of the initial position embeddings.
+        num_classes: K, the number of classes with a start vector each; None without classes.
 
     Call arguments:
         tokens: int32 [B, m], the first m ≤ n tokens.
         masked: bool [B, m] or None, true at the positions of the mask M.
+        labels: int32 [B], the classes of the images, -1 for none; None if no image has one.
 
     Output shape:
-        [B, m, d], in the compute dtype. An image with a token outside 0…V-1 has NaNs: of such a
-        token, TensorFlow, JAX and XLA each take another row of the table.
+        [B, m, d], in the compute dtype. An image with a token outside 0…V-1, or a label outside
+        -1…K-1, has NaNs: of such a token, TensorFlow, JAX and XLA each take another row of the
+        table.
 
     Example:
         >>> embedding = TokenEmbedding(512, 1024, hidden_dim=64, use_start_vector=True)
@@ -76,6 +82,7 @@ class TokenEmbedding(keras.layers.Layer):
         axial_grid: tuple[int, int] | None = None,
         token_stddev: float = paper.EMBEDDING_STDDEV,
         position_stddev: float = paper.POSITION_STDDEV,
+        num_classes: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -87,6 +94,7 @@ class TokenEmbedding(keras.layers.Layer):
         self.axial_grid = None if axial_grid is None else tuple(axial_grid)
         self.token_stddev = token_stddev
         self.position_stddev = position_stddev
+        self.num_classes = num_classes
 
     def build(self, tokens_shape: Shape) -> None:
         def add(name, *shape, stddev=self.token_stddev, **settings):
@@ -106,18 +114,41 @@ class TokenEmbedding(keras.layers.Layer):
             self.column_embedding = add("column_embedding", columns, stddev=self.position_stddev)
         if self.use_start_vector:
             self.start_vector = add("start_vector", trainable=self.shift_right)
+        if self.num_classes is not None:
+            self.class_embedding = add("class_embedding", self.num_classes)
 
-    def call(self, tokens: Tensor, masked: Tensor | None = None) -> Tensor:
+    def call(
+        self, tokens: Tensor, masked: Tensor | None = None, labels: Tensor | None = None
+    ) -> Tensor:
         x = ops.take(self.token_embedding, tokens, axis=0)
         unknown = ops.logical_or(tokens < 0, tokens >= self.vocabulary_size)
         if self.use_start_vector and self.shift_right:
             # Every position of an image attends to the start vector.
-            start = self.start_vector + _nan_where(ops.any(unknown, axis=1), x.dtype)[:, None, None]
+            start = self.start_vectors(labels)
+            start += _nan_where(ops.any(unknown, axis=1), x.dtype)[:, None, None]
             x = ops.concatenate([start, x[:, :-1]], axis=1)
         else:
             replaced = unknown if masked is None else ops.logical_or(masked, unknown)
             x = ops.where(replaced[:, :, None], _nan_where(unknown, x.dtype)[:, :, None], x)
         return x + self.positions()[: ops.shape(tokens)[1]]
+
+    def start_vectors(self, labels: Tensor | None = None) -> Tensor:
+        """Returns what images begin with, the start vector or that of their class.
+
+        Args:
+            labels: int32 [B], -1 for the start vector; None if it is that of all images.
+
+        Returns:
+            [B, 1, d], or [1, 1, d] without labels.
+        """
+        if labels is None:
+            return self.start_vector[None, None]
+        table = ops.concatenate([self.start_vector[None], self.class_embedding])
+        unknown = ops.logical_or(labels < NO_CLASS, labels >= self.num_classes)
+        start = (
+            ops.take(table, labels - NO_CLASS, axis=0) + _nan_where(unknown, table.dtype)[:, None]
+        )
+        return start[:, None]
 
     def positions(self) -> Tensor:
         """Returns the embeddings of all positions, [n, d]."""
@@ -126,13 +157,14 @@ class TokenEmbedding(keras.layers.Layer):
         embeddings = self.row_embedding[:, None] + self.column_embedding[None]
         return ops.reshape(embeddings, (self.sequence_length, self.hidden_dim))
 
-    def step(self, previous: Tensor, start: Tensor) -> Tensor:
+    def step(self, previous: Tensor, start: Tensor, labels: Tensor | None = None) -> Tensor:
         """Embeds some positions, for a decoder that goes step by step; needs a start vector.
 
         Args:
             previous: int32 [B, k], the tokens at positions `start` - 1 … `start` + k - 2. The
                 value at position -1 is ignored.
             start: int32 scalar.
+            labels: As for the call.
 
         Returns:
             [B, k, d] in the compute dtype, positions `start` … `start` + k - 1 of `call`.
@@ -140,7 +172,7 @@ class TokenEmbedding(keras.layers.Layer):
         positions = start + ops.arange(ops.shape(previous)[1])
         x = ops.where(
             (positions == 0)[:, None],
-            self.start_vector,
+            self.start_vectors(labels),
             ops.take(self.token_embedding, previous, axis=0),
         )
         x = ops.cast(x, self.compute_dtype)
@@ -167,6 +199,7 @@ class TokenEmbedding(keras.layers.Layer):
             "axial_grid": self.axial_grid,
             "token_stddev": self.token_stddev,
             "position_stddev": self.position_stddev,
+            "num_classes": self.num_classes,
         }
 
 

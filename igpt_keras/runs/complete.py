@@ -7,6 +7,7 @@ Metrics of the result: `completions`, a list with a dictionary for each file:
 | `file` | name of the PNG in the run's folder |
 | `log_likelihood`, `bits_per_sampled_pixel` | of sampled tokens, in nats and bits / unknown pixel |
 | `total_log_likelihood`, `bits_per_pixel` | of all tokens, in nats and bits / R²; not for BERT |
+| `label` | name of the class, where one was asked for |
 """
 
 import contextlib
@@ -41,7 +42,7 @@ from igpt_keras.runs.result import Result, describe_model
 from igpt_keras.runs.run import Measurement
 from igpt_keras.runs.tokenizers import load_with_tokenizer
 from igpt_keras.sampling.drafts import Draft, NeighborDraft
-from igpt_keras.sampling.requests import Completions
+from igpt_keras.sampling.requests import Completions, is_integer
 from igpt_keras.sampling.samplers import Categorical, Sampler
 from igpt_keras.saving import TOKENIZER_ERROR, read_training
 from igpt_keras.stages import stage
@@ -67,6 +68,9 @@ class SamplingOptions(ModelOptions):
         entropy: Whether to draw the entropy of each sampled pixel, as `entropy.png`.
         scale: Factor, at most 64, by which each side of the PNGs is enlarged.
         seed: Seed of the first image; the next image has the next seed.
+        labels: Classes of a class-conditional model, by name or number, which the images take in
+            turn; none for images of any class.
+        guidance_scale: How much the class counts; see `generate`.
 
     Raises:
         InputError: `scale` is out of range.
@@ -78,6 +82,8 @@ class SamplingOptions(ModelOptions):
     entropy: bool = False
     scale: int = 1
     seed: int = 0
+    labels: Sequence[str | int] = ()
+    guidance_scale: float = 1.0
 
     def __post_init__(self):
         super().__post_init__()
@@ -125,9 +131,12 @@ class SampleSettings(SamplingOptions):
 class _Generation(Measurement):
     """What completions and samples share."""
 
+    model: Any
+
     def _load(self) -> None:
         self.model = load_with_tokenizer(self.settings.model)
         self.image_size = self.model.config.image_size
+        self.classes = _class_numbers(self.model, self.settings.labels)
         self._load_images()
         self.draft = None if self.settings.draft is None else read_draft(self.settings.draft)
 
@@ -145,6 +154,7 @@ class _Generation(Measurement):
         count = settings.get("num_completions", 1)
         at_once = max(SEQUENCES_AT_ONCE // max(count, 1), 1)
         groups = np.split(np.arange(len(images)), range(at_once, len(images), at_once))
+        self.labels = np.resize(self.classes, len(images)) if len(self.classes) else None
         done, total = 0, self.image_size * len(groups)
 
         def on_row(row, pixels):
@@ -161,14 +171,31 @@ class _Generation(Measurement):
         )
         arguments = {"sampler": self.settings.sampler, "draft": self.draft, **settings}
         arguments |= {"num_steps": self.settings.num_steps, "on_row": on_row if reports else None}
+        arguments["guidance_scale"] = self.settings.guidance_scale
         sampling = stage(f"sampling {plural(count * len(images), 'image')}")
         with contextlib.nullcontext() if reports else sampling:
             return _joined(
                 [
-                    self.model.generate(images[g], seed=self.settings.seed + g, **arguments)
+                    self.model.generate(
+                        images[g],
+                        seed=self.settings.seed + g,
+                        labels=None if self.labels is None else self.labels[g],
+                        **arguments,
+                    )
                     for g in groups
                 ]
             )
+
+    def _records(
+        self, completions: Completions, names: Sequence[Sequence[str]], num_sampled: int
+    ) -> list[dict[str, Any]]:
+        """Returns `likelihoods`, with the name of the class where one was asked for."""
+        records = likelihoods(completions, names, num_sampled)
+        if self.labels is not None:
+            per_image, names_of_classes = completions.tokens.shape[1], self.model.class_names
+            for record, label in zip(records, self.labels.repeat(per_image), strict=True):
+                record["label"] = names_of_classes[label]
+        return records
 
     def _result(self, data: dict[str, Any], records: list[dict[str, Any]]) -> Result:
         settings = dataclasses.asdict(self.settings)
@@ -235,7 +262,7 @@ class Complete(_Generation):
             assert completions.entropy is not None
             sheet = entropy_sheet(*shown, completions.entropy, title=title, names=names)
             save_png(sheet, folder / ENTROPY_FILE)
-        records = likelihoods(completions, names, int((~self.known_mask).sum()))
+        records = self._records(completions, names, int((~self.known_mask).sum()))
         return self._result({"images": [str(path) for path in self.data]}, records)
 
     def _warn_of_colors(self) -> None:
@@ -273,7 +300,33 @@ class Sample(_Generation):
             sheet = sample_entropy_sheet(samples.entropy[:, 0], size, title)
             save_png(sheet, folder / ENTROPY_FILE)
         names = [[name] for name in names]
-        return self._result({}, likelihoods(samples, names, size * size))
+        return self._result({}, self._records(samples, names, size * size))
+
+
+def _class_numbers(model: GenerativeModel, labels: Sequence[str | int]) -> list[int]:
+    """Returns the classes of a model that are given by name or number.
+
+    Raises:
+        InputError: The model is not conditioned on classes, or has no such class.
+    """
+    if not len(labels):
+        return []
+    if model.config.num_classes is None:
+        raise InputError(
+            "labels needs a model that was pre-trained with class_conditional, "
+            f"got labels={', '.join(map(str, labels))}"
+        )
+    names: Any = model.class_names
+    numbers = {str(number): number for number in range(len(names))}
+    numbers |= {name: number for number, name in enumerate(names)}
+    for label in labels:
+        if str(label) not in numbers:
+            shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+            raise InputError(
+                f"labels must be names of classes, {shown}, or numbers in 0…{len(names) - 1}; "
+                f"got {label}"
+            )
+    return [int(label) if is_integer(label) else numbers[str(label)] for label in labels]
 
 
 def read_mask(path: str | os.PathLike, size: int) -> np.ndarray:

@@ -8,10 +8,11 @@ nats per token, which is a pixel for a palette:
 | `S_loss` | generative loss; None without token head |
 | `S_bits_per_pixel` | the bits of all tokens, divided by R²; None without token head |
 | `S_bits_per_dimension` | the same divided by 3 R²; None unless AR and the tokenizer is lossless |
-| `S_accuracy`, `S_single_mask_accuracy` | of a classifier, as of `ClassifierMetrics` |
+| `S_unconditional_loss` | of a class-conditional model without classes; `S_loss` is with them |
+| `S_accuracy`, `S_single_mask_accuracy` | of a (generative) classifier: `ClassifierMetrics` |
 | `S_top_5_accuracy` | likewise; None without more than 5 classes |
-| `S_confusion` | of a classifier, as of `igpt_keras.runs.confusions` |
-| `S_classification_loss` | of a classifier, in nats |
+| `S_confusion` | likewise, as of `igpt_keras.runs.confusions` |
+| `S_classification_loss` | likewise, in nats |
 | `votes` | number of masks that an image is measured under, for BERT; else None |
 | `baselines` | of each split, losses of count-based models, by name |
 | `samples` | how generated images compare with real ones, as of `generated_images` |
@@ -31,6 +32,7 @@ from igpt_keras.evaluation.metrics import (
     bits_per_dimension,
     bits_per_pixel,
     classifier_metrics,
+    generative_classifier_metrics,
     generative_loss,
 )
 from igpt_keras.evaluation.voting import VOTES
@@ -97,11 +99,11 @@ class Evaluate(Measurement[Settings]):
 
     def _load(self) -> None:
         self.model = load_with_tokenizer(self.settings.model)
-        names, expected = self.data.data_set.class_names, getattr(self.model, "class_names", None)
-        if isinstance(self.model, ImageGPTClassifier) and names != expected:
+        names = self.data.data_set.class_names
+        expected = self.class_names = getattr(self.model, "class_names", None)
+        if expected is not None and names != expected:
             raise InputError(
-                f"data must have the classes of the classifier, {_names(expected)}; "
-                f"got {_names(names)}"
+                f"data must have the classes of the model, {_names(expected)}; got {_names(names)}"
             )
         settings = self.settings
         if settings.samples is not None:
@@ -149,9 +151,17 @@ class Evaluate(Measurement[Settings]):
     ) -> dict[str, Any]:
         """Returns the metrics of one split, whose name they begin with; draws test errors."""
         settings = {"batch_size": self.settings.batch_size, "seed": self.settings.seed}
-        if not isinstance(self.model, ImageGPTClassifier):
+        if self.class_names is None:
             return self._losses(name, generative_loss(self.model, split.tokens, **settings))
-        metrics = classifier_metrics(self.model, split.tokens, split.labels, **settings)
+        others: dict[str, float] = {}
+        if isinstance(self.model, ImageGPTClassifier):
+            metrics = classifier_metrics(self.model, split.tokens, split.labels, **settings)
+        else:
+            metrics = generative_classifier_metrics(
+                self.model, split.tokens, split.labels, batch_size=self.settings.batch_size
+            )
+            unconditional = generative_loss(self.model, split.tokens, **settings)
+            others = {f"{name}_unconditional_loss": unconditional}
         names, tokenizer = self.data.data_set.class_names, tokenizer_of(self.model)
         if name == "test":
             draw_confusions(
@@ -162,6 +172,7 @@ class Evaluate(Measurement[Settings]):
             )
         return {
             **self._losses(name, metrics.generative_loss),
+            **others,
             f"{name}_accuracy": metrics.accuracy,
             f"{name}_top_5_accuracy": metrics.top_5_accuracy,
             f"{name}_confusion": describe_confusions(metrics.predictions, names),

@@ -22,6 +22,7 @@ import keras
 import numpy as np
 from PIL import Image
 
+from igpt_keras.data.splits import Split
 from igpt_keras.evaluation.metrics import bits_per_dimension
 from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.models.masking import masked_inputs
@@ -49,7 +50,7 @@ NUM_MEASURED = 256
 
 
 class Pretrain(ModelTraining[Settings]):
-    """Pre-trains an `ImageGPT` on images, without labels.
+    """Pre-trains an `ImageGPT` on images, without labels unless it is class-conditional.
 
     Writes checkpoints, `history.jsonl`, TensorBoard's events and snapshots while it trains, and
     at the end the model, `completions.png`, `samples.png` and `result.json`.
@@ -69,9 +70,18 @@ class Pretrain(ModelTraining[Settings]):
 
     def _load(self) -> None:
         self.held_out = self.data.held_out
+        self.class_names: list[str] | None = None
+        if self.settings.class_conditional:
+            self.class_names = self._names_of_classes()
         num_images = sum(source.split.num_examples for source in self.data.data_set.sources)
         self.schedule = self.settings.schedule(-(-num_images // self.settings.batch_size))
         self.total_steps = self.schedule.evaluations[-1]
+
+    def _names_of_classes(self) -> list[str]:
+        """Returns the names of the classes; raises `InputError` for images without labels."""
+        data_set = self.data.data_set
+        data_set.labeled_train()
+        return data_set.class_names
 
     def fingerprints(self) -> dict[str, Any]:
         return {"images": self.data.fingerprints()}
@@ -80,7 +90,8 @@ class Pretrain(ModelTraining[Settings]):
         return self.settings.batch_size
 
     def _config(self) -> ImageGPTConfig:
-        return self.settings.config(self.tokenizer.bind(self.settings.image_size))
+        classes = None if self.class_names is None else len(self.class_names)
+        return self.settings.config(self.tokenizer.bind(self.settings.image_size), classes)
 
     def _find_tokenizer(self) -> ImageTokenizer:
         settings = self.settings
@@ -96,6 +107,7 @@ class Pretrain(ModelTraining[Settings]):
             batch_size=self.batch_size,
             seed=settings.seed,
             mask_probability=settings.mask_probability if bert else None,
+            label_dropout=settings.label_dropout if settings.class_conditional else None,
         )
 
     def _build(self) -> ImageGPT:
@@ -105,6 +117,8 @@ class Pretrain(ModelTraining[Settings]):
             self._config(),
             settings.objective,
             mask_probability=settings.mask_probability,
+            label_dropout=settings.label_dropout,
+            class_names=self.class_names,
             tokenizer=self.tokenizer,
             dtype=settings.precision,
         )
@@ -135,7 +149,6 @@ class Pretrain(ModelTraining[Settings]):
         )
 
     def _fit(self, model: ImageGPT, callbacks: Callbacks) -> Snapshots:
-        settings = self.settings
         schedule = self.schedule
         snapshots = Snapshots(
             self.output / SNAPSHOTS,
@@ -149,12 +162,12 @@ class Pretrain(ModelTraining[Settings]):
             pictures=lambda model: {**self._pictures(model)},
             others={"snapshots": snapshots},
         )
-        tokens = self.data.tokenize(self.held_out, model).tokens
+        validation = self._inputs(self.held_out, model)
         with self._fitting(checkpoints):
             recipes.pretrain(
                 model,
                 lambda step: distribute(partial(self.stream.dataset, step), self.strategy),
-                masked_inputs(model, tokens, settings.seed),
+                validation,
                 batch_size=self.batch_size,
                 epochs=len(schedule.evaluations),
                 steps_per_epoch=np.diff(schedule.evaluations, prepend=0).tolist(),
@@ -162,6 +175,12 @@ class Pretrain(ModelTraining[Settings]):
                 **self._recipe(checkpoints, callbacks),
             )
         return snapshots
+
+    def _inputs(self, split: Split, model: ImageGPT) -> Any:
+        """Returns what the model is measured on: all images of a split, the same every time."""
+        images = self.data.tokenize(split, model)
+        labels = None if self.class_names is None else images.labels
+        return masked_inputs(model, images.tokens, self.settings.seed, labels=labels)
 
     def _about(self) -> dict[str, Any]:
         """Returns what a model folder says of its training."""
@@ -185,10 +204,10 @@ class Pretrain(ModelTraining[Settings]):
         test = self.data.data_set.test
         if test is None:
             return None
-        tokens = self.data.tokenize(test, model).tokens
-        with stage(f"measuring the model on {plural(len(tokens), 'test image')}"):
+        inputs = self._inputs(test, model)
+        with stage(f"measuring the model on {plural(test.num_examples, 'test image')}"):
             logs = model.evaluate(
-                tokens, batch_size=self.evaluation_batch_size, verbose=0, return_dict=True
+                inputs, batch_size=self.evaluation_batch_size, verbose=0, return_dict=True
             )
         return logs["loss"]
 
@@ -223,9 +242,17 @@ class Pretrain(ModelTraining[Settings]):
                 save_png(picture, self.output / f"{name}.png")
         if model.objective == "ar":
             with stage(f"sampling {NUM_SAMPLES} images"):
-                samples = model.sample(NUM_SAMPLES, seed=self.settings.seed).images[:, 0]
+                samples = model.sample(
+                    NUM_SAMPLES, labels=self._sampled_labels(), seed=self.settings.seed
+                ).images[:, 0]
             title = f"Samples from {self.output.name}"
             save_png(numbered_sheet(samples, title), self.output / "samples.png")
+
+    def _sampled_labels(self) -> np.ndarray | None:
+        """Returns a class for each sample, all of them in turn; None without classes."""
+        if self.class_names is None:
+            return None
+        return np.arange(NUM_SAMPLES) % len(self.class_names)
 
     def _pictures(self, model: Any) -> dict[str, Image.Image]:
         """Returns completions of held-out images by an autoregressive model."""
@@ -233,9 +260,14 @@ class Pretrain(ModelTraining[Settings]):
             return {}
         size, seed = model.config.image_size, self.settings.seed
         keep_rows = size // 2
-        pixels = self.data.read_images(self.held_out, size, NUM_PICTURES, seed).images
+        shown = self.data.read_images(self.held_out, size, NUM_PICTURES, seed)
+        pixels = shown.images
         completions = model.generate(
-            pixels, keep_rows=keep_rows, num_completions=NUM_COMPLETIONS, seed=seed
+            pixels,
+            keep_rows=keep_rows,
+            num_completions=NUM_COMPLETIONS,
+            labels=None if self.class_names is None else shown.labels,
+            seed=seed,
         )
         known = known_rows(size, keep_rows)
         title = f"Held-out images, completed by {self.output.name}"

@@ -5,6 +5,7 @@ from typing import Any
 
 from igpt_keras import paper
 from igpt_keras.errors import InputError
+from igpt_keras.models.label_dropout import check_label_dropout
 from igpt_keras.network import presets
 from igpt_keras.network.config import ImageGPTConfig, check_objective
 from igpt_keras.runs.options import AttentionOptions, Duration, ModelTrainingOptions
@@ -40,6 +41,8 @@ class Settings(Duration, ModelTrainingOptions, AttentionOptions):
         warmup_steps: Steps of linear warm-up; None for a pass over the images as in the paper,
             and at most half of the steps.
         mask_probability: Probability of a position to be masked, for BERT.
+        class_conditional: Whether the model is conditioned on the classes of the data.
+        label_dropout: Probability that training hides an image's label from such a model.
         snapshots: Number of models to keep: the last one, and those at the steps nearest to
             1/2, 1/4, … of all; fewer where these are the same step.
         seed: Seed of every random choice.
@@ -62,12 +65,20 @@ class Settings(Duration, ModelTrainingOptions, AttentionOptions):
     learning_rate: float | None = None
     warmup_steps: int | None = None
     mask_probability: float = paper.MASK_PROBABILITY
+    class_conditional: bool = False
+    label_dropout: float = presets.LABEL_DROPOUT
     snapshots: int = len(paper.SNAPSHOT_FRACTIONS)
     seed: int = 0
 
     def __post_init__(self):
         super().__post_init__()
         check_objective(self.objective)
+        if self.class_conditional and self.objective == "bert":
+            raise InputError(
+                'class_conditional needs objective="ar": a "bert" model has no start vector that '
+                "could stand for a class"
+            )
+        check_label_dropout(self.label_dropout)
         if self.snapshots < 1:
             raise InputError(f"snapshots must be at least 1, got {self.snapshots}")
         if self.tokenizer is None:
@@ -91,19 +102,22 @@ class Settings(Duration, ModelTrainingOptions, AttentionOptions):
         default_size = presets.sizes_of(self.preset or presets.DEFAULT_PRESET)["image_size"]
         return read_tokenizer(self.tokenizer, self.image_size, default_size)
 
-    def config(self, tokenizer: ImageTokenizer | None = None) -> ImageGPTConfig:
+    def config(
+        self, tokenizer: ImageTokenizer | None = None, num_classes: int | None = None
+    ) -> ImageGPTConfig:
         """Returns the sizes of the model: those of the preset, unless given.
 
         Args:
             tokenizer: The model's, for images of one size, which gives `image_size`,
                 `vocabulary_size` and `grid`; None for a palette that is fitted.
+            num_classes: Number of classes of a class-conditional model.
 
         Raises:
             InputError: The sizes do not fit each other, or there is no such preset.
         """
         names = [field.name for field in dataclasses.fields(ImageGPTConfig)]
         given = {name: getattr(self, name) for name in names if hasattr(self, name)}
-        given["vocabulary_size"] = self.num_colors
+        given |= {"vocabulary_size": self.num_colors, "num_classes": num_classes}
         if tokenizer is not None:
             size, grid = tokenizer.image_size, tokenizer.grid
             given |= {"image_size": size, "vocabulary_size": tokenizer.vocabulary_size}

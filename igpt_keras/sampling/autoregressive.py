@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from igpt_keras.network.protocols import TokenModel
-from igpt_keras.sampling.decoder import Caches, cache_specs, decode_step, grow, prefill, repeat
+from igpt_keras.sampling.conditioning import (
+    Conditioning,
+    condition_spec,
+    conditioned_prefill,
+    conditioned_step,
+    repeat_condition,
+)
+from igpt_keras.sampling.decoder import Caches, cache_specs, grow, repeat
 from igpt_keras.sampling.gumbel import gumbel_noise, log_prob_and_entropy, sample_token
 from igpt_keras.sampling.samplers import Sampler
 from igpt_keras.tensors import Tensor
@@ -29,10 +36,15 @@ class DecodingState(NamedTuple):
     entropies: Tensor  # float32 [n, B · N], nats
     caches: Caches
     guesses: Any = ()  # `speculative.Guesses` with a draft
+    condition: Any = ()  # `conditioning.Condition` where sequences have classes
 
 
 def begin(
-    model: TokenModel, tokens: Tensor, prefix: Tensor, num_completions: Tensor
+    model: TokenModel,
+    tokens: Tensor,
+    prefix: Tensor,
+    num_completions: Tensor,
+    condition: Any = (),
 ) -> DecodingState:
     """Returns the state after one pass over the prefix that all sequences know.
 
@@ -41,12 +53,14 @@ def begin(
         tokens: int32 [B, n].
         prefix: The length of the prefix, 0…n: an integer or int32 scalar.
         num_completions: N. The state holds each sequence N times, one after the other.
+        condition: The classes of the images, a `conditioning.Condition`; () for none.
     """
     known = tokens[:, :prefix]
-    logits, caches = prefill(model, known)
+    logits, caches = conditioned_prefill(model, known, condition)
     padding = [[0, model.config.sequence_length - prefix], [0, 0]]
     log_probs, entropies = (
-        tf.pad(tf.transpose(values), padding) for values in log_prob_and_entropy(logits, known)
+        tf.pad(tf.transpose(values), padding)
+        for values in log_prob_and_entropy(logits.of_model, known)
     )
     sequences = tf.repeat(tf.range(tf.shape(tokens)[0]), num_completions)
     return DecodingState(
@@ -55,6 +69,7 @@ def begin(
         tf.gather(log_probs, sequences, axis=1),
         tf.gather(entropies, sequences, axis=1),
         repeat(caches, model.config.num_heads, num_completions),
+        condition=repeat_condition(condition, num_completions),
     )
 
 
@@ -82,11 +97,12 @@ def decode_rows(
     def step(state: DecodingState) -> DecodingState:
         position = state.position
         previous = state.tokens[tf.maximum(position - 1, 0)]
-        logits, caches = decode_step(model, previous[:, None], position, state.caches)
-        logits = logits[:, 0]
-        drawn = sample_token(logits, block.noise[position - block.start], sampler)
+        logits, caches = conditioned_step(
+            model, previous[:, None], position, state.caches, state.condition
+        )
+        drawn = sample_token(logits.guided[:, 0], block.noise[position - block.start], sampler)
         token = tf.where(known[position], state.tokens[position], drawn)
-        log_probs, entropies = log_prob_and_entropy(logits, token)
+        log_probs, entropies = log_prob_and_entropy(logits.of_model[:, 0], token)
 
         def write(values, new):
             return tf.tensor_scatter_nd_update(values, [[position]], new[None])
@@ -97,6 +113,7 @@ def decode_rows(
             write(state.log_probs, log_probs),
             write(state.entropies, entropies),
             caches,
+            condition=state.condition,
         )
 
     return decode_until(block.stop, step, block.grow(state))
@@ -172,7 +189,7 @@ def rows_at_once(model: TokenModel) -> int:
     return min(max(CACHE_GROWTH // columns, 1), rows)
 
 
-def state_spec(model: TokenModel) -> DecodingState:
+def state_spec(model: TokenModel, conditioning: Conditioning = "none") -> DecodingState:
     """Returns shapes and dtypes of a state of any batch size and cache capacity."""
     length = model.config.sequence_length
     measures = tf.TensorSpec([length, None], tf.float32)
@@ -182,4 +199,5 @@ def state_spec(model: TokenModel) -> DecodingState:
         log_probs=measures,
         entropies=measures,
         caches=cache_specs(model),
+        condition=condition_spec(conditioning),
     )

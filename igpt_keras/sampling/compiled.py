@@ -4,7 +4,7 @@ Shapes: B images, N completions of each, n positions.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -15,6 +15,12 @@ from igpt_keras.sampling.autoregressive import (
     decode_until,
     rows_at_once,
     state_spec,
+)
+from igpt_keras.sampling.conditioning import (
+    Condition,
+    Conditioning,
+    condition_spec,
+    conditioning_of,
 )
 from igpt_keras.sampling.decoder import grow
 from igpt_keras.sampling.drafts import Draft
@@ -30,7 +36,8 @@ class CompiledDecoder(NamedTuple):
     """Graphs that decode: `autoregressive.begin` and `decode_rows`, or their forms with a draft.
 
     Attributes:
-        begin: Makes a state from tokens int32 [B, n], the length of the known prefix and N.
+        begin: Makes a state from tokens int32 [B, n], the length of the known prefix, N, and the
+            condition; () where images have no classes.
         decode_rows: Makes the next state from a state, known positions bool [n, B · N], seeds
             int64 [B · N], the sampler's fields [B · N] by name, and a number of rows.
     """
@@ -44,6 +51,7 @@ def compiled_decoder(
     sampler_type: type[Sampler],
     draft: Draft | None = None,
     jit_compile: bool = False,
+    conditioning: Conditioning = "none",
 ) -> CompiledDecoder:
     """Returns the graphs of a model, compiled once for the same arguments.
 
@@ -51,15 +59,20 @@ def compiled_decoder(
     the graphs for each of them and for each batch size, and gives caches their full capacity
     from the start.
     """
-    draft_and_window = (draft, draft and draft.window)
+    settings = (draft, draft and draft.window, jit_compile, conditioning)
     return CompiledDecoder(
-        _compiled_begin(model, *draft_and_window, jit_compile),
-        _compiled_decode_rows(model, sampler_type, *draft_and_window, jit_compile),
+        _compiled_begin(model, *settings),
+        _compiled_decode_rows(model, sampler_type, *settings),
     )
 
 
 def sample_tokens(
-    model: TokenModel, tokens: Tensor, known: Tensor, seeds: Tensor, sampler: Sampler
+    model: TokenModel,
+    tokens: Tensor,
+    known: Tensor,
+    seeds: Tensor,
+    sampler: Sampler,
+    condition: Condition | tuple[()] = (),
 ) -> tuple[Tensor, Tensor]:
     """Fills the unknown positions in raster order, also as part of another graph.
 
@@ -70,12 +83,14 @@ def sample_tokens(
         seeds: int64 [B]. Each sequence has a random stream of its own, so the other sequences of
             the batch have no effect.
         sampler: Its fields are numbers, or tensors [B].
+        condition: The classes of the images; () for none.
 
     Returns:
         Tokens int32 [B, n], and float32 [B], the log-likelihood in nats of the tokens at unknown
         positions, each given all tokens before it.
     """
-    decoder = compiled_decoder(model, type(sampler))
+    conditioning = conditioning_of(condition)
+    decoder = compiled_decoder(model, type(sampler), conditioning=conditioning)
     fields = {
         field.name: tf.broadcast_to(
             tf.cast(getattr(sampler, field.name), field.dtype), tf.shape(seeds)
@@ -89,26 +104,34 @@ def sample_tokens(
     state = decode_until(
         model.config.sequence_length,
         lambda state: decoder.decode_rows(state, known, seeds, fields, num_rows),
-        decoder.begin(tokens, prefix, tf.constant(1)),
-        tf.nest.map_structure(lambda spec: spec.shape, state_spec(model)),
+        decoder.begin(tokens, prefix, tf.constant(1), condition),
+        tf.nest.map_structure(lambda spec: spec.shape, state_spec(model, conditioning)),
     )
     log_likelihood = tf.reduce_sum(tf.where(known, 0.0, state.log_probs), axis=0)
     return tf.transpose(state.tokens), log_likelihood
 
 
 @kept_by_model
-def _compiled_begin(model: TokenModel, draft: Draft | None, window: int | None, jit_compile: bool):
+def _compiled_begin(
+    model: TokenModel,
+    draft: Draft | None,
+    window: int | None,
+    jit_compile: bool,
+    conditioning: Conditioning,
+):
     length = model.config.sequence_length
 
-    def compiled_begin(tokens, prefix, num_completions):
-        state = begin(model, tokens, prefix, num_completions)
+    def compiled_begin(tokens, prefix, num_completions, condition=()):
+        state = begin(model, tokens, prefix, num_completions, condition)
         if jit_compile:
             state = state._replace(caches=grow(state.caches, length))
         if draft is None:
             return state
         return state._replace(guesses=begin_guesses(draft, tokens, prefix, num_completions))
 
-    signature = [tf.TensorSpec([None, length], tf.int32), _COUNT, _COUNT]
+    signature: list[Any] = [tf.TensorSpec([None, length], tf.int32), _COUNT, _COUNT]
+    if conditioning != "none":
+        signature.append(condition_spec(conditioning))
     return _compile(compiled_begin, signature, jit_compile)
 
 
@@ -119,6 +142,7 @@ def _compiled_decode_rows(
     draft: Draft | None,
     window: int | None,
     jit_compile: bool,
+    conditioning: Conditioning,
 ):
     def compiled_decode_rows(state, known, seeds, fields, num_rows):
         sampler = sampler_type(**fields)
@@ -126,7 +150,7 @@ def _compiled_decode_rows(
             return decode_rows(model, state, known, seeds, sampler, num_rows)
         return speculate_rows(model, draft, state, known, seeds, sampler, num_rows)
 
-    state = state_spec(model)
+    state = state_spec(model, conditioning)
     if draft is not None:
         state = state._replace(guesses=guesses_spec(draft))
     signature = [

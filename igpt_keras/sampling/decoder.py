@@ -19,12 +19,15 @@ from igpt_keras.tensors import Tensor
 Caches = list[tuple[Tensor, Tensor]]
 
 
-def prefill(model: TokenModel, tokens: Tensor) -> tuple[Tensor, Caches]:
+def prefill(
+    model: TokenModel, tokens: Tensor, labels: Tensor | None = None
+) -> tuple[Tensor, Caches]:
     """Runs the first p positions in one pass.
 
     Args:
         model: An autoregressive model with a token head.
         tokens: int32 [B, p].
+        labels: int32 [B], the classes of the sequences, -1 for none; None if none has one.
 
     Returns:
         Logits float32 [B, p, V], each for the token at its position given those before it, and
@@ -36,14 +39,18 @@ def prefill(model: TokenModel, tokens: Tensor) -> tuple[Tensor, Caches]:
         caches.append((_by_head(key), _by_head(value)))
         return pattern.attend(query, key, value, causal=True)
 
-    h = model.backbone.embedding(tokens)
+    h = model.backbone.embedding(tokens, labels=labels)
     for block in model.backbone.blocks:
         h = block(h, attend=attend)
     return model.token_head(model.backbone.final_norm(h)), caches
 
 
 def decode_step(
-    model: TokenModel, tokens: Tensor, start: Tensor, caches: Caches
+    model: TokenModel,
+    tokens: Tensor,
+    start: Tensor,
+    caches: Caches,
+    labels: Tensor | None = None,
 ) -> tuple[Tensor, Caches]:
     """Runs the next k positions, given the caches of those before `start`.
 
@@ -55,6 +62,7 @@ def decode_step(
             stands for position -1.
         start: int32 scalar, the first of the new positions.
         caches: Caches with a capacity of at least `start` + k.
+        labels: As for `prefill`.
 
     Returns:
         Logits float32 [B, k, V], each for the token at its position given those before it, and
@@ -92,7 +100,8 @@ def decode_step(
         updated.append(cached)
         return by_position(reader(pattern).attend(by_head(query), *cached))
 
-    h = tf.reshape(model.backbone.embedding.step(tokens, start), [-1, config.hidden_dim])
+    h = model.backbone.embedding.step(tokens, start, labels)
+    h = tf.reshape(h, [-1, config.hidden_dim])
     for block in model.backbone.blocks:
         h = block(h, attend=attend)
     logits = model.token_head(model.backbone.final_norm(h))

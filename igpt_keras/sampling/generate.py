@@ -20,6 +20,7 @@ from igpt_keras.sampling.checks import (
     known_pixels,
 )
 from igpt_keras.sampling.compiled import compiled_decoder
+from igpt_keras.sampling.conditioning import Condition, conditioning_of, make_condition
 from igpt_keras.sampling.drafts import Draft, as_draft
 from igpt_keras.sampling.mask_predict import DEFAULT_NUM_STEPS, mask_predict
 from igpt_keras.sampling.requests import (
@@ -40,6 +41,7 @@ class Sequences(NamedTuple):
     seeds: np.ndarray  # int64 [B, N]
     images: np.ndarray  # uint8 [B, R, R, 3]
     known_pixels: np.ndarray  # bool [B, R, R]
+    condition: Condition | tuple[()]  # of B images
 
 
 class Decoded(NamedTuple):
@@ -58,6 +60,8 @@ def generate(
     keep_rows: int | None = None,
     known_mask: np.ndarray | None = None,
     num_completions: int = 1,
+    labels: int | Sequence[int] | np.ndarray | None = None,
+    guidance_scale: float = 1.0,
     sampler: Sampler | None = None,
     seed: int | Sequence[int] | np.ndarray = 0,
     draft: Draft | TokenModel | None = None,
@@ -81,11 +85,18 @@ def generate(
             token only on those before it in raster order, known ones included.
         num_completions: N, completions of each image. They share one pass over the tokens
             before the first unknown one.
+        labels: The class of all images or of each, for a model with `num_classes`: the model
+            samples given that class. None for the distribution of all images.
+        guidance_scale: How much the class counts, s: tokens are drawn from logits
+            uncond + s · (cond - uncond), each step of which takes twice the computation. 1 for
+            the model's distribution given the class, at no more cost. Likelihoods and entropies
+            of the result are of that distribution, whatever the scale.
         sampler: How tokens are drawn; `Categorical()`, the model's distribution, by default.
         seed: One integer per image, or one integer s for the seeds s, s + 1, …. An image, its
             seed and the settings determine its completions, regardless of the batch.
         draft: Guesses tokens ahead, for the model to check several in one pass: a smaller
-            autoregressive model or a `NeighborDraft`. The completions do not change. This pays
+            autoregressive model or a `NeighborDraft`, neither of which is told the class. The
+            completions do not change. This pays
             off for a large model and few sequences; see `docs/completion.md`. Not for BERT.
         num_steps: For BERT models, the number of steps, 16 by default. With as many steps as
             unknown tokens, each step fills one.
@@ -121,7 +132,9 @@ def generate(
         raise InputError(f"sampler must be a Sampler such as TopP(0.9), got {sampler!r}")
     draft = None if draft is None else as_draft(draft, model.config)
     seeds = completion_seeds(seed, len(images), num_completions)
-    sequences = Sequences(*tokenizer.tokenize_known(images, known), seeds, images, known)
+    condition = make_condition(model, labels, guidance_scale, len(images))
+    tokens, known_tokens = tokenizer.tokenize_known(images, known)
+    sequences = Sequences(tokens, known_tokens, seeds, images, known, condition)
     if model.objective == "bert":
         decoded = _fill(model, sequences, sampler, num_steps or DEFAULT_NUM_STEPS)
     else:
@@ -133,6 +146,8 @@ def sample(
     model: TokenModel,
     num_samples: int,
     *,
+    labels: int | Sequence[int] | np.ndarray | None = None,
+    guidance_scale: float = 1.0,
     sampler: Sampler | None = None,
     seed: int | Sequence[int] | np.ndarray = 0,
     draft: Draft | TokenModel | None = None,
@@ -145,6 +160,8 @@ def sample(
     Args:
         model: As for `generate`.
         num_samples: B, the number of images.
+        labels: As for `generate`, for each sample.
+        guidance_scale: As for `generate`.
         sampler: As for `generate`.
         seed: As for `generate`, for each sample.
         draft: As for `generate`.
@@ -169,6 +186,8 @@ def sample(
         model,
         np.zeros((num_samples, size, size, 3), np.uint8),
         keep_rows=0,
+        labels=labels,
+        guidance_scale=guidance_scale,
         sampler=sampler,
         seed=seed,
         draft=draft,
@@ -221,7 +240,9 @@ def _decode(
 ) -> Decoded:
     """Decodes with an autoregressive model, row by row if rows are to be reported."""
     length = model.config.sequence_length
-    decoder = compiled_decoder(model, type(sampler), draft, jit_compile)
+    condition = sequences.condition
+    conditioning = conditioning_of(condition)
+    decoder = compiled_decoder(model, type(sampler), draft, jit_compile, conditioning)
     seeds = tf.constant(sequences.seeds.reshape(-1))
     fields = {name: tf.constant(value) for name, value in sampler.arrays(len(seeds)).items()}
     num_completions = sequences.seeds.shape[1]
@@ -229,7 +250,7 @@ def _decode(
     counts: Any = prefix, num_completions, rows_at_once(model) if on_row is None else 1
     if not jit_compile:  # XLA needs to know shapes when it compiles.
         counts = [tf.constant(count) for count in counts]
-    state = decoder.begin(sequences.tokens, *counts[:2])
+    state = decoder.begin(sequences.tokens, *counts[:2], *([condition] if condition else []))
     known = tf.constant(np.repeat(sequences.known.T, num_completions, axis=1))
     num_reported = 0
     while True:

@@ -6,6 +6,9 @@ no accept/reject randomness is needed. A pass takes the last final token and gue
 positions after it, and draws at all of them. The draws up to and including the first position
 whose guess was wrong are those of plain decoding, since all tokens before it are right.
 
+With classes and guidance the model draws from other logits, and a guess is right if it is what is
+drawn from these. The draft knows of no class.
+
 The model drew the tokens after a wrong guess from a mostly right context; they are the guesses
 of the next pass, at no cost (Wiggers and Hoogeboom, "Predictive sampling with forecasting
 autoregressive models", 2020, https://arxiv.org/abs/2002.09928). The draft guesses where no pass
@@ -21,7 +24,7 @@ import tensorflow as tf
 
 from igpt_keras.network.protocols import TokenModel
 from igpt_keras.sampling.autoregressive import DecodingState, RowBlock, decode_until
-from igpt_keras.sampling.decoder import decode_step
+from igpt_keras.sampling.conditioning import conditioned_step
 from igpt_keras.sampling.drafts import Draft
 from igpt_keras.sampling.gumbel import log_prob_and_entropy, sample_token
 from igpt_keras.sampling.samplers import Sampler
@@ -99,14 +102,16 @@ class _Window:
         positions = start + tf.range(self.width)
         tokens, draft_state = self._guess(state.tokens, state.guesses, start)
         previous = tf.gather(tokens, tf.maximum(positions - 1, 0))
-        logits, caches = decode_step(self.model, tf.transpose(previous), start, state.caches)
-        logits = tf.transpose(logits, [1, 0, 2])
+        logits, caches = conditioned_step(
+            self.model, tf.transpose(previous), start, state.caches, state.condition
+        )
+        of_model, guided = (tf.transpose(values, [1, 0, 2]) for values in logits)
         guessed = tf.gather(tokens, positions)
         is_new = (positions >= state.position)[:, None]
-        drawn = tf.where(is_new, self._draw(positions, guessed, logits), guessed)
+        drawn = tf.where(is_new, self._draw(positions, guessed, guided), guessed)
         is_right = tf.cast(tf.reduce_all(drawn == guessed, axis=1), tf.int32)
         accepted = tf.minimum(tf.reduce_sum(tf.math.cumprod(is_right)) + 1, self.width)
-        log_probs, entropies = log_prob_and_entropy(logits, drawn)
+        log_probs, entropies = log_prob_and_entropy(of_model, drawn)
 
         def write(values, new):
             new = tf.where(is_new, new, tf.gather(values, positions))
@@ -119,6 +124,7 @@ class _Window:
             entropies=write(state.entropies, entropies),
             caches=caches,
             guesses=Guesses(start + self.width, state.guesses.num_passes + 1, draft_state),
+            condition=state.condition,
         )
 
     def _guess(self, tokens, guesses: Guesses, start):

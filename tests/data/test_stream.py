@@ -117,6 +117,28 @@ class TestTrainingStream:
         both = (masks[..., 1:] & masks[..., :-1]).mean()
         assert abs(both - 0.15**2) < 0.005
 
+    def test_dropped_labels_come_with_the_tokens_by_seed_and_step(self):
+        def taken(start_step=0, seed=4, **where):
+            settings = {"batch_size": 8, "image_size": 8, "seed": seed, "label_dropout": 0.25}
+            batches = stream(textured(45), **settings).dataset(start_step, **where)
+            return [
+                [np.asarray(inputs[name]) for name in ("tokens", "labels", "dropped")]
+                for inputs in itertools.islice(batches, 30 - start_step)
+            ]
+
+        whole, later = taken(), taken(start_step=2)
+        labeled = stream(textured(45), batch_size=8, image_size=8, seed=4, labels=True).dataset()
+        for batch, given in zip(whole, itertools.islice(labeled, 30), strict=True):
+            for values, expected in zip(batch[:2], given, strict=True):
+                np.testing.assert_array_equal(values, expected)
+        dropped = np.stack([batch[2] for batch in whole])
+        assert abs(dropped.mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / dropped.size)
+        assert len({batch.tobytes() for batch in dropped}) > 20
+        np.testing.assert_array_equal(np.stack([batch[2] for batch in later]), dropped[2:])
+        shares = [np.stack([b[2] for b in taken(worker=w, num_workers=2)]) for w in (0, 1)]
+        np.testing.assert_array_equal(np.stack(shares, axis=2).reshape(30, 8), dropped)
+        assert (np.stack([batch[2] for batch in taken(seed=5)]) != dropped).any()
+
     def test_masks_depend_on_seed_and_step_alone(self):
         def masks(seed=4, **where):
             of_stream = stream(

@@ -1,5 +1,6 @@
 """The model on JAX, and without TensorFlow, each in a process of its own."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -154,3 +155,37 @@ def test_the_quickstart_on_another_backend_says_what_it_needs(tmp_path):
     assert result.returncode == 2
     assert "need Keras' TensorFlow backend, got KERAS_BACKEND=jax" in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_class_conditional_models_train_on_jax(
+    config, tokens, tmp_path, randomized, jax_interpreter
+):
+    labels = np.arange(6) % 3
+    model = randomized(ImageGPT(dataclasses.replace(config, num_classes=3), label_dropout=0.5))
+    model.save_to_preset(tmp_path / "model")
+    np.save(tmp_path / "tokens.npy", tokens)
+    jax_interpreter.run(
+        """
+        import pathlib, sys, keras, jax, numpy as np, igpt_keras
+        folder = pathlib.Path(sys.argv[1])
+        tokens, labels = np.load(folder / "tokens.npy"), np.arange(6) % 3
+        model = igpt_keras.load(folder / "model")
+        model.compile(keras.optimizers.SGD(0.1))
+        losses = {"whole": model.evaluate(tokens, labels, verbose=0)[0]}
+        state = np.asarray(model.label_seed.state)
+        dropped = np.asarray(keras.random.uniform((6,), seed=model.label_seed)) < 0.5
+        assert 0 < dropped.sum() < 6
+        model.label_seed.state.assign(state)
+        losses["trained"] = model.fit(tokens, labels, verbose=0, shuffle=False).history["loss"][0]
+        assert (np.asarray(model.label_seed.state) != state).any()
+        np.savez(folder / "jax.npz", dropped=dropped, **losses)
+        """,
+        tmp_path,
+    )
+    on_jax = np.load(tmp_path / "jax.npz")
+    model.compile(keras.optimizers.SGD(0.1))
+    inputs = {"tokens": tokens, "labels": labels}
+    np.testing.assert_allclose(on_jax["whole"], model.evaluate(inputs, verbose=0)[0], atol=1e-4)
+    inputs["dropped"] = on_jax["dropped"]
+    np.testing.assert_allclose(on_jax["trained"], model.evaluate(inputs, verbose=0)[0], atol=1e-4)

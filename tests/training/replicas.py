@@ -1,5 +1,6 @@
 """The same short training under any strategy."""
 
+import dataclasses
 import socket
 
 import keras
@@ -9,9 +10,16 @@ from igpt_keras import ImageGPT, ImageGPTClassifier, ImageGPTConfig
 from igpt_keras.training.recipes import adam
 
 CONFIG = ImageGPTConfig(image_size=3, vocabulary_size=8, hidden_dim=8, num_layers=1, num_heads=2)
+CONDITIONAL = dataclasses.replace(CONFIG, num_classes=3)
 KINDS = {
     "ar": {"model_class": ImageGPT, "objective": "ar"},
     "bert": {"model_class": ImageGPT, "objective": "bert"},
+    "conditional": {
+        "model_class": ImageGPT,
+        "objective": "ar",
+        "config": CONDITIONAL,
+        "label_dropout": 0.4,
+    },
     "classifier": {"model_class": ImageGPTClassifier, "objective": "ar", "num_classes": 3},
 }
 # The last batch of an epoch holds one image: a replica of two gets none.
@@ -31,6 +39,7 @@ def train(
     model_class,
     objective,
     *,
+    config=CONFIG,
     steps_per_execution=1,
     micro_batches=1,
     optimizer=adam,
@@ -39,10 +48,10 @@ def train(
     **settings,
 ):
     """Trains, evaluates and predicts; the weights and figures it ends with, by name."""
-    inputs, labels = data(objective, "num_classes" in settings)
+    inputs, labels = data(objective, bool(config.num_classes) or "num_classes" in settings)
     with strategy.scope():
         keras.utils.set_random_seed(5)
-        model = model_class(CONFIG, objective=objective, **settings)
+        model = model_class(config, objective=objective, **settings)
         model.compile(
             optimizer(RATE),
             steps_per_execution=steps_per_execution,

@@ -73,23 +73,23 @@ def test_two_workers_end_where_one_ends(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["bert", "classifier"])
+@pytest.mark.parametrize("kind", ["bert", "conditional", "classifier"])
 def test_micro_batches_and_remat_end_where_whole_batches_end(kind):
     cut = train(mirrored(), micro_batches=3, remat=True, **KINDS[kind])
     assert_same(cut, single_device(kind))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["ar", "bert"])
-def test_the_step_compiled_by_xla_ends_where_the_other_ends(objective):
+@pytest.mark.parametrize("kind", ["ar", "bert", "conditional"])
+def test_the_step_compiled_by_xla_ends_where_the_other_ends(kind):
     compiled = train(
         tf.distribute.get_strategy(),
         jit_compile=True,
         remat=True,
         micro_batches=5,
-        **KINDS[objective],
+        **KINDS[kind],
     )
-    assert_same(compiled, single_device(objective))
+    assert_same(compiled, single_device(kind))
 
 
 def test_the_gradient_norm_is_that_of_the_whole_gradient():

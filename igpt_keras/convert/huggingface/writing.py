@@ -91,6 +91,11 @@ def _check_convertible(model: TokenModel) -> ColorPalette | None:
             "Hugging Face's ImageGPT has an embedding for each position, got a model with "
             "axial_positions=True"
         )
+    if model.config.num_classes is not None:
+        raise InputError(
+            "Hugging Face's ImageGPT has one start vector, got a model with one for each of "
+            f"num_classes={model.config.num_classes} classes"
+        )
     if getattr(model, "class_head", None) is not None and model.backbone.shift_right:
         raise InputError(
             "Hugging Face's classifier reads the tokens of an image, got one that reads a start "
