@@ -1,9 +1,11 @@
 """The generative model."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
 from igpt_keras import paper
 from igpt_keras.errors import InputError
@@ -93,6 +95,44 @@ class ImageGPT(GenerativeModel):
         logits = self.token_head(self.backbone(inputs))
         self.add_loss(shares_of_mean(self._nll(inputs, logits)))
         return logits
+
+    def with_classes(self, num_classes: int, **settings: Any) -> "ImageGPT":
+        """Returns a class-conditional copy of this model, to be trained further with labels.
+
+        Every class begins with the start vector of this model, so that the copy is this model
+        until it is trained.
+
+        Args:
+            num_classes: Number of classes, K.
+            **settings: Other arguments of the class: `label_dropout`, `class_names`, `dtype`.
+
+        Raises:
+            InputError: This is a BERT model or has classes, or a setting cannot be used.
+
+        Example:
+            ```python
+            model = igpt_keras.ImageGPT.from_preset("my-model").with_classes(10)
+            model.compile()
+            model.fit(images, labels)
+            ```
+        """
+        if self.config.num_classes is not None:
+            raise InputError(f"the model has classes already, {self.config.num_classes}")
+        copy = ImageGPT(
+            dataclasses.replace(self.config, num_classes=num_classes),
+            self.objective,
+            mask_probability=self.mask_probability,
+            tokenizer=self.tokenizer,
+            **{"dtype": self.dtype_policy, **settings},
+        )
+        of_copy = copy.backbone.weights_without_classes()
+        for new, weight in zip(of_copy, self.backbone.weights, strict=True):
+            new.assign(weight)
+        copy.token_head.set_weights(self.token_head.get_weights())
+        embedding = copy.backbone.embedding
+        start = embedding.start_vectors()[0]
+        embedding.class_embedding.assign(ops.repeat(start, num_classes, axis=0))
+        return copy
 
     def draw_inputs(self, inputs: Any, start: Any, size: Any, total: Any) -> Any:
         """Returns training inputs with labels dropped, unless that was drawn before.

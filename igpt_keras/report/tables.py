@@ -48,9 +48,9 @@ def pretraining(findings: Findings) -> list[Exhibit]:
     )
     caption = (
         "Generative losses in nats per token: the mean over all tokens for AR, over the masked "
-        "ones for BERT. Losses of different objectives, resolutions or tokenizers are not "
-        "comparable. The validation loss is for choosing settings; nothing was chosen by the "
-        "test loss."
+        "ones for BERT. Losses of different objectives, resolutions or tokenizers, with the class "
+        "given or without, are not comparable. The validation loss is for choosing settings; "
+        "nothing was chosen by the test loss."
     )
     return _exhibits("Pre-training runs", header, rows, caption, entries, findings)
 
@@ -338,8 +338,9 @@ def _exhibits(
 
 
 def _size(model: Model) -> Row:
+    given = "" if model.config.num_classes is None else " given the class"
     return (
-        *(OBJECTIVE_NAMES[model.objective], model.name),
+        *(f"{OBJECTIVE_NAMES[model.objective]}{given}", model.name),
         *(short(model.parameters), square(model.config.image_size)),
     )
 

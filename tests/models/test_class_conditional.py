@@ -166,6 +166,20 @@ def test_files_keep_the_classes(model, palette, conditional, tmp_path):
         np.testing.assert_array_equal(as_array(loaded(inputs)), as_array(named(inputs)))
 
 
+def test_a_model_that_is_given_classes_begins_as_it_was(of_class, palette):
+    before = of_class(None)
+    before.tokenizer = palette
+    after = before.with_classes(3, class_names=["a", "b", "c"], label_dropout=0.2)
+    assert (after.config.num_classes, after.class_names) == (3, ["a", "b", "c"])
+    logits = as_array(before(TOKENS))
+    given = after({"tokens": TOKENS, "labels": LABELS})
+    np.testing.assert_array_equal(as_array(after(TOKENS)), logits)
+    np.testing.assert_array_equal(as_array(given), logits)
+    assert after.tokenizer.fingerprint() == palette.fingerprint()
+    with pytest.raises(InputError, match="the model has classes already, 3"):
+        after.with_classes(3)
+
+
 def test_a_classifier_and_features_are_those_without_a_class(model, of_class):
     without = of_class(None)
     np.testing.assert_allclose(model.features(TOKENS, 1), without.features(TOKENS, 1), atol=1e-5)

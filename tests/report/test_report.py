@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import html.parser
 import re
 
@@ -314,6 +315,15 @@ def test_bits_per_dimension_are_listed_where_there_are_any(tmp_path):
     runs.write(tmp_path / "runs" / "rgb", "evaluate", runs.model("rgb"), metrics)
     rows = report(tmp_path / "runs", tmp_path / "out").table("test bits per dimension")
     assert [row["test bits per dimension"] for row in rows] == ["–", "2.8000"]
+
+
+def test_losses_given_the_class_are_named_so(tmp_path):
+    runs.pretraining(tmp_path / "runs" / "ar")
+    config = dataclasses.replace(runs.SMALL, num_classes=10)
+    runs.pretraining(tmp_path / "runs" / "conditional", runs.model("conditional", config=config))
+    rows = report(tmp_path / "runs", tmp_path / "out").table("images/s")
+    named = {row["run"]: row["objective"] for row in rows if row["from"] == "ours"}
+    assert named == {"ar": "AR", "conditional": "AR given the class"}
 
 
 def test_a_missing_baseline_is_said(tmp_path):
