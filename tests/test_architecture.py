@@ -12,7 +12,7 @@ ROOMS = [
     ["igpt_keras.__main__"],
     ["igpt_keras.cli"],
     ["serving", "tuning"],
-    ["igpt_keras.report"],
+    ["igpt_keras.report", "igpt_keras.pipelines"],
     ["igpt_keras.runs"],
     ["igpt_keras.evaluation"],
     ["igpt_keras.training"],
@@ -23,7 +23,7 @@ ROOMS = [
     ["igpt_keras.sampling"],
     ["igpt_keras.network"],
     ["igpt_keras.tokenizers", "igpt_keras.pictures"],
-    ["igpt_keras.json_files"],
+    ["igpt_keras.file_systems", "igpt_keras.json_files"],
     ["igpt_keras.atomic", "igpt_keras.checksums", "igpt_keras.disk_space"],
     ["igpt_keras.extras", "igpt_keras.registry"],
     [

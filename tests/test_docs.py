@@ -51,6 +51,9 @@ SMALLER = {
     "--tokenizer runs/vqvae --output": (
         "--num-layers 1 --hidden-dim 16 --num-heads 1 --epochs 1 --tokenizer runs/vqvae --output"
     ),
+    "--output runs/from-tokens": (
+        "--output runs/from-tokens --num-layers 1 --hidden-dim 16 --num-heads 1 --epochs 1"
+    ),
     "--num-layers 8 --hidden-dim 64": "--num-layers 3 --hidden-dim 16",
     "--num-colors 256": "--num-colors 16",
     "--steps 4224": "--steps 8",
@@ -96,8 +99,6 @@ NOT_RUN = {
     r"TF_CONFIG=": "needs two processes; tests/training/test_distribution.py trains in two",
     r'"KERAS_BACKEND"\] = "jax"': "needs a process of its own; tests/models/test_sharding.py",
     r"features inception:": "needs the published weights of Inception",
-    r"mlflow|wandb": "needs a tracker; tests/cli/test_callbacks.py trains with such callbacks",
-    r"hf:uoft-cs": "downloads from the Hugging Face Hub",
     r"docker ": "needs Docker",
     r"kubectl ": "needs a cluster",
     r"--model-config-file models\.config": "tests/serving/test_deploy.py serves from these files",
@@ -193,6 +194,8 @@ def test_a_page_runs_from_its_top(page, blocks, igpt, tmp_path, monkeypatch):
     run = [b for b in blocks[page] if b.language not in SHOWN and reason_not_to_run(b) is None]
     if any("curl " in block.text for block in run) and shutil.which("curl") is None:
         pytest.skip("curl is not installed")
+    if any("igpt tokenize" in block.text for block in run):
+        pytest.importorskip("apache_beam")
     if run:
         furnish(tmp_path / "page", page)
     if page != "docs/data.md":  # Which says how many digits there are.

@@ -32,14 +32,10 @@ DATA = OptionGroup(
             multiple=True,
             required=True,
             metavar="SOURCE",
-            help="Source of images, such as digits, folder:PATH, tfds:NAME or hf:NAME. Give "
-            "several to mix them.",
+            help="Source of images, such as digits, folder:PATH or tfds:NAME. Give several to mix "
+            "them.",
         ),
-        option(
-            "--data-dir",
-            metavar="DIR",
-            help="Folder of TensorFlow Datasets' data sets, or cache of Hugging Face's.",
-        ),
+        option("--data-dir", metavar="DIR", help="Folder of TensorFlow Datasets' data sets."),
         option(
             "--train-on-validation", is_flag=True, help="Train on the validation images as well."
         ),
@@ -69,6 +65,21 @@ DATA = OptionGroup(
         ),
     ),
     _data_options,
+)
+
+# For commands that prepare one source at a time.
+ONE_SOURCE = OptionGroup(
+    DATA.into,
+    (
+        option(
+            "--data",
+            required=True,
+            metavar="SOURCE",
+            help="Source of images, such as digits, folder:PATH or tfds:NAME.",
+        ),
+        *(each for each in DATA.options if each.name not in ("data", "cache")),
+    ),
+    DATA.make,
 )
 
 # For commands whose work has no tokens to keep.

@@ -115,8 +115,7 @@ def open_data(
     Args:
         data: A source, or several. Validation and test images come from the first one; the
             others add images to train on.
-        data_dir: Folder in which TensorFlow Datasets, or the library of Hugging Face, keeps its
-            data sets.
+        data_dir: Folder in which TensorFlow Datasets keeps its data sets.
         train_on_validation: Whether to train on the validation images too (paper, appendix
             A.1: once hyperparameters are chosen), which leaves none to validate on.
         seed: Determines which images are held out for validation.
@@ -152,6 +151,16 @@ def open_data(
     sources = [_weighted(train, options)]
     sources += [_weighted(other.train, options) for other, options in others]
     return DataSet(specs, sources, validation, source.test, source.class_names)
+
+
+def folder_of_tokens(specs: Sequence[str]) -> str | None:
+    """Returns the folder of the first source of tokens among `specs`; None if there is none.
+
+    Raises:
+        InputError: A source is not in the notation of `open_data`.
+    """
+    locations = (location for kind, location, _ in map(_parse, specs) if kind == "tokens")
+    return next(locations, None)
 
 
 def _weighted(split: Split, options: dict[str, str]) -> WeightedSource:

@@ -1,6 +1,7 @@
 """Splits of images in files, or packed into larger files."""
 
 import abc
+import functools
 import hashlib
 import os
 import pathlib
@@ -77,13 +78,20 @@ class FileSplit(_FilesSplit):
 
     def __getitem__(self, index: int) -> Record:
         path = self.paths[index]
-        return Record(read_image_file(path), int(self.labels[index]), printable(path))
+        label, name = int(self.labels[index]), printable(path)
+        return Record(read_image_file(path), label, name, printable(self._name_below(path)))
 
     def _content_fingerprint(self) -> str:
-        paths = [os.path.abspath(path) for path in self.paths]
-        folder = self._folder or os.path.commonpath([os.path.dirname(path) for path in paths])
-        names = [os.path.relpath(path, folder).replace(os.sep, "/") for path in paths]
+        names = [self._name_below(path) for path in self.paths]
         return _fingerprint(self.labels, names, map(Part, self.paths))
+
+    @functools.cached_property
+    def _root(self) -> str:
+        folders = [os.path.dirname(os.path.abspath(path)) for path in self.paths]
+        return os.path.abspath(self._folder or os.path.commonpath(folders))
+
+    def _name_below(self, path: str) -> str:
+        return os.path.relpath(path, self._root).replace(os.sep, "/")
 
 
 class FileRangeSplit(_FilesSplit):
@@ -123,13 +131,20 @@ class FileRangeSplit(_FilesSplit):
             content = file.read(size)
         if len(content) < size:
             raise UnreadableFile(name, "the file around it was cut off")
-        return Record(content, int(self.labels[index]), name)
+        return Record(content, int(self.labels[index]), name, self.image_id(index))
 
     def describe(self, index: int) -> str:
         """Returns the name of the image at `index`, for messages."""
-        which, offset, _ = self.ranges[index]
+        return self._named(index, self.files[self.ranges[index][0]])
+
+    def image_id(self, index: int) -> str:
+        """Returns the name of the image at `index` that stays when the files move."""
+        return self._named(index, os.path.basename(self.files[self.ranges[index][0]]))
+
+    def _named(self, index: int, file: str) -> str:
+        offset = self.ranges[index][1]
         place = f" at {offset}" if self.names is None else f":{self.names[index]}"
-        return printable(f"{self.files[which]}{place}")
+        return printable(f"{file}{place}")
 
     def _content_fingerprint(self) -> str:
         parts = (Part(self.files[which], *at) for which, *at in self.ranges.tolist())

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from igpt_keras.errors import InputError
+from igpt_keras.file_systems import is_url, usual_errors
 
 # No image of a sensible data set is larger; a file or member that is would fill the memory.
 MAX_IMAGE_BYTES = 256 << 20
@@ -54,23 +55,32 @@ class Part(NamedTuple):
     size: int | None = None
 
 
+class FileState(NamedTuple):
+    """What is known of a file without reading it: type, bytes, when it was written, which it is."""
+
+    mode: int
+    size: int
+    times: tuple[int, ...]
+    inode: int
+
+
 def printable(name: str) -> str:
     """Returns a path for people: bytes that are not UTF-8 are written as hex escapes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def check_regular(path: str | os.PathLike) -> os.stat_result:
-    """Returns the state of a regular file, which is not opened for that; links are followed.
+def check_regular(path: str | os.PathLike) -> int:
+    """Returns the size of a regular file, which is not opened for that; links are followed.
 
     Raises:
         FileNotFoundError: There is nothing at `path`.
         UnreadableFile: `path` is a folder, a named pipe, a socket or a device.
     """
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        kind = KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+    status = _state(os.fspath(path))
+    if not stat.S_ISREG(status.mode):
+        kind = KINDS.get(stat.S_IFMT(status.mode), "something else")
         raise UnreadableFile(printable(os.fspath(path)), f"it is {kind}, not a regular file")
-    return status
+    return status.size
 
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:
@@ -81,6 +91,11 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
         UnreadableFile: `path` is something else; it is not opened.
     """
     check_regular(path)
+    if is_url(path):
+        import tensorflow as tf
+
+        remote: Any = tf.io.gfile.GFile(os.fspath(path), "rb")
+        return remote
     return open(path, "rb", buffering=0, opener=_open_without_waiting)
 
 
@@ -100,7 +115,7 @@ def read_image_file(path: str | os.PathLike) -> bytes:
         UnreadableFile: `path` is not a regular file, or has more than `MAX_IMAGE_BYTES`.
     """
     name = printable(os.fspath(path))
-    check_size(check_regular(path).st_size, name)
+    check_size(check_regular(path), name)
     with open_regular(path) as file:
         content = file.read(MAX_IMAGE_BYTES + 1)
     check_size(len(content), name)
@@ -111,9 +126,7 @@ def states_digest(paths: Iterable[str]) -> bytes:
     """Returns a digest that changes whenever one of the files may have been written."""
     digest = hashlib.sha256()
     for path in paths:
-        status = os.stat(path)
-        state = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-        digest.update(repr(state).encode())
+        digest.update(repr(_state(path)).encode())
     return digest.digest()
 
 
@@ -160,9 +173,27 @@ def _content_digest(part: Part) -> bytes:
     with open_regular(part.path) as file:
         size = part.size
         if size is None:
-            size = os.fstat(file.fileno()).st_size - part.offset
+            size = check_regular(part.path) - part.offset
         update_with_content(digest, file, part.offset, size)
     return digest.digest()
+
+
+def _state(path: str) -> FileState:
+    """Returns what is known of a file without reading it.
+
+    Raises:
+        FileNotFoundError: There is nothing at `path`.
+    """
+    if not is_url(path):
+        status = os.stat(path)
+        times = (status.st_mtime_ns, status.st_ctime_ns)
+        return FileState(status.st_mode, status.st_size, times, status.st_ino)
+    import tensorflow as tf
+
+    with usual_errors():
+        remote = tf.io.gfile.stat(path)
+    mode = stat.S_IFDIR if remote.is_directory else stat.S_IFREG
+    return FileState(mode, remote.length, (remote.mtime_nsec,), 0)
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from igpt_keras.errors import InputError
+from igpt_keras.tokenizers import ImageTokenizer
 
 UNLABELED = -1
 # Pipelines enter Python once for a block of records: entering it for each record would cost as
@@ -26,11 +27,13 @@ class Record(NamedTuple):
             a file that is not read.
         label: Its label; -1 if it has none.
         name: Name for error messages.
+        image_id: Name of the image in its data set, which stays when that moves; None for `name`.
     """
 
     image: bytes | np.ndarray | None
     label: int
     name: str
+    image_id: str | None = None
 
 
 class Split(abc.ABC):
@@ -45,15 +48,22 @@ class Split(abc.ABC):
         name: Name for error messages, such as "folder:photos, train".
         num_examples: Number of images.
         labeled: Whether the images have labels.
+        tokenizer: The tokenizer whose tokens the records hold; None for records of images.
     """
 
     name: str
     num_examples: int
     labeled: bool
+    tokenizer: ImageTokenizer | None = None
 
     @abc.abstractmethod
-    def in_order(self) -> tf.data.Dataset:
-        """Returns every reference once, always in the same order."""
+    def in_order(self, start: int = 0, stop: int | None = None) -> tf.data.Dataset:
+        """Returns every reference once, always in the same order.
+
+        Args:
+            start: Number of references to leave out at the beginning.
+            stop: Number of references up to the end; None for all.
+        """
 
     @abc.abstractmethod
     def shuffled(self, seed: int, start: int = 0, step: int = 1) -> tf.data.Dataset:
@@ -114,8 +124,9 @@ class IndexedSplit(Split):
     def record(self, index: int, image_bytes: bytes, label: int, name: bytes) -> Record:
         return self[index]
 
-    def in_order(self) -> tf.data.Dataset:
-        return tf.data.Dataset.range(self.num_examples).batch(RECORD_BLOCK_SIZE).map(_references)
+    def in_order(self, start: int = 0, stop: int | None = None) -> tf.data.Dataset:
+        indices = tf.data.Dataset.range(start, self.num_examples if stop is None else stop)
+        return indices.batch(RECORD_BLOCK_SIZE).map(_references)
 
     def shuffled(self, seed: int, start: int = 0, step: int = 1) -> tf.data.Dataset:
         @functools.lru_cache(maxsize=2)
@@ -173,7 +184,7 @@ class ArraySplit(IndexedSplit):
         image = self.images[index]
         if image.ndim == 3:
             image = np.broadcast_to(image, (*image.shape[:2], 3))
-        return Record(image, int(self.labels[index]), f"{self.name} #{index}")
+        return Record(image, int(self.labels[index]), f"{self.name} #{index}", str(index))
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(self.labels.tobytes())

@@ -13,7 +13,7 @@ import tensorflow as tf
 from igpt_keras.data.augmentation import Augmentation, augmentations
 from igpt_keras.data.data_set import WeightedSource
 from igpt_keras.data.image_decoding import ImageDecoder
-from igpt_keras.data.loader import Loader, size_of_images
+from igpt_keras.data.loader import Loader, check_augmentation, size_of_images
 from igpt_keras.data.splits import ENDLESS, RECORD_BLOCK_SIZE, ArraySplit, Split
 from igpt_keras.data.tokenization import tokenize
 from igpt_keras.errors import InputError
@@ -91,6 +91,7 @@ class TrainingStream:
         if self.batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {self.batch_size}")
         for source in self.sources:
+            check_augmentation(source.split, source.augmentation or self.augmentation)
             if self.cache is not None and self._augmentation(source).train:
                 raise InputError(
                     f"cache keeps images without augmentation, but {source.split.name} has "

@@ -30,8 +30,16 @@ class StreamedSplit(Split):
     def record(self, index: int, image_bytes: bytes, label: int, name: bytes) -> Record:
         return Record(image_bytes, int(label), name.decode("utf-8", "backslashreplace"))
 
-    def in_order(self) -> tf.data.Dataset:
-        return self.references(None).batch(RECORD_BLOCK_SIZE)
+    def section(self, start: int, stop: int) -> tf.data.Dataset:
+        """Returns the references `start`…`stop` - 1 in the stored order, one by one.
+
+        Split kinds that need not read what lies before `start` override this.
+        """
+        return self.references(None).skip(start).take(stop - start)
+
+    def in_order(self, start: int = 0, stop: int | None = None) -> tf.data.Dataset:
+        stop = self.num_examples if stop is None else stop
+        return self.section(start, stop).batch(RECORD_BLOCK_SIZE)
 
     def shuffled(self, seed: int, start: int = 0, step: int = 1) -> tf.data.Dataset:
         def shuffled_epoch(epoch: tf.Tensor) -> tf.data.Dataset:

@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -13,7 +14,7 @@ from igpt_keras.atomic import atomic_path
 from igpt_keras.data.augmentation import augmentations
 from igpt_keras.data.image_decoding import ImageDecoder
 from igpt_keras.data.labeled import LabeledImages, LabeledTokens
-from igpt_keras.data.loader import Loader, no_good_image, size_of_images
+from igpt_keras.data.loader import Loader, check_augmentation, no_good_image, size_of_images
 from igpt_keras.data.splits import RECORD_BLOCK_SIZE, Split
 from igpt_keras.disk_space import create_array
 from igpt_keras.errors import InputError
@@ -125,8 +126,8 @@ def read_images(
     with stage(f"reading {plural(limit, 'image')} of {split.name}"):
         blocks = list(_load(split, references, image_size, None, augmentation, decoder))
     return LabeledImages(
-        np.concatenate([images for images, _ in blocks]),
-        np.concatenate([labels for _, labels in blocks]),
+        np.concatenate([images for images, _, _ in blocks]),
+        np.concatenate([labels for _, labels, _ in blocks]),
     )
 
 
@@ -151,8 +152,53 @@ def image_batches(
     Raises:
         InputError: An image cannot be read.
     """
-    for images, _ in _load(split, split.in_order(), image_size, None, augmentation, decoder):
+    for images, _, _ in _load(split, split.in_order(), image_size, None, augmentation, decoder):
         yield images
+
+
+class TokenBlock(NamedTuple):
+    """Tokens of some images of a split.
+
+    Attributes:
+        tokens: int32 [B, n].
+        labels: int32 [B]; -1 for images without labels.
+        ids: string [B], names of the images in their data set.
+    """
+
+    tokens: np.ndarray
+    labels: np.ndarray
+    ids: np.ndarray
+
+
+def token_blocks(
+    split: Split,
+    tokenizer: ImageTokenizer,
+    start: int,
+    stop: int,
+    *,
+    augmentation: str = "none",
+    decoder: ImageDecoder | None = None,
+) -> Iterator[TokenBlock]:
+    """Yields the tokens of a section of a split, in order, without keeping them.
+
+    Every block goes through the tokenizer at once. Where `start` is a multiple of
+    `RECORD_BLOCK_SIZE`, the blocks are those of `tokenize`, so that the tokens are the same.
+
+    Args:
+        split: The images.
+        tokenizer: As for `tokenize`.
+        start: Index of the section's first image.
+        stop: Index after its last one.
+        augmentation: As for `tokenize`.
+        decoder: As for `tokenize`.
+
+    Raises:
+        InputError: An image cannot be read.
+    """
+    references = split.in_order(start, stop)
+    size = size_of_images(tokenizer)
+    for block in _blocks(split, references, size, tokenizer, augmentation, decoder):
+        yield TokenBlock(*block)
 
 
 def _tokenize_into(
@@ -167,7 +213,7 @@ def _tokenize_into(
     count = 0
     size = size_of_images(tokenizer)
     with stage(f"tokenizing {plural(split.num_examples, 'image')} of {split.name}"):
-        for values, block_labels in _load(
+        for values, block_labels, _ in _load(
             split, split.in_order(), size, tokenizer, augmentation, decoder
         ):
             tokens[count : count + len(values)] = values
@@ -176,15 +222,26 @@ def _tokenize_into(
     return np.concatenate(labels)
 
 
-def _load(
+def _load(split: Split, *arguments: Any) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Does what `_blocks` does, where at least one image must be good."""
+    empty = True
+    for block in _blocks(split, *arguments):
+        empty = empty and not len(block[1])
+        yield block
+    if empty:
+        raise no_good_image(split)
+
+
+def _blocks(
     split: Split,
     references: tf.data.Dataset,
     image_size: int,
     tokenizer: ImageTokenizer | None,
     augmentation: str,
     decoder: ImageDecoder | None,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields blocks as `Loader.load` does, cropped as in evaluation."""
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields blocks as `Loader.load_with_ids` does, cropped as in evaluation."""
+    check_augmentation(split, augmentation)
     decoder = decoder or ImageDecoder()
     evaluate = augmentations.get(augmentation).evaluate
     loader = Loader([split], [lambda image, _: evaluate(image)], image_size, tokenizer, decoder)
@@ -195,13 +252,9 @@ def _load(
             "position": tf.zeros_like(block["index"]),
         }
     )
-    empty = True
     with decoder.restore_errors():
-        for values, labels in loader.load(references).prefetch(2).as_numpy_iterator():
-            empty = empty and not len(labels)
-            yield values, labels
-    if empty:
-        raise no_good_image(split)
+        blocks: Any = loader.load_with_ids(references).prefetch(2).as_numpy_iterator()
+        yield from blocks
 
 
 def _cache_key(

@@ -20,7 +20,8 @@ from igpt_keras.evaluation.method_model import MethodModel
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.models.masking import draw_mask
 
-Mask = tuple[float, int, int]  # probability, seed and vote: arguments of `draw_mask`
+# Probability, seed, vote and first image: arguments of `draw_mask`.
+Mask = tuple[float, int, int, int]
 
 IMAGES_PER_HASH_UPDATE = 4096
 SECONDS_BETWEEN_NOTES = 10.0
@@ -70,7 +71,7 @@ class FeatureExtractor:
         self._all_layers = MethodModel(model, "features_of_all_layers")
         self._digest_of_model = _digest_of_model(model)
 
-    def features(self, tokens: np.ndarray, vote: int = 0) -> np.ndarray:
+    def features(self, tokens: np.ndarray, vote: int = 0, first: int = 0) -> np.ndarray:
         """Returns the features of every layer, from the file if there is one.
 
         The file holds one layer after the other, so that the probe of a layer reads one
@@ -79,6 +80,7 @@ class FeatureExtractor:
         Args:
             tokens: int [N, n], N at least 1.
             vote: Number of the mask that a BERT model sees; see `draw_mask`.
+            first: Number of images before these, whose masks are other ones.
 
         Returns:
             float32 [L + 1, N, d], read-only, mapped from disk.
@@ -90,7 +92,7 @@ class FeatureExtractor:
             raise InputError("tokens must hold at least one image, got none")
         self.model.check_inputs(tokens)
         bert = self.model.objective == "bert"
-        mask = (self.model.mask_probability, self.seed, vote) if bert else None
+        mask = (self.model.mask_probability, self.seed, vote, first) if bert else None
         file = self.folder / f"features-{self._digest(tokens, mask)}.npy"
         if not file.is_file():
             self._write(tokens, mask, file)
@@ -133,9 +135,9 @@ class FeatureExtractor:
             # The last batch is padded: another shape would be compiled again.
             inputs = np.pad(batch, ((0, batch_size - count), (0, 0)), mode="edge")
             if mask is not None:
-                probability, seed, vote = mask
+                probability, seed, vote, before = mask
                 shape = (batch_size, inputs.shape[1])
-                masked = draw_mask(shape, probability, seed, vote, start)
+                masked = draw_mask(shape, probability, seed, vote, before + start)
                 inputs = {"tokens": inputs, "masked": masked}
             of_batch = self._all_layers.predict_on_batch(inputs)
             features[:, start : start + count] = np.swapaxes(of_batch[:count], 0, 1)

@@ -14,6 +14,7 @@ Metrics of the result; losses in nats per token, which is a pixel for a palette:
 """
 
 import dataclasses
+import os
 import pathlib
 from functools import cached_property, partial
 from typing import Any
@@ -22,7 +23,9 @@ import keras
 import numpy as np
 from PIL import Image
 
+from igpt_keras.data.data_set import folder_of_tokens
 from igpt_keras.data.splits import Split
+from igpt_keras.data.token_files import TOKENIZER_FOLDER
 from igpt_keras.evaluation.metrics import bits_per_dimension
 from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.models.masking import masked_inputs
@@ -60,6 +63,11 @@ class Pretrain(ModelTraining[Settings]):
     Settings = Settings
 
     def __init__(self, settings: Any, data: Any, output: pathlib.Path, command: str):
+        # Tokens are of no use to another tokenizer than the one that made them.
+        folder = folder_of_tokens(data.data) if settings.tokenizer is None else None
+        if folder is not None:
+            folder = os.path.join(folder, TOKENIZER_FOLDER)
+            settings = dataclasses.replace(settings, tokenizer=folder)
         super().__init__(settings.completed(), data, output, command)
 
     @classmethod
@@ -193,8 +201,10 @@ class Pretrain(ModelTraining[Settings]):
         }
 
     @cached_property
-    def _tokenizer_error(self) -> float:
+    def _tokenizer_error(self) -> float | None:
         """The tokenizer's error on some held-out images; see `TOKENIZER_ERROR`."""
+        if self.held_out.tokenizer is not None:
+            return None  # The images themselves are not there.
         size = self.settings.image_size
         images = self.data.read_images(self.held_out, size, NUM_MEASURED, self.settings.seed)
         errors = self.tokenizer.bind(size).reconstruction_error(images.images)

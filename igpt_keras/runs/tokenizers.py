@@ -7,8 +7,10 @@ import pathlib
 
 import numpy as np
 
+from igpt_keras.convert.hub import SCHEME
 from igpt_keras.data.tokenization import read_images
 from igpt_keras.errors import InputError
+from igpt_keras.file_systems import is_url, local_copy
 from igpt_keras.models import load
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.runs.folder import RESULT_FILE, RUN_FILE
@@ -100,6 +102,9 @@ def _kinds_without_fit() -> list[str]:
 def _read(source: str) -> ImageTokenizer:
     if source.endswith(SUFFIX):
         return ColorPalette.load(source)
+    if is_url(source) and not source.startswith(SCHEME):
+        with local_copy(source) as folder:
+            return ImageTokenizer.from_preset(folder)
     path = pathlib.Path(source).expanduser()
     if (path / TOKENIZER_FILE).is_file():
         return ImageTokenizer.from_preset(path)

@@ -50,7 +50,7 @@ def score(
     tokens = _tokens(model, images, batch_size)
     if labels is not None:
         labels = image_labels(model, labels, len(tokens))
-    log_probs = _log_probs(model, tokens, labels, batch_size)
+    log_probs = score_tokens(model, tokens, labels, batch_size)
     return log_probs.reshape(-1, *model.config.token_grid) if per_pixel else log_probs.sum(axis=1)
 
 
@@ -84,7 +84,7 @@ def class_log_likelihood(
     if count is None:
         raise InputError("class_log_likelihood needs a model that was made with num_classes")
     of_classes = [
-        _log_probs(model, tokens, image_labels(model, label, len(tokens)), batch_size)
+        score_tokens(model, tokens, image_labels(model, label, len(tokens)), batch_size)
         for label in range(count)
     ]
     return np.stack([log_probs.sum(axis=1) for log_probs in of_classes], axis=1)
@@ -114,8 +114,20 @@ def _tokens(model, images, batch_size) -> np.ndarray:
     return tokenizer.tokenize(images)
 
 
-def _log_probs(model, tokens, labels, batch_size) -> np.ndarray:
-    """Returns `token_log_probs` as an array, batch by batch."""
+def score_tokens(
+    model: TokenModel, tokens: np.ndarray, labels: np.ndarray | None, batch_size: int
+) -> np.ndarray:
+    """Returns `token_log_probs` as an array, batch by batch.
+
+    Args:
+        model: As for `score`.
+        tokens: int32 [B, n], B at least 1.
+        labels: int32 [B], as for `token_log_probs`.
+        batch_size: As for `score`.
+
+    Returns:
+        float32 [B, n], nats.
+    """
     given = (tokens,) if labels is None else (tokens, labels)
     compiled = _compiled_log_probs(model, len(given))
     log_probs = [

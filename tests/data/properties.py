@@ -20,9 +20,14 @@ def first_names(split, count, **settings):
 def check_split(split):
     """Order, epochs, seeds, starts and steps of a split whose records' names differ."""
     count = split.num_examples
-    in_order = [record.name for record in records(split, split.in_order())]
+    read = list(records(split, split.in_order()))
+    in_order = [record.name for record in read]
     assert len(set(in_order)) == count
     assert [record.name for record in records(split, split.in_order())] == in_order
+    for start, stop in ((1, 1), (count // 2, count - 1)):
+        section = split.in_order(start, stop)
+        assert [record.name for record in records(split, section)] == in_order[start:stop]
+    assert len({record.image_id or record.name for record in read}) == count
 
     tf.random.set_seed(1)
     names = first_names(split, 3 * count, seed=5)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from igpt_keras.data.files import check_regular, printable
 from igpt_keras.errors import InputError, InputWarning
+from igpt_keras.file_systems import is_url, usual_errors
 
 # Formats that Pillow recognizes, but decodes only with help from outside.
 NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -95,6 +96,8 @@ def matching_files(pattern: str) -> list[str]:
         FileNotFoundError: No file matches.
         InputError: What matches is a named pipe, a socket or a device.
     """
+    if is_url(pattern):
+        return _matching_remote_files(pattern)
     pattern = os.path.expanduser(pattern)
     # A file may have one of the pattern's signs in its name.
     found = [pattern] if os.path.exists(pattern) else glob.glob(pattern)
@@ -103,6 +106,16 @@ def matching_files(pattern: str) -> list[str]:
         raise FileNotFoundError(f"{pattern} matches no file")
     for path in files:
         check_regular(path)
+    return files
+
+
+def _matching_remote_files(pattern: str) -> list[str]:
+    import tensorflow as tf
+
+    with usual_errors():
+        files = sorted(path for path in tf.io.gfile.glob(pattern) if not tf.io.gfile.isdir(path))
+    if not files:
+        raise FileNotFoundError(f"{pattern} matches no file")
     return files
 
 

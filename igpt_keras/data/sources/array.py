@@ -71,7 +71,7 @@ def _read(location: str, source: str) -> tuple[dict[str, np.ndarray], list[str]]
         raise InputError(f"{source} must end in .npy or .npz")
     if not os.path.exists(location):
         raise FileNotFoundError(f"{location} does not exist; expected a file of images")
-    size = check_regular(location).st_size
+    size = check_regular(location)
     try:
         if suffix == ".npy":
             return {"images": np.load(location, mmap_mode="r", allow_pickle=False)}, []

@@ -9,6 +9,7 @@ from igpt_keras.data.source import TEST, TRAIN, VALIDATION, Source
 from igpt_keras.data.sources import register_source
 from igpt_keras.data.sources._files import LeftOut, image_suffixes, is_image
 from igpt_keras.data.sources._layout import layout
+from igpt_keras.file_systems import expanded, is_url, usual_errors
 
 
 @register_source("folder")
@@ -32,12 +33,12 @@ def open_folder(location: str, split: str | None = None) -> Source:
         InputError: The folder holds no images, or named pipes, sockets or devices in the place
             of images, or the classes of its splits differ.
     """
-    folder = os.path.expanduser(location)
-    if not os.path.isdir(folder):
+    folder = expanded(location)
+    if not _is_folder(folder):
         raise FileNotFoundError(f"{printable(location)} is not a folder of images")
     source = f"folder:{printable(location)}"
     left_out = LeftOut(source)
-    walk = Walk(folder, left_out)
+    walk = (RemoteWalk if is_url(folder) else Walk)(folder, left_out)
     names = sorted(walk)
     found = layout(names, split, source, left_out, walk.folders)
     left_out.warn()
@@ -121,6 +122,41 @@ class Walk:
         if checked:
             check_regular(os.path.join(self._folder, name))
         yield name
+
+
+class RemoteWalk(Walk):
+    """The images below a folder on another file system, which knows no links."""
+
+    def __init__(self, folder: str, left_out: LeftOut):
+        self.folders: list[str] = []
+        self._folder = folder
+        self._left_out = left_out
+        self._suffixes = image_suffixes()
+
+    def __iter__(self) -> Iterator[str]:
+        import tensorflow as tf
+
+        for path, _, files in tf.io.gfile.walk(self._folder):
+            below = path.removeprefix(self._folder).strip("/")
+            if any(part.startswith(".") for part in below.split("/")):
+                continue
+            if below:
+                self.folders.append(below)
+            for name in files:
+                if not name.startswith("."):
+                    yield from self._image(f"{below}/{name}" if below else name)
+
+
+def _is_folder(path: str) -> bool:
+    if not is_url(path):
+        return os.path.isdir(path)
+    import tensorflow as tf
+
+    try:
+        with usual_errors():
+            return tf.io.gfile.stat(path).is_directory
+    except FileNotFoundError:
+        return False
 
 
 def _identity(path: str) -> tuple[int, int]:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import posixpath
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,8 @@ from igpt_keras.data.files import (
     ALWAYS_ALLOWED_BYTES,
     MAX_EXPANSION,
     MAX_IMAGE_BYTES,
+    check_regular,
+    open_regular,
     printable,
     whole_file_digest,
 )
@@ -28,9 +30,10 @@ from igpt_keras.data.sources._files import (
     numbered_classes,
 )
 from igpt_keras.data.sources._layout import Layout, in_split_folders, layout, splits_of_files
-from igpt_keras.data.splits import UNLABELED, Split, check_count, held_out_count
+from igpt_keras.data.splits import UNLABELED, Record, Split, check_count, held_out_count
 from igpt_keras.data.streamed_split import StreamedSplit
 from igpt_keras.errors import InputError
+from igpt_keras.file_systems import is_url
 
 LABEL_SUFFIX = ".cls"
 MAX_LABEL_BYTES = 32
@@ -155,20 +158,39 @@ class CompressedTarSplit(StreamedSplit):
         self._labels = labels
 
     def references(self, seed: tf.Tensor | None) -> tf.data.Dataset:
+        files = np.arange(len(self._files))
+        if seed is None:
+            return self._read_files(lambda: files)
+        return self._read_files(lambda seed: np.random.default_rng(seed).permutation(files), seed)
+
+    def section(self, start: int, stop: int) -> tf.data.Dataset:
+        counts = np.bincount([member.file for member in self._members], minlength=len(self._files))
+        ends = counts.cumsum()
+        first = int(np.searchsorted(ends, start, side="right"))
+        before = int(ends[first] - counts[first]) if start < stop else start
+        references = self._read_files(lambda: np.arange(first, len(self._files)))
+        return references.skip(start - before).take(stop - start)
+
+    def record(self, index: int, image_bytes: bytes, label: int, name: bytes) -> Record:
+        member = self._members[index]
+        image_id = f"{os.path.basename(self._files[member.file])}:{member.name}"
+        record = super().record(index, image_bytes, label, name)
+        return record._replace(image_id=printable(image_id))
+
+    def _read_files(self, files: Callable[..., np.ndarray], *args: tf.Tensor) -> tf.data.Dataset:
+        """Returns the references of files in the order that `files` returns for `args`."""
         signature = {
             "index": tf.TensorSpec([], tf.int64),
             "image_bytes": tf.TensorSpec([], tf.string),
             "label": tf.TensorSpec([], tf.int32),
             "name": tf.TensorSpec([], tf.string),
         }
-        args = () if seed is None else (seed,)
-        return tf.data.Dataset.from_generator(self._read, output_signature=signature, args=args)
+        return tf.data.Dataset.from_generator(
+            lambda *args: self._read(files(*args)), output_signature=signature, args=args
+        )
 
-    def _read(self, seed: int | None = None) -> Iterator[dict]:
+    def _read(self, order: np.ndarray) -> Iterator[dict]:
         index_of = {(m.file, m.position): index for index, m in enumerate(self._members)}
-        order = np.arange(len(self._files))
-        if seed is not None:
-            order = np.random.default_rng(seed).permutation(order)
         for which in order.tolist():
             file = self._files[which]
             with _open(file) as tar:
@@ -227,13 +249,15 @@ class _TarInfo(tarfile.TarInfo):
 
 
 def _open(path: str) -> tarfile.TarFile:
-    return tarfile.open(path, "r:" if path.endswith(".tar") else "r|*", tarinfo=_TarInfo)
+    file = open_regular(path) if is_url(path) else None
+    mode = "r:" if path.endswith(".tar") else "r|*"
+    return tarfile.open(path, mode, fileobj=file, tarinfo=_TarInfo)
 
 
 def _members(index: int, path: str, left_out: LeftOut, folders: list[str]) -> Iterator[Member]:
     """Yields the files in a tar file; of several of one name the last, as unpacking would."""
     members: dict[str, Member] = {}
-    limit = max(ALWAYS_ALLOWED_BYTES, MAX_EXPANSION * os.path.getsize(path))
+    limit = max(ALWAYS_ALLOWED_BYTES, MAX_EXPANSION * check_regular(path))
     total = 0
     try:
         with _open(path) as tar:

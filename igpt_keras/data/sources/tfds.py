@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+import re
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +19,8 @@ from igpt_keras.data.streamed_split import StreamedSplit
 from igpt_keras.errors import InputError
 from igpt_keras.extras import require
 
+# A split of TensorFlow Datasets, or a slice of one, as this module writes them.
+SLICE = re.compile(r"^([^[]+)(?:\[(\d*):(\d*)\])?$")
 IMAGENET = ("imagenet2012", "imagenet_resized", "downsampled_imagenet")
 
 
@@ -115,6 +118,8 @@ class TfdsSplit(StreamedSplit):
         reading = self.tfds.ReadConfig(
             shuffle_seed=seed,
             shuffle_reshuffle_each_iteration=False,
+            # In order, one file follows the other, so that a section is a slice of the split.
+            **({"interleave_cycle_length": 1} if seed is None else {}),
             try_autocache=False,
             skip_prefetch=True,
             add_tfds_id=True,
@@ -135,6 +140,17 @@ class TfdsSplit(StreamedSplit):
             "label": tf.cast(label, tf.int32),
             "name": example["tfds_id"],
         }
+
+    def section(self, start: int, stop: int) -> tf.data.Dataset:
+        slices, first = [], 0
+        for name, low, high in (SLICE.findall(part)[0] for part in self.split.split("+")):
+            low, high = int(low or 0), int(high or self.builder.info.splits[name].num_examples)
+            begin, end = low + max(start - first, 0), min(low + stop - first, high)
+            if begin < end:
+                slices.append(f"{name}[{begin}:{end}]")
+            first += high - low
+        section = dataclasses.replace(self, split="+".join(slices)) if slices else self
+        return section.references(None).take(stop - start)
 
     def hold_out(self, fraction: float, seed: int) -> "tuple[TfdsSplit, TfdsSplit]":
         """Holds out the last images: TensorFlow Datasets stores data sets shuffled."""

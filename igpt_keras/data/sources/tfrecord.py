@@ -1,6 +1,5 @@
 """TFRecord files of `tf.train.Example`, read as they are."""
 
-import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,7 +9,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from igpt_keras.data.file_splits import FileRangeSplit
-from igpt_keras.data.files import open_regular, printable
+from igpt_keras.data.files import check_regular, open_regular, printable
 from igpt_keras.data.source import TEST, TRAIN, VALIDATION, Source
 from igpt_keras.data.sources import register_source
 from igpt_keras.data.sources._files import matching_files, numbered_classes
@@ -79,7 +78,7 @@ class TFRecordSplit(FileRangeSplit):
         self.labels, self.labeled = labels.astype(np.int32), True
 
     def __getitem__(self, index: int) -> Record:
-        content, _, name = super().__getitem__(index)
+        content, _, name, image_id = super().__getitem__(index)
         try:
             features = tf.train.Example.FromString(content).features.feature
             present = set(features)  # Looking for a feature adds it.
@@ -94,9 +93,9 @@ class TFRecordSplit(FileRangeSplit):
         (image,) = _only(features, image_key, "bytes_list", name)
         label_key = next((key for key in LABEL_KEYS if _holds_values(features[key])), None)
         if label_key is None:
-            return Record(image, UNLABELED, name)
+            return Record(image, UNLABELED, name, image_id)
         (label,) = _only(features, label_key, "int64_list", name)
-        return Record(image, label, name)
+        return Record(image, label, name, image_id)
 
 
 def _holds_values(feature: tf.train.Feature) -> bool:
@@ -119,7 +118,7 @@ def _only(features: Mapping[str, Any], key: str, kind: str, name: str) -> Sequen
 
 def _records(path: str) -> Iterator[tuple[int, int]]:
     """Yields offset and size of the content of every record."""
-    end = os.path.getsize(path)
+    end = check_regular(path)
     with open_regular(path) as file:
         offset = 0
         while offset < end:
