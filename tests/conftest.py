@@ -33,6 +33,11 @@ gc.freeze()
 gc.set_threshold(20_000, 20, 50)
 
 
+def pytest_xdist_auto_num_workers():
+    """Returns one more than there are cores, because tests wait for servers and processes."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _graphs_are_freed():
     """A process slows down with the graphs that wait, in reference cycles, to be collected."""

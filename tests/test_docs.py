@@ -99,6 +99,8 @@ NOT_RUN = {
     r"TF_CONFIG=": "needs two processes; tests/training/test_distribution.py trains in two",
     r'"KERAS_BACKEND"\] = "jax"': "needs a process of its own; tests/models/test_sharding.py",
     r"features inception:": "needs the published weights of Inception",
+    r"mlflow|wandb": "needs a tracker; tests/cli/test_callbacks.py trains with such callbacks",
+    r"hf:uoft-cs": "downloads from the Hugging Face Hub",
     r"docker ": "needs Docker",
     r"kubectl ": "needs a cluster",
     r"--model-config-file models\.config": "tests/serving/test_deploy.py serves from these files",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from igpt_keras import paper
+from igpt_keras.cli.callbacks import CALLBACKS
 from igpt_keras.cli.command import OptionGroup, command, command_line, option
 from igpt_keras.cli.options import (
     COUNT,
@@ -24,6 +25,8 @@ from igpt_keras.cli.training import print_bad_images, print_result, train
 from igpt_keras.wording import plural
 
 if TYPE_CHECKING:
+    import keras
+
     from igpt_keras.runs.options import DataOptions
 
 
@@ -90,6 +93,7 @@ if TYPE_CHECKING:
             seed("Random seed for new weights, the subset of images, their order and masks."),
         ),
     ),
+    CALLBACKS,
     PROGRESS,
     overwrite("Replace an existing run."),
 )
@@ -99,6 +103,7 @@ def finetune(
     model: str,
     resume: pathlib.Path | None,
     data: "DataOptions",
+    callbacks: "list[keras.callbacks.Callback]",
     progress: str,
     output: pathlib.Path,
     overwrite: bool,
@@ -125,7 +130,7 @@ def finetune(
     )
     if not run.finished and progress != "quiet":
         print_result(_plan(run), progress)
-    result = train(run, ("loss", "val_accuracy"), progress)
+    result = train(run, ("loss", "val_accuracy"), progress, callbacks)
     if result is not None:
         print_bad_images(data)
         _show(result.metrics, output, progress)

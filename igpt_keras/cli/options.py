@@ -32,10 +32,14 @@ DATA = OptionGroup(
             multiple=True,
             required=True,
             metavar="SOURCE",
-            help="Source of images, such as digits, folder:PATH or tfds:NAME. Give several to mix "
-            "them.",
+            help="Source of images, such as digits, folder:PATH, tfds:NAME or hf:NAME. Give "
+            "several to mix them.",
         ),
-        option("--data-dir", metavar="DIR", help="Folder of TensorFlow Datasets' data sets."),
+        option(
+            "--data-dir",
+            metavar="DIR",
+            help="Folder of TensorFlow Datasets' data sets, or cache of Hugging Face's.",
+        ),
         option(
             "--train-on-validation", is_flag=True, help="Train on the validation images as well."
         ),

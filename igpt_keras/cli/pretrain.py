@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from igpt_keras import paper
+from igpt_keras.cli.callbacks import CALLBACKS
 from igpt_keras.cli.command import OptionGroup, command, command_line, option
 from igpt_keras.cli.options import (
     COUNT,
@@ -25,6 +26,8 @@ from igpt_keras.network.initial_weights import INITIALIZERS
 from igpt_keras.wording import plural
 
 if TYPE_CHECKING:
+    import keras
+
     from igpt_keras.network.config import ImageGPTConfig
     from igpt_keras.runs.options import DataOptions
     from igpt_keras.runs.pretrain import Settings
@@ -166,6 +169,7 @@ MODEL_OPTIONS = (
             seed(),
         ),
     ),
+    CALLBACKS,
     PROGRESS,
     overwrite("Replace an existing run."),
 )
@@ -174,6 +178,7 @@ def pretrain(
     context: click.Context,
     resume: pathlib.Path | None,
     data: "DataOptions",
+    callbacks: "list[keras.callbacks.Callback]",
     progress: str,
     output: pathlib.Path,
     overwrite: bool,
@@ -201,7 +206,7 @@ def pretrain(
     )
     if progress != "quiet" and not run.finished:
         print_result(describe(run.settings, run.memory.config), progress)
-    result = train(run, ("loss", "bits_per_pixel", "val_loss"), progress)
+    result = train(run, ("loss", "bits_per_pixel", "val_loss"), progress, callbacks)
     if result is not None:
         print_bad_images(data)
         loss = result.metrics["validation_loss"]

@@ -37,7 +37,7 @@ def check_nothing_changes(context: click.Context) -> None:
         parameter.opts[0] if isinstance(parameter, click.Option) else parameter.name.upper()
         for parameter in context.command.params
         if context.get_parameter_source(parameter.name) == ParameterSource.COMMANDLINE
-        and parameter.name not in {"resume", "progress", *LAYOUT, *PLACES}
+        and parameter.name not in {"resume", "progress", "callback", *LAYOUT, *PLACES}
     ]
     if given:
         raise click.UsageError(

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,17 +11,25 @@ from igpt_keras.cli.signals import ended_by_second_signal
 from igpt_keras.wording import plural
 
 if TYPE_CHECKING:
+    import keras
+
     from igpt_keras.runs.options import DataOptions
     from igpt_keras.runs.result import Result
 
 
-def train(run: Any, metrics: tuple[str, ...], progress: str) -> "Result | None":
+def train(
+    run: Any,
+    metrics: tuple[str, ...],
+    progress: str,
+    callbacks: "Sequence[keras.callbacks.Callback]",
+) -> "Result | None":
     """Runs a training under a progress bar.
 
     Args:
         run: A `Training`.
         metrics: Names of the metrics that the bar shows.
         progress: The value of --progress.
+        callbacks: Those of the user, for the process that reports the result.
 
     Returns:
         The result, for the process that reports it; None in other workers, and if the run was
@@ -44,7 +53,7 @@ def train(run: Any, metrics: tuple[str, ...], progress: str) -> "Result | None":
             ),
             ProgressBar(run.output.name, metrics, run.total_steps, progress) as bar,
         ):
-            result = run.run([bar])
+            result = run.run([bar, *(callbacks if run.is_chief else ())])
     except Interrupted as interrupted:
         click.echo(f"{interrupted}; {resume}", err=True)
         sys.exit(128 + (interrupted.signal_number or 0))

@@ -115,7 +115,8 @@ def open_data(
     Args:
         data: A source, or several. Validation and test images come from the first one; the
             others add images to train on.
-        data_dir: Folder in which TensorFlow Datasets keeps its data sets.
+        data_dir: Folder in which TensorFlow Datasets, or the library of Hugging Face, keeps its
+            data sets.
         train_on_validation: Whether to train on the validation images too (paper, appendix
             A.1: once hyperparameters are chosen), which leaves none to validate on.
         seed: Determines which images are held out for validation.

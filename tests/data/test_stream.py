@@ -119,7 +119,7 @@ class TestTrainingStream:
 
     def test_dropped_labels_come_with_the_tokens_by_seed_and_step(self):
         def taken(start_step=0, seed=4, **where):
-            settings = {"batch_size": 8, "image_size": 8, "seed": seed, "label_dropout": 0.25}
+            settings = {"batch_size": 8, "image_size": 8, "seed": seed, "label_dropout": 0.5}
             batches = stream(textured(45), **settings).dataset(start_step, **where)
             return [
                 [np.asarray(inputs[name]) for name in ("tokens", "labels", "dropped")]
@@ -132,7 +132,7 @@ class TestTrainingStream:
             for values, expected in zip(batch[:2], given, strict=True):
                 np.testing.assert_array_equal(values, expected)
         dropped = np.stack([batch[2] for batch in whole])
-        assert abs(dropped.mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / dropped.size)
+        assert abs(dropped.mean() - 0.5) < 5 * np.sqrt(0.25 / dropped.size)
         assert len({batch.tobytes() for batch in dropped}) > 20
         np.testing.assert_array_equal(np.stack([batch[2] for batch in later]), dropped[2:])
         shares = [np.stack([b[2] for b in taken(worker=w, num_workers=2)]) for w in (0, 1)]

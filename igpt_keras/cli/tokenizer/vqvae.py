@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from igpt_keras.cli.callbacks import CALLBACKS
 from igpt_keras.cli.command import OptionGroup, command, command_line, option
 from igpt_keras.cli.options import (
     COUNT,
@@ -20,6 +21,8 @@ from igpt_keras.cli.resume import check_nothing_changes, resume_option
 from igpt_keras.cli.training import print_bad_images, print_result, train
 
 if TYPE_CHECKING:
+    import keras
+
     from igpt_keras.runs.fit_vqvae import Settings
     from igpt_keras.runs.options import DataOptions
 
@@ -91,6 +94,7 @@ SETTINGS = (
     IMAGE_DATA,
     output("Folder of the run, which becomes that of the tokenizer."),
     OptionGroup("settings", SETTINGS),
+    CALLBACKS,
     PROGRESS,
     overwrite("Replace an existing run."),
 )
@@ -99,6 +103,7 @@ def vqvae(
     context: click.Context,
     resume: pathlib.Path | None,
     data: "DataOptions",
+    callbacks: "list[keras.callbacks.Callback]",
     progress: str,
     output: pathlib.Path,
     overwrite: bool,
@@ -126,7 +131,7 @@ def vqvae(
     )
     if progress != "quiet" and not run.finished:
         print_result(_describe(run.settings), progress)
-    result = train(run, METRICS, progress)
+    result = train(run, METRICS, progress, callbacks)
     if result is not None:
         print_bad_images(data)
         metrics = result.metrics
