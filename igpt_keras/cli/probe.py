@@ -65,10 +65,10 @@ class Integers(click.ParamType):
                 "--method",
                 default="lbfgs",
                 metavar="NAME",
-                help="Method of the classifiers: lbfgs, sgd, ridge, knn or a plug-in's. SGD reads "
-                "the features from disk, for data sets too large for L-BFGS; ridge solves least "
-                "squares in closed form; knn lets the nearest training images vote, by cosine "
-                "similarity.",
+                help="Method of the classifiers: lbfgs, sgd, ridge, knn, attentive or a plug-in's. "
+                "SGD reads the features from disk, for data sets too large for L-BFGS; ridge "
+                "solves least squares in closed form; knn lets the nearest training images vote, "
+                "by cosine similarity; attentive pools the states of a layer by learned attention.",
             ),
             option(
                 "--layers",
@@ -98,13 +98,13 @@ class Integers(click.ParamType):
                 "--epochs",
                 type=COUNT,
                 default=20,
-                help="Number of epochs of SGD for every learning rate.",
+                help="Number of epochs of sgd and attentive.",
             ),
             option(
                 "--learning-rate",
                 type=POSITIVE,
-                show_default="the best of 30, 10, 3, … on the validation images",
-                help="Learning rate of SGD.",
+                show_default="the best of several on the validation images",
+                help="Learning rate of sgd or attentive.",
             ),
             option(
                 "--num-neighbors",
@@ -119,7 +119,15 @@ class Integers(click.ParamType):
                 show_default="0.1",
                 help="Temperature of knn: a neighbor counts exp(cosine similarity / temperature).",
             ),
-            batch_size("Number of images per batch when features are extracted."),
+            option(
+                "--num-heads",
+                type=COUNT,
+                show_default="8, or the largest of 4, 2 and 1 that divides the width",
+                help="Number of attention heads of attentive.",
+            ),
+            batch_size(
+                "Number of images per forward pass of MODEL, and per training step of attentive."
+            ),
             seed("Random seed for subsets, the order of images, BERT's masks and ties."),
         ),
     ),

@@ -1,5 +1,7 @@
 """A method of a model as a model of its own, for `predict` to compile."""
 
+from typing import Any
+
 import keras
 
 from igpt_keras.models.generative_model import GenerativeModel
@@ -12,12 +14,14 @@ class MethodModel(keras.Model):
     Args:
         model: The model.
         method: Name of its method, such as "per_image". It gets the inputs of `predict`.
+        **arguments: Further arguments of the method.
     """
 
-    def __init__(self, model: GenerativeModel, method: str):
+    def __init__(self, model: GenerativeModel, method: str, **arguments: Any):
         super().__init__(dtype=model.dtype_policy)
         self.model = model
         self.method = method
+        self.arguments = arguments
 
-    def call(self, inputs: Tensor) -> dict[str, Tensor]:
-        return getattr(self.model, self.method)(inputs)
+    def call(self, inputs: Tensor) -> Any:
+        return getattr(self.model, self.method)(inputs, **self.arguments)

@@ -1,17 +1,27 @@
 """Features that probes are trained on: layers side by side, in memory or on disk."""
 
+import abc
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 IMAGES_PER_READ = 2048
 
 
 class JoinedRows:
-    """Arrays [N, d] and [M, d] as one [N + M, d], of which only the indexed rows are read."""
+    """Arrays [N, d] and [M, d] as one [N + M, d], of which only the indexed rows are read.
 
-    def __init__(self, first: "np.ndarray | JoinedRows", second: "np.ndarray | JoinedRows"):
+    Args:
+        first: An array, or an object with the same `dtype`, `shape` and indexing by rows.
+        second: Likewise.
+    """
+
+    def __init__(self, first: Any, second: Any):
         self.arrays = (first, second)
         self.dtype = np.result_type(first.dtype, second.dtype)
         self.shape = (first.shape[0] + second.shape[0], first.shape[1])
@@ -27,8 +37,52 @@ class JoinedRows:
         return read
 
 
+class Features(abc.ABC):
+    """Features of images and the images' labels.
+
+    Attributes:
+        labels: int [N].
+    """
+
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    @abc.abstractmethod
+    def width(self) -> int:
+        """Number of features of an image, or of a position; of k layers k · d."""
+
+    @property
+    def images_per_read(self) -> int:
+        """Images that `read_all` reads at a time."""
+        return IMAGES_PER_READ
+
+    @abc.abstractmethod
+    def select(self, layers: Iterable[int]) -> "Self":
+        """Returns only these layers, without reading them."""
+
+    @abc.abstractmethod
+    def take(self, indices: np.ndarray) -> "Self":
+        """Returns the images at `indices`, in that order."""
+
+    @abc.abstractmethod
+    def join(self, other: "Self") -> "Self":
+        """Returns the images of both, without reading them."""
+
+    @abc.abstractmethod
+    def read(self, rows: slice | np.ndarray) -> np.ndarray:
+        """Returns the features of some images, layers concatenated: float32 [m, …, k · d]."""
+
+    def read_all(self) -> Iterator[np.ndarray]:
+        """Yields all features in order, at most a few thousand images at a time."""
+        for start in range(0, len(self), self.images_per_read):
+            yield self.read(slice(start, start + self.images_per_read))
+
+
 @dataclasses.dataclass(frozen=True)
-class LayerFeatures:
+class LayerFeatures(Features):
     """Features of one or several layers, side by side, and the labels of the images.
 
     Attributes:
@@ -44,16 +98,11 @@ class LayerFeatures:
     layers: Sequence[np.ndarray | JoinedRows]
     labels: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
     @property
     def width(self) -> int:
-        """Number of features of an image, k · d."""
         return sum(layer.shape[1] for layer in self.layers)
 
     def select(self, layers: Iterable[int]) -> "LayerFeatures":
-        """Returns only these layers, without reading them."""
         return LayerFeatures([self.layers[layer] for layer in layers], self.labels)
 
     def take(self, indices: np.ndarray) -> "LayerFeatures":
@@ -61,7 +110,6 @@ class LayerFeatures:
         return LayerFeatures([layer[indices] for layer in self.layers], self.labels[indices])
 
     def join(self, other: "LayerFeatures") -> "LayerFeatures":
-        """Returns the images of both, without reading them."""
         layers = [JoinedRows(*pair) for pair in zip(self.layers, other.layers, strict=True)]
         return LayerFeatures(layers, np.concatenate([self.labels, other.labels]))
 
@@ -69,10 +117,23 @@ class LayerFeatures:
         """Returns the features of some images, layers concatenated: float32 [m, k · d]."""
         return np.concatenate([layer[rows] for layer in self.layers], axis=1, dtype=np.float32)
 
-    def read_all(self) -> Iterator[np.ndarray]:
-        """Yields all features in order, a few thousand images at a time."""
-        for start in range(0, len(self), IMAGES_PER_READ):
-            yield self.read(slice(start, start + IMAGES_PER_READ))
+
+def moments(features: Features) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and variance of each feature, float64 [k · d], from one pass.
+
+    Features of every position are taken over images and positions.
+    """
+    count, mean, squares = 0, np.zeros(features.width), np.zeros(features.width)
+    for some in features.read_all():
+        x = some.reshape(-1, features.width).astype(np.float64)
+        # Chan, Golub and LeVeque: sums of squares about the mean of all so far.
+        difference = x.mean(axis=0) - mean
+        total = count + len(x)
+        squares += ((x - x.mean(axis=0)) ** 2).sum(axis=0)
+        squares += difference**2 * count * len(x) / total
+        mean += difference * len(x) / total
+        count = total
+    return mean, squares / count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,19 +153,10 @@ class Scaling:
     scale: float
 
     @classmethod
-    def of(cls, features: LayerFeatures) -> "Scaling":
+    def of(cls, features: Features) -> "Scaling":
         """Takes mean and variances from one pass over `features`."""
-        count, mean, squares = 0, np.zeros(features.width), 0.0
-        for x in features.read_all():
-            x = x.astype(np.float64)
-            # Chan, Golub and LeVeque: sums of squares about the mean of all so far.
-            difference = x.mean(axis=0) - mean
-            total = count + len(x)
-            squares += ((x - x.mean(axis=0)) ** 2).sum()
-            squares += (difference**2).sum() * count * len(x) / total
-            mean += difference * len(x) / total
-            count = total
-        return cls(mean.astype(np.float32), float(np.sqrt(squares / count)) or 1.0)
+        mean, variance = moments(features)
+        return cls(mean.astype(np.float32), float(np.sqrt(variance.sum())) or 1.0)
 
     def apply(self, x: np.ndarray) -> np.ndarray:
         """Scales features, float32 [m, k · d]."""

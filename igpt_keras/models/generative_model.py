@@ -5,6 +5,7 @@
 
 import contextlib
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import keras
@@ -272,9 +273,26 @@ class GenerativeModel(KerasMethods, Trainer, Task):
 
     def layer_features(self, tokens: Any, layer: int) -> Tensor:
         """Returns `features` of one batch of tokens as a tensor, for use in a graph."""
-        self.check_layer(layer)
+        return ops.mean(self.layer_states(tokens, [layer]), axis=1)
+
+    def layer_states(self, tokens: Any, layers: Sequence[int]) -> Tensor:
+        """Returns the states n^l of some layers at every position, for use in a graph.
+
+        Args:
+            tokens: As `inputs` of `features`, of one batch.
+            layers: l, from 0 to `num_layers`, one or several.
+
+        Returns:
+            float32 [B, n, k · d], the layers side by side.
+
+        Raises:
+            InputError: A layer is outside 0…L, or the inputs cannot be used.
+        """
+        last = max(self.check_layer(layer) for layer in layers)
         tokens = self._with_mask(to_tokens(self, tokens))
-        return pool(self.backbone.normalized_states(tokens, layer)[layer])
+        states = self.backbone.normalized_states(tokens, last)
+        chosen = [ops.cast(states[layer], "float32") for layer in layers]
+        return ops.concatenate(chosen, axis=-1)
 
     def features_of_all_layers(self, tokens: Any) -> Tensor:
         """Returns f^0 … f^L from one pass, with one mask M: a tensor, float32 [B, L + 1, d]."""

@@ -19,7 +19,7 @@ import dataclasses
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,13 +30,15 @@ from igpt_keras.data.splits import Split
 from igpt_keras.errors import InputError
 from igpt_keras.evaluation.baselines import PROBE_BASELINES
 from igpt_keras.evaluation.features import FeatureExtractor
+from igpt_keras.evaluation.layer_states import FrozenModel, LayerStates
 from igpt_keras.evaluation.low_data import low_data_runs
 from igpt_keras.evaluation.predictions import Predictions
-from igpt_keras.evaluation.probe_features import LayerFeatures
+from igpt_keras.evaluation.probe_features import Features, LayerFeatures
 from igpt_keras.evaluation.probe_methods import METHODS, FitCheckpoints, ProbeMethod, fit_probe
-from igpt_keras.evaluation.probes import LinearProbe, ProbeSplits, best_layer, layers_around
 from igpt_keras.evaluation.probes import Probe as TrainedProbe
+from igpt_keras.evaluation.probes import ProbeSplits, StoredProbe, best_layer, layers_around
 from igpt_keras.evaluation.voting import VOTES, modal_vote
+from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.runs.callbacks import Callbacks, report_progress
 from igpt_keras.runs.confusions import describe_confusions, draw_confusions
 from igpt_keras.runs.folder import CHECKPOINTS, PROBE_FILE
@@ -53,17 +55,18 @@ class Settings(ModelOptions):
 
     Attributes:
         model: Path of the model.
-        method: Name of one of `METHODS`, such as "lbfgs", "sgd", "ridge" or "knn".
+        method: Name of one of `METHODS`, such as "lbfgs", "sgd", "ridge", "knn" or "attentive".
         layers: Layers to probe; None for all.
         concatenate: Number of layers around the best one to probe side by side, or None.
         labels_per_class: Numbers of labels of each class to probe the best layer with as well.
         baseline: Name of one of `PROBE_BASELINES`, "pixels" or "tokens", to probe instead of the
             model's layers; or None.
-        epochs: Passes over the images for every learning rate of SGD.
-        learning_rate: The only rate of SGD; None for the best of several.
+        epochs: Passes over the images, of SGD and attentive probes.
+        learning_rate: The only rate of these; None for the best of several.
         num_neighbors: Nearest neighbors of an image; None for the method's own.
         temperature: Temperature of the neighbors' weights; None for the method's own.
-        batch_size: Images in a forward pass of the model.
+        num_heads: Attention heads of attentive probes; None for the method's own.
+        batch_size: Images in a forward pass of the model, and in a step of attentive probes.
         seed: Seed of subsets, the order of images, BERT's masks and ties.
         feature_cache: Folder that keeps features for later runs, or None.
     """
@@ -77,6 +80,7 @@ class Settings(ModelOptions):
     learning_rate: float | None = None
     num_neighbors: int | None = None
     temperature: float | None = None
+    num_heads: int | None = None
     batch_size: int = paper.BATCH_SIZE
     seed: int = 0
     feature_cache: pathlib.Path | None = None
@@ -89,9 +93,9 @@ Measured = tuple[dict[str, Any], TrainedProbe, Predictions]
 class Probe(Measurement[Settings]):
     """Trains probes on the features of a model, and measures them on the test images.
 
-    Writes `result.json`; `probe.npz`, the probe of the best layer, if it is linear; and
-    `confusions.png`, images of its errors, unless it is of a baseline. With `resume`, SGD writes
-    checkpoints next to the run's folder, which a later process resumes from.
+    Writes `result.json`; `probe.npz`, the probe of the best layer, unless its method is `knn`; and
+    `confusions.png`, images of its errors, unless it is of a baseline. With `resume`, SGD and
+    attentive probes write checkpoints next to the run's folder, which a later process resumes from.
     """
 
     kind = "probe"
@@ -107,7 +111,7 @@ class Probe(Measurement[Settings]):
 
     def _load(self) -> None:
         self.model = load_with_tokenizer(self.settings.model)
-        _check(self.settings, self.model.config.num_layers)
+        _check(self.settings, self.model.config)
         # With train_on_validation, settings are chosen on the validation images first.
         options = dataclasses.replace(self.data, train_on_validation=False)
         self.data_set = options.labeled_data_set()
@@ -123,7 +127,7 @@ class Probe(Measurement[Settings]):
         metrics["test_confusion"] = describe_confusions(predictions, names)
         if self.settings.baseline is None:
             draw_confusions(folder, predictions, names, self._test_images)
-        if isinstance(probe, LinearProbe):
+        if isinstance(probe, StoredProbe):
             probe.save(folder / PROBE_FILE)
         return Result(
             kind=self.kind,
@@ -146,7 +150,7 @@ class Probe(Measurement[Settings]):
             )
         tokens = [self.data.tokenize(split, self.model) for split in splits]
         self._test_tokens = tokens[2].tokens
-        train, validation, *votes = self._extract(tokens, folder, callbacks)
+        train, validation, *votes = self._features(tokens, folder, callbacks)
         return self._probe_layers(
             ProbeSplits(train, validation, votes[0], num_classes), votes, callbacks
         )
@@ -163,13 +167,28 @@ class Probe(Measurement[Settings]):
         """Returns test images as the model sees them."""
         return tokenizer_of(self.model).detokenize(self._test_tokens[rows])
 
-    def _extract(
+    def _features(
         self, tokens: list[LabeledTokens], folder: pathlib.Path, callbacks: Callbacks
-    ) -> list[LayerFeatures]:
+    ) -> Sequence[Features]:
         """Returns features of train, validation and test; for BERT of test under every mask."""
         train, validation, test = tokens
         votes = VOTES if self.model.objective == "bert" else 1
         passes = [(train, 0), (validation, 0), *((test, vote) for vote in range(votes))]
+        if not METHODS.get(self.settings.method).reads_states:
+            return self._extract(passes, folder, callbacks)
+        frozen, seed = FrozenModel(self.model, self.settings.batch_size), self.settings.seed
+        return [
+            LayerStates.of(frozen, split.tokens, split.labels, seed=seed, vote=vote)
+            for split, vote in passes
+        ]
+
+    def _extract(
+        self,
+        passes: list[tuple[LabeledTokens, int]],
+        folder: pathlib.Path,
+        callbacks: Callbacks,
+    ) -> list[LayerFeatures]:
+        """Returns features of splits, each under the mask of a vote."""
         total, done = sum(len(split) for split, _ in passes), 0
 
         def on_batch(count):
@@ -213,7 +232,7 @@ class Probe(Measurement[Settings]):
         return metrics, probe, predictions
 
     def _probe_layers(
-        self, splits: ProbeSplits, votes: list[LayerFeatures], callbacks: Callbacks
+        self, splits: ProbeSplits, votes: Sequence[Features], callbacks: Callbacks
     ) -> Measured:
         """Returns the metrics of every layer, the probe of the best one and its predictions.
 
@@ -224,7 +243,7 @@ class Probe(Measurement[Settings]):
         """
         settings, fold = self.settings, self.data.train_on_validation
         method = self._make_method()
-        last = len(splits.train.layers) - 1
+        last = self.model.config.num_layers
         layers = settings.layers or range(last + 1)
         probes = {}
         for done, layer in enumerate(layers, start=1):
@@ -274,13 +293,23 @@ class Probe(Measurement[Settings]):
         return [{"features": features, **run} for run in runs]
 
 
-def _check(settings: Settings, num_layers: int) -> None:
+def _check(settings: Settings, config: ImageGPTConfig) -> None:
     """Raises `InputError` for settings that do not fit each other or the model."""
-    _make_method(settings)
+    num_layers, method = config.num_layers, _make_method(settings)
+    method.check_width(config.hidden_dim)
     if settings.baseline is not None:
         PROBE_BASELINES.get(settings.baseline)
     if settings.baseline is not None and (settings.layers or settings.concatenate):
         raise InputError(f"baseline={settings.baseline} has no layers to choose or concatenate")
+    if method.reads_states and settings.baseline is not None:
+        raise InputError(
+            f"baseline={settings.baseline} has no states for method={settings.method} to attend to"
+        )
+    if method.reads_states and settings.feature_cache is not None:
+        raise InputError(
+            f"feature_cache={settings.feature_cache} keeps features, which "
+            f"method={settings.method} does not read"
+        )
     if settings.layers is not None and max(settings.layers) > num_layers:
         raise InputError(f"layers must lie in 0…{num_layers}, got {max(settings.layers)}")
     if settings.concatenate is not None and settings.concatenate > num_layers + 1:
@@ -292,6 +321,7 @@ def _make_method(settings: Settings, checkpoints: FitCheckpoints | None = None) 
         learning_rate=settings.learning_rate,
         num_neighbors=settings.num_neighbors,
         temperature=settings.temperature,
+        num_heads=settings.num_heads,
         epochs=settings.epochs,
         seed=settings.seed,
         checkpoints=checkpoints,
@@ -318,7 +348,7 @@ def _probe_metrics(probe: TrainedProbe, predictions: Predictions) -> dict[str, A
 
 
 def _voting_metrics(
-    probe: TrainedProbe, votes: list[LayerFeatures], num_classes: int, seed: int
+    probe: TrainedProbe, votes: Sequence[Features], num_classes: int, seed: int
 ) -> dict[str, float] | None:
     """Returns the accuracies of the vote and of its first voter; None if there is only one."""
     if len(votes) == 1:
@@ -338,7 +368,7 @@ def _describe(settings: Settings, data: DataOptions) -> dict[str, Any]:
     return {
         "features": described.pop("baseline") or "model",
         **described,
-        "epochs": settings.epochs if settings.method == "sgd" else None,
+        "epochs": getattr(_make_method(settings), "epochs", None),
         "augmentation": data.augmentation,
         "train_on_validation": data.train_on_validation,
         "split_seed": data.split_seed,

@@ -16,6 +16,7 @@ from igpt_keras.evaluation.probe_methods import fit_probe
 from igpt_keras.evaluation.probe_methods.lbfgs import LBFGS
 from igpt_keras.evaluation.probes import ProbeSplits, load_probe
 from igpt_keras.evaluation.voting import modal_vote
+from igpt_keras.models.masking import masked_inputs
 from igpt_keras.runs.result import read_result
 
 CLASSES = 2
@@ -213,6 +214,31 @@ def test_neighbors_of_every_layer_vote(igpt, photos, pretrained, tmp_path):
         assert (entry["num_neighbors"], entry["temperature"]) == (3, 0.1)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["ar", "bert"])
+def test_attention_pools_the_states(igpt, photos, pretrained, tmp_path, objective):
+    path, run = pretrained(objective), tmp_path / "run"
+    status, printed, _ = igpt(
+        *("probe", path, "--data", f"folder:{photos}", "--output", run, "--method", "attentive"),
+        *("--epochs", 5, "--num-heads", 2, "--batch-size", 9, "--concatenate", 2),
+        *("--labels-per-class", 3, "--train-on-validation"),
+    )
+    assert status == 0
+    result = read_result(run)
+    metrics, best = result.metrics, result.metrics["best_layer"]
+    assert result.settings["epochs"] == 5 and "learning rate" in printed
+    model, probe = igpt_keras.load(path), load_probe(run / "probe.npz")
+    test = tokenized(photos, model)[2]
+    inputs = masked_inputs(model, test.tokens, seed=0)
+    states = np.asarray(model.layer_states(inputs, [best]))
+    right = probe.as_model().predict(states, verbose=0).argmax(axis=1) == test.labels
+    assert metrics["test_accuracy"] == right.mean()
+    assert metrics["layers"][best]["num_heads"] == 2
+    assert len(metrics["concatenated"]["layers"]) == 2
+    assert len(metrics["low_data"][0]["accuracies"]) == 5
+    assert (metrics["voting"] is None) == (objective == "ar")
+
+
 def tokens_of(model, pixels):
     return model.tokenizer.tokenize(pixels.reshape(-1, 4, 4, 3))
 
@@ -230,6 +256,9 @@ def test_a_mistake_is_one_line_and_writes_nothing(igpt, photos, pretrained, tmp_
         (["--concatenate", 4], "concatenate must lie in 2…3, got 4"),
         (["--baseline", "pixels", "--layers", 1], "baseline=pixels has no layers"),
         (["--num-neighbors", 5], "num_neighbors=5 is for method=knn"),
+        (["--method", "attentive", "--num-heads", 3], "num_heads must divide the width 16"),
+        (["--method", "attentive", "--baseline", "pixels"], "baseline=pixels has no states"),
+        (["--method", "attentive", "--feature-cache", flat], "keeps features, which"),
         (["--method", "knn", "--learning-rate", 1], "learning_rate=1.0 is for method=sgd"),
         (["--labels-per-class", 30], "must have at least 30 images"),
         (["--data", f"folder:{flat}"], "labels come from one source"),

@@ -13,10 +13,11 @@ from igpt_keras.errors import InputError
 from igpt_keras.evaluation.low_data import low_data_runs
 from igpt_keras.evaluation.probe_features import LayerFeatures, Scaling
 from igpt_keras.evaluation.probe_methods import FitCheckpoints, fit_probe
+from igpt_keras.evaluation.probe_methods._batches import Batches
 from igpt_keras.evaluation.probe_methods.knn import KNN
 from igpt_keras.evaluation.probe_methods.lbfgs import LBFGS
 from igpt_keras.evaluation.probe_methods.ridge import Ridge
-from igpt_keras.evaluation.probe_methods.sgd import SGD, Batches
+from igpt_keras.evaluation.probe_methods.sgd import SGD
 from igpt_keras.evaluation.probes import (
     LinearProbe,
     ProbeSplits,
@@ -248,9 +249,8 @@ def test_sgd_that_was_stopped_ends_like_one_that_was_not(tmp_path):
 
 def test_batches_go_on_at_any_step():
     train = make_splits().train
-    scaling = Scaling.of(train)
-    batches = Batches(train, scaling, 7, seed=3)
-    later = Batches(train, scaling, 7, seed=3, start=5)
+    batches = Batches(train.read, train.labels, 7, seed=3)
+    later = Batches(train.read, train.labels, 7, seed=3, start=5)
     for index in range(2 * batches.per_epoch):
         for ours, theirs in zip(later[index], batches[index + 5], strict=True):
             np.testing.assert_array_equal(ours, theirs)
@@ -402,7 +402,7 @@ def test_memory_of_neighbors_does_not_grow_with_the_images(tmp_path):
         ({"num_neighbors": 0}, "num_neighbors must be at least 1, got 0"),
         ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
         ({"temperature": np.nan}, "temperature must be above 0, got nan"),
-        ({"learning_rate": 0.1}, "learning_rate=0.1 is for method=sgd"),
+        ({"learning_rate": 0.1}, "learning_rate=0.1 is for method=sgd or attentive"),
     ],
 )
 def test_options_that_neighbors_cannot_have_are_named(options, message):

@@ -16,10 +16,9 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from igpt_keras.errors import InputError
-from igpt_keras.evaluation.probe_features import LayerFeatures
 from igpt_keras.evaluation.probes import PATIENCE, Probe, ProbeSplits
 from igpt_keras.registry import Registry
 from igpt_keras.training.callbacks.checkpoint_manager import CheckpointManager
@@ -46,7 +45,14 @@ class FitCheckpoints:
 
 
 class ProbeMethod(abc.ABC):
-    """A way to train probes with several settings, from which the best is chosen."""
+    """A way to train probes with several settings, from which the best is chosen.
+
+    Attributes:
+        reads_states: Whether it reads `LayerStates`, the states at every position, instead of
+            features, their mean.
+    """
+
+    reads_states: ClassVar[bool] = False
 
     @classmethod
     def from_options(
@@ -55,6 +61,7 @@ class ProbeMethod(abc.ABC):
         learning_rate: float | None = None,
         num_neighbors: int | None = None,
         temperature: float | None = None,
+        num_heads: int | None = None,
         epochs: int = 20,
         seed: int = 0,
         checkpoints: FitCheckpoints | None = None,
@@ -65,26 +72,37 @@ class ProbeMethod(abc.ABC):
             learning_rate: The only learning rate; None for the best of several.
             num_neighbors: Number of nearest neighbors; None for the method's own.
             temperature: Temperature of their weights; None for the method's own.
+            num_heads: Number of attention heads; None for the method's own.
             epochs: Passes over the images.
             seed: Seed of every random choice.
             checkpoints: Checkpoints that fits resume from and write.
 
         Raises:
-            InputError: The method has no learning rate, neighbors or temperature.
+            InputError: The method has no learning rate, neighbors, temperature or heads.
         """
         del epochs, seed, checkpoints
         for method, name, value in (
-            ("sgd", "learning_rate", learning_rate),
+            ("sgd or attentive", "learning_rate", learning_rate),
             ("knn", "num_neighbors", num_neighbors),
             ("knn", "temperature", temperature),
+            ("attentive", "num_heads", num_heads),
         ):
             if value is not None:
                 raise InputError(f"{name}={value} is for method={method}")
         return cls()
 
+    def check_width(self, width: int) -> None:
+        """Raises `InputError` if the method cannot read `width` features."""
+        del width  # Most methods read any number of them.
+
     @abc.abstractmethod
-    def fits(self, train: LayerFeatures, num_classes: int) -> Iterator[Probe]:
-        """Yields a trained probe for every setting."""
+    def fits(self, train: Any, num_classes: int) -> Iterator[Probe]:
+        """Yields a trained probe for every setting.
+
+        Args:
+            train: `LayerFeatures`, or `LayerStates` for a method that reads states.
+            num_classes: C.
+        """
 
     @abc.abstractmethod
     def with_setting(self, setting: dict[str, Any]) -> "Self":

@@ -12,6 +12,7 @@ import numpy as np
 from igpt_keras import paper
 from igpt_keras.evaluation.probe_features import LayerFeatures, Scaling
 from igpt_keras.evaluation.probe_methods import METHODS, FitCheckpoints, ProbeMethod
+from igpt_keras.evaluation.probe_methods._batches import Batches
 from igpt_keras.evaluation.probes import LinearProbe
 from igpt_keras.training.callbacks.checkpoint_manager import stopped_by_signals
 from igpt_keras.training.callbacks.divergence_detector import Diverged
@@ -72,14 +73,20 @@ class SGD(ProbeMethod):
             unscaled = scaling.unapply(weights, np.zeros(num_classes))
             yield LinearProbe(*unscaled, setting=setting)
         if diverged:
-            steps = self.epochs * Batches(train, scaling, self.batch_size, self.seed).per_epoch
+            steps = self.epochs * max(len(train) // self.batch_size, 1)
             raise Diverged(steps, "the weights of the probe are not finite")
 
     def _fit(
         self, train: LayerFeatures, scaling: Scaling, num_classes: int, learning_rate: float
     ) -> np.ndarray:
         """Returns the projection that is trained at one rate: float32 [k · d, C]."""
-        batches = partial(Batches, train, scaling, self.batch_size, self.seed)
+        batches = partial(
+            Batches,
+            lambda rows: scaling.apply(train.read(rows)),
+            train.labels,
+            self.batch_size,
+            self.seed,
+        )
         steps_per_epoch = batches().per_epoch
         schedule = keras.optimizers.schedules.CosineDecay(
             learning_rate, decay_steps=self.epochs * steps_per_epoch
@@ -107,52 +114,3 @@ class SGD(ProbeMethod):
 
     def with_setting(self, setting: dict[str, Any]) -> "SGD":
         return dataclasses.replace(self, learning_rates=[setting["learning_rate"]])
-
-
-class Batches(keras.utils.PyDataset):
-    """Endless batches of one size, in an order that changes with every epoch.
-
-    Images that do not fill a batch are left out of an epoch, different ones in each.
-
-    Args:
-        features: Features of the images.
-        scaling: Scaling of the features.
-        batch_size: Images in a batch; all of them where there are fewer.
-        seed: Seed of the order.
-        start: Number of batches to skip.
-    """
-
-    num_batches = None  # pyright: ignore[reportAssignmentType]
-
-    def __init__(
-        self,
-        features: LayerFeatures,
-        scaling: Scaling,
-        batch_size: int,
-        seed: int,
-        start: int = 0,
-    ):
-        super().__init__()
-        self.features = features
-        self.scaling = scaling
-        self.batch_size = min(batch_size, len(features))
-        self.seed = seed
-        self.start = start
-        self._epoch = -1
-        self._order = np.empty(0, int)
-
-    @property
-    def per_epoch(self) -> int:
-        """Batches in an epoch."""
-        return len(self.features) // self.batch_size
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        epoch, batch = divmod(self.start + index, self.per_epoch)
-        if epoch != self._epoch:
-            # The order before goes first: memory holds one.
-            self._order = np.empty(0, int)
-            self._order = np.random.default_rng([self.seed, epoch]).permutation(len(self.features))
-            self._epoch = epoch
-        # Rows in the order of the file are read faster.
-        rows = np.sort(self._order[batch * self.batch_size : (batch + 1) * self.batch_size])
-        return self.scaling.apply(self.features.read(rows)), self.features.labels[rows]
