@@ -165,6 +165,18 @@ MODEL_OPTIONS = (
                 help="Number of models to keep: the last one and those at the steps nearest to "
                 "1/2, 1/4, … of all. The best one is kept as well.",
             ),
+            option(
+                "--probe-data",
+                metavar="KIND:LOCATION",
+                help="Labeled images to follow the features by: a ridge probe is fitted to those "
+                "of one layer at every evaluation, and its validation accuracy is logged.",
+            ),
+            option(
+                "--probe-layer",
+                type=click.IntRange(min=0),
+                show_default="the middle one",
+                help="Layer that --probe-data probes.",
+            ),
             *MODEL_TRAINING,
             seed(),
         ),
@@ -206,7 +218,8 @@ def pretrain(
     )
     if progress != "quiet" and not run.finished:
         print_result(describe(run.settings, run.memory.config), progress)
-    result = train(run, ("loss", "bits_per_pixel", "val_loss"), progress, callbacks)
+    shown = ("loss", "bits_per_pixel", "val_loss", "val_probe_accuracy")
+    result = train(run, shown, progress, callbacks)
     if result is not None:
         print_bad_images(data)
         loss = result.metrics["validation_loss"]

@@ -33,6 +33,7 @@ class ProbeCallback(keras.callbacks.Callback):
         layer: Layer of the features; by default the middle one.
         batch_size: Images in a forward pass.
         seed: Seed of the masks, for BERT; they are the same in every epoch.
+        writes: Whether this process probes; False in workers that are not the chief.
 
     Raises:
         InputError: Images have no labels or too many, labels are below 0 or of a single class; at
@@ -64,6 +65,7 @@ class ProbeCallback(keras.callbacks.Callback):
         layer: int | None = None,
         batch_size: int = 32,
         seed: int = 0,
+        writes: bool = True,
     ):
         super().__init__()
         self.images = {"train": images, "validation": validation_images}
@@ -71,6 +73,7 @@ class ProbeCallback(keras.callbacks.Callback):
         self.layer = layer
         self.batch_size = batch_size
         self.seed = seed
+        self.writes = writes
         for name, some in self.images.items():
             if len(some) != len(self.labels[name]):
                 raise InputError(
@@ -92,13 +95,14 @@ class ProbeCallback(keras.callbacks.Callback):
         }
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if logs is None or not self.writes:
+            return
         model: Any = self.model
         features = {
             name: model.features(some, self._layer, batch_size=self.batch_size)
             for name, some in self._inputs.items()
         }
-        if logs is not None:
-            logs[ACCURACY] = fit_probe(Ridge(), self._splits(features)).validation_accuracy
+        logs[ACCURACY] = fit_probe(Ridge(), self._splits(features)).validation_accuracy
 
     def _splits(self, features: dict[str, np.ndarray]) -> ProbeSplits:
         parts = {name: LayerFeatures([x], self.labels[name]) for name, x in features.items()}

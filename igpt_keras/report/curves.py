@@ -46,6 +46,15 @@ def loss_curves(findings: Findings) -> list[CurvePanel]:
     return _panels(findings.pretrainings, "loss", title)
 
 
+def probe_curves(findings: Findings) -> list[CurvePanel]:
+    """Selects the accuracies of probes during pre-training, a panel for each set of images."""
+
+    def title(entry: Entry) -> str:
+        return f"Probes on {entry.run.result.settings.get('probe_data') or entry.data_set}"
+
+    return _panels(findings.pretrainings, "probe_accuracy", title)
+
+
 def accuracy_curves(findings: Findings) -> list[CurvePanel]:
     """Selects the accuracies of fine-tunings, a panel for each data set."""
     return _panels(

@@ -17,6 +17,7 @@ from igpt_keras.report.collect import (
     with_origins,
 )
 from igpt_keras.report.curves import CurvePanel, accuracy_curves, loss_curves, name_of
+from igpt_keras.report.curves import probe_curves as probe_curves_of
 from igpt_keras.report.page import Exhibit, Picture, Table, nll, percent
 from igpt_keras.report.runs import Findings, Losses
 
@@ -39,6 +40,18 @@ def pretraining_curves(findings: Findings) -> list[Exhibit]:
     panels = loss_curves(findings)
     labels = ("Losses by step", "pre-training", "loss, nats per token")
     return _curves(*labels, nll, panels, caption, findings)
+
+
+def probe_curves(findings: Findings) -> list[Exhibit]:
+    """Returns the accuracies of probes during pre-training."""
+    caption = (
+        "Accuracy in percent of a ridge probe during pre-training, fitted to the features of one "
+        "layer at every evaluation. Accuracies are of the validation images, on which the weight "
+        "decay was chosen."
+    )
+    panels = probe_curves_of(findings)
+    labels = ("Probes by step", "probe", "accuracy, %")
+    return _curves(*labels, percent, panels, caption, findings)
 
 
 def fine_tuning_curves(findings: Findings) -> list[Exhibit]:
@@ -72,7 +85,7 @@ def _curves(
     picture = Picture(
         f"{kind}-curves.png",
         plots.png(plots.training_curves(panels, name, scale)),
-        f"Line plot: {name}, by step of {kind}, a line for each run.",
+        f"Line plot: {name}, by step, a line for each run.",
     )
     runs = with_origins((curve.entry.run for curve in curves), findings)
     return [Exhibit(heading, picture, caption, runs, table)]

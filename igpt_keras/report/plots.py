@@ -152,7 +152,8 @@ def training_curves(panels: Sequence[CurvePanel], name: str, scale: float = 1.0)
             steps, values = _scaled(curve.validation, scale)
             text = f"{shortened(curve_name(curve))}, validation"
             axes.plot(steps, values, label=text, **{**style, "linestyle": "-"})
-        axes.plot([], [], ":", color="0.3", linewidth=1, label="training")
+        if any(curve.training for curve in curves):
+            axes.plot([], [], ":", color="0.3", linewidth=1, label="training")
         axes.set(xlabel="step", ylabel=name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         explain(axes, title)

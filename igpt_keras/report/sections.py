@@ -21,7 +21,11 @@ def report_page(findings: Findings, title: str) -> Page:
     sections = [
         _section(
             "Pre-training",
-            [*tables.pretraining(findings), *figures.pretraining_curves(findings)],
+            [
+                *tables.pretraining(findings),
+                *figures.pretraining_curves(findings),
+                *figures.probe_curves(findings),
+            ],
             Missing("No pre-training run. Make one with", PRETRAIN),
         ),
         _by_layer(findings),

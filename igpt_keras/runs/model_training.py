@@ -81,12 +81,20 @@ class ModelTraining(Training[SettingsT]):
     def _prepare_images(self) -> None:
         """Prepares the images; sets `total_steps`."""
 
-    def _recipe(self, checkpoints: CheckpointManager, callbacks: Callbacks) -> dict[str, Any]:
-        """Returns the arguments that both recipes of `igpt_keras.training` take."""
+    def _recipe(
+        self, checkpoints: CheckpointManager, callbacks: Callbacks, first: Callbacks = ()
+    ) -> dict[str, Any]:
+        """Returns the arguments that both recipes of `igpt_keras.training` take.
+
+        Args:
+            checkpoints: The checkpoints of the run, with its own callbacks.
+            callbacks: Callbacks of the user.
+            first: Callbacks that precede all others: what they add to the logs is in the history.
+        """
         names = ("learning_rate", "clip_norm", "remat", "micro_batches", "seed")
         return {
             **{name: getattr(self.settings, name) for name in names},
             "checkpoints": checkpoints,
-            "callbacks": [*checkpoints.callbacks.values(), *callbacks],
+            "callbacks": [*first, *checkpoints.callbacks.values(), *callbacks],
             "verbose": 0,
         }

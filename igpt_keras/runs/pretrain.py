@@ -5,6 +5,7 @@ Metrics of the result; losses in nats per token, which is a pixel for a palette:
 | key | value |
 | --- | --- |
 | `history` | `step`, `loss` (mean since the last evaluation), `val_loss`: a list each |
+| `history` with `probe_data` | `val_probe_accuracy` as well |
 | `validation_loss`, `test_loss` | of the trained model; `test_loss` is None without a test split |
 | `validation_bits_per_dimension`, `test_bits_per_dimension` | None for BERT or a palette |
 | `snapshots` | models on the way: `step`, `validation_loss`, `path` in the run's folder |
@@ -27,6 +28,7 @@ from igpt_keras.data.data_set import folder_of_tokens
 from igpt_keras.data.splits import Split
 from igpt_keras.data.token_files import TOKENIZER_FOLDER
 from igpt_keras.evaluation.metrics import bits_per_dimension
+from igpt_keras.evaluation.probe_callback import ACCURACY, ProbeCallback
 from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.models.masking import masked_inputs
 from igpt_keras.network.config import ImageGPTConfig
@@ -35,7 +37,8 @@ from igpt_keras.pictures.contact_sheets import save_png
 from igpt_keras.runs.callbacks import Callbacks
 from igpt_keras.runs.folder import SNAPSHOTS
 from igpt_keras.runs.model_training import ModelTraining
-from igpt_keras.runs.pretrain_settings import Settings
+from igpt_keras.runs.options import DataOptions
+from igpt_keras.runs.pretrain_settings import Settings, check_probe_layer
 from igpt_keras.runs.result import Result, describe_model
 from igpt_keras.runs.tokenizers import fit_palette
 from igpt_keras.saving import MODEL_FOLDER, TOKENIZER_ERROR
@@ -76,7 +79,19 @@ class Pretrain(ModelTraining[Settings]):
         settings = settings.completed()
         settings.config(settings.read_tokenizer())
 
+    @cached_property
+    def _probe_data(self) -> DataOptions | None:
+        """The labeled images of the probe; None without one."""
+        if self.settings.probe_data is None:
+            return None
+        return dataclasses.replace(
+            self.data, data=self.settings.probe_data, train_on_validation=False
+        )
+
     def _load(self) -> None:
+        if self._probe_data is not None:
+            self._probe_data.data_set.labeled_train()
+            check_probe_layer(self.settings)
         self.held_out = self.data.held_out
         self.class_names: list[str] | None = None
         if self.settings.class_conditional:
@@ -92,7 +107,10 @@ class Pretrain(ModelTraining[Settings]):
         return data_set.class_names
 
     def fingerprints(self) -> dict[str, Any]:
-        return {"images": self.data.fingerprints()}
+        images = {"images": self.data.fingerprints()}
+        if self._probe_data is None:
+            return images
+        return {**images, "probe_data": self._probe_data.fingerprints()}
 
     def _global_batch_size(self) -> int:
         return self.settings.batch_size
@@ -171,6 +189,7 @@ class Pretrain(ModelTraining[Settings]):
             others={"snapshots": snapshots},
         )
         validation = self._inputs(self.held_out, model)
+        probe = [] if self._probe_data is None else [self._probe(self._probe_data, model)]
         with self._fitting(checkpoints):
             recipes.pretrain(
                 model,
@@ -180,7 +199,7 @@ class Pretrain(ModelTraining[Settings]):
                 epochs=len(schedule.evaluations),
                 steps_per_epoch=np.diff(schedule.evaluations, prepend=0).tolist(),
                 warmup_steps=schedule.warmup_steps,
-                **self._recipe(checkpoints, callbacks),
+                **self._recipe(checkpoints, callbacks, first=probe),
             )
         return snapshots
 
@@ -189,6 +208,22 @@ class Pretrain(ModelTraining[Settings]):
         images = self.data.tokenize(split, model)
         labels = None if self.class_names is None else images.labels
         return masked_inputs(model, images.tokens, self.settings.seed, labels=labels)
+
+    def _probe(self, data: DataOptions, model: ImageGPT) -> ProbeCallback:
+        """Returns the callback that adds the accuracy of a probe to the logs."""
+        train, validation = (
+            data.tokenize(split, model) for split in (data.data_set.train, data.held_out)
+        )
+        return ProbeCallback(
+            train.tokens,
+            train.labels,
+            validation.tokens,
+            validation.labels,
+            layer=self.settings.probe_layer,
+            batch_size=self.evaluation_batch_size,
+            seed=self.settings.seed,
+            writes=self.is_chief,
+        )
 
     def _about(self) -> dict[str, Any]:
         """Returns what a model folder says of its training."""
@@ -232,6 +267,7 @@ class Pretrain(ModelTraining[Settings]):
                 "step": [record["step"] for record in evaluations],
                 "loss": _means_between(records, evaluations),
                 "val_loss": [record["val_loss"] for record in evaluations],
+                **_recorded(ACCURACY, evaluations),
             },
             "snapshots": [
                 {**saved, "path": f"{SNAPSHOTS}/{saved['path']}"} for saved in snapshots.saved
@@ -282,6 +318,12 @@ class Pretrain(ModelTraining[Settings]):
         known = known_rows(size, keep_rows)
         title = f"Held-out images, completed by {self.output.name}"
         return {"completions": completion_sheet(pixels, completions.images, known, title=title)}
+
+
+def _recorded(name: str, evaluations: list[dict]) -> dict[str, list[float]]:
+    """Returns the values of a metric by its name, if the evaluations have it."""
+    values = [record[name] for record in evaluations if name in record]
+    return {name: values} if values else {}
 
 
 def _means_between(records: list[dict], evaluations: list[dict]) -> list[float]:

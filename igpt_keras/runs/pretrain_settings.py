@@ -45,6 +45,9 @@ class Settings(Duration, ModelTrainingOptions, AttentionOptions):
         label_dropout: Probability that training hides an image's label from such a model.
         snapshots: Number of models to keep: the last one, and those at the steps nearest to
             1/2, 1/4, … of all; fewer where these are the same step.
+        probe_data: A source of labeled images, such as "folder:photos", to whose features a
+            ridge probe is fitted at every evaluation; None for no probe.
+        probe_layer: Layer of these features; None for the middle one.
         seed: Seed of every random choice.
 
     Raises:
@@ -68,6 +71,8 @@ class Settings(Duration, ModelTrainingOptions, AttentionOptions):
     class_conditional: bool = False
     label_dropout: float = presets.LABEL_DROPOUT
     snapshots: int = len(paper.SNAPSHOT_FRACTIONS)
+    probe_data: str | None = None
+    probe_layer: int | None = None
     seed: int = 0
 
     def __post_init__(self):
@@ -81,6 +86,8 @@ class Settings(Duration, ModelTrainingOptions, AttentionOptions):
         check_label_dropout(self.label_dropout)
         if self.snapshots < 1:
             raise InputError(f"snapshots must be at least 1, got {self.snapshots}")
+        if self.probe_layer is not None and self.probe_data is None:
+            raise InputError(f"probe_layer={self.probe_layer} needs probe_data, got none")
         if self.tokenizer is None:
             self.config()  # Raises what is wrong with the sizes.
 
@@ -191,6 +198,13 @@ class Schedule:
     warmup_steps: int
     evaluations: list[int]
     snapshots: set[int]
+
+
+def check_probe_layer(settings: Settings) -> None:
+    """Raises `InputError` if completed settings name a layer that the model does not have."""
+    layer, last = settings.probe_layer, settings.num_layers
+    if layer is not None and not 0 <= layer <= (last or 0):
+        raise InputError(f"probe_layer must lie in 0…{last}, got {layer}")
 
 
 def _nearest(numerator: int, denominator: int) -> int:

@@ -92,7 +92,7 @@ class Training(Run[SettingsT]):
                 )
         for name, fingerprint in self.fingerprints().items():
             if content[name] != fingerprint:
-                given = options["model"] if name == "model" else " ".join(options["data"])
+                given = " ".join(options["data"]) if name == "images" else options[name]
                 raise InputError(
                     f"{name} {given} changed since {self.output} began, or is another one"
                 )
@@ -138,7 +138,7 @@ class Training(Run[SettingsT]):
 
     @abc.abstractmethod
     def fingerprints(self) -> dict[str, Any]:
-        """Returns what changes when the "images", or the "model" to begin with, change."""
+        """Returns what changes when the "images" change, or those of another option."""
 
     @abc.abstractmethod
     def _global_batch_size(self) -> int:

@@ -1,3 +1,4 @@
+import inspect
 import json
 
 import keras
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import RidgeClassifier
 
-from igpt_keras import ImageGPT, InputError
+from igpt_keras import ColorPalette, ImageGPT, ImageGPTConfig, InputError
 from igpt_keras.evaluation.probe_callback import ProbeCallback
 from igpt_keras.evaluation.probe_methods.ridge import ALPHAS
 from igpt_keras.training.callbacks.history_logger import HistoryLogger
@@ -58,6 +59,47 @@ def test_masks_are_the_same_in_every_epoch(config, randomized):
     for epoch in range(2):
         callback.on_epoch_end(epoch, logs[epoch])
     assert logs[0] == logs[1]
+
+
+def test_images_are_probed_as_their_tokens(config, randomized, palette):
+    generator = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    images = (generator.integers(0, 130, (40, 4, 4, 3)) + 125 * labels[:, None, None, None]).astype(
+        np.uint8
+    )
+    model = randomized(ImageGPT(config, tokenizer=palette))
+    accuracies = []
+    for inputs in (images, palette.bind(4).tokenize(images)):
+        callback = ProbeCallback(inputs[:24], labels[:24], inputs[24:], labels[24:])
+        callback.set_model(model)
+        callback.on_train_begin()
+        logs = {}
+        callback.on_epoch_end(0, logs)
+        accuracies.append(logs["val_probe_accuracy"])
+    assert accuracies[0] == accuracies[1] > 0.8
+
+
+@pytest.mark.slow
+def test_its_example_runs(randomized, tmp_path, monkeypatch):
+    palette = ColorPalette(np.random.default_rng(0).uniform(-1, 1, (16, 3)))
+    sizes = ImageGPTConfig(8, 16, hidden_dim=16, num_layers=1, num_heads=2)
+    ImageGPT(sizes, tokenizer=palette).save_to_preset(tmp_path / "digits-model")
+    monkeypatch.chdir(tmp_path)
+    code = ProbeCallback.__doc__.split("```python\n")[1].split("```")[0]
+    namespace = {}
+    exec(inspect.cleandoc(code), namespace)
+    accuracies = namespace["history"].history["val_probe_accuracy"]
+    assert len(accuracies) == 2 and min(accuracies) > 0.2
+
+
+def test_a_worker_that_does_not_write_leaves_the_logs(config):
+    train, held_out = labeled_tokens()
+    callback = ProbeCallback(*train, *held_out, writes=False)
+    callback.set_model(ImageGPT(config))
+    callback.on_train_begin()
+    logs = {}
+    callback.on_epoch_end(0, logs)
+    assert logs == {}
 
 
 @pytest.mark.slow
