@@ -1,6 +1,6 @@
 """The tables: measured rows with the paper's, one table for each data set."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from igpt_keras.report import published
@@ -18,6 +18,7 @@ from igpt_keras.report.page import ABSENT, Exhibit, Table, known, nll, percent, 
 from igpt_keras.report.runs import Entry, Findings, FineTuning, LowData, Model, Probe
 
 Row = tuple[str, ...]
+ACCURACIES = ("validation, %", "test, %", "vote, %")
 T = TypeVar("T")
 
 
@@ -192,8 +193,8 @@ def fine_tuning(findings: Findings) -> list[Exhibit]:
     for entries in grouped(findings.fine_tunings, lambda entry: entry.data_set):
         data_set = entries[0].data_set
         paper = _paper_rows(published.FINE_TUNINGS, entries[0])
-        rows = [_fine_tuning_row(entry) for entry in entries]
-        rows += [
+        ours = [_fine_tuning_row(entry) for entry in entries]
+        papers = [
             (
                 *("paper", row.model, ABSENT, row.pretraining, *[ABSENT] * 5),
                 known(row.image_size, square),
@@ -203,17 +204,10 @@ def fine_tuning(findings: Findings) -> list[Exhibit]:
         ]
         header = (
             *("from", "run", "objective", "start", "L_GEN weight", "learning rate", "head"),
-            *(
-                "trained",
-                "parameters",
-                "input",
-                "images",
-                "validation, %",
-                "test, %",
-                "vote, %",
-                "test L_GEN",
-            ),
+            *("trained", "parameters", "input", "images", *ACCURACIES, "test L_GEN"),
         )
+        measured = ("from", "run", "start", *ACCURACIES, "test L_GEN")
+        header, rows, constants = _without_constants(header, ours, papers, measured)
         caption = (
             f"Networks fine-tuned on {data_set} with L_CLF + weight · L_GEN. Validation chose the "
             "epoch (early stopping); compare settings by validation accuracy. The other "
@@ -221,7 +215,7 @@ def fine_tuning(findings: Findings) -> list[Exhibit]:
             "chosen. BERT's inputs are masked: with one mask, and with the vote of several. "
             "“Images” is the number of training images, “head” the layer that the class head "
             "reads. “Trained” are all weights, or LoRA adapters of a rank, without frozen first "
-            "blocks; “parameters” says how many trained, of how many. "
+            f"blocks; “parameters” says how many trained, of how many. {constants}"
             f"{_about_paper(paper, entries[0])}"
         )
         exhibits += _exhibits(data_set, header, rows, caption, entries, findings)
@@ -335,6 +329,32 @@ def _exhibits(
         return []
     runs = with_origins((entry.run for entry in entries), findings)
     return [Exhibit(heading, Table(header, tuple(rows)), caption, runs)]
+
+
+def _without_constants(
+    header: Row, ours: Sequence[Row], paper: Sequence[Row], measured: Collection[str]
+) -> tuple[Row, list[Row], str]:
+    """Leaves out columns that tell no row from another.
+
+    Args:
+        header: Names of the columns.
+        ours: Our rows.
+        paper: The paper's, which lack some values.
+        measured: Columns that stay unless they are empty.
+
+    Returns:
+        The header, all rows, and a sentence for the caption with what all rows have in common.
+    """
+    shown, constants = [], []
+    for index, name in enumerate(header):
+        values = {row[index] for row in ours} | {row[index] for row in paper} - {ABSENT}
+        if len(values) > 1 or (name in measured and values != {ABSENT}):
+            shown.append(index)
+        elif values != {ABSENT}:
+            constants.append(f"{name} {values.pop()}")
+    sentence = f"All of our runs have: {', '.join(constants)}. " if constants else ""
+    rows = [tuple(row[index] for index in shown) for row in (*ours, *paper)]
+    return tuple(header[index] for index in shown), rows, sentence
 
 
 def _size(model: Model) -> Row:

@@ -205,7 +205,7 @@ def test_tables_show_what_was_measured(everything, tmp_path):
     published = [row["test accuracy, %"] for row in transfer if row["from"] == "paper"]
     assert published == ["94.0", "95.3", "96.3"]
 
-    tuned = page.table("L_GEN weight")
+    tuned = page.table("vote, %")
     columns = ("run", "start", "validation, %", "test, %", "vote, %", "test L_GEN")
     assert [tuple(row[name] for name in columns) for row in tuned if row["from"] == "ours"] == [
         ("ar", "pretrained", "72.0", "71.1", "–", "2.1234"),
@@ -396,12 +396,25 @@ def test_folded_validation_is_said(tmp_path):
     change(before, lambda result: result["metrics"].pop("trainable_parameters"))
     page = report(tmp_path / "runs", tmp_path / "out")
     assert "of the test split: final." in page.text
-    rows = {row["run"]: row for row in page.table("L_GEN weight")}
+    rows = {row["run"]: row for row in page.table("validation, %")}
     assert rows["final"]["validation, %"] == "–"
     trained = {name: (row["trained"], row["parameters"]) for name, row in rows.items()}
     assert trained["final"] == ("weights", "1,234 of 56,789")
     assert trained["searched"] == ("LoRA 4, 1 frozen", "1,234 of 56,789")
     assert trained["before"] == ("weights", "–")
+
+
+def test_what_all_fine_tunings_have_in_common_stands_in_the_caption(tmp_path):
+    for name, rate in (("low", 1e-4), ("high", 1e-3)):
+        runs.fine_tuning(tmp_path / "runs" / name, learning_rate=rate)
+    page = report(tmp_path / "runs", tmp_path / "out")
+    (header,) = [table[0] for table in page.tables if "validation, %" in table[0]]
+    # One accuracy and one L_GEN, but readers look for what was measured. The paper's input differs.
+    settings = ["from", "run", "start", "learning rate", "input"]
+    assert header == [*settings, "validation, %", "test, %", "test L_GEN"]
+    rates = {row["learning rate"] for row in page.table("learning rate")}
+    assert rates == {"0.0001", "0.001", "–"}
+    assert "All of our runs have: objective AR, L_GEN weight 1, head last, trained" in page.text
 
 
 def test_a_probe_of_some_layers_has_no_row_for_the_last(tmp_path):
