@@ -278,16 +278,28 @@ class TestTraining:
         images = photographs(16, 24)
         # What is drawn comes from the first replica's share of a batch.
         settings = {"start_from_data": False, "restart_below": 0.0, **SMALL}
-        ends = []
+        # The replicas' shares of a batch differ.
+        images[4::8] //= 4
+        ends, logs = [], {"none": [], "mirrored": []}
         for kind in ("none", "mirrored"):
             with make_strategy(kind).scope():
                 keras.utils.set_random_seed(3)
                 tokenizer = VQVAE(16, 1, codebook_size=8, **settings)
                 tokenizer.compile(keras.optimizers.SGD(0.05))
-            tokenizer.fit(images, batch_size=8, epochs=3, shuffle=False, verbose=0)
+            note = keras.callbacks.LambdaCallback(
+                on_train_batch_end=lambda batch, logs, of=logs[kind]: of.append(dict(logs)),
+                on_test_batch_end=lambda batch, logs, of=logs[kind]: of.append(dict(logs)),
+            )
+            settings_of_fit = {"batch_size": 8, "verbose": 0, "callbacks": [note]}
+            history = tokenizer.fit(images, epochs=3, shuffle=False, **settings_of_fit).history
+            logs[kind] += [{name: each[-1] for name, each in history.items()}]
+            tokenizer.evaluate(images, **settings_of_fit)
             ends.append(tokenizer.weights)
+        assert len(logs["none"]) == 3 * 3 + 1 + 3
+        for of_one, of_two in zip(logs["none"], logs["mirrored"], strict=True):
+            assert of_two == pytest.approx(of_one, rel=1e-4)
         for of_one, of_two in zip(*ends, strict=True):
-            np.testing.assert_allclose(of_one, of_two, atol=1e-5, err_msg=of_one.path)
+            np.testing.assert_allclose(of_one, of_two, rtol=1e-5, atol=1e-5, err_msg=of_one.path)
 
     @pytest.mark.slow
     def test_replicas_start_from_the_same_vectors(self):

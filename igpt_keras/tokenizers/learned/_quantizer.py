@@ -171,7 +171,8 @@ class CodeUsage(keras.metrics.Metric):
         self.counts = self.add_variable((codebook_size,), initializer="zeros", name="counts")
 
     def update_state(self, indices: Tensor) -> None:
-        self.counts.assign_add(count(indices, self.codebook_size))
+        # Summed at once: each replica reports its result after every batch.
+        self.counts.assign_add(sum_over_replicas(count(indices, self.codebook_size)))
 
     def result(self) -> dict[str, Tensor]:
         shares = self.counts / ops.maximum(ops.sum(self.counts), 1)
@@ -180,19 +181,38 @@ class CodeUsage(keras.metrics.Metric):
         return {"perplexity": ops.exp(entropy), "used_codes": used}
 
 
-def has_replicas() -> bool:
-    """Returns whether this is the scope of a `tf.distribute` strategy of several replicas."""
+def num_replicas() -> int:
+    """Returns the number of replicas of the `tf.distribute` strategy whose scope this is."""
     if keras.backend.backend() != "tensorflow":
-        return False
+        return 1
     import tensorflow as tf
 
-    return tf.distribute.get_strategy().num_replicas_in_sync > 1
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def has_replicas() -> bool:
+    """Returns whether this is the scope of a `tf.distribute` strategy of several replicas."""
+    return num_replicas() > 1
 
 
 def sum_over_replicas(values: Any) -> Any:
     """Returns the sums of tensors over the replicas of a `tf.distribute` strategy."""
     replica = _replica_context()
     return values if replica is None else replica.all_reduce("SUM", values)
+
+
+def loss_of_replica(model: keras.Model, quantizer: keras.Layer) -> Tensor:
+    """Returns the loss of a replica's images, divided by the number of replicas.
+
+    The replicas take turns in a call and share the lists of losses, so that Keras would count the
+    losses of the first ones more than once. Each replica's own are the last of their lists.
+
+    Args:
+        model: A model that added one loss.
+        quantizer: Its last layer, the only one that added another.
+    """
+    of_quantizer = quantizer.losses
+    return (model.losses[-1 - len(of_quantizer)] + of_quantizer[-1]) / num_replicas()
 
 
 def of_first_replica(values: Tensor) -> Tensor:

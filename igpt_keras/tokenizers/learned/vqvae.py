@@ -34,6 +34,7 @@ from igpt_keras.tokenizers.learned._quantizer import (
     CodeUsage,
     VectorQuantizer,
     has_replicas,
+    loss_of_replica,
     nearest,
     sum_over_replicas,
 )
@@ -265,12 +266,16 @@ class VQVAE(keras.Model, ImageTokenizer):
         sample_weight: Tensor | None = None,
         training: bool = True,
     ) -> Tensor:
+        # Before the metrics are summed over the replicas: another one may take its turn then.
+        own_loss = loss_of_replica(self, self.quantizer) if has_replicas() else None
         error = ops.mean(ops.square(y_pred["images"] - ops.cast(x, "float32")))
         size: Any = ops.shape(x)
         self.reconstruction_loss.update_state(
             error / self.data_variance, sample_weight=ops.cast(size[0], "float32")
         )
         self.code_usage.update_state(y_pred["tokens"])
+        if own_loss is not None:
+            return own_loss
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def _tokenize(self, images: np.ndarray) -> np.ndarray:
