@@ -363,12 +363,29 @@ def _nan_where(condition, dtype):
     return ops.cast(ops.where(condition, float("nan"), 0.0), dtype)
 
 
+class Projection(keras.layers.Dense):
+    """A dense layer whose adapters (LoRA) are multiplied with the input, not with each other.
+
+    Keras adds their product to the kernel, so that the gradient passes through a matrix of the
+    kernel's size, and a second kernel is in memory. Here x W + (x A) B needs neither.
+    """
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        if not self.lora_enabled:
+            return super().call(inputs, training)
+        # `kernel` is the sum; the weight itself was the first one that was added.
+        outputs = ops.matmul(inputs, self.weights[0])
+        update = ops.matmul(ops.matmul(inputs, self.lora_kernel_a), self.lora_kernel_b)
+        outputs = outputs + (self.lora_alpha / self.lora_rank) * update
+        return outputs if self.bias is None else outputs + self.bias
+
+
 def _projection(
     units: int, stddev: float, name: str, layer: SelfAttention | MLP
 ) -> keras.layers.Dense:
     """Returns a projection of `layer`, with its bias and dtype settings."""
     initializer: Any = RandomNormal(stddev=stddev)
-    return keras.layers.Dense(
+    return Projection(
         units,
         use_bias=layer.use_bias,
         kernel_initializer=initializer,

@@ -25,11 +25,10 @@ CGROUP = pathlib.Path("/sys/fs/cgroup")
 def state_bytes(config: ImageGPTConfig, mixed: bool, trained: int | None = None) -> int:
     """Weights, gradients, and Adam's two moments, float32; if `mixed`, weights in bfloat16 too.
 
-    `trained` parameters have moments; None for all. Adapters need in the place of a kernel's
-    gradient the sum of the kernel and their product.
+    `trained` parameters have gradients and moments; None for all.
     """
     count = config.parameter_count()
-    return (4 + 4 + 2 * mixed) * count + 8 * (count if trained is None else trained)
+    return (4 + 2 * mixed) * count + (4 + 8) * (count if trained is None else trained)
 
 
 def trained_parameters(

@@ -7,10 +7,12 @@ import shutil
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import igpt_keras
 from igpt_keras import ImageGPT, ImageGPTClassifier, InputError
 from igpt_keras.models.partial_training import count_parameters
+from igpt_keras.network.layers import Projection
 from tests.models.batches import LABELS, as_array
 
 MOMENTS = ("_momentum", "_velocity")
@@ -84,6 +86,43 @@ def test_new_adapters_change_nothing_and_merged_ones_compute_what_they_did(
         kernel = as_array(getattr(getattr(before, part), projection).kernel)
         np.testing.assert_allclose(as_array(layer.kernel), kernel + by_hand[name], atol=1e-5)
     assert all(weight.trainable for weight in classifier.weights)
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_a_step_of_adapters_makes_no_matrix_of_a_kernels_size(use_bias):
+    projection = Projection(7, use_bias=use_bias)
+    projection.build((None, 5))
+    projection.enable_lora(2)
+    for weight in projection.weights:
+        weight.assign(np.random.default_rng(0).normal(0, 1, weight.shape))
+
+    @tf.function
+    def step(x):
+        with tf.GradientTape() as tape:
+            y = projection(x)
+            loss = tf.reduce_sum(y**2)
+        return y, tape.gradient(loss, [projection.lora_kernel_a, projection.lora_kernel_b])
+
+    x = np.random.default_rng(1).normal(0, 1, (3, 5)).astype(np.float32)
+    y, (of_a, of_b) = step(x)
+    kernel, a, b = (
+        as_array(weight).astype(np.float64)
+        for weight in (projection.weights[0], projection.lora_kernel_a, projection.lora_kernel_b)
+    )
+    bias = as_array(projection.bias) if use_bias else 0
+    expected = x @ (kernel + a @ b) + bias
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(of_a, x.T @ (2 * expected) @ b.T, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(of_b, a.T @ x.T @ (2 * expected), rtol=1e-4, atol=1e-3)
+    # What no result needs is built, but does not run.
+    needed, open_tensors = set(), list(step.get_concrete_function(x).graph.outputs)
+    while open_tensors:
+        tensor = open_tensors.pop()
+        if tensor.op not in needed:
+            needed.add(tensor.op)
+            open_tensors += tensor.op.inputs
+    makers = {op.type for op in needed for output in op.outputs if output.shape == (5, 7)}
+    assert makers == {"ReadVariableOp"}
 
 
 @pytest.mark.parametrize("use_bias", [False, True])

@@ -93,15 +93,15 @@ def config():
     return ImageGPTConfig(**SIZES[0])
 
 
-def test_only_what_trains_has_moments(config):
+def test_only_what_trains_has_a_gradient_and_moments(config):
     d, layers, count = config.hidden_dim, config.num_layers, config.parameter_count()
     assert trained_parameters(config, None, 0, 10) is None
     adapters = trained_parameters(config, 4, 1, 10)
     assert adapters == (layers - 1) * 4 * 16 * d + 10 * d
     saved = state_bytes(config, mixed=False) - state_bytes(config, False, adapters)
-    assert saved == 8 * (count - adapters)
+    assert saved == 12 * (count - adapters)
     whole, part = (Layout(24, trained=n).training_bytes(config) for n in (None, adapters))
-    # Adam's moments, in training and in the copies of a checkpoint.
+    # In training, and Adam's moments in the copies of a checkpoint.
     assert whole - part >= saved
     frozen = trained_parameters(config, None, layers, 10)
     assert frozen == config.parameter_count(num_classes=10) - layers * 12 * d * d
