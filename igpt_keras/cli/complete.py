@@ -8,6 +8,7 @@ import click
 from igpt_keras.cli.command import command, command_line, option
 from igpt_keras.cli.options import COUNT, IMAGES, PATH, SHIPPED_MODEL, output, overwrite, seed
 from igpt_keras.cli.sampler_options import SAMPLER, SamplerCommand
+from igpt_keras.cli.signals import ending_on_sigterm
 from igpt_keras.sampling.samplers import Sampler
 from igpt_keras.wording import plural
 
@@ -140,7 +141,7 @@ def generate(run: Any, progress: str, noun: str) -> None:
     from igpt_keras.cli.stages import StageBars
     from igpt_keras.pictures.completions import SHEET_FILE
 
-    with StageBars() as bars:
+    with ending_on_sigterm(), StageBars() as bars:
         result = run.run([bars] if progress == "auto" and bars.is_shown else [])
     records = result.metrics["completions"]
     for record in records:

@@ -1,22 +1,20 @@
 """`igpt demo`: models on a page in the browser."""
 
-import contextlib
 import os
 import pathlib
 import re
 import signal
-import sys
 import tempfile
 import threading
 import webbrowser
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import click
 
 from igpt_keras.cli.command import argument, command, option
 from igpt_keras.cli.options import SHIPPED_MODEL
 from igpt_keras.cli.serve import PORT
-from igpt_keras.cli.signals import SIGNALS
+from igpt_keras.cli.signals import SIGNALS, ending_on_sigterm
 from igpt_keras.errors import InputError
 from igpt_keras.stages import stage
 
@@ -121,15 +119,3 @@ def distinct_names(models: Sequence[str]) -> list[str]:
             return names
     twice = next(model for model, path in zip(models, paths, strict=True) if paths.count(path) > 1)
     raise InputError(f"each MODEL must be given once, got {twice} twice")
-
-
-@contextlib.contextmanager
-def ending_on_sigterm() -> Iterator[None]:
-    """Lets SIGTERM unwind the block, as Ctrl-C does, so that temporary files are removed."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

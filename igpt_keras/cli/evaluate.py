@@ -16,6 +16,7 @@ from igpt_keras.cli.options import (
     seed,
 )
 from igpt_keras.cli.set_comparison import print_comparison
+from igpt_keras.cli.signals import ending_on_sigterm
 from igpt_keras.cli.training import print_bad_images
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def evaluate(
         overwrite=overwrite,
         command=command_line(),
     )
-    with StageBars() as bars:
+    with ending_on_sigterm(), StageBars() as bars:
         result = run.run([bars])
     print_bad_images(data)
     _show(result.metrics, list(run.held_out), f"{model} on {result.data['name']}")

@@ -18,6 +18,7 @@ from igpt_keras.cli.options import (
     overwrite,
     seed,
 )
+from igpt_keras.cli.signals import ending_on_sigterm
 from igpt_keras.cli.training import print_bad_images
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def probe(
 
     probes = Probe.Settings(model=model, feature_cache=feature_cache, **settings)
     run = Probe.open(probes, data, output, overwrite=overwrite, command=command_line())
-    with StageBars() as bars:
+    with ending_on_sigterm(), StageBars() as bars:
         result = run.run([bars])
     print_bad_images(data)
     _show(result.metrics, probes)

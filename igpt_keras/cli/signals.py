@@ -1,4 +1,4 @@
-"""A second signal ends a command at once."""
+"""How commands end on signals."""
 
 import contextlib
 import os
@@ -48,6 +48,21 @@ def ended_by_second_signal(ending: str, first: str | None = None) -> Iterator[No
         os.close(writing)
         thread.join()
         os.close(reading)
+
+
+@contextlib.contextmanager
+def ending_on_sigterm() -> Iterator[None]:
+    """Lets SIGTERM unwind the block, as Ctrl-C does, so that temporary files are removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _watch(reading: int, on_signal: Callable[[int, int], None]) -> None:

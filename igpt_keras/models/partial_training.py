@@ -56,10 +56,10 @@ class PartialTraining(keras.Model):
     def enable_lora(self, rank: int) -> None:
         """Freezes the pre-trained weights and gives projections adapters that train instead.
 
-        LoRA (Hu et al., 2021) by Keras' `Dense.enable_lora`: a kernel W [k, m] becomes W + A B,
-        with A [k, rank] and B [rank, m], which starts at zero. Every projection of every block
-        that trains gets adapters, 16 d · `rank` weights a block. They and the class head train.
-        Files and exports have the merged weights.
+        LoRA (Hu et al., 2021) by Keras' `Dense.enable_lora`: x W, with a kernel W [k, m], becomes
+        x W + (x A) B, with A [k, rank] and B [rank, m], which starts at zero. Every projection of
+        every block that trains gets adapters, 16 d · `rank` weights a block. They and the class
+        head train. Files and exports have the merged weights.
 
         Args:
             rank: Rank of A B, at least 1.

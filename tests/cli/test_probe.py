@@ -1,5 +1,7 @@
 import json
 import shutil
+import signal
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -282,6 +284,17 @@ def test_a_mistake_is_one_line_and_writes_nothing(igpt, photos, pretrained, tmp_
         )
         assert status == 2 and numbers in error
     assert not run.exists()
+
+
+def test_sigterm_ends_it_and_leaves_nothing(igpt, photos, pretrained, tmp_path):
+    arguments = ("probe", pretrained("ar"), "--data", f"folder:{photos}")
+    before = set(tmp_path.iterdir()), signal.getsignal(signal.SIGTERM)
+    # Where features are extracted, the unfinished folder of the run is there.
+    with mock.patch.object(FeatureExtractor, "features") as features:
+        features.side_effect = lambda *_: signal.raise_signal(signal.SIGTERM)
+        status, _, _ = igpt(*arguments, "--output", tmp_path / "run")
+    assert features.called and status == 128 + signal.SIGTERM
+    assert (set(tmp_path.iterdir()), signal.getsignal(signal.SIGTERM)) == before
 
 
 def test_only_results_are_overwritten(igpt, photos, pretrained, tmp_path):
