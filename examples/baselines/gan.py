@@ -130,7 +130,12 @@ def train(
 
     `width` is that of the generator's layers. The discriminator has a fifth of it in maxout
     units of several pieces, as in the papers.
+
+    Raises:
+        InputError: There are too few steps.
     """
+    if steps < EPOCHS:
+        raise igpt_keras.InputError(f"steps must be at least {EPOCHS}, got {steps}")
     keras.utils.set_random_seed(seed)
     num_classes = int(images.labels.max()) + 1 if conditional else 0
     arrays = (images.train, *([tf.one_hot(images.labels, num_classes)] if conditional else []))
@@ -157,20 +162,21 @@ def main() -> None:
     options = parser.parse_args()
     images = read_gray_images(options.data, options.image_size)
     count, seed = options.num_samples or min(MAX_SAMPLES, len(images.train)), options.seed
-    labels = np.arange(count) % (images.labels.max() + 1)
-    plain, by_class = (
-        train(images, options.steps, options.width, conditional, options.k, seed).sample(
-            count, labels if conditional else None, seed
-        )
-        for conditional in (False, True)
-    )
+    num_classes = images.labels.max() + 1  # 0 without labels
+    kinds: dict[str, np.ndarray | None] = {"GAN": None}
+    if num_classes:
+        kinds["conditional GAN"] = np.arange(count) % num_classes
+    drawn = {}
+    for name, labels in kinds.items():
+        gan = train(images, options.steps, options.width, labels is not None, options.k, seed)
+        drawn[name] = gan.sample(count, labels, seed)
     rows = sanity_rows(images, count, seed)
-    rows += [estimate("GAN", plain, images), estimate("conditional GAN", by_class, images)]
+    rows += [estimate(name, samples, images) for name, samples in drawn.items()]
     shown = {
         "training images": images.train,
-        "GAN": plain,
-        "nearest training images": nearest(plain[:SHOWN], images.train),
-        "conditional GAN": by_class,
+        "GAN": drawn["GAN"],
+        "nearest training images": nearest(drawn["GAN"][:SHOWN], images.train),
+        **drawn,
     }
     pictures = {name: to_pictures(pixels[:SHOWN]) for name, pixels in shown.items()}
     if options.model:

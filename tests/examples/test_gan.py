@@ -173,6 +173,12 @@ def test_a_seed_determines_training_and_samples():
     assert (first != other).any()
 
 
+def test_too_few_steps(monkeypatch):
+    monkeypatch.setattr(gan, "EPOCHS", 10)
+    with pytest.raises(igpt_keras.InputError, match="steps must be at least 10, got 9"):
+        gan.train(random_images(), steps=9, width=25)
+
+
 def test_classes_reach_both_networks():
     model = small_gan(CLASSES)
     drawn = [model.sample(2, np.full(2, label), seed=5) for label in (0, 1, 1)]
