@@ -91,6 +91,7 @@ def read_images(
     *,
     augmentation: str = "none",
     decoder: ImageDecoder | None = None,
+    start: int = 0,
     limit: int | None = None,
     seed: int | None = None,
 ) -> LabeledImages:
@@ -101,6 +102,7 @@ def read_images(
         image_size: Side R that they are resized to, in pixels.
         augmentation: As for `tokenize`.
         decoder: As for `tokenize`.
+        start: Number of images to leave out at the beginning.
         limit: Maximum number of images.
         seed: Determines a random choice and order; None for the first images in order.
 
@@ -120,8 +122,9 @@ def read_images(
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit must be at least 1, got {limit}")
-    limit = split.num_examples if limit is None else min(limit, split.num_examples)
-    references = split.in_order() if seed is None else split.shuffled(seed)
+    left = split.num_examples - start
+    limit = left if limit is None else min(limit, left)
+    references = split.in_order(start) if seed is None else split.shuffled(seed, start)
     references = references.unbatch().take(limit).batch(RECORD_BLOCK_SIZE)
     with stage(f"reading {plural(limit, 'image')} of {split.name}"):
         blocks = list(_load(split, references, image_size, None, augmentation, decoder))

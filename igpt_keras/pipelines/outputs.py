@@ -41,6 +41,7 @@ from igpt_keras.pipelines.shards import (
     digest_of_plan,
     fingerprints_of,
     finished,
+    one_source,
     plan_shards,
 )
 from igpt_keras.runs.options import DataOptions
@@ -287,7 +288,7 @@ def _write(
 ) -> OutputManifest:
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
-    data, folder, runner = DataOptions.of(data), expanded(output), runner or BeamRunner()
+    data, folder, runner = one_source(data), expanded(output), runner or BeamRunner()
     path = os.fspath(model)
     if os.path.exists(os.path.expanduser(path)):
         path = os.path.abspath(os.path.expanduser(path))

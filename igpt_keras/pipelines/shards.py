@@ -178,21 +178,43 @@ def split_of(data: DataOptions, name: str) -> Split | None:
     return {TRAIN: data_set.train, VALIDATION: data_set.validation, TEST: data_set.test}[name]
 
 
+def one_source(data: DataOptions | str) -> DataOptions:
+    """Returns the options of one source, with the augmentation that the source has of its own.
+
+    Raises:
+        InputError: There are several sources.
+    """
+    data = DataOptions.of(data)
+    if len(data.data) > 1:
+        raise InputError(
+            f"data must be one source, got {' '.join(data.data)}; prepare each source by itself"
+        )
+    (source,) = data.data_set.sources
+    if source.augmentation in (None, data.augmentation):
+        return data
+    return dataclasses.replace(data, augmentation=source.augmentation)
+
+
+def sections(split: str, num_examples: int, images_per_shard: int) -> list[Shard]:
+    """Divides the images of a split into shards; the last one has less."""
+    starts = range(0, num_examples, images_per_shard)
+    return [
+        Shard(split, index, len(starts), start, min(start + images_per_shard, num_examples))
+        for index, start in enumerate(starts)
+    ]
+
+
 def plan_shards(data: DataOptions, images_per_shard: int) -> list[Shard]:
     """Divides all splits into shards.
 
     Args:
         data: One source.
-        images_per_shard: Number of images of a shard; the last one of a split has less.
+        images_per_shard: Number of images of a shard.
 
     Raises:
-        InputError: There are several sources, or `images_per_shard` is not a positive multiple of
-            `RECORD_BLOCK_SIZE`, the number of images that a tokenizer is given at a time.
+        InputError: `images_per_shard` is not a positive multiple of `RECORD_BLOCK_SIZE`, the
+            number of images that a tokenizer is given at a time.
     """
-    if len(data.data) > 1:
-        raise InputError(
-            f"data must be one source, got {' '.join(data.data)}; prepare each source by itself"
-        )
     if images_per_shard < 1 or images_per_shard % RECORD_BLOCK_SIZE:
         raise InputError(
             f"images_per_shard must be a multiple of {RECORD_BLOCK_SIZE}, got {images_per_shard}"
@@ -201,12 +223,7 @@ def plan_shards(data: DataOptions, images_per_shard: int) -> list[Shard]:
     for name in (TRAIN, VALIDATION, TEST):
         split = split_of(data, name)
         if split is not None:
-            total = split.num_examples
-            starts = range(0, total, images_per_shard)
-            shards += [
-                Shard(name, index, len(starts), start, min(start + images_per_shard, total))
-                for index, start in enumerate(starts)
-            ]
+            shards += sections(name, split.num_examples, images_per_shard)
     return shards
 
 

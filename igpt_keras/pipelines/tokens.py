@@ -25,6 +25,7 @@ from igpt_keras.data.token_files import (
 from igpt_keras.data.tokenization import token_blocks
 from igpt_keras.file_systems import expanded, replaced_file, write_json_file
 from igpt_keras.pipelines.beam import BeamRunner
+from igpt_keras.pipelines.palettes import fit_to_sample
 from igpt_keras.pipelines.shards import (
     Finished,
     Shard,
@@ -33,14 +34,17 @@ from igpt_keras.pipelines.shards import (
     digest_of_plan,
     fingerprints_of,
     finished,
+    one_source,
     plan_shards,
 )
 from igpt_keras.runs.options import DataOptions
-from igpt_keras.runs.tokenizers import IMAGE_SIZE, fit_palette
+from igpt_keras.runs.tokenizers import IMAGE_SIZE
 from igpt_keras.tokenizers import ImageTokenizer
 from igpt_keras.tokenizers.base import TOKENIZER_FILE
 
 IMAGES_PER_SHARD = 8192
+# Of the images that a palette is fitted to, until it is.
+SAMPLE_FOLDER = "sample"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +117,7 @@ def write_tokens(
         data = igpt_keras.open_data("tokens:digits-tokens")
         ```
     """
-    data, folder, runner = DataOptions.of(data), expanded(output), runner or BeamRunner()
+    data, folder, runner = one_source(data), expanded(output), runner or BeamRunner()
     shards = plan_shards(data, images_per_shard)
     fitted = {"image_size": image_size, "num_colors": num_colors, "seed": seed}
     plan: dict[str, Any] = {
@@ -125,7 +129,10 @@ def write_tokens(
     }
     begin(folder, plan, MANIFEST, overwrite)
     if tokenizer is None:
-        tokenizer = _written_tokenizer(folder) or fit_palette(data, image_size, num_colors, seed)
+        sample = os.path.join(folder, SAMPLE_FOLDER)
+        tokenizer = _written_tokenizer(folder) or fit_to_sample(
+            sample, digest_of_plan(plan), data, runner, **fitted
+        )
         tokenizer = tokenizer.bind(image_size)
     _write_tokenizer(tokenizer, folder)
     digest = digest_of_plan(plan | {"tokenizer": _description(tokenizer)})

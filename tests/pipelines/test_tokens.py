@@ -95,13 +95,23 @@ def test_tokens_take_as_few_bytes_as_they_need(photos, tmp_path):
     ]
 
 
-def test_a_palette_is_fitted_as_by_its_command(photos, tmp_path):
+def test_a_palette_is_fitted_as_by_its_command(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("igpt_keras.pipelines.palettes.IMAGES_PER_SHARD", 20)
     fitted = {"tokenizer": None, "image_size": 4, "num_colors": 6, "seed": 3}
     write(photos, tmp_path / "tokens", **fitted)
     palette = open_data(f"tokens:{tmp_path / 'tokens'}").train.tokenizer
     expected = fit_palette(DataOptions.of(photos), 4, 6, 3)
     np.testing.assert_array_equal(palette.colors, expected.colors)
     assert palette.image_size == 4
+    assert not (tmp_path / "tokens" / "sample").exists()
+
+
+def test_a_source_may_have_an_augmentation_of_its_own(photos, tmp_path):
+    manifest = write(f"{photos}@augmentation=imagenet", tmp_path / "tokens")
+    assert manifest.augmentation == "imagenet"
+    expected = tokenize(open_data(photos).test, COLORS.bind(4), augmentation="imagenet")
+    read = tokenize(open_data(f"tokens:{tmp_path / 'tokens'}").test, COLORS.bind(4))
+    np.testing.assert_array_equal(read.tokens, expected.tokens)
 
 
 def test_shards_that_are_done_stay_when_the_work_goes_on(photos, written, tmp_path):

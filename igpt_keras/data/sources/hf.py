@@ -89,7 +89,7 @@ class HubSplit(IndexedSplit):
     def __getitem__(self, index: int) -> Record:
         content, label, path = self._read(index)
         name = f"{self.name} #{index}" + (f" ({printable(path)})" if path else "")
-        return Record(content, label, name)
+        return Record(content, label, name, str(index))
 
     def fingerprint(self) -> str:
         if self._fingerprint is None:
