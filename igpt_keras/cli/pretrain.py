@@ -196,10 +196,10 @@ def pretrain(
     overwrite: bool,
     settings: dict,
 ) -> None:
-    """Train an Image GPT on images, without labels unless --class-conditional is given.
+    """Train an Image GPT on images.
 
-    Only --data and --output are needed; the first line of output says what is trained by default.
-    Writes the folder of the run: the model, snapshots on the way, history.jsonl and TensorBoard
+    Labels are read with --class-conditional and for --probe-data only. Only --data and --output
+    are needed; the first line of output says what is trained by default. Writes the folder of the run: the model, snapshots on the way, history.jsonl and TensorBoard
     events, completions and samples, and result.json with the losses. SIGTERM and Ctrl-C end the
     training after the current step and save a checkpoint; --resume continues from the last
     checkpoint, also after a crash.

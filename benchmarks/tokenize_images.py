@@ -1,7 +1,7 @@
 """Images a second of `igpt tokenize` with Apache Beam, and of one process without it.
 
     python -m pip install -e '.[beam]'
-    python benchmarks/tokenize.py --images 4000
+    python benchmarks/tokenize_images.py --images 4000
 
 Prints a Markdown table. Each way runs in a process of its own, on the same JPEG files of random
 smooth pictures. Its first row is `igpt_keras.data.tokenize`; seconds do not count the import of
