@@ -198,11 +198,11 @@ def pretrain(
 ) -> None:
     """Train an Image GPT on images.
 
-    Labels are read with --class-conditional and for --probe-data only. Only --data and --output
-    are needed; the first line of output says what is trained by default. Writes the folder of the run: the model, snapshots on the way, history.jsonl and TensorBoard
-    events, completions and samples, and result.json with the losses. SIGTERM and Ctrl-C end the
-    training after the current step and save a checkpoint; --resume continues from the last
-    checkpoint, also after a crash.
+    Labels are read with --class-conditional and for --probe-data only. Only --data and --output are
+    needed; the first line of output says what is trained by default. Writes the folder of the run:
+    the model, snapshots on the way, history.jsonl and TensorBoard events, completions and samples,
+    and result.json with the losses. SIGTERM and Ctrl-C end the training after the current step and
+    save a checkpoint; --resume continues from the last checkpoint, also after a crash.
     """
     from igpt_keras.runs import Pretrain
 

@@ -33,8 +33,9 @@ def score(
     """Write the log-likelihoods of images, in nats.
 
     All splits go through the autoregressive MODEL in shards, which the workers of Apache Beam (the
-    extra beam) write as .npz files of log-likelihoods, labels and ids. An interrupted command continues when it is
-    given again. The folder may be on any file system of TensorFlow, such as gs://.
+    extra beam) write as .npz files of log-likelihoods, labels and ids. An interrupted command
+    continues when it is given again. The folder may be on any file system of TensorFlow, such as
+    gs://.
     """
     from igpt_keras.pipelines import write_scores
 
