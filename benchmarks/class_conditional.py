@@ -105,7 +105,8 @@ def sheet_of(model, class_names, seed):
     ]
     return contact_sheet(
         [[*left, None, *right] for left, right in rows],
-        title=f"Guidance scales 1 and {GUIDANCE_SCALE:g}",
+        cell_size=max(32, model.config.image_size),
+        title=f"Samples of each class with guidance scales 1 and {GUIDANCE_SCALE:g}",
         labels=class_names,
     )
 
@@ -120,7 +121,7 @@ def main() -> None:
     parser.add_argument("--hidden-dim", type=int, default=64)
     parser.add_argument("--num-layers", type=int, default=4)
     parser.add_argument("--num-heads", type=int, default=4)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=0.003)
     parser.add_argument("--seed", type=int, default=0)

@@ -37,7 +37,7 @@ def layout_map(
     the model; the optimizer's state is then split in the same way. The mesh axis "model" splits
     the matrices of the blocks, the token embedding, the token head, and the biases of
     projections that are split by their outputs. Every device has a copy of the rest: norms,
-    start vector, biases added after a sum over devices, position embedding (0.2% of XL's
+    start vectors, biases added after a sum over devices, position embedding (0.2% of XL's
     parameters at 64²) and class head, whose number of classes m need not divide.
 
     Communication in a block, for the states [B, n, d] of a device's images: the attention and
