@@ -6,7 +6,7 @@ Trains a class-conditional model and one without classes with the same sizes, im
 seed, and prints a Markdown table of test accuracies: the class of the largest log p(x | class), a
 logistic regression on the features of the layer that is best on validation, and a classifier that
 is fine-tuned from the model without classes. The picture has samples of every class, without
-guidance and with it. On scikit-learn's digits this takes about five minutes of CPU.
+guidance and with it. On scikit-learn's digits this takes about three minutes of CPU.
 """
 
 import argparse
