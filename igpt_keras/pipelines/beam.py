@@ -84,7 +84,7 @@ class BeamRunner:
 
 @contextlib.contextmanager
 def _without_warnings() -> Iterator[None]:
-    """While Beam is imported, which warns of parts that it lacks on no cloud."""
+    """Around the import of Beam, which warns that its parts for Google Cloud are missing."""
     logging.disable(logging.WARNING)
     try:
         yield
