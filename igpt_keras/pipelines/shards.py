@@ -121,6 +121,7 @@ class Work(abc.ABC):
             # Runners report an exception in words of their own.
             write_json_file(self._path(shard, FAILURE_SUFFIX), {"error": str(error)})
             raise
+        self.forget_failure(shard)
 
     def report(self, shard: Shard) -> Report | None:
         """Returns the report of a shard of this plan; None if there is none."""
@@ -135,7 +136,7 @@ class Work(abc.ABC):
         return None if content is None else content["error"]
 
     def forget_failure(self, shard: Shard) -> None:
-        """Removes what an earlier attempt left."""
+        """Removes what an earlier attempt left, if it failed."""
         path = self._path(shard, FAILURE_SUFFIX)
         if tf.io.gfile.exists(path):
             tf.io.gfile.remove(path)

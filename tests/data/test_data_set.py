@@ -168,7 +168,7 @@ from igpt_keras.data import augmentations, source_kinds
 print(*source_kinds.names(), *augmentations.names(), "tensorflow" in sys.modules)
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    kinds = "array digits folder tar tfds tfrecord"
+    kinds = "array digits folder hf tar tfds tfrecord tokens"
     assert run.stdout.split() == [*kinds.split(), "none", "imagenet", "cifar", "False"]
 
 

@@ -190,8 +190,8 @@ class TestTrainingStream:
         ("settings", "message"),
         [
             ({}, "give either a tokenizer or image_size, got tokenizer=None and image_size=None"),
-            ({"image_size": 8, "cache": "tokens"}, "cache and mask_probability are for tokens"),
-            ({"image_size": 8, "mask_probability": 0.1}, "cache and mask_probability are for"),
+            ({"image_size": 8, "cache": "tokens"}, "cache, mask_probability and label"),
+            ({"image_size": 8, "mask_probability": 0.1}, "cache, mask_probability and label"),
         ],
     )
     def test_unusable_settings_without_a_tokenizer(self, settings, message):

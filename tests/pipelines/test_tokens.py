@@ -183,6 +183,7 @@ def test_bad_images_are_an_error_or_counted_and_listed(tmp_path):
     skipping = DataOptions(source, decoder=ImageDecoder(skip_bad_images=True))
     manifest = write(skipping, output)
     assert manifest.num_examples == {"train": 35, "validation": 4}
+    assert not list(output.glob("*.failed.json"))
     assert list(manifest.bad_images) == [str(folder / "05.png")]
     expected = tokenize(open_data(source).train, COLORS.bind(4), decoder=ImageDecoder(True))
     read = tokenize(open_data(f"tokens:{output}").train, COLORS.bind(4))
