@@ -1,5 +1,6 @@
 """A class-conditional model on the command line: trained, sampled, evaluated, fine-tuned."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ from igpt_keras.data import read_images
 from igpt_keras.data.data_set import open_data
 from igpt_keras.data.image_decoding import read_image
 from igpt_keras.errors import InputError
+from igpt_keras.runs import Pretrain
 from igpt_keras.runs.result import read_result
 
 TINY = ["--image-size", 4, "--num-layers", 1, "--hidden-dim", 16, "--num-heads", 1]
@@ -62,6 +64,7 @@ def test_samples_take_the_labels_in_turn(igpt, trained, tmp_path):
     assert "000.png  light  sampled tokens" in printed
 
 
+@pytest.mark.slow
 def test_completions_take_a_label(igpt, trained, folder, tmp_path):
     output, image = tmp_path / "completed", folder / "test" / "dark" / "0.png"
     arguments = ("--model", trained, "--num-completions", 2, "--label", "light")
@@ -106,6 +109,32 @@ def test_a_classifier_starts_from_the_model_without_a_class(igpt, trained, folde
     assert igpt_keras.load(finetuned).config.num_classes is None
     status, _, errors = igpt("probe", trained, *arguments, "--output", probed)
     assert status == 0, errors
+
+
+class Crash(keras.callbacks.Callback):
+    """Fails after the third batch."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.model.optimizer.iterations.numpy() == 3:
+            raise RuntimeError("crashed")
+
+
+@pytest.mark.slow
+def test_a_resumed_run_ends_as_one_that_was_not_interrupted(folder, tmp_path):
+    settings = Pretrain.Settings(
+        **{"image_size": 4, "num_layers": 1, "hidden_dim": 16, "num_heads": 1, "num_colors": 4},
+        **{"batch_size": 20, "steps": 4, "snapshots": 1, "checkpoint_every": 2},
+        class_conditional=True,
+        label_dropout=0.5,
+    )
+    data, whole, resumed = f"folder:{folder}", tmp_path / "whole", tmp_path / "resumed"
+    Pretrain.open(settings, data, whole).run()
+    with pytest.raises(RuntimeError, match="crashed"):
+        Pretrain.open(settings, data, resumed).run([Crash()])
+    Pretrain.open(settings, data, resumed, resume=True).run()
+    weights = (igpt_keras.load(path).get_weights() for path in (whole, resumed))
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize(
