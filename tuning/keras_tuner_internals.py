@@ -1,5 +1,6 @@
 """What the search uses of keras-tuner beyond its public interface (as of 1.4)."""
 
+import os
 import pathlib
 
 import keras_tuner
@@ -10,6 +11,32 @@ from igpt_keras.json_files import write_json
 
 ORACLE_FILE = "oracle.json"
 TRIAL_FILE = "trial.json"
+TUNER_FILE = "tuner0.json"
+
+
+def asks_another_process() -> bool:
+    """Whether this process is a worker of a search whose oracle another one has, the chief.
+
+    keras-tuner reads the roles from the environment: `KERASTUNER_ORACLE_IP`,
+    `KERASTUNER_ORACLE_PORT`, and `KERASTUNER_TUNER_ID`, which contains "chief" in the chief.
+    """
+    tuner_id = os.environ.get("KERASTUNER_TUNER_ID", "")
+    return "KERASTUNER_ORACLE_IP" in os.environ and "chief" not in tuner_id
+
+
+class OneFileTuner(keras_tuner.Tuner):
+    """A tuner whose file has the same name whether the search runs in one process or in several.
+
+    keras-tuner names it after the process, so a chief would begin anew what one process began.
+    """
+
+    @property
+    def file(self) -> pathlib.Path:
+        """The file that keras-tuner reloads the tuner from."""
+        return pathlib.Path(self.project_dir, TUNER_FILE)
+
+    def _get_tuner_fname(self) -> str:
+        return str(self.file)
 
 
 class AtomicOracle(keras_tuner.Oracle):

@@ -19,12 +19,15 @@ from igpt_keras.runs.folder import only_writer
 from igpt_keras.training.strategies import is_chief
 from tuning.events import write_session
 from tuning.experiments import Experiment
+from tuning.keras_tuner_internals import OneFileTuner, asks_another_process
 from tuning.oracle import LargeToSmallOracle
 from tuning.rates import RATE, Rates
 
 RUN_FOLDER = "run"
 EVENTS_FOLDER = "events"
 SECONDS = "seconds"
+# Between two questions of a worker that waits for the trials of others.
+PAUSE = 1.0
 
 
 class _Failed(keras_tuner.errors.FatalError):
@@ -35,7 +38,7 @@ class _Failed(keras_tuner.errors.FatalError):
         self.error = error
 
 
-class LearningRateSearch(keras_tuner.Tuner):
+class LearningRateSearch(OneFileTuner):
     """Searches the learning rate of an experiment from large to small.
 
     `search()` takes no data: the experiment has them. A search that was interrupted or killed
@@ -46,6 +49,11 @@ class LearningRateSearch(keras_tuner.Tuner):
     A trial that diverged has the status "FAILED", the score NaN and a message that says why.
     `get_best_models` and `get_best_hyperparameters` leave it out, and are empty if every rate
     diverged. Any other error ends the search and is raised unchanged.
+
+    With keras-tuner's variables `KERASTUNER_ORACLE_IP`, `KERASTUNER_ORACLE_PORT` and
+    `KERASTUNER_TUNER_ID`, several processes search in one folder: the one whose ID is "chief"
+    chooses the trials and trains none, the others train. The rates of one combination of other
+    hyperparameters follow each other; combinations are searched side by side.
 
     Args:
         experiment: What a trial trains.
@@ -85,7 +93,10 @@ class LearningRateSearch(keras_tuner.Tuner):
         overwrite: bool = False,
     ):
         self.experiment = experiment
-        self.writes = is_chief(experiment.strategy)
+        self._is_worker_of_chief = asks_another_process()
+        self._leads_trial = is_chief(experiment.strategy)
+        self.writes = self._leads_trial and not self._is_worker_of_chief
+        self._idle = False
         oracle = LargeToSmallOracle(
             experiment.objective, rates or experiment.rates(), tolerance, writes=self.writes
         )
@@ -117,13 +128,26 @@ class LearningRateSearch(keras_tuner.Tuner):
         """
         self.oracle.verbose = verbose
         with only_writer(self.project_dir) if self.writes else contextlib.nullcontext():
-            if self._file.exists():
+            if self.file.exists() and not self._is_worker_of_chief:
                 # Another process may have continued the search since this one read it.
                 self.reload()
             try:
                 super().search()
             except _Failed as failed:
                 raise failed.error from None
+            # keras-tuner's chief of several processes does not call its hooks.
+            self._write_events()
+
+    def pre_create_trial(self) -> None:
+        """Waits if the last answer to a worker was that it has to wait for the trials of others."""
+        if self._idle:
+            time.sleep(PAUSE)
+        self._idle = True
+
+    def on_trial_begin(self, trial: Trial) -> None:
+        """Notes that there is work."""
+        super().on_trial_begin(trial)
+        self._idle = False
 
     def on_search_begin(self) -> None:
         """Saves the search, so that it can be resumed before the first trial has ended."""
@@ -133,7 +157,7 @@ class LearningRateSearch(keras_tuner.Tuner):
         """Trains with the trial's values; returns the objective and the seconds it took."""
         # Frees the model of the previous trial.
         keras.utils.clear_session()
-        if self.writes:
+        if self._leads_trial:
             remove_leftovers(self.get_trial_dir(trial.trial_id))
         settings = self.experiment.settings(trial.hyperparameters)
         objective = self.experiment.objective
@@ -152,10 +176,6 @@ class LearningRateSearch(keras_tuner.Tuner):
         super().on_trial_end(trial)
         self._write_events()
 
-    def on_search_end(self) -> None:
-        """Writes the trials for TensorBoard that a killed process ended but did not write."""
-        self._write_events()
-
     def run_folder(self, trial: Trial) -> pathlib.Path:
         """Returns the folder of the trial's run."""
         return pathlib.Path(self.get_trial_dir(trial.trial_id), RUN_FOLDER)
@@ -164,16 +184,12 @@ class LearningRateSearch(keras_tuner.Tuner):
         """Returns what the trial trained."""
         return self.experiment.load(self.run_folder(trial))
 
-    @property
-    def _file(self) -> pathlib.Path:
-        """The file that keras-tuner reloads a tuner from."""
-        return pathlib.Path(self.project_dir, f"{self.tuner_id}.json")
-
     def save(self) -> None:
         """Saves the search, each file whole or not at all."""
-        self.oracle.save()
+        if not self._is_worker_of_chief:
+            self.oracle.save()
         if self.writes:
-            write_json(self._file, self.get_state())
+            write_json(self.file, self.get_state())
 
     def get_state(self) -> dict[str, Any]:
         """Returns the settings that must stay the same when the search is resumed."""

@@ -29,7 +29,9 @@ class DisplayedSearch(LearningRateSearch):
     def __init__(self, *arguments, form: str, **keywords):
         super().__init__(*arguments, **keywords)
         console = Console(stderr=form == "json")
-        self.form = "table" if form == "auto" and console.is_terminal else form
+        # A worker of several processes knows no trials but its own.
+        is_table = form == "auto" and console.is_terminal and self.writes
+        self.form = "table" if is_table else form
         self._live = Live(console=console, auto_refresh=False)
         self._shown = 0.0
 
@@ -65,7 +67,7 @@ class DisplayedSearch(LearningRateSearch):
             click.echo(json.dumps(ended))
         elif self.form == "auto":
             if ended["score"] is None:
-                outcome = ended["message"].removeprefix("training ")
+                outcome = (trial.message or "").removeprefix("training ")
             else:
                 outcome = f"{self.oracle.objective.name} {ended['score']:.4f}"
             click.echo(f"{_name(trial)}: {outcome}")

@@ -198,14 +198,19 @@ def _data(values: dict[str, Any]):
 
 
 def _run(experiment, values: dict[str, Any], first_line: str | None = None):
-    """Runs a search to its end and returns it, or exits with the status that a signal asks for."""
+    """Runs a search to its end and returns it, in the process that reports it.
+
+    Others exit after it, and a search that a signal stops exits with the status that it asks for.
+    """
     from igpt_keras.cli.displayed_search import DisplayedSearch
     from igpt_keras.training.callbacks.checkpoint_manager import Interrupted
     from igpt_keras.training.strategies import is_chief
     from tuning import Rates
+    from tuning.keras_tuner_internals import asks_another_process
 
     output = values["output"].absolute()
-    _check_folder(output)
+    if not asks_another_process():
+        _check_folder(output)
     start = experiment.rates().start if values["start"] is None else values["start"]
     # keras-tuner announces on stdout that it resumes.
     with contextlib.redirect_stdout(sys.stderr):
@@ -224,6 +229,8 @@ def _run(experiment, values: dict[str, Any], first_line: str | None = None):
     except Interrupted as interrupted:
         click.echo(f"{interrupted}; resume with: {command_line()}", err=True)
         sys.exit(128 + (interrupted.signal_number or 0))
+    if not tuner.writes:
+        click.get_current_context().exit()
     return tuner
 
 
@@ -271,8 +278,6 @@ def _report(tuner, commands: list[str | None], values: dict[str, Any], table=Non
 
     from tuning.summary import SUMMARY_FILE, trials_table, verdict, write_summary
 
-    if not tuner.writes:
-        return
     output, searches = values["output"], tuner.oracle.searches()
     to_stderr = values["progress"] == "json"
     console = Console(stderr=to_stderr)

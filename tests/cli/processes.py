@@ -9,15 +9,15 @@ import time
 IGPT = pathlib.Path(sys.executable).with_name("igpt")
 
 
-def start(*arguments):
-    """Starts `igpt` with these arguments, as one worker alone."""
+def start(*arguments, **variables):
+    """Starts `igpt` with these arguments and environment variables, as one worker alone."""
     environment = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
     return subprocess.Popen(
         [IGPT, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env=environment | variables,
     )
 
 

@@ -11,6 +11,7 @@ from igpt_keras.cli.probe import probe
 from igpt_keras.runs.folder import only_writer
 from igpt_keras.runs.result import read_result
 from tests.cli.processes import finish, last_checkpoint, start, wait_for_checkpoint
+from tests.training.replicas import free_ports
 
 PRETRAIN = ["tune", "pretrain", "--data", "digits", "--image-size", 8, "--num-colors", 8]
 # BERT, for AR draws pictures.
@@ -274,6 +275,38 @@ def test_two_workers_find_what_one_finds(igpt, two_workers, tmp_path):
     )
     assert [trial["status"] for trial in together] == ["diverged", "finished"]
     assert together[1]["score"] == pytest.approx(alone[1]["score"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_chief_and_two_workers_find_what_one_process_finds(igpt, tmp_path):
+    arguments = [*PRETRAIN, "--steps", 24, "--sizes", "1x16x1,2x16x2", "--start", 1e30]
+    arguments += ["--factor", 1e32, "--floor", 0.001, "--output"]
+    (port,) = free_ports(1)
+    chief = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": str(port)}
+    processes = {
+        name: start(*arguments, tmp_path / "together", **chief, KERASTUNER_TUNER_ID=name)
+        for name in ("chief", "worker-0", "worker-1")
+    }
+    printed = {}
+    for name, process in processes.items():
+        status, printed[name], errors = finish(process)
+        assert status == 0, (name, errors)
+    assert igpt(*arguments, tmp_path / "alone")[0] == 0
+    alone, together = (
+        {
+            (trial["size"], trial["learning_rate"]): (trial["status"], trial["score"])
+            for search in summary(tmp_path / name)["searches"]
+            for trial in search["trials"]
+        }
+        for name in ("alone", "together")
+    )
+    assert [status for status, _ in alone.values()].count("diverged") == 2
+    assert len(alone) == 4 and together == alone
+    assert "Wrote summary.json" in printed["chief"]
+    for worker in ("worker-0", "worker-1"):
+        assert "Wrote" not in printed[worker]
+        assert "diverged" in printed[worker] and "val_loss" in printed[worker]
+    assert {path.name for path in tmp_path.glob("*/trial_*/events")} == {"events"}
 
 
 @pytest.mark.slow

@@ -3,6 +3,11 @@
 import inspect
 
 import keras_tuner
+import pytest
+from keras_tuner.src.distribute import utils as dist_utils
+from keras_tuner.src.engine.base_tuner import BaseTuner
+
+from tuning.keras_tuner_internals import asks_another_process
 
 ORACLE = inspect.getsource(keras_tuner.Oracle)
 
@@ -23,3 +28,14 @@ def test_oracle_saves_itself_by_save():
 
 def test_tuner_reloads_from_the_file_of_its_id():
     assert "self.tuner_id" in inspect.getsource(keras_tuner.Tuner._get_tuner_fname)
+    assert "self._get_tuner_fname()" in inspect.getsource(keras_tuner.Tuner.reload)
+    assert "self._get_tuner_fname()" in inspect.getsource(BaseTuner.__init__)
+
+
+@pytest.mark.parametrize("tuner_id", ["chief", "worker-0"])
+def test_the_roles_are_those_of_keras_tuner(monkeypatch, tuner_id):
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", tuner_id)
+    assert not asks_another_process() and not dist_utils.has_chief_oracle()
+    monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
+    monkeypatch.setenv("KERASTUNER_ORACLE_PORT", "8000")
+    assert asks_another_process() == (not dist_utils.is_chief_oracle())
