@@ -31,6 +31,7 @@ def test_tokenize_a_folder(igpt, photos, tmp_path):
     assert status == 2 and errors.startswith("igpt: error: runner=Nobody cannot be used")
 
 
+@pytest.mark.slow
 def test_bad_images_are_listed(igpt, photos, tmp_path):
     pytest.importorskip("apache_beam")
     bad = photos / "train" / "dark" / "3.png"

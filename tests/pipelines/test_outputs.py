@@ -26,7 +26,7 @@ def images(tmp_path_factory):
     return f"array:{path}"
 
 
-@pytest.fixture(scope="module", params=["ar", pytest.param("bert", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["ar", "bert"])
 def model(request, config, randomized, tmp_path_factory):
     """A model with random weights, and its folder."""
     palette = ColorPalette(np.random.default_rng(1).uniform(-1, 1, (8, 3)))
@@ -40,6 +40,7 @@ def joined(folder, split, key, axis=0):
     return np.concatenate([arrays[key] for arrays in read_outputs(folder, split)], axis=axis)
 
 
+@pytest.mark.slow
 def test_features_are_those_of_one_process(model, images, tmp_path):
     model, path = model
     output = tmp_path / "features"

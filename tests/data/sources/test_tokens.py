@@ -42,8 +42,12 @@ def data(folder):
     return open_data(f"tokens:{folder}")
 
 
+@pytest.mark.slow
 def test_a_split_of_tokens_is_a_split(data):
     check_split(data.train)
+
+
+def test_records_are_tokens(data):
     assert data.train.num_examples == COUNT
     first = next(records(data.train, data.train.in_order()))
     assert (first.image.dtype, first.name, first.label) == (np.int32, "0", 0)
