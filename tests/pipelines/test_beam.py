@@ -63,7 +63,7 @@ def test_processes_that_are_killed_lose_nothing(palette, tmp_path):
     palette.save(tmp_path / "palette.npy")
     np.save(
         tmp_path / "images.npy",
-        np.random.default_rng(0).integers(0, 256, (4000, 24, 24, 3)).astype(np.uint8),
+        np.random.default_rng(0).integers(0, 256, (1200, 8, 8, 3)).astype(np.uint8),
     )
     common = (
         "--data",
@@ -85,7 +85,7 @@ def test_processes_that_are_killed_lose_nothing(palette, tmp_path):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "tokens").glob("*.json")}
-    assert 3 <= len(done) < 120 and not (tmp_path / "tokens" / "tokens.json").exists()
+    assert len(done) >= 3 and not (tmp_path / "tokens" / "tokens.json").exists()
     subprocess.run([*map(str, words)], check=True)
     write_tokens(
         f"array:{tmp_path / 'images.npy'}",
