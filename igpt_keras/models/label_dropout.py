@@ -52,8 +52,17 @@ def draw_dropped(num_images: Any, probability: float, seed: keras.random.SeedGen
         return keras.random.uniform((num_images,), dtype="float32", seed=seed) < probability
     import tensorflow as tf
 
-    # Keras leaves the algorithm open, and XLA would take another one.
-    return tf.random.stateless_uniform([num_images], seed.next(), alg="philox") < probability
+    # Keras leaves the algorithm open, and XLA makes other floats of the same bits.
+    state: Any = seed.next()
+    bits = tf.random.stateless_uniform(
+        [num_images],
+        state,
+        minval=None,  # pyright: ignore[reportArgumentType]
+        maxval=None,
+        dtype=tf.uint32,
+        alg="philox",
+    )
+    return tf.cast(bits, tf.float32) * 2.0**-32 < probability
 
 
 def seen_labels(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
