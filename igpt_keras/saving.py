@@ -7,6 +7,7 @@
 | `tokenizer.json` | the tokenizer's kind and settings; absent if the model has none |
 | `palette.npy` | the colors of a `ColorPalette`, in the published format |
 | `training.json` | how the model was trained, in any form; absent if unknown |
+| `README.md` | the model card, as the Hugging Face Hub shows it |
 
 The folder of a run has the model in its subfolder `model`; it is accepted wherever a preset
 folder is.
@@ -31,6 +32,7 @@ from igpt_keras.convert.stored_model import naming
 from igpt_keras.disk_space import check_space
 from igpt_keras.errors import InputError, first_line
 from igpt_keras.json_files import read_object, write_json
+from igpt_keras.model_cards import card_for_hub
 from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.network.presets import PRESETS
 from igpt_keras.network.protocols import TokenModel
@@ -40,6 +42,7 @@ from igpt_keras.tokenizers import load_tokenizer
 CONFIG_FILE = "igpt.json"
 WEIGHTS_FILE = "model.weights.h5"
 TRAINING_FILE = "training.json"
+CARD_FILE = "README.md"
 MODEL_FOLDER = "model"
 # A key of `training.json`: the tokenizer's root mean square error on images like those that the
 # model was trained on, in levels 0…255.
@@ -135,6 +138,7 @@ def save_to_preset(
             model.tokenizer.save_to_preset(partial)
         if training is not None:
             write_json(partial / TRAINING_FILE, training)
+        (partial / CARD_FILE).write_text(card_for_hub(model, training), encoding="utf-8")
     return path
 
 

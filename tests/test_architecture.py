@@ -25,7 +25,7 @@ ROOMS = [
     ["igpt_keras.tokenizers", "igpt_keras.pictures"],
     ["igpt_keras.file_systems", "igpt_keras.json_files"],
     ["igpt_keras.atomic", "igpt_keras.checksums", "igpt_keras.disk_space"],
-    ["igpt_keras.extras", "igpt_keras.registry"],
+    ["igpt_keras.extras", "igpt_keras.model_cards", "igpt_keras.registry"],
     [
         *("igpt_keras.paper", "igpt_keras.errors", "igpt_keras.tensors"),
         *("igpt_keras.short_repr", "igpt_keras.stages", "igpt_keras.wording"),

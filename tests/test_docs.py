@@ -102,6 +102,7 @@ NOT_RUN = {
     r"mlflow|wandb": "needs a tracker; tests/cli/test_callbacks.py trains with such callbacks",
     r"hf:uoft-cs": "downloads from the Hugging Face Hub",
     r"KERASTUNER_": "needs three processes; tests/cli/test_tune.py searches in three",
+    r"hf upload": "needs an account of the Hugging Face Hub",
     r"docker ": "needs Docker",
     r"kubectl ": "needs a cluster",
     r"--model-config-file models\.config": "tests/serving/test_deploy.py serves from these files",

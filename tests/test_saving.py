@@ -1,6 +1,8 @@
 import json
+import re
 
 import h5py
+import huggingface_hub
 import numpy as np
 import pytest
 
@@ -39,12 +41,36 @@ def test_a_folder_explains_itself(folder, palette):
         "palette.npy",
         "tokenizer.json",
         "training.json",
+        "README.md",
     }
     description = json.loads((folder / "igpt.json").read_text())
     assert description["class_name"] == "ImageGPT"
     assert description["settings"]["config"]["hidden_dim"] == 16
     assert json.loads((folder / "training.json").read_text()) == {"epochs": 3}
     np.testing.assert_array_equal(np.load(folder / "palette.npy"), palette.colors)
+
+
+@pytest.mark.parametrize("objective", ["ar", "bert"])
+def test_the_card_has_the_hub_s_metadata_and_code_that_runs(config, palette, objective, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), np.uint8)
+    model = ImageGPT(config, objective, tokenizer=palette)
+    classifier = ImageGPTClassifier(config, 3, objective, tokenizer=palette)
+    tasks = {model: "unconditional-image-generation", classifier: "image-classification"}
+    for each, task in tasks.items():
+        each.save_to_preset(tmp_path / "model", training={"epochs": 3}, overwrite=True)
+        card = huggingface_hub.ModelCard.load(tmp_path / "model" / "README.md")
+        assert card.data.to_dict() == {
+            "library_name": "keras",
+            "pipeline_tag": task,
+            "tags": ["image-gpt", "igpt-keras"],
+        }
+        assert f"| parameters | {each.count_params():,} |" in card.text
+        assert "| epochs | 3 |" in card.text
+        (code,) = re.findall("```python\n(.*?)```", card.text, re.DOTALL)
+        names = {"images": images}
+        exec(code.replace("hf://OWNER/NAME", str(tmp_path / "model")), names)
+        made = names[{"ar": "completed", "bert": "features"}[objective]] if each is model else None
+        assert len(names["classes"] if made is None else made) == len(images)
 
 
 def test_a_folder_to_publish_holds_half_precision_and_no_optimizer(config, randomized, tmp_path):
@@ -59,6 +85,7 @@ def test_a_folder_to_publish_holds_half_precision_and_no_optimizer(config, rando
     assert {path.name for path in (tmp_path / "half").iterdir()} == {
         "igpt.json",
         "model.weights.h5",
+        "README.md",
     }
     with h5py.File(tmp_path / "half" / "model.weights.h5") as half:
         assert "optimizer" not in half

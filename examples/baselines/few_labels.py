@@ -18,7 +18,7 @@ from igpt_keras.tokenizers.base import tokenizer_of
 from igpt_keras.training import finetune, pretrain
 
 LABELS = (1, 2, 5, 10, 50, None)  # of each class; None for all
-IMAGE_GPT_EPOCHS, IMAGE_GPT_RATE = 12, 0.003
+IMAGE_GPT_EPOCHS, IMAGE_GPT_RATE = 20, 0.003
 FINE_TUNING_EPOCHS, FINE_TUNING_PATIENCE, FINE_TUNING_IMAGES = 12, 4, 160
 BATCH_SIZE = 32
 
@@ -43,7 +43,7 @@ def train_image_gpt(splits: Splits, seed: int) -> igpt_keras.ImageGPT:
     """Returns an Image GPT that learned to predict the pixels of the training images."""
     palette = igpt_keras.ColorPalette.fit(splits[0].images, num_colors=16, seed=seed)
     keras.utils.set_random_seed(seed)
-    config = igpt_keras.ImageGPTConfig(8, 16, hidden_dim=48, num_layers=3, num_heads=3)
+    config = igpt_keras.ImageGPTConfig(8, 16, hidden_dim=64, num_layers=4, num_heads=4)
     model = igpt_keras.ImageGPT(config, tokenizer=palette)
     tokens = [palette.tokenize(split.images) for split in splits[:2]]
     pretrain(

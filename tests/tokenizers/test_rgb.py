@@ -92,7 +92,7 @@ def test_a_model_is_saved_with_it_and_no_other_file(tokenizer, tmp_path):
         "config": {"image_size": SIZE},
     }
     assert {path.name for path in (tmp_path / "model").iterdir()} == {
-        *("igpt.json", "model.weights.h5", "tokenizer.json")
+        *("igpt.json", "model.weights.h5", "tokenizer.json", "README.md")
     }
     loaded = igpt_keras.load(tmp_path / "model")
     assert (type(loaded.tokenizer), loaded.config) == (RGBTokenizer, CONFIG)
