@@ -4,8 +4,8 @@
     python benchmarks/tokenize_images.py --images 4000
 
 Prints a Markdown table. Each way runs in a process of its own, on the same JPEG files of random
-smooth pictures. Its first row is `igpt_keras.data.tokenize`; seconds do not count the import of
-libraries and the opening of the data set by the first process, processor seconds count all.
+smooth pictures. Its first row is `igpt_keras.data.tokenize`; images a second do not count the
+start of the first process, processor seconds count all.
 """
 
 import argparse
