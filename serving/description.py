@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import Any
 
 from igpt_keras.errors import InputError
 from igpt_keras.json_files import read_object, write_json
@@ -19,16 +20,23 @@ class Description:
     Attributes:
         image_size: The side of the model's images in pixels; None if unknown.
         description: The sizes of the models in words.
-        class_names: The names of a classifier's classes, in the order of its logits.
+        class_names: The names of the classes that images are classified into, in the order of the
+            logits.
+        label_names: The names of the classes that a class-conditional model samples, in the order
+            of its labels.
     """
 
     image_size: int | None = None
     description: str = ""
     class_names: tuple[str, ...] = ()
+    label_names: tuple[str, ...] = ()
 
     def write(self, path: pathlib.Path) -> None:
         """Writes the file."""
-        write_json(path, dataclasses.asdict(self))
+        values = dataclasses.asdict(self)
+        if not self.label_names:
+            del values["label_names"]
+        write_json(path, values)
 
     @classmethod
     def read(cls, path: pathlib.Path) -> "Description":
@@ -43,11 +51,17 @@ class Description:
         if size > MAX_BYTES:
             raise InputError(f"{path} must have at most {MAX_BYTES:,} bytes, got {size:,}")
         values = read_object(path)
-        side, text, names = (values.get(field.name) for field in dataclasses.fields(cls))
+        side, text = values.get("image_size"), values.get("description")
         if not isinstance(side, int) or isinstance(side, bool) or not 1 <= side <= MAX_IMAGE_SIZE:
             raise InputError(f"{path}: image_size must be an integer from 1 to {MAX_IMAGE_SIZE}")
         if not isinstance(text, str):
             raise InputError(f"{path}: description must be a string")
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise InputError(f"{path}: class_names must be a list of strings")
-        return cls(side, text, tuple(names))
+        names = {"label_names": [], **values}
+        return cls(side, text, *(_strings(names, n, path) for n in ("class_names", "label_names")))
+
+
+def _strings(values: dict[str, Any], name: str, path: pathlib.Path) -> tuple[str, ...]:
+    names = values.get(name)
+    if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
+        raise InputError(f"{path}: {name} must be a list of strings")
+    return tuple(names)

@@ -114,12 +114,15 @@ def test_openai_weights(tmp_path, photos):
 
 
 @pytest.mark.slow
-def test_serve_with_stubs(tmp_path, photos):
-    config = ImageGPTConfig(4, 8, 16, 2, 2)
+@pytest.mark.parametrize(
+    ("num_classes", "options"), [(None, []), (3, ["--label", 1, "--guidance-scale", 2])]
+)
+def test_serve_with_stubs(tmp_path, photos, num_classes, options):
+    config = ImageGPTConfig(4, 8, 16, 2, 2, num_classes=num_classes)
     colors = np.random.default_rng(0).uniform(-1, 1, (8, 3))
     model = igpt_keras.ImageGPT(config, tokenizer=igpt_keras.ColorPalette(colors))
     model.save_to_preset(tmp_path / "model")
-    arguments = ["model", photos / "0.png", "--count", 2]
+    arguments = ["model", photos / "0.png", "--count", 2, *options]
     run(tmp_path, EXAMPLES / "serve_with_stubs.py", *arguments)
     image = igpt_keras.data.read_image(photos / "0.png", 4)
     known = model.tokenizer.detokenize(model.tokenizer.tokenize(image[None]))[0]

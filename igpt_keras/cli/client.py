@@ -1,5 +1,6 @@
 """`igpt client`: requests to a server."""
 
+import itertools
 import math
 import pathlib
 from typing import TYPE_CHECKING, Any
@@ -8,7 +9,7 @@ import click
 
 from igpt_keras.cli import Group
 from igpt_keras.cli.command import Command, OptionGroup, command, option
-from igpt_keras.cli.complete import NUM_COMPLETIONS, SAMPLING
+from igpt_keras.cli.complete import CLASSES, NUM_COMPLETIONS, SAMPLING
 from igpt_keras.cli.options import IMAGES, PATH, POSITIVE, output, overwrite
 from igpt_keras.cli.sample import NUM_SAMPLES
 from igpt_keras.cli.sampler_options import options_of
@@ -113,6 +114,7 @@ def _request(*parameters):
         "--keep-rows", type=int, required=True, help="Number of rows of the model's input to keep."
     ),
     NUM_COMPLETIONS,
+    *CLASSES,
     SAMPLER,
     output(default="completed"),
     *SAMPLING,
@@ -123,6 +125,8 @@ def complete(
     output: pathlib.Path,
     keep_rows: int,
     num_completions: int,
+    labels: tuple[str, ...],
+    guidance_scale: float,
     sampler: Categorical,
     scale: int,
     seed: int,
@@ -146,6 +150,8 @@ def complete(
             images,
             keep_rows=keep_rows,
             num_completions=num_completions,
+            labels=_in_turn(labels, len(images)),
+            guidance_scale=guidance_scale,
             sampler=sampler,
             seed=seed,
         ).images
@@ -159,6 +165,11 @@ def complete(
         write_completions(partial, names, originals, completed, known, title=title, scale=scale)
     count = plural(len(images) * num_completions, "completion")
     click.echo(f"Wrote {count} and {SHEET_FILE} to {output}")
+
+
+def _in_turn(labels: tuple[str, ...], count: int) -> list[str] | None:
+    """The labels of images that take some in turn; None for images of any class."""
+    return list(itertools.islice(itertools.cycle(labels), count)) if labels else None
 
 
 def _warn_of_colors(images, originals, completed, known) -> None:
@@ -182,11 +193,13 @@ def _thumbnail(path: pathlib.Path, size: int):
     return np.asarray(square.resize((size, size), Image.Resampling.BOX))
 
 
-@_request(NUM_SAMPLES, SAMPLER, output(default="sampled"), *SAMPLING)
+@_request(NUM_SAMPLES, *CLASSES, SAMPLER, output(default="sampled"), *SAMPLING)
 def sample(
     connection: "Client",
     output: pathlib.Path,
     num_samples: int,
+    labels: tuple[str, ...],
+    guidance_scale: float,
     sampler: Categorical,
     scale: int,
     seed: int,
@@ -198,7 +211,13 @@ def sample(
 
     check_scale(scale)
     with atomic_path(output, overwrite, marker=SHEET_FILE) as partial:
-        images = connection.sample(num_samples, sampler=sampler, seed=seed).images[:, 0]
+        images = connection.sample(
+            num_samples,
+            labels=_in_turn(labels, num_samples),
+            guidance_scale=guidance_scale,
+            sampler=sampler,
+            seed=seed,
+        ).images[:, 0]
         partial.mkdir()
         title = f"Samples from {connection.address}"
         write_samples(partial, images, title=title, scale=scale)
@@ -236,13 +255,24 @@ def features(
     click.echo(f"Wrote features of {plural(count, 'image')}, width {width}, to {output}")
 
 
-@_request(IMAGES)
-def score(connection: "Client", images: tuple[pathlib.Path, ...]) -> None:
+@_request(
+    IMAGES,
+    option(
+        "--label",
+        "labels",
+        multiple=True,
+        metavar="CLASS",
+        show_default="images of any class",
+        help="Class, by name or number, given which a class-conditional model says how likely an "
+        "image is. Give several for images that take them in turn.",
+    ),
+)
+def score(connection: "Client", images: tuple[pathlib.Path, ...], labels: tuple[str, ...]) -> None:
     """Print the log-likelihood of each image.
 
     The columns are the file, the log-likelihood in nats, and bits per pixel.
     """
-    scores = connection.score(images)
+    scores = connection.score(images, _in_turn(labels, len(images)))
     for path, log_likelihood, bits in zip(
         images, scores.log_likelihood, scores.bits_per_pixel, strict=True
     ):

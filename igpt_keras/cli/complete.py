@@ -25,6 +25,24 @@ SAMPLING = (
 NUM_COMPLETIONS = option(
     "--num-completions", type=COUNT, default=4, help="Number of completions of each image."
 )
+CLASSES = (
+    option(
+        "--label",
+        "labels",
+        multiple=True,
+        metavar="CLASS",
+        show_default="images of any class",
+        help="Class to sample, by name or number, for a class-conditional model. Give several for "
+        "images that take them in turn.",
+    ),
+    option(
+        "--guidance-scale",
+        type=click.FloatRange(min=0),
+        default=1.0,
+        help="How much the class counts: above 1, images are more typical of it, at twice the "
+        "computation.",
+    ),
+)
 MODEL = (
     option(
         "--model",
@@ -44,22 +62,7 @@ MODEL = (
         show_default="16",
         help="Number of steps in which a BERT model fills the pixels in.",
     ),
-    option(
-        "--label",
-        "labels",
-        multiple=True,
-        metavar="CLASS",
-        show_default="images of any class",
-        help="Class to sample, by name or number, for a class-conditional model. Give several for "
-        "images that take them in turn.",
-    ),
-    option(
-        "--guidance-scale",
-        type=click.FloatRange(min=0),
-        default=1.0,
-        help="How much the class counts: above 1, images are more typical of it, at twice the "
-        "computation.",
-    ),
+    *CLASSES,
     option("--entropy", is_flag=True, help="Draw the entropy of sampled pixels as entropy.png."),
     option(
         "--progress",

@@ -37,8 +37,9 @@ def export(
 
     MODELS become OUTPUT/<version>/. A generative model provides the signatures `complete`,
     `sample`, `score` and `features`, a classifier `classify`, `classify_images` and `features`;
-    give one of each to get all of them. Without MODELS, the model that comes with the package is
-    exported. An existing version is never overwritten.
+    give one of each to get all of them. A class-conditional model has all by itself. Without
+    MODELS, the model that comes with the package is exported. An existing version is never
+    overwritten.
     """
     from igpt_keras.models import load
     from igpt_keras.saving import read_training

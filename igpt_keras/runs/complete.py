@@ -42,7 +42,7 @@ from igpt_keras.runs.result import Result, describe_model
 from igpt_keras.runs.run import Measurement
 from igpt_keras.runs.tokenizers import load_with_tokenizer
 from igpt_keras.sampling.drafts import Draft, NeighborDraft
-from igpt_keras.sampling.requests import Completions, is_integer
+from igpt_keras.sampling.requests import Completions, class_numbers
 from igpt_keras.sampling.samplers import Categorical, Sampler
 from igpt_keras.saving import TOKENIZER_ERROR, read_training
 from igpt_keras.stages import stage
@@ -317,16 +317,7 @@ def _class_numbers(model: GenerativeModel, labels: Sequence[str | int]) -> list[
             f"got labels={', '.join(map(str, labels))}"
         )
     names: Any = model.class_names
-    numbers = {str(number): number for number in range(len(names))}
-    numbers |= {name: number for number, name in enumerate(names)}
-    for label in labels:
-        if str(label) not in numbers:
-            shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
-            raise InputError(
-                f"labels must be names of classes, {shown}, or numbers in 0…{len(names) - 1}; "
-                f"got {label}"
-            )
-    return [int(label) if is_integer(label) else numbers[str(label)] for label in labels]
+    return class_numbers(labels, names)
 
 
 def read_mask(path: str | os.PathLike, size: int) -> np.ndarray:

@@ -3,12 +3,11 @@
 Guidance draws tokens from the logits uncond + s · (cond - uncond), where s is the guidance scale.
 It amplifies what sets the logits given the class apart from those given none (Ho and Salimans,
 2022, https://arxiv.org/abs/2207.12598, whose w is s - 1). Both come from one pass over a batch of
-twice as many sequences, the second half without a class. With s = 1 there is no second half.
+more sequences: those with guidance follow once more, without a class. With s = 1 there are none.
 
-Shapes: B sequences, p or k positions, V tokens in the vocabulary.
+Shapes: B sequences, G of them with guidance, p or k positions, V tokens in the vocabulary.
 """
 
-import math
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from igpt_keras.errors import InputError
 from igpt_keras.network.layers import NO_CLASS
 from igpt_keras.network.protocols import TokenModel
 from igpt_keras.sampling.decoder import Caches, decode_step, prefill
+from igpt_keras.sampling.requests import check_guidance_scale
 from igpt_keras.tensors import Tensor
 
 Conditioning = Literal["none", "class", "guided"]
@@ -28,6 +28,7 @@ class Condition(NamedTuple):
 
     labels: Tensor  # int32 [B], -1 for no class
     guidance_scale: Any = ()  # float32 [B]; () where there is no guidance
+    guided: Any = ()  # int32 [G], the numbers of the sequences with guidance, ascending
 
 
 class Logits(NamedTuple):
@@ -52,19 +53,27 @@ def make_condition(
         InputError: The model has no such classes, there is not one for each image, or
             `guidance_scale` is negative, not finite, or not 1 without labels.
     """
-    is_number = isinstance(guidance_scale, int | float | np.number)
-    if not is_number or not 0 <= guidance_scale < math.inf:
-        raise InputError(f"guidance_scale must be a finite number >= 0, got {guidance_scale}")
+    check_guidance_scale(guidance_scale, labels)
     if labels is None:
-        if guidance_scale != 1:
-            raise InputError(
-                f"guidance_scale={guidance_scale} needs labels: it says how much a class counts"
-            )
         return ()
     values = tf.constant(image_labels(model, labels, num_images))
     if guidance_scale == 1:
         return Condition(values)
-    return Condition(values, tf.fill([num_images], tf.constant(guidance_scale, tf.float32)))
+    scales = tf.fill([num_images], tf.constant(guidance_scale, tf.float32))
+    return Condition(values, scales, tf.range(num_images))
+
+
+def condition_in_graph(labels: Tensor, guidance_scale: Tensor) -> Condition:
+    """Returns the classes of sequences of which each may have guidance or none.
+
+    A sequence without guidance takes no further one: its scale is 1.
+
+    Args:
+        labels: int32 [B], -1 for no class.
+        guidance_scale: float32 [B], 1 where there is no class.
+    """
+    guided = tf.where(guidance_scale != 1)[:, 0]
+    return Condition(labels, guidance_scale, tf.cast(guided, tf.int32))
 
 
 def image_labels(model: TokenModel, labels: Any, num_images: int) -> np.ndarray:
@@ -112,7 +121,7 @@ def condition_spec(conditioning: Conditioning) -> Condition | tuple[()]:
     labels = tf.TensorSpec([None], tf.int32)
     if conditioning == "class":
         return Condition(labels)
-    return Condition(labels, tf.TensorSpec([None], tf.float32))
+    return Condition(labels, tf.TensorSpec([None], tf.float32), tf.TensorSpec([None], tf.int32))
 
 
 def conditioned_prefill(
@@ -126,9 +135,9 @@ def conditioned_prefill(
         condition: The classes of the sequences.
 
     Returns:
-        Logits, and caches of the sequences; with guidance of as many again, which follow.
+        Logits, and caches of the sequences; those with guidance have further ones, which follow.
     """
-    logits, caches = prefill(model, _twice(tokens, condition), _labels(condition))
+    logits, caches = prefill(model, _with_guided(tokens, condition), _labels(condition))
     return _logits(logits, condition), caches
 
 
@@ -145,18 +154,24 @@ def conditioned_step(
         condition: The classes of the sequences.
     """
     labels = _labels(condition)
-    logits, caches = decode_step(model, _twice(tokens, condition), start, caches, labels)
+    tokens = _with_guided(tokens, condition)
+    logits, caches = decode_step(model, tokens, start, caches, labels)
     return _logits(logits, condition), caches
 
 
 def repeat_condition(condition: Any, count: Tensor) -> Any:
     """Returns the classes of each sequence `count` times, one after the other."""
-    return tf.nest.map_structure(lambda values: tf.repeat(values, count), condition)
+    repeated = tf.nest.map_structure(lambda values: tf.repeat(values, count), condition)
+    if conditioning_of(condition) != "guided":
+        return repeated
+    guided = condition.guided[:, None] * count + tf.range(count)
+    return repeated._replace(guided=tf.reshape(guided, [-1]))
 
 
-def _twice(tokens, condition):
+def _with_guided(tokens, condition):
+    """Tokens [B, k], and once more those with guidance: [B + G, k]."""
     if conditioning_of(condition) == "guided":
-        return tf.concat([tokens, tokens], axis=0)
+        return tf.concat([tokens, tf.gather(tokens, condition.guided)], axis=0)
     return tokens
 
 
@@ -167,13 +182,17 @@ def _labels(condition):
         return None
     labels = condition.labels
     if conditioning == "guided":
-        labels = tf.concat([labels, tf.fill(tf.shape(labels), NO_CLASS)], axis=0)
+        labels = tf.concat([labels, tf.fill(tf.shape(condition.guided), NO_CLASS)], axis=0)
     return labels
 
 
 def _logits(logits, condition) -> Logits:
     if conditioning_of(condition) != "guided":
         return Logits(logits, logits)
-    of_class, of_none = tf.split(logits, 2)
-    scale = condition.guidance_scale[:, None, None]
-    return Logits(of_class, of_none + scale * (of_class - of_none))
+    count = tf.shape(condition.labels)[0]
+    of_class, of_none = logits[:count], logits[count:]
+    scale = tf.gather(condition.guidance_scale, condition.guided)[:, None, None]
+    guided = of_none + scale * (tf.gather(of_class, condition.guided) - of_none)
+    return Logits(
+        of_class, tf.tensor_scatter_nd_update(of_class, condition.guided[:, None], guided)
+    )

@@ -12,6 +12,11 @@ import numpy as np
 from igpt_keras.errors import InputError
 from igpt_keras.short_repr import ShortRepr
 
+# The label of an image of any class, as in `network.layers`, which needs Keras.
+NO_CLASS = -1
+# A scale travels as a float32.
+MAX_GUIDANCE_SCALE = float(np.finfo(np.float32).max)
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Completions(ShortRepr):
@@ -59,6 +64,43 @@ def check_keep_rows(keep_rows: Any) -> None:
     """Raises `InputError` for a number of rows that no model can keep."""
     if not is_integer(keep_rows) or not 0 <= keep_rows < 1 << 31:
         raise InputError(f"keep_rows must be an integer >= 0, got {keep_rows}")
+
+
+def check_guidance_scale(guidance_scale: Any, labels: Any) -> None:
+    """Raises `InputError` for a scale that does not go with labels, None for no classes."""
+    is_number = isinstance(guidance_scale, int | float | np.number)
+    if not is_number or not 0 <= guidance_scale <= MAX_GUIDANCE_SCALE:
+        raise InputError(f"guidance_scale must be a finite number >= 0, got {guidance_scale}")
+    if labels is None and guidance_scale != 1:
+        raise InputError(
+            f"guidance_scale={guidance_scale} needs labels: it says how much a class counts"
+        )
+
+
+def class_numbers(labels: Sequence[str | int], class_names: Sequence[str]) -> list[int]:
+    """Returns the numbers of classes that are given by name or number.
+
+    Args:
+        labels: Names, and numbers as integers or in digits. A name goes before a number.
+        class_names: The names of all classes in order.
+
+    Raises:
+        InputError: There is no such class.
+
+    Example:
+        >>> class_numbers(["dog", 0, "1"], ["cat", "dog"])
+        [1, 0, 1]
+    """
+    numbers = {str(number): number for number in range(len(class_names))}
+    named = numbers | {name: number for number, name in enumerate(class_names)}
+    for label in labels:
+        if str(label) not in (numbers if is_integer(label) else named):
+            shown = ", ".join(class_names[:10]) + (", …" if len(class_names) > 10 else "")
+            raise InputError(
+                f"labels must be names of classes, {shown}, or numbers in "
+                f"0…{len(class_names) - 1}; got {label}"
+            )
+    return [int(label) if is_integer(label) else named[str(label)] for label in labels]
 
 
 def completion_seeds(

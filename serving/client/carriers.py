@@ -76,8 +76,8 @@ class Carrier(Protocol):
         """Asks for the versions of the model."""
         ...
 
-    def signatures(self) -> Exchange[list[str]]:
-        """Asks for the names of the model's signatures, in order."""
+    def signatures(self) -> Exchange[dict[str, list[str]]]:
+        """Asks for the names of the model's signatures, and of the inputs of each."""
         ...
 
     def complete_rows(self, settings: dict[str, Any]) -> Any:

@@ -13,8 +13,8 @@ _NEEDS = {
     "complete": "an autoregressive model with token logits",
     "sample": "an autoregressive model with token logits",
     "score": "an autoregressive model with token logits",
-    "classify": "a classifier: a generative model has no classes",
-    "classify_images": "a classifier: a generative model has no classes",
+    "classify": "a classifier or a class-conditional model: others have no classes",
+    "classify_images": "a classifier or a class-conditional model: others have no classes",
 }
 
 

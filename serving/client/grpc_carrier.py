@@ -71,15 +71,19 @@ class GrpcCarrier:
             for status in response.model_version_status
         ]
 
-    def signatures(self) -> Exchange[list[str]]:
-        """Asks for the names of the model's signatures."""
+    def signatures(self) -> Exchange[dict[str, list[str]]]:
+        """Asks for the model's signatures."""
         request = messages.GetModelMetadataRequest(
             model_spec=self._spec(), metadata_field=["signature_def"]
         )
         response = yield protocol.GET_MODEL_METADATA, request
         (entry,) = response.metadata
         signatures = messages.SignatureDefMap.FromString(entry.value.value).signature_def
-        return sorted(entry.key for entry in signatures if not entry.key.startswith("__"))
+        return {
+            entry.key: [each.key for each in entry.value.inputs]
+            for entry in signatures
+            if not entry.key.startswith("__")
+        }
 
     def complete_rows(self, settings: dict[str, Any]) -> Any:
         """Raises `InputError`."""

@@ -55,7 +55,9 @@ DECLARATIONS = {
     "MetadataEntry": ["string key = 1", "Any value = 2"],
     "Any": ["bytes value = 2"],
     "SignatureDefMap": ["repeated SignatureDefEntry signature_def = 1"],
-    "SignatureDefEntry": ["string key = 1"],
+    "SignatureDefEntry": ["string key = 1", "SignatureDef value = 2"],
+    "SignatureDef": ["repeated InputEntry inputs = 1"],
+    "InputEntry": ["string key = 1"],
 }
 messages = message_classes(DECLARATIONS)
 

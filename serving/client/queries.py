@@ -4,7 +4,7 @@ A query has several requests where one would be larger than the server's limits.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from igpt_keras.sampling.requests import (
 from igpt_keras.sampling.samplers import Categorical
 from serving.client.answers import Classifications, Scores
 from serving.client.carriers import Carrier, Exchange
+from serving.client.classes import Condition, Labels, make_condition
 from serving.client.images import AnyImage, Images, encoded_images
 from serving.client.rows import RowsReader, known_mask, row_settings
 from serving.image_headers import declared_pixels
@@ -29,16 +30,14 @@ PICTURES = ("pixels", "tokens", "log_likelihood")
 
 @dataclasses.dataclass(frozen=True)
 class Query:
-    """Requests of one kind, and how to read the answers.
+    """Requests of one kind.
 
     Attributes:
-        exchanges: The requests in order, as the carrier says them.
-        read: Makes the result from the answers in the same order.
+        exchange: The requests in order, as the carrier says them; returns the result.
         signature_name: The signature that the requests ask for, or "".
     """
 
-    exchanges: Iterable[Exchange[Any]]
-    read: Callable[[list[Any]], Any]
+    exchange: Exchange[Any]
     signature_name: str = ""
 
 
@@ -75,26 +74,35 @@ class Served:
         images: Images,
         keep_rows: int,
         num_completions: int,
+        labels: Labels | None,
+        guidance_scale: float,
         sampler: Categorical | None,
         seed: int | Sequence[int],
     ) -> Query:
         contents = encoded_images(images)
         check_keep_rows(keep_rows)
         check_positive("num_completions", num_completions)
+        condition = make_condition(labels, guidance_scale, len(contents), num_completions)
         seeds = completion_seeds(seed, len(contents), num_completions)
         inputs = {
             "image_bytes": np.repeat(contents, num_completions),
             "keep_rows": np.full(seeds.size, keep_rows, np.int32),
         }
-        return self._draw("complete", inputs, sampler, seeds)
+        return self._draw("complete", inputs, condition, sampler, seeds)
 
     def sample(
-        self, num_samples: int, sampler: Categorical | None, seed: int | Sequence[int]
+        self,
+        num_samples: int,
+        labels: Labels | None,
+        guidance_scale: float,
+        sampler: Categorical | None,
+        seed: int | Sequence[int],
     ) -> Query:
         check_positive("num_samples", num_samples)
-        return self._draw("sample", {}, sampler, completion_seeds(seed, num_samples, 1))
+        condition = make_condition(labels, guidance_scale, num_samples)
+        return self._draw("sample", {}, condition, sampler, completion_seeds(seed, num_samples, 1))
 
-    def _draw(self, signature_name, inputs, sampler, seeds) -> Query:
+    def _draw(self, signature_name, inputs, condition, sampler, seeds) -> Query:
         """A query whose outputs [B · N, …] are the completions of seeds [B, N]."""
         sampler = _checked(sampler)
 
@@ -105,7 +113,7 @@ class Served:
             return Completions(images, tokens, log_likelihood)
 
         inputs = {**inputs, **sampler.arrays(seeds.size), "seed": seeds.reshape(-1)}
-        return self.predict(signature_name, inputs, PICTURES, read)
+        return self.predict(signature_name, inputs, PICTURES, read, condition)
 
     def complete_rows(
         self,
@@ -113,11 +121,17 @@ class Served:
         keep_rows: int | None,
         known: np.ndarray | None,
         num_completions: int,
+        labels: Labels | None,
+        guidance_scale: float,
         sampler: Categorical | None,
         seed: int,
     ) -> RowsQuery:
         mask = known_mask(image, keep_rows, known)
         settings = row_settings(image, keep_rows, mask, num_completions, _checked(sampler), seed)
+        condition = make_condition(labels, guidance_scale, 1)
+        if condition.labels is not None:
+            (settings["labels"],) = condition.labels
+            settings["guidance_scale"] = condition.guidance_scale
         reader = RowsReader(keep_rows, mask, num_completions, self.max_message_bytes)
         return RowsQuery(self.carrier.complete_rows(settings), reader)
 
@@ -133,12 +147,14 @@ class Served:
             "features", images, ["features"], lambda outputs: outputs["features"]
         )
 
-    def score(self, images: Images) -> Query:
-        return self._for_images(
+    def score(self, images: Images, labels: Labels | None) -> Query:
+        contents = encoded_images(images)
+        return self.predict(
             "score",
-            images,
+            {"image_bytes": contents},
             ["log_likelihood", "bits_per_pixel"],
             lambda outputs: Scores(**outputs),
+            make_condition(labels, 1.0, len(contents)),
         )
 
     def _for_images(self, signature_name, images, outputs, read) -> Query:
@@ -150,6 +166,7 @@ class Served:
         inputs: dict[str, np.ndarray],
         outputs: Sequence[str] = (),
         read: Callable[[dict[str, np.ndarray]], Any] = dict,
+        condition: Condition | None = None,
     ) -> Query:
         """A query of any signature with inputs [B, …], split where a request would be too large."""
         inputs = {name: _array(values) for name, values in inputs.items()}
@@ -160,13 +177,20 @@ class Served:
                 f"{ ({name: list(values.shape) for name, values in inputs.items()}) }"
             )
 
-        exchanges = (
-            self.carrier.predict(
-                signature_name, {name: values[part] for name, values in inputs.items()}, [*outputs]
-            )
-            for part in self.parts(inputs)
-        )
-        return Query(exchanges, lambda answers: read(_joined(answers)), signature_name)
+        def exchange():
+            given = inputs
+            if condition is not None:
+                ((count,),) = batch_sizes
+                further = yield from condition.inputs(self.carrier, signature_name, count)
+                given = {**inputs, **further}
+            answers = []
+            for part in self.parts(given):
+                of_part = {name: values[part] for name, values in given.items()}
+                answer = yield from self.carrier.predict(signature_name, of_part, [*outputs])
+                answers.append(answer)
+            return read(_joined(answers))
+
+        return Query(exchange(), signature_name)
 
     def parts(self, inputs: dict[str, np.ndarray]) -> Iterator[slice]:
         """Splits inputs [B, …] into parts within the limits, or of one example that is larger."""
@@ -185,10 +209,13 @@ class Served:
         yield slice(start, len(sizes))
 
     def status(self) -> Query:
-        return Query([self.carrier.status()], lambda answers: answers[0])
+        return Query(self.carrier.status())
 
     def signatures(self) -> Query:
-        return Query([self.carrier.signatures()], lambda answers: answers[0])
+        def exchange():
+            return sorted((yield from self.carrier.signatures()))
+
+        return Query(exchange())
 
 
 def _checked(sampler: Any) -> Categorical:

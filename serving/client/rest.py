@@ -100,12 +100,16 @@ class RestCarrier:
                 for status in parsed(content)["model_version_status"]
             ]
 
-    def signatures(self) -> Exchange[list[str]]:
-        """Asks for the names of the model's signatures."""
+    def signatures(self) -> Exchange[dict[str, list[str]]]:
+        """Asks for the model's signatures."""
         content = yield HttpRequest("GET", f"{self._path}/metadata")
         with reading(content):
             self._signatures = signatures(parsed(content))
-        return sorted(name for name in self._signatures if not name.startswith("__"))
+        return {
+            name: list(signature.inputs)
+            for name, signature in self._signatures.items()
+            if not name.startswith("__")
+        }
 
     def complete_rows(self, settings: dict[str, Any]) -> HttpRequest:
         """Returns the message whose response is a stream of rows."""

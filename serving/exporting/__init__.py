@@ -9,6 +9,10 @@
 | `features` | `image_bytes` | `features` float32 [B, d] |
 | `score` | `image_bytes` | `log_likelihood` float32 [B], `bits_per_pixel` float32 [B] |
 
+Of a class-conditional model, `complete` and `sample` also take `labels` int32 [B], -1 for no class, and
+`guidance_scale` float32 [B], and `score` takes `labels`. `classify` and `classify_images` then tell
+log p(x | class), and `class_labels` finds `labels` int32 [B] of `class_names` string [B].
+
 `serving_default` is the first of `complete`, `classify_images` and `features` that the models
 have. `docs/export.md` describes the signatures in detail.
 """  # noqa: E501

@@ -2,7 +2,7 @@
 
 | file | content |
 | --- | --- |
-| `labels.txt` | the class names, one per line; only with a classifier |
+| `labels.txt` | the class names, one per line; with a classifier or a class-conditional model |
 | `palette.npy` | the color palette in its published format, float32 [k, 3] |
 | `classifier_palette.npy` | the classifier's palette, if the two models have different ones |
 | `MODEL_CARD.md` | what the models are, how they were trained, and their limits |
@@ -22,6 +22,7 @@ from igpt_keras.tokenizers.base import tokenizer_of
 from igpt_keras.tokenizers.color_palette import ColorPalette
 from igpt_keras.wording import plural
 from serving.description import DESCRIPTION_FILE, Description
+from serving.exporting.classes import is_conditional, label_names
 
 LABELS_FILE = "labels.txt"
 PALETTE_FILE = "palette.npy"
@@ -68,24 +69,21 @@ def write_assets(
         first.save(folder / PALETTE_FILE)
     if isinstance(last, ColorPalette) and last.fingerprint() != first.fingerprint():
         last.save(folder / CLASSIFIER_PALETTE_FILE)
-    for model in models:
-        if isinstance(model, ImageGPTClassifier):
-            _write(folder / LABELS_FILE, "".join(f"{name}\n" for name in model.class_names))
+    description = describe_models(models)
+    if description.class_names:
+        _write(folder / LABELS_FILE, "".join(f"{name}\n" for name in description.class_names))
     _write(folder / MODEL_CARD_FILE, model_card(models, training, signatures))
-    describe_models(models).write(folder / DESCRIPTION_FILE)
+    description.write(folder / DESCRIPTION_FILE)
     return sorted(folder.iterdir())
 
 
 def describe_models(models: Sequence[GenerativeModel]) -> Description:
     """Returns what `igpt.json` says of models, an `ImageGPT` first."""
-    names = [
-        name
-        for model in models
-        if isinstance(model, ImageGPTClassifier)
-        for name in model.class_names
-    ]
+    labels = names = tuple(label_names(models))
+    if isinstance(models[-1], ImageGPTClassifier):
+        names = tuple(models[-1].class_names)
     text = "; ".join(map(_in_words, models))
-    return Description(models[0].config.image_size, text, tuple(names))
+    return Description(models[0].config.image_size, text, names, labels)
 
 
 def _in_words(model: GenerativeModel) -> str:
@@ -93,6 +91,8 @@ def _in_words(model: GenerativeModel) -> str:
     kind = OBJECTIVES[model.objective]
     if isinstance(model, ImageGPTClassifier):
         kind += f" classifier of {model.num_classes} classes"
+    elif is_conditional(model):
+        kind += f", conditioned on {model.config.num_classes} classes"
     width, parameters = model.config.hidden_dim, plural(model.count_params(), "parameter")
     return f"{kind}, {layers} of width {width}, {parameters}"
 
@@ -130,6 +130,8 @@ def _sizes(model: GenerativeModel) -> dict[str, Any]:
     if isinstance(model, ImageGPTClassifier):
         sizes["classes"] = model.num_classes
         sizes["layer of the class head"] = model.layer
+    elif is_conditional(model):
+        sizes["classes"] = model.config.num_classes
     return sizes
 
 

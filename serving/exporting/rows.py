@@ -9,11 +9,15 @@ import tensorflow as tf
 from igpt_keras.pictures.completions import shares_of_pixels
 from igpt_keras.sampling.autoregressive import DecodingState, state_spec
 from igpt_keras.sampling.compiled import compiled_decoder
+from igpt_keras.sampling.conditioning import Condition, Conditioning
 from igpt_keras.tensors import Tensor
 from igpt_keras.tokenizers.known_pixels import known_tokens_in_graph
+from serving.exporting.classes import condition_inputs, is_conditional, read_condition
 from serving.exporting.preprocessing import Preprocessing
 from serving.exporting.signatures import DRAWING, SAMPLER, can_sample
 from serving.row_functions import BEGIN, DECODE_ROW, VIEW
+
+CONDITION = Condition._fields
 
 
 def make_row_functions(preprocessings: Iterable[Preprocessing]) -> tf.Module | None:
@@ -37,7 +41,9 @@ class _RowFunctions:
     def __init__(self, preprocessing: Preprocessing):
         self.preprocessing = preprocessing
         self.tokenizer = preprocessing.tokenizer
-        self.decoder = compiled_decoder(preprocessing.model, SAMPLER)
+        model = preprocessing.model
+        self.conditioning: Conditioning = "guided" if is_conditional(model) else "none"
+        self.decoder = compiled_decoder(model, SAMPLER, conditioning=self.conditioning)
         rows, self.columns = self.tokenizer.grid
         # How many rows of pixels are final after each number of rows of tokens.
         final = [self.tokenizer.final_rows(count) for count in range(rows + 1)]
@@ -50,11 +56,15 @@ class _RowFunctions:
             pixels = self.tokenizer.detokenize_in_graph(tokens)[0]
         return {"image": image, "pixels": pixels}
 
-    def begin(self, *, image, known, num_completions):
-        tokens = self.tokenizer.tokenize_in_graph(image[None])
+    def begin(self, *, image, known, num_completions, **condition):
+        model = self.preprocessing.model
+        given = [condition[str(spec.name)][None] for spec in condition_inputs(model)]
+        condition, checks = read_condition(model, given)
+        with tf.control_dependencies(checks):
+            tokens = self.tokenizer.tokenize_in_graph(image[None])
         known = known_tokens_in_graph(known[None], self.tokenizer.grid)
         prefix = tf.reduce_sum(tf.math.cumprod(tf.cast(known[0], tf.int32)))
-        return _named(self.decoder.begin(tokens, prefix, num_completions))
+        return _named(self.decoder.begin(tokens, prefix, num_completions, condition))
 
     def decode_row(self, *, known, seed, **tensors):
         fields = {name: tensors.pop(name) for name in SAMPLER().arrays(1)}
@@ -101,11 +111,14 @@ def _module(functions: _RowFunctions) -> tf.Module:
     image = {"image": tf.TensorSpec([size, size, 3], tf.uint8)}
     count = {"num_completions": tf.TensorSpec([], tf.int32)}
     drawing = {spec.name: spec for spec in DRAWING}
-    state = _named(state_spec(preprocessing.model))
+    condition = {
+        spec.name: tf.TensorSpec([], spec.dtype) for spec in condition_inputs(preprocessing.model)
+    }
+    state = _named(state_spec(preprocessing.model, functions.conditioning))
     module: Any = tf.Module()
     for name, function, specs in (
         (VIEW, functions.view, {"image_bytes": tf.TensorSpec([], tf.string)}),
-        (BEGIN, functions.begin, {**image, **known, **count}),
+        (BEGIN, functions.begin, {**image, **known, **count, **condition}),
         (DECODE_ROW, functions.decode_row, {**known, **drawing, **state}),
     ):
         # Of a function that is not concrete, TensorFlow would save another trace.
@@ -121,6 +134,8 @@ def _named(state: DecodingState) -> dict[str, Tensor]:
     }
     for layer, (keys, values) in enumerate(state.caches):
         named |= {f"keys_{layer}": keys, f"values_{layer}": values}
+    if isinstance(state.condition, Condition):
+        named |= state.condition._asdict()
     return named
 
 
@@ -133,4 +148,5 @@ def _state(named: Mapping[str, Tensor]) -> DecodingState:
         named["log_probs"],
         named["entropies"],
         [(named[f"keys_{layer}"], named[f"values_{layer}"]) for layer in range(num_layers)],
+        condition=Condition(*(named[name] for name in CONDITION)) if CONDITION[0] in named else (),
     )

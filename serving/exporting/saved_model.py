@@ -57,7 +57,7 @@ def export(
             signature comes from the first model that has it, the `ImageGPT` before the
             classifier: `features` from any model; `complete`, `sample` and `score` from an
             autoregressive model with a token head; `classify` and `classify_images` from a
-            classifier.
+            classifier, or without one from a class-conditional model.
         directory: Holds all versions of a served model; created if missing.
         version: At least 1. By default one more than the highest in `directory`.
         feature_layer: The layer of `features`, 0…L. By default the classifier's layer, or the

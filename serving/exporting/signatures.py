@@ -5,7 +5,8 @@ tokens, C classes, d `hidden_dim`. The batch is the first dimension of every inp
 """
 
 import math
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -15,9 +16,22 @@ from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.models.masking import draw_mask
 from igpt_keras.sampling.compiled import sample_tokens
-from igpt_keras.sampling.samplers import Categorical
+from igpt_keras.sampling.conditioning import Condition
+from igpt_keras.sampling.samplers import Categorical, Sampler
 from igpt_keras.sampling.scoring import token_log_probs
 from igpt_keras.tensors import Tensor
+from serving.exporting.classes import (
+    CLASS_LABELS,
+    check_labels,
+    class_labels,
+    condition_inputs,
+    discriminative,
+    generative,
+    is_conditional,
+    label_inputs,
+    read_condition,
+    require_one_size,
+)
 from serving.exporting.preprocessing import (
     IMAGE_BYTES,
     KEEP_ROWS,
@@ -32,6 +46,7 @@ CLASSIFY = "classify"
 CLASSIFY_IMAGES = "classify_images"
 FEATURES = "features"
 SCORE = "score"
+CLASSIFICATION = {CLASSIFY, CLASSIFY_IMAGES}
 SERVING_DEFAULT = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 # The feature of a `tf.Example` that holds an image file, as in TensorFlow's own data sets.
 IMAGE_FEATURE = "image/encoded"
@@ -59,8 +74,12 @@ def make_signatures(
         feature_layer: The layer of `features`; None for `default_feature_layer`.
     """
     signatures = {}
+    preprocessings = list(preprocessings)
     for preprocessing in preprocessings:
         functions = signature_functions(preprocessing, feature_layer)
+        if preprocessing is not preprocessings[-1]:
+            # A classifier that comes along says what an image is.
+            functions = {name: functions[name] for name in functions.keys() - CLASSIFICATION}
         for name in functions.keys() - signatures.keys():
             signatures[name] = functions[name].get_concrete_function()
     return {**signatures, SERVING_DEFAULT: signatures[default_signature(signatures)]}
@@ -89,6 +108,7 @@ def describe(
         CLASSIFY_IMAGES: "classes of images",
         FEATURES: f"the features of layer {layer}, averaged over the image",
         SCORE: "log-likelihoods of images in nats, and bits per pixel",
+        CLASS_LABELS: "the numbers of the classes to sample, by their names",
     }
     return {name: text for name, text in descriptions.items() if name in names}
 
@@ -131,31 +151,34 @@ def signature_functions(
         feature_layer: As for `make_signatures`.
     """
     model = preprocessing.model
-    functions = {FEATURES: _features(preprocessing, _feature_layer(model, feature_layer))}
+    functions: dict[str, Callable] = {
+        FEATURES: _features(preprocessing, _feature_layer(model, feature_layer))
+    }
     if can_sample(model):
         functions |= {
             COMPLETE: _complete(preprocessing),
             SAMPLE: _sample(preprocessing),
             SCORE: _score(preprocessing),
         }
-    if isinstance(model, ImageGPTClassifier):
-        classes = _classes(model, preprocessing)
+    if is_conditional(model):
+        functions[CLASS_LABELS] = class_labels(preprocessing)
+    classes = _classes(preprocessing)
+    if classes is not None:
         functions |= {CLASSIFY: _classify(classes), CLASSIFY_IMAGES: classes}
     return functions
 
 
 def _complete(preprocessing: Preprocessing):
-    @tf.function(input_signature=[IMAGE_BYTES, KEEP_ROWS, *DRAWING], autograph=False)
+    model = preprocessing.model
+    drawing = drawing_inputs(model)
+
+    @tf.function(input_signature=[IMAGE_BYTES, KEEP_ROWS, *drawing], autograph=False)
     def complete(image_bytes, keep_rows, *drawing):
-        sampler, seed, checks = _sampler_and_seed(drawing)
-        checks.append(_require_one_batch_size(image_bytes, keep_rows, *drawing))
-        checks += preprocessing.checks_of(keep_rows)
+        drawing = _read_drawing(model, drawing, image_bytes, keep_rows)
         # Everything below needs the tokens, so nothing is sampled before the checks.
-        with tf.control_dependencies(checks):
+        with tf.control_dependencies([*drawing.checks, *preprocessing.checks_of(keep_rows)]):
             primers = preprocessing.primers(image_bytes, keep_rows)
-        tokens, log_likelihood = sample_tokens(
-            preprocessing.model, primers.tokens, primers.known, seed, sampler
-        )
+        tokens, log_likelihood = sample_tokens(model, primers.tokens, primers.known, *drawing.how)
         known = tf.range(preprocessing.size)[None, :, None] < keep_rows[:, None, None]
         pixels = preprocessing.completed(tokens, known, primers.images)
         return outputs(pixels, tokens, log_likelihood)
@@ -164,13 +187,15 @@ def _complete(preprocessing: Preprocessing):
 
 
 def _sample(preprocessing: Preprocessing):
-    @tf.function(input_signature=DRAWING, autograph=False)
+    model = preprocessing.model
+
+    @tf.function(input_signature=drawing_inputs(model), autograph=False)
     def sample(*drawing):
-        sampler, seed, checks = _sampler_and_seed(drawing)
-        with tf.control_dependencies([*checks, _require_one_batch_size(*drawing)]):
-            blank = tf.zeros([tf.size(seed), preprocessing.length], tf.int32)
+        drawing = _read_drawing(model, drawing)
+        with tf.control_dependencies(drawing.checks):
+            blank = tf.zeros([tf.size(drawing.seed), preprocessing.length], tf.int32)
         known = tf.zeros_like(blank, tf.bool)
-        tokens, log_likelihood = sample_tokens(preprocessing.model, blank, known, seed, sampler)
+        tokens, log_likelihood = sample_tokens(model, blank, known, *drawing.how)
         pixels = preprocessing.tokenizer.detokenize_in_graph(tokens)
         return outputs(pixels, tokens, log_likelihood)
 
@@ -189,20 +214,14 @@ def _classify(classes: Callable):
     return classify
 
 
-def _classes(classifier: ImageGPTClassifier, preprocessing: Preprocessing):
-    @tf.function(input_signature=[IMAGE_BYTES], autograph=False)
-    def classify_images(image_bytes):
-        tokens = preprocessing.tokens(image_bytes)
-        # The class head is linear: its logits of mean features are the mean of its logits.
-        logits = classifier.class_head(mean_features(classifier, tokens, classifier.layer))
-        names = tf.constant(classifier.class_names)
-        return {
-            "classes": tf.tile(names[None], [tf.size(image_bytes), 1]),
-            "scores": tf.nn.softmax(logits),
-            "logits": logits,
-        }
-
-    return classify_images
+def _classes(preprocessing: Preprocessing) -> Callable | None:
+    """The signature `classify_images` of a model; None for one without classes."""
+    model = preprocessing.model
+    if isinstance(model, ImageGPTClassifier):
+        return discriminative(
+            preprocessing, lambda tokens: mean_features(model, tokens, model.layer)
+        )
+    return generative(preprocessing) if is_conditional(model) else None
 
 
 def _features(preprocessing: Preprocessing, layer: int):
@@ -241,10 +260,16 @@ def mean_features(model: GenerativeModel, tokens: Tensor, layer: int) -> Tensor:
 
 
 def _score(preprocessing: Preprocessing):
-    @tf.function(input_signature=[IMAGE_BYTES], autograph=False)
-    def score(image_bytes):
-        log_probs = token_log_probs(preprocessing.model, preprocessing.tokens(image_bytes))
-        log_likelihood = tf.reduce_sum(log_probs, axis=1)
+    model = preprocessing.model
+
+    @tf.function(input_signature=[IMAGE_BYTES, *label_inputs(model)], autograph=False)
+    def score(image_bytes, *labels):
+        checks = []
+        if labels:
+            checks = [require_one_size(image_bytes, *labels), *check_labels(model, *labels)]
+        with tf.control_dependencies(checks):
+            tokens = preprocessing.tokens(image_bytes)
+        log_likelihood = tf.reduce_sum(token_log_probs(model, tokens, *labels), axis=1)
         return {
             "log_likelihood": log_likelihood,
             "bits_per_pixel": -log_likelihood / (preprocessing.size**2 * math.log(2)),
@@ -253,18 +278,35 @@ def _score(preprocessing: Preprocessing):
     return score
 
 
-def _sampler_and_seed(drawing) -> tuple:
-    """The sampler and the seeds of inputs as in `DRAWING`, and operations that check them."""
-    *values, seed = drawing
+class _Drawing(NamedTuple):
+    """How B images are sampled, and operations that refuse what cannot be."""
+
+    seed: Tensor
+    sampler: Sampler
+    condition: Condition | tuple[()]
+    checks: list[tf.Operation]
+
+    @property
+    def how(self) -> tuple:
+        """The last arguments of `sample_tokens`."""
+        return self.seed, self.sampler, self.condition
+
+
+def drawing_inputs(model: GenerativeModel) -> list[tf.TensorSpec]:
+    """Returns the inputs that say how images of a model are sampled."""
+    return [*DRAWING, *condition_inputs(model)]
+
+
+def _read_drawing(model: GenerativeModel, inputs: Sequence[Any], *others: Tensor) -> _Drawing:
+    """Reads the values of `drawing_inputs`; `others` are further inputs of the signature."""
     fields = SAMPLER.parameters()
+    values, (seed, *condition) = inputs[: len(fields)], inputs[len(fields) :]
     checks = [
         require(field.allows(value), f"{field.name} must be {field.requirement}", value)
         for field, value in zip(fields, values, strict=True)
     ]
+    checks.append(require_one_size(*others, *inputs))
+    classes, further = read_condition(model, condition)
     names = [field.name for field in fields]
-    return SAMPLER(**dict(zip(names, values, strict=True))), seed, checks
-
-
-def _require_one_batch_size(*inputs):
-    sizes = tf.stack([tf.size(values) for values in inputs])
-    return require(sizes == sizes[0], "inputs must have one batch size", sizes)
+    sampler = SAMPLER(**dict(zip(names, values, strict=True)))
+    return _Drawing(seed, sampler, classes, [*checks, *further])

@@ -21,17 +21,22 @@ from tensorflow_serving.apis import (
 
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.tokenizers.base import tokenizer_of
+from serving.exporting.classes import CLASS_LABELS, is_conditional
 from serving.exporting.signatures import (
     CLASSIFY,
     COMPLETE,
     IMAGE_FEATURE,
     SAMPLE,
     SAMPLER,
+    SCORE,
     SERVING_DEFAULT,
 )
 from serving.versions import WARMUP_FILE
 
 DRAWING = {**SAMPLER().arrays(1), "seed": np.zeros(1, np.int64)}
+LABELS = {"labels": np.zeros(1, np.int32)}
+# Guidance runs whatever a request without it does.
+CONDITION = {**LABELS, "guidance_scale": np.full(1, 2, np.float32)}
 
 
 def warmup_inputs(
@@ -51,11 +56,14 @@ def warmup_inputs(
     content = tf.io.encode_png(shades).numpy()
     image = {"image_bytes": np.array([content], object)}
     rows = {"keep_rows": np.array([keep_rows], np.int32)}
-    complete = {**image, **rows, **DRAWING}
+    labels, condition = (LABELS, CONDITION) if is_conditional(model) else ({}, {})
+    complete = {**image, **rows, **DRAWING, **condition}
     inputs = {
         COMPLETE: complete,
         SERVING_DEFAULT: complete if COMPLETE in names else image,
-        SAMPLE: DRAWING,
+        SAMPLE: {**DRAWING, **condition},
+        SCORE: {**image, **labels},
+        CLASS_LABELS: {"class_names": np.array([b""], object)},
         CLASSIFY: {"inputs": np.array([_example(content).SerializeToString()], object)},
     }
     return {name: inputs.get(name, image) for name in names}

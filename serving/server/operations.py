@@ -24,17 +24,17 @@ OPERATIONS = frozenset(
     """
     AddV2 All Any ArgMax ArgMin Assert AssignVariableOp BatchMatMulV2 BatchMatMulV3 BiasAdd
     Bitcast BitwiseAnd BitwiseOr BroadcastTo Case Cast ConcatV2 Const Conv2D Conv2DBackpropInput
-    Cumprod Cumsum DecodeBmp DecodeGif DecodeJpeg DecodePng DecodeRaw DisableCopyOnRead
-    EncodePng EnsureShape Equal Exp ExpandDims ExtractJpegShape Fill FloorDiv FloorMod GatherV2
-    Greater GreaterEqual Identity IdentityN If LeftShift Less LessEqual Log Log1p LogSoftmax
-    LogicalAnd LogicalNot LogicalOr MatMul Max Maximum Mean Minimum Mul Neg NoOp Pack Pad
-    ParseExampleV2 Placeholder Pow Prod Range ReadVariableOp RealDiv Relu Reshape ResizeArea
-    ReverseV2 Round Rsqrt Select SelectV2 Shape ShardedFilename Sigmoid Size Softmax Square
-    Squeeze StatefulPartitionedCall StatelessIf StatelessRandomUniformFullIntV2 StatelessWhile
-    StaticRegexFullMatch StaticRegexReplace StridedSlice StringJoin StringLength StringToNumber
-    Sub Substr Sum TensorListFromTensor TensorListGetItem TensorListReserve TensorListSetItem
-    TensorListStack TensorScatterUpdate TensorStridedSliceUpdate Tile TopKV2 Transpose Unpack
-    VarHandleOp VarIsInitializedOp Where While
+    Cumprod Cumsum DecodeBmp DecodeGif DecodeJpeg DecodePng DecodeRaw DisableCopyOnRead EncodePng
+    EnsureShape Equal Exp ExpandDims ExtractJpegShape Fill FloorDiv FloorMod GatherV2 Greater
+    GreaterEqual Identity IdentityN If LeftShift Less LessEqual Log Log1p LogSoftmax LogicalAnd
+    LogicalNot LogicalOr MatMul Max Maximum Mean Minimum Mul Neg NoOp NotEqual Pack Pad
+    ParseExampleV2 PartitionedCall Placeholder Pow Prod Range ReadVariableOp RealDiv Relu Reshape
+    ResizeArea ReverseV2 Round Rsqrt Select SelectV2 Shape ShardedFilename Sigmoid Size Softmax
+    Square Squeeze StatefulPartitionedCall StatelessIf StatelessRandomUniformFullIntV2
+    StatelessWhile StaticRegexFullMatch StaticRegexReplace StridedSlice StringJoin StringLength
+    StringToNumber Sub Substr Sum TensorListFromTensor TensorListGetItem TensorListReserve
+    TensorListSetItem TensorListStack TensorScatterUpdate TensorStridedSliceUpdate Tile TopKV2
+    Transpose Unpack VarHandleOp VarIsInitializedOp Where While
     """.split()
 )
 # They read and write files. TensorFlow puts them into two functions of every SavedModel, one that

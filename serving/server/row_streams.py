@@ -7,18 +7,25 @@ import contextlib
 import dataclasses
 import math
 import threading
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import grpc
 import numpy as np
 import tensorflow as tf
 
+from igpt_keras.errors import InputError
 from igpt_keras.pictures.completions import known_rows
-from igpt_keras.sampling.requests import completion_seeds, is_integer
+from igpt_keras.sampling.requests import (
+    NO_CLASS,
+    check_guidance_scale,
+    class_numbers,
+    completion_seeds,
+    is_integer,
+)
 from igpt_keras.sampling.samplers import Categorical
 from igpt_keras.tokenizers.known_pixels import fill_unknown
-from serving.row_functions import BEGIN, DECODE_ROW, ROW_FUNCTIONS, VIEW
+from serving.row_functions import BEGIN, CONDITION, DECODE_ROW, ROW_FUNCTIONS, VIEW
 from serving.server.batching import Call
 from serving.server.errors import RequestError, cancelled, invalid
 from serving.server.saved_model import run_function
@@ -42,6 +49,8 @@ class RowsRequest:
         num_completions: N, at most `MAX_COMPLETIONS`; 0 only shows what the model sees.
         sampler: How tokens are drawn.
         seed: Determines the completions, as in `ImageGPT.generate`.
+        labels: The class, by number or name, for a class-conditional model; None for any.
+        guidance_scale: How much the class counts, as in `ImageGPT.generate`.
     """
 
     image: bytes | None
@@ -50,6 +59,8 @@ class RowsRequest:
     num_completions: int = 1
     sampler: Categorical = Categorical()
     seed: int = 0
+    labels: int | str | None = None
+    guidance_scale: float = 1.0
 
 
 class Start(NamedTuple):
@@ -127,6 +138,7 @@ class RowStreams:
     Args:
         functions: The functions by name.
         budget: Limits the memory of what is under way.
+        label_names: The names of the classes that requests may ask for.
 
     Attributes:
         image_size: R.
@@ -135,13 +147,20 @@ class RowStreams:
         RequestError: A function fails.
     """
 
-    def __init__(self, functions: Mapping[str, Any], budget: StateBudget):
+    def __init__(
+        self, functions: Mapping[str, Any], budget: StateBudget, label_names: Sequence[str] = ()
+    ):
         self._functions = functions
         self._budget = budget
+        self._label_names = label_names
+        self._is_conditional = functions[BEGIN].structured_input_signature[1].keys() >= CONDITION
         _, specs = functions[DECODE_ROW].structured_input_signature
         self._state_names = specs.keys() - ROW_FUNCTIONS[DECODE_ROW]
         self.image_size = int(specs["known"].shape[0])
-        self._state_bytes = self._warm_up()
+        # Of one completion by whether it has guidance, which takes a second sequence.
+        self._state_bytes = {False: self._warm_up(1.0)}
+        if self._is_conditional:
+            self._state_bytes[True] = self._warm_up(2.0)
 
     def run(self, request: RowsRequest, call: Call) -> Events:
         """Yields a start, each row from the first with an unknown pixel on, and an end.
@@ -167,6 +186,7 @@ class RowStreams:
                 f"num_completions must be an integer from 0 to {MAX_COMPLETIONS}, got {count}"
             )
         known, seeds = self._known(request), _seeds(request)
+        condition = self._condition(request)
         cancellation = CancellationManager()
         call.when_abandoned(cancellation.start_cancel)
 
@@ -175,7 +195,7 @@ class RowStreams:
                 raise cancelled()
             return run_function(self._functions[name], tensors, cancellation)
 
-        with self._budget.hold(count, self._state_bytes):
+        with self._budget.hold(count, self._state_bytes[request.guidance_scale != 1]):
             image = pixels = np.zeros([*known.shape, 3], np.uint8)
             if request.image is not None:
                 viewed = run(VIEW, image_bytes=tf.constant(request.image))
@@ -184,7 +204,7 @@ class RowStreams:
             if count:
                 (filled,) = fill_unknown(image[None], known[None])
                 settings = {"known": tf.constant(known)}
-                numbers = {"num_completions": tf.constant(count)}
+                numbers = {"num_completions": tf.constant(count), **condition}
                 state = run(BEGIN, image=tf.constant(filled), **settings, **numbers)
                 settings["seed"] = tf.constant(seeds)
                 for name, values in request.sampler.arrays(count).items():
@@ -237,7 +257,23 @@ class RowStreams:
             )
         return known
 
-    def _warm_up(self) -> int:
+    def _condition(self, request: RowsRequest) -> dict[str, tf.Tensor]:
+        """Returns the inputs of `begin` that say what class is asked for."""
+        labels, guidance_scale = request.labels, request.guidance_scale
+        try:
+            check_guidance_scale(guidance_scale, labels)
+            if not self._is_conditional:
+                if labels is not None:
+                    raise InputError(f"labels needs a class-conditional model, got {labels!r}")
+                return {}
+            number = NO_CLASS
+            if labels is not None:
+                (number,) = class_numbers([labels], self._label_names)
+        except InputError as error:
+            raise invalid(str(error)) from None
+        return _condition_tensors(number, guidance_scale)
+
+    def _warm_up(self, guidance_scale: float) -> int:
         """Runs every function once; returns the bytes of the state of one completion."""
         size, outputs = self.image_size, {}
         inputs = {
@@ -246,6 +282,7 @@ class RowStreams:
             "num_completions": tf.constant(1),
             "seed": tf.zeros([1], tf.int64),
             **{name: tf.constant(values) for name, values in Categorical().arrays(1).items()},
+            **_condition_tensors(0, guidance_scale),
         }
         for function in self._functions.values():
             names = function.structured_input_signature[1]
@@ -254,6 +291,14 @@ class RowStreams:
         return sum(
             outputs[name].dtype.size * int(tf.size(outputs[name])) for name in self._state_names
         )
+
+
+def _condition_tensors(label: int, guidance_scale: float) -> dict[str, tf.Tensor]:
+    """Returns the inputs `CONDITION`."""
+    return {
+        "labels": tf.constant(label, tf.int32),
+        "guidance_scale": tf.constant(guidance_scale, tf.float32),
+    }
 
 
 def _first_true(values: np.ndarray) -> int:

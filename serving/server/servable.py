@@ -190,7 +190,7 @@ class Servable:
         if self._model.row_functions is None:
             return None
         try:
-            return RowStreams(self._model.row_functions, states)
+            return RowStreams(self._model.row_functions, states, self.description.label_names)
         except RequestError as error:
             self.close()
             raise InputError(f"the functions that complete row by row fail: {error}") from error

@@ -11,7 +11,12 @@ from keras import ops
 from igpt_keras import ColorPalette, ImageGPT, ImageGPTConfig, InputError
 from igpt_keras.network.losses import token_nll
 from igpt_keras.sampling.compiled import compiled_decoder, sample_tokens
-from igpt_keras.sampling.conditioning import conditioning_of, make_condition
+from igpt_keras.sampling.conditioning import (
+    condition_in_graph,
+    conditioning_of,
+    make_condition,
+    repeat_condition,
+)
 from igpt_keras.sampling.gumbel import gumbel_noise
 from igpt_keras.sampling.requests import completion_seeds
 from igpt_keras.sampling.samplers import Categorical, Greedy, TopK
@@ -101,16 +106,27 @@ def test_only_guidance_takes_a_second_pass(model):
         assert state.tokens.shape == (16, 3)
 
 
-def test_a_graph_samples_as_the_model(model):
-    def sampled(labels):
-        condition = make_condition(model, LABELS, 2.0, 3)._replace(labels=labels)
-        tokens, known = tf.zeros([3, 16], tf.int32), tf.zeros([3, 16], tf.bool)
-        seeds = tf.constant(completion_seeds(0, 3, 1)[:, 0])
-        return sample_tokens(model, tokens, known, seeds, Categorical(), condition)[0]
+def test_a_graph_samples_each_image_with_a_class_and_a_scale_of_its_own(model):
+    def sampled(labels, scales):
+        condition = condition_in_graph(labels, scales)
+        tokens, known = tf.zeros([5, 16], tf.int32), tf.zeros([5, 16], tf.bool)
+        seeds = tf.constant(completion_seeds(0, 5, 1)[:, 0])
+        return sample_tokens(model, tokens, known, seeds, Categorical(), condition)
 
-    expected = model.sample(3, labels=LABELS, guidance_scale=2.0).tokens[:, 0]
-    tokens = tf.function(sampled, autograph=False)(tf.constant(LABELS, tf.int32))
-    np.testing.assert_array_equal(tokens, expected)
+    labels, scales = [2, -1, 0, 1, 1], [2.5, 1, 1, 0, 2]
+    tokens, log_likelihood = tf.function(sampled, autograph=False)(
+        tf.constant(labels), tf.constant(scales, tf.float32)
+    )
+    for index, (label, scale) in enumerate(zip(labels, scales, strict=True)):
+        # As alone, where one of the scales is that of all.
+        settings = {"labels": label, "guidance_scale": scale} if label >= 0 else {}
+        expected = model.sample(1, seed=[index], **settings)
+        np.testing.assert_array_equal(tokens[index], expected.tokens[0, 0])
+        np.testing.assert_allclose(log_likelihood[index], expected.log_likelihood[0, 0], atol=1e-4)
+    # Sequences with guidance alone are there twice.
+    condition = condition_in_graph(tf.constant(labels), tf.constant(scales, tf.float32))
+    np.testing.assert_array_equal(condition.guided, [0, 3, 4])
+    np.testing.assert_array_equal(repeat_condition(condition, 2).guided, [0, 1, 6, 7, 8, 9])
 
 
 @pytest.mark.slow

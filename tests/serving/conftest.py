@@ -85,17 +85,39 @@ def server(exported):
         yield server
 
 
-@pytest.fixture(scope="session")
-def exported(model, classifier, tmp_path_factory):
-    """A directory that holds version 1, with both models. All workers share it; none writes."""
+def export_once(name, tmp_path_factory, models, **settings):
+    """A directory that holds version 1. All workers share it; none writes."""
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
-    directory = shared / "served"
-    with open(shared / "served.lock", "w") as lock:
+    directory = shared / name
+    with open(shared / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not directory.exists():
-            history = {"val_loss": [3.5, 3.0, 2.5, 2.0, 1.25]}
-            training = [{}, {"command": "pretrain | with a bar", "history": history}]
-            export([classifier, model], directory, training=training)
+            export(models, directory, **settings)
     return directory
+
+
+@pytest.fixture(scope="session")
+def exported(model, classifier, tmp_path_factory):
+    """An export of both models."""
+    history = {"val_loss": [3.5, 3.0, 2.5, 2.0, 1.25]}
+    training = [{}, {"command": "pretrain | with a bar", "history": history}]
+    return export_once("served", tmp_path_factory, [classifier, model], training=training)
+
+
+@pytest.fixture(scope="session")
+def conditional() -> ImageGPT:
+    """A class-conditional model."""
+    config = ImageGPTConfig(
+        4, vocabulary_size=8, hidden_dim=16, num_layers=2, num_heads=2, num_classes=3
+    )
+    names = ["cat", "dog", "écureuil"]
+    model = ImageGPT(config, tokenizer=random_palette(8, seed=1), class_names=names)
+    return randomize(model, seed=7)
+
+
+@pytest.fixture(scope="session")
+def exported_conditional(conditional, tmp_path_factory):
+    """Its export, which takes seconds: for slow tests."""
+    return export_once("served-conditional", tmp_path_factory, conditional)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
     get_model_status_pb2,
     model_service_pb2_grpc,
     predict_pb2,
@@ -74,6 +75,12 @@ class Scripted(
         response = predict_pb2.PredictResponse()
         values = np.zeros((count, 3), np.float32)
         response.outputs["features"].CopyFrom(tf.make_tensor_proto(values))
+        return response
+
+    def GetModelMetadata(self, request, context):
+        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        signatures = get_model_metadata_pb2.SignatureDefMap()
+        response.metadata["signature_def"].Pack(signatures)
         return response
 
     def GetModelStatus(self, request, context):
@@ -230,7 +237,7 @@ def test_version_and_label_exclude_each_other():
 @pytest.mark.parametrize(
     ("details", "signature_name", "needs"),
     [
-        ('Serving signature key "classify_images" not found.', "classify", "a generative model"),
+        ('Serving signature key "classify_images" not found.', "classify", "a class-conditional"),
         ('Serving signature key "complete" not found.', "complete", "an autoregressive model"),
     ],
 )

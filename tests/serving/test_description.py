@@ -13,6 +13,10 @@ def test_what_is_written_is_read(tmp_path):
     described = Description(32, 'of "32" pixels\n</script>\x00', ("chat", "écureuil", ""))
     described.write(tmp_path / "igpt.json")
     assert Description.read(tmp_path / "igpt.json") == described
+    assert "label_names" not in json.loads((tmp_path / "igpt.json").read_text())
+    conditional = Description(32, "", ("chat",), ("écureuil", "chat"))
+    conditional.write(tmp_path / "igpt.json")
+    assert Description.read(tmp_path / "igpt.json") == conditional
 
 
 def test_without_the_file_nothing_is_known(tmp_path):
@@ -31,6 +35,7 @@ def test_without_the_file_nothing_is_known(tmp_path):
         ({"description": None}, "description must be a string"),
         ({"class_names": "cat"}, "class_names must be a list of strings"),
         ({"class_names": ["cat", 1]}, "class_names must be a list of strings"),
+        ({"label_names": "cat"}, "label_names must be a list of strings"),
         ({"description": "x" * MAX_BYTES}, "must have at most 4,194,304 bytes, got 4,19"),
     ],
 )

@@ -257,6 +257,33 @@ def names_of(exported):
     return {name for name in exported.signatures if not name.startswith("__")}
 
 
+def test_a_model_without_classes_has_the_signatures_that_it_always_had(tf1_model):
+    settings = ["temperature float32", "top_k int32", "top_p float32", "seed int64"]
+    pictures = [
+        *("png_bytes string", "pixels uint8 [4, 4, 3]", "tokens int32 [16]"),
+        "log_likelihood float32",
+    ]
+    complete = {*settings, "image_bytes string", "keep_rows int32"}, set(pictures)
+    expected = {
+        "complete": complete,
+        "serving_default": complete,
+        "sample": (set(settings), set(pictures)),
+        "score": ({"image_bytes string"}, {"log_likelihood float32", "bits_per_pixel float32"}),
+        "features": ({"image_bytes string"}, {"features float32 [16]"}),
+    }
+    for name, (inputs, outputs) in expected.items():
+        signature = tf1_model.signatures[name]
+        assert set(map(in_words, signature.inputs, signature.inputs.values())) == inputs
+        assert set(map(in_words, signature.outputs, signature.outputs.values())) == outputs
+
+
+def in_words(name, info):
+    """Name, dtype and the shape of an example."""
+    sizes = [dimension.size for dimension in info.tensor_shape.dim[1:]]
+    dtype = tf.dtypes.as_dtype(info.dtype).name
+    return f"{name} {dtype} {sizes}" if sizes else f"{name} {dtype}"
+
+
 def test_an_empty_batch_gives_empty_outputs(tf1_model):
     outputs = tf1_model.run("complete", **completion_inputs(random_images(0)))
     assert outputs["pixels"].shape == (0, SIZE, SIZE, 3)

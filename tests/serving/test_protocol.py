@@ -9,6 +9,7 @@ import tensorflow as tf
 from google.protobuf import any_pb2, wrappers_pb2
 from google.protobuf.descriptor import FieldDescriptor
 from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -43,6 +44,8 @@ OFFICIAL = {
     "Any": any_pb2.Any,
     "SignatureDefMap": get_model_metadata_pb2.SignatureDefMap,
     "SignatureDefEntry": get_model_metadata_pb2.SignatureDefMap.SignatureDefEntry,
+    "SignatureDef": meta_graph_pb2.SignatureDef,
+    "InputEntry": meta_graph_pb2.SignatureDef.InputsEntry,
 }
 
 

@@ -11,13 +11,14 @@ import numpy as np
 from igpt_keras.sampling.samplers import Categorical
 from serving.server.errors import RequestError, invalid
 from serving.server.monitoring import RequestLog
-from serving.server.rest.json_reading import read_object, shown
+from serving.server.rest.json_reading import FLOAT_MAX, read_object, shown
 from serving.server.rest.values import decode_base64, is_base64
 from serving.server.row_streams import Event, Row, RowsRequest, Start
 
 EVENT_STREAM = "text/event-stream"
 SAMPLER_NAMES = tuple(field.name for field in Categorical.parameters())
-NAMES = ("image", "keep_rows", "known", "num_completions", *SAMPLER_NAMES, "seed")
+CONDITION_NAMES = ("labels", "guidance_scale")
+NAMES = ("image", "keep_rows", "known", "num_completions", *SAMPLER_NAMES, "seed", *CONDITION_NAMES)
 # Nats with more decimals than float32 has are noise.
 DECIMALS = 6
 
@@ -38,6 +39,7 @@ def rows_request(body: bytes) -> RowsRequest:
     if image is not None and not is_base64(image):
         raise invalid(f'image must be {{"b64": "…"}} or null, got {shown(image)}')
     settings = {name: members.pop(name) for name in SAMPLER_NAMES if name in members}
+    condition = _condition({n: members.pop(n) for n in CONDITION_NAMES if n in members})
     for name, value in members.items():
         if not isinstance(value, int) or isinstance(value, bool):
             raise invalid(f"{name} must be an integer, got {shown(value)}")
@@ -46,6 +48,7 @@ def rows_request(body: bytes) -> RowsRequest:
         known=None if known is None else _mask(known),
         sampler=_sampler(settings),
         **members,
+        **condition,
     )
 
 
@@ -96,6 +99,17 @@ def _mask(known: Any) -> np.ndarray:
     if len(lengths) != 1 or not all(isinstance(pixel, bool) for row in rows for pixel in row):
         raise invalid(f"known must be a list of rows of true and false, got {shown(known)}")
     return np.array(rows, bool)
+
+
+def _condition(members: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the class and the guidance scale that are given."""
+    labels, scale = members.get("labels"), members.get("guidance_scale", 1.0)
+    if isinstance(labels, bool) or not isinstance(labels, int | str | None):
+        raise invalid(f"labels must be the number or the name of a class, got {shown(labels)}")
+    is_number = isinstance(scale, int | float) and not isinstance(scale, bool)
+    if not is_number or not 0 <= scale <= FLOAT_MAX:
+        raise invalid(f"guidance_scale must be a finite number >= 0, got {shown(scale)}")
+    return {"labels": labels, "guidance_scale": scale}
 
 
 def _sampler(settings: Mapping[str, Any]) -> Categorical:

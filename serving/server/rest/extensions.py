@@ -129,4 +129,5 @@ def _entry(servable: Servable, labels: list[str]) -> dict:
         "image_size": about.image_size,
         "description": about.description,
         "class_names": list(about.class_names),
+        "label_names": list(about.label_names),
     }

@@ -52,7 +52,7 @@ def test_an_unknown_model_is_not_found(server, ask):
 
 @both
 def test_what_a_missing_signature_needs_is_told(server, ask):
-    with pytest.raises(MissingSignatureError, match="a generative model has no classes"):
+    with pytest.raises(MissingSignatureError, match="a classifier or a class-conditional model"):
         ask(server.address, "classify")
     # As TensorFlow Serving says it, if the version has changed meanwhile.
     details = 'Serving signature name: \\"features\\" not found in signature def'

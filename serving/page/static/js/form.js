@@ -12,6 +12,8 @@ const CONTROLS = {
   top_k: "top_k",
   top_p: "top_p",
   seed: "seed",
+  labels: "labels",
+  guidance_scale: "guidance_scale",
 };
 /** The element that gets the focus, where a control is not named as its error. */
 const FOCUSED = { image: "file", mask: "rows" };

@@ -2,6 +2,7 @@
 
 import { Chooser } from "./chooser.js";
 import { showClasses, showClassesError } from "./classes.js";
+import { Condition } from "./condition.js";
 import { Crop } from "./crop.js";
 import { Enlarged } from "./enlarge.js";
 import { Form } from "./form.js";
@@ -20,6 +21,7 @@ const RETRY = 1500;
 
 const find = (id) => document.getElementById(id);
 const form = new Form(onNumbers);
+const condition = new Condition(onCondition);
 const crop = new Crop(find("crop"), find("zoom"), onCrop);
 const view = new View(find("view-section"), onMask);
 const chooser = new Chooser({ image: onImage, error: (message) => form.show("image", message) });
@@ -130,7 +132,9 @@ async function apply(settings) {
   form.clearAll();
   form.set(settings);
   find("model").value = String(indexOfModel(models, settings.model, settings.label));
-  const { image_size: size } = chosen();
+  const { image_size: size, label_names: labelNames } = chosen();
+  condition.offer(labelNames);
+  condition.set(settings);
   view.set(size, settings.rows, settings.mask);
   if (settings.image === OWN) {
     imageName = OWN;
@@ -169,6 +173,7 @@ function remember(why = "") {
     rows: view.rows,
     mask: view.isPainted ? view.mask.encoded() : null,
     ...form.values,
+    ...condition.settings,
   });
   const isNew = fragment !== location.hash;
   if (isNew && (why === "step" || history.state?.isCompleted)) history.pushState(null, "", fragment);
@@ -214,6 +219,7 @@ function onImage(name, image) {
 
 /** Takes another model. */
 function onModel() {
+  condition.offer(chosen().label_names);
   view.resize(chosen().image_size);
   view.show(null);
   showModel();
@@ -230,6 +236,13 @@ function onCrop() {
 /** Other pixels are kept. */
 function onMask() {
   form.clear("mask");
+  if (models.length) remember();
+}
+
+/** Another class is to be drawn, or counts otherwise. */
+function onCondition() {
+  form.clear("labels");
+  form.clear("guidance_scale");
   if (models.length) remember();
 }
 
@@ -277,7 +290,8 @@ async function complete() {
   progress.begin();
   try {
     const kept = view.isPainted ? { known: mask.rows() } : { keep_rows: view.rows };
-    const body = { image: { b64: await crop.encoded() }, ...kept, ...form.values };
+    const image = { b64: await crop.encoded() };
+    const body = { image, ...kept, ...form.values, ...condition.values };
     await follow(model, mask, body, ending.signal);
   } catch (error) {
     onRunError(error);
@@ -364,7 +378,7 @@ function inWords(body, mask) {
   const kept = body.known
     ? `${mask.count} of ${mask.known.length} pixels kept`
     : `${body.keep_rows} of ${mask.size} rows kept`;
-  const parts = [kept, `temperature ${body.temperature}`];
+  const parts = [...condition.words, kept, `temperature ${body.temperature}`];
   if (body.top_k) parts.push(`top-k ${body.top_k}`);
   if (body.top_p < 1) parts.push(`top-p ${body.top_p}`);
   return [...parts, `seed ${body.seed}`].join(" · ");

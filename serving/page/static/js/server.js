@@ -13,7 +13,8 @@ import { readEvents } from "./events.js";
  * @property {boolean} streams Whether it completes images row by row.
  * @property {number | null} image_size Side of its images in pixels.
  * @property {string} description
- * @property {string[]} class_names
+ * @property {string[]} class_names The classes that it tells apart.
+ * @property {string[]} label_names The classes that it draws images of.
  */
 
 /** The server's answer that a request cannot be granted. */

@@ -9,6 +9,9 @@ export const FIELDS = {
   seed: { label: "Seed", min: 0, max: 2 ** 31 - 1, initial: 0, integer: true },
 };
 
+/** The slider of the guidance scale. */
+export const GUIDANCE = { min: 0, max: 8, step: 0.25, value: 1 };
+
 /** The images that come with the page. */
 export const SAMPLES = {
   temple: { file: "temple.jpg", description: "a temple in front of trees" },
@@ -32,6 +35,8 @@ export const OWN = "own";
  * @property {number} top_k
  * @property {number} top_p
  * @property {number} seed
+ * @property {string | null} class The name of the class to draw; null for any.
+ * @property {number | null} guidance_scale How much the class counts; null for as much as it does.
  */
 
 /**
@@ -65,6 +70,8 @@ export function readFragment(fragment) {
     label: given.get("label"),
     rows: null,
     mask: given.get("mask"),
+    class: given.get("class"),
+    guidance_scale: null,
   };
   if (settings.image !== OWN && !Object.hasOwn(SAMPLES, settings.image ?? "")) {
     [settings.image] = Object.keys(SAMPLES);
@@ -72,6 +79,8 @@ export function readFragment(fragment) {
   const crop = (given.get("crop") ?? "").split(",").map(Number);
   if (crop.length === 3 && crop.every(Number.isInteger)) settings.crop = crop;
   if (/^\d{1,5}$/.test(given.get("rows") ?? "")) settings.rows = Number(given.get("rows"));
+  const scale = Number(given.get("guidance_scale") ?? NaN);
+  if (scale >= GUIDANCE.min && scale <= GUIDANCE.max) settings.guidance_scale = scale;
   for (const [name, { initial }] of Object.entries(FIELDS)) {
     const value = Number(given.get(name) ?? NaN);
     settings[name] = complaint(name, value) ? initial : value;

@@ -174,6 +174,7 @@ def test_the_models_are_described(server, model, classifier):
         "streams": True,
         "image_size": SIZE,
         "class_names": classifier.class_names,
+        "label_names": [],
     }
     first, second = about.split("; ")
     assert first == f"autoregressive, 2 layers of width 16, {model.count_params():,} parameters"
