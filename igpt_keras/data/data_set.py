@@ -155,13 +155,8 @@ def open_data(
 
 
 def folder_of_tokens(specs: Sequence[str]) -> str | None:
-    """Returns the folder of the first source of tokens among `specs`; None if there is none.
-
-    Raises:
-        InputError: A source is not in the notation of `open_data`.
-    """
-    locations = (location for kind, location, _ in map(_parse, specs) if kind == "tokens")
-    return next(locations, None)
+    """Returns the folder of the first source of tokens among `specs`; None if there is none."""
+    return next((_parse(spec)[1] for spec in specs if spec.startswith("tokens:")), None)
 
 
 def _weighted(split: Split, options: dict[str, str]) -> WeightedSource:

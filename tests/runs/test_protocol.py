@@ -297,7 +297,7 @@ def test_check_finds_what_open_would(pretrained):
         (Finetune, {"layer": 2}, "layer must lie in 0…1, got 2"),
         (Probe, {"layers": [2]}, "layers must lie in 0…1, got 2"),
         (Probe, {"learning_rate": 1.0, "layers": None}, "learning_rate=1.0 is for method=sgd"),
-        (Probe, {"method": "nearest"}, "must be one of knn, lbfgs, ridge, sgd, got 'nearest'"),
+        (Probe, {"method": "nearest"}, "one of attentive, knn, lbfgs, ridge, sgd, got 'nearest'"),
         (Probe, {"baseline": "noise", "layers": None}, "baseline must be one of pixels, tokens"),
     ):
         settings = dataclasses.replace(settings_of(verb, pretrained[0]), **change)
