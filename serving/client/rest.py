@@ -39,7 +39,7 @@ _AROUND_STRING, _BOOLEAN, _FLOAT = 11, 6, 25
 class RestCarrier:
     """Carries requests about one model over REST; its messages are HTTP requests.
 
-    JSON does not tell dtypes: the carrier asks for the model's signatures once.
+    JSON does not tell dtypes: the carrier asks for the model's signatures unless it knows them.
 
     Args:
         address: "http://host:port" or "https://host:port".
