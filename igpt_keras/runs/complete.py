@@ -198,7 +198,7 @@ class _Generation(Measurement):
         return records
 
     def _result(self, data: dict[str, Any], records: list[dict[str, Any]]) -> Result:
-        settings = dataclasses.asdict(self.settings)
+        settings = dataclasses.asdict(self.settings) | {"labels": list(self.settings.labels)}
         del settings["model"]
         for name in ("draft", "mask"):
             if settings.get(name) is not None:
