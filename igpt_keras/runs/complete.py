@@ -198,8 +198,9 @@ class _Generation(Measurement):
         return records
 
     def _result(self, data: dict[str, Any], records: list[dict[str, Any]]) -> Result:
-        settings = dataclasses.asdict(self.settings) | {"labels": list(self.settings.labels)}
+        settings = dataclasses.asdict(self.settings)
         del settings["model"]
+        settings["labels"] = list(self.settings.labels)
         for name in ("draft", "mask"):
             if settings.get(name) is not None:
                 settings[name] = os.fspath(settings[name])
