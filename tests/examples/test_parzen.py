@@ -1,5 +1,6 @@
 """Parzen windows against other densities of Gaussians, and Image GPT as a density."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -56,6 +57,8 @@ def test_samples_of_a_gaussian_tend_to_the_gaussian_widened_by_the_window():
 
 def test_validation_images_decide_on_sigma():
     images = random_images()
+    # The smallest would be the best for these test images.
+    images = dataclasses.replace(images, test=images.train)
     sigmas = np.array([0.05, 0.2, 0.4, 0.8])
     row = parzen.estimate("training images", images.train, images, sigmas)
     means = [by_scipy(images.validation, images.train, sigma).mean() for sigma in sigmas]
@@ -64,7 +67,7 @@ def test_validation_images_decide_on_sigma():
     assert 0 < best < 3
     assert (row.name, row.num_samples, row.sigma) == ("training images", 5, sigmas[best])
     assert row.log_likelihood == pytest.approx(on_test[best].mean())
-    assert row.standard_error == pytest.approx(on_test[best].std() / np.sqrt(8))
+    assert row.standard_error == pytest.approx(on_test[best].std() / np.sqrt(5))
 
 
 def test_only_so_many_validation_images_are_used(monkeypatch):
