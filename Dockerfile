@@ -1,7 +1,7 @@
 # Training and `igpt serve`, as a user without rights and with a read-only root file system:
 #   docker build --tag igpt-keras .
 #   docker build --tag igpt-keras:gpu --build-arg 'TENSORFLOW=tensorflow[and-cuda]' .
-# docs/serving.md says how to run it.
+# docs/scaling.md and docs/serving.md say how to run it.
 ARG PYTHON=python:3.12.11-slim-bookworm@sha256:519591d6871b7bc437060736b9f7456b8731f1499a57e22e6c285135ae657bf7
 
 FROM ${PYTHON} AS build

@@ -94,6 +94,7 @@ NOT_RUN = {
     r"@(register_\w+|METHODS\.register)\(": "tests/test_contributing.py runs and uses them",
     r"python benchmarks/": "measures for minutes to hours, for which tests have no time",
     r"python examples/baselines/": "tests/examples/ runs them, which takes minutes",
+    r"examples/ray_train\.py": "needs Ray; tests/examples/test_ray_train.py runs it",
     r"tfds:imagenet2012": "needs ImageNet, which its users download by hand",
     r"igpt demo|--page": "ends with Ctrl-C; tests/cli/test_demo.py and tests/serving/page/ run it",
     r"TF_CONFIG=": "needs two processes; tests/training/test_distribution.py trains in two",

@@ -36,7 +36,12 @@ from igpt_keras.training.callbacks.checkpoint_manager import (
 from igpt_keras.training.callbacks.divergence_detector import DivergenceDetector
 from igpt_keras.training.callbacks.history_logger import HistoryLogger, Picture
 from igpt_keras.training.callbacks.stopwatch import Stopwatch
-from igpt_keras.training.strategies import check_batch_size, is_chief, make_strategy
+from igpt_keras.training.strategies import (
+    check_batch_size,
+    is_chief,
+    make_strategy,
+    wait_for_all,
+)
 from igpt_keras.wording import plural
 
 
@@ -112,6 +117,8 @@ class Training(Run[SettingsT]):
             result = self._train(model, callbacks)
             if self.is_chief:
                 write_result(result, self.output)
+        # One that had left would be missed by a chief that failed while it wrote, and came back.
+        wait_for_all(self.strategy)
         return result
 
     def _check_not_replaced(self) -> None:

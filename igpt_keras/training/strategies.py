@@ -123,6 +123,14 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return resolver.task_id == 0
 
 
+def wait_for_all(strategy: tf.distribute.Strategy) -> None:
+    """Returns once every worker has called this; raises TensorFlow's error where one has gone."""
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        with strategy.scope():
+            ones = strategy.run(lambda: tf.ones([]))
+            strategy.reduce(tf.distribute.ReduceOp.SUM, ones, axis=None)
+
+
 def num_hosts(strategy: tf.distribute.Strategy) -> int:
     """Returns the number of hosts that a strategy trains on."""
     is_multi = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import signal
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
@@ -149,7 +150,8 @@ class CheckpointManager(Callback):
             return 0
         checkpoint = _read_checkpoint(path)
         arrays = load_file(path / ARRAYS_FILE)
-        model.optimizer.build(model.trainable_variables)
+        with model.distribute_strategy.scope():
+            model.optimizer.build(model.trainable_variables)
         _assign(_variables(model), _with_prefix(VARIABLES, arrays), path)
         if checkpoint["within_epoch"]:
             self._metrics = _with_prefix(METRICS, arrays)
@@ -255,8 +257,12 @@ def stopped_by_signals(checkpoints: CheckpointManager) -> Iterator[None]:
     """Makes the first SIGTERM or Ctrl-C stop training with a checkpoint.
 
     A second one ends it at once, by `KeyboardInterrupt` or `SystemExit`, as soon as Python runs:
-    a call of TensorFlow comes to its end first. The command line does not wait for that.
+    a call of TensorFlow comes to its end first. The command line does not wait for that. Does
+    nothing in a thread, because only the main thread can handle signals.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def stop(signal_number, frame):
         if checkpoints.stopping:

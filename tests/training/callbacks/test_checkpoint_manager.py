@@ -1,8 +1,10 @@
+import concurrent.futures
 import functools
 import json
 import pathlib
 import resource
 import shutil
+import signal
 
 import keras
 import numpy as np
@@ -11,7 +13,11 @@ import tensorflow as tf
 
 from igpt_keras import ImageGPT, InputError
 from igpt_keras.checksums import write_checksums
-from igpt_keras.training.callbacks.checkpoint_manager import CheckpointManager, Interrupted
+from igpt_keras.training.callbacks.checkpoint_manager import (
+    CheckpointManager,
+    Interrupted,
+    stopped_by_signals,
+)
 from igpt_keras.training.recipes import pretrain
 from igpt_keras.training.resumable_fit import _remaining_fits, epoch_ends, resumable_fit
 from igpt_keras.training.strategies import make_strategy
@@ -84,9 +90,19 @@ def token_batches(step):
     return tf.data.Dataset.range(step, 1000).map(batch)
 
 
-def train_image_gpt(config, checkpoints, *, objective="ar", policy="float32", callbacks=(), seed=2):
+def train_image_gpt(
+    config,
+    checkpoints,
+    *,
+    objective="ar",
+    policy="float32",
+    strategy="none",
+    callbacks=(),
+    seed=2,
+):
     keras.utils.set_random_seed(seed)
-    model = ImageGPT(config, objective, dtype=policy)
+    with make_strategy(strategy).scope():
+        model = ImageGPT(config, objective, dtype=policy)
     validation = np.asarray(next(iter(token_batches(500))))
     masked = validation % 3 == 0
     history = pretrain(
@@ -353,9 +369,21 @@ def test_replicas_go_on_where_they_stopped(config, tmp_path):
     train = functools.partial(train_image_gpt, config)
     whole, _ = train(CheckpointManager(tmp_path / "whole", 100))
     checkpoints = CheckpointManager(tmp_path / "cut", 100)
-    with make_strategy("mirrored").scope():
-        with pytest.raises(Interrupted):
-            train(checkpoints, callbacks=[Stopper(checkpoints, 7)])
-        resumed, _ = train(CheckpointManager(tmp_path / "cut", 100))
+    with pytest.raises(Interrupted):
+        train(checkpoints, strategy="mirrored", callbacks=[Stopper(checkpoints, 7)])
+    resumed, _ = train(CheckpointManager(tmp_path / "cut", 100), strategy="mirrored")
     for ours, theirs in zip(all_values(resumed), all_values(whole), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_a_thread_leaves_signals_alone(tmp_path):
+    def train():
+        with stopped_by_signals(CheckpointManager(tmp_path)):
+            return signal.getsignal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        assert threads.submit(train).result() is before
+    # The main thread handles them until the training ends.
+    assert train() is not before
+    assert signal.getsignal(signal.SIGTERM) is before
