@@ -26,15 +26,20 @@ from igpt_keras.errors import Diverged
 from igpt_keras.runs import Pretrain, read_result
 
 
-def train(job: dict) -> None:
-    """Trains in one of the workers; `TF_CONFIG`, which Ray sets, names them all."""
+def train(job: dict) -> str | None:
+    """Trains in one of the workers; `TF_CONFIG`, which Ray sets, names them all.
+
+    Returns:
+        How training diverged; None if it did not.
+    """
     os.chdir(job["directory"])
     settings = Pretrain.Settings(**job["settings"])
     try:
         Pretrain.open(settings, job["data"], job["output"], resume=True).run()
     except Diverged as error:
-        # It would diverge again: an exception would make Ray start it again.
-        ray.train.report({"diverged": str(error)})
+        # An exception would make Ray start it again, and it would diverge again.
+        return str(error)
+    return None
 
 
 def main() -> None:
@@ -68,9 +73,9 @@ def main() -> None:
             failure_config=ray.train.FailureConfig(max_failures=arguments.max_failures),
         ),
     )
-    metrics = trainer.fit().metrics or {}
-    if "diverged" in metrics:
-        print(metrics["diverged"], file=sys.stderr)
+    diverged = trainer.fit().return_value
+    if diverged is not None:
+        print(diverged, file=sys.stderr)
         sys.exit(3)
     loss = read_result(arguments.output).metrics["validation_loss"]
     print(f"Validation loss: {loss:.4f} nats per token. Wrote {arguments.output}")
