@@ -111,7 +111,7 @@ def sizes_of(model: Any) -> dict[str, Any]:
     if hasattr(model, "class_head"):
         sizes |= {"classes": model.num_classes, "layer of the class head": model.layer}
     elif config.num_classes is not None:
-        sizes["classes that it is conditioned on"] = config.num_classes
+        sizes["classes"] = config.num_classes
     return sizes
 
 

@@ -11,11 +11,11 @@
 A tokenizer that is not a color palette is part of the graph only.
 """
 
-import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from igpt_keras.model_cards import OBJECTIVES, sizes_of, table
 from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.tokenizers.base import tokenizer_of
@@ -28,10 +28,6 @@ LABELS_FILE = "labels.txt"
 PALETTE_FILE = "palette.npy"
 CLASSIFIER_PALETTE_FILE = "classifier_palette.npy"
 MODEL_CARD_FILE = "MODEL_CARD.md"
-
-OBJECTIVES = {"ar": "autoregressive", "bert": "BERT"}
-# Longer lists are histories, of which the card tells the last value.
-MAX_LIST_LENGTH = 4
 
 LIMITS = """\
 ## Limits
@@ -105,59 +101,11 @@ def model_card(
     """Returns the model card in Markdown. Arguments: see `write_assets`."""
     parts = ["# Model card\n"]
     for model, about in zip(models, training, strict=True):
-        parts.append(f"## {type(model).__name__}\n\n{_table(_sizes(model))}")
+        parts.append(f"## {type(model).__name__}\n\n{table(sizes_of(model))}")
         parts.append("### Training\n")
-        parts.append(_table(about) if about else "Not recorded.\n")
-    parts.append(f"## Signatures\n\n{_table(signatures)}")
+        parts.append(table(about) if about else "Not recorded.\n")
+    parts.append(f"## Signatures\n\n{table(signatures)}")
     return "\n".join([*parts, LIMITS])
-
-
-def _sizes(model: GenerativeModel) -> dict[str, Any]:
-    config, tokenizer = model.config, tokenizer_of(model)
-    rows, columns = tokenizer.grid
-    meaning = ", one for each pixel" if tokenizer.pixelwise else ""
-    sizes = {
-        "objective": OBJECTIVES[model.objective],
-        "image size": f"{config.image_size} × {config.image_size} pixels",
-        "tokenizer": type(tokenizer).__name__,
-        "tokens of an image": f"{rows} × {columns}{meaning}",
-        "vocabulary size": config.vocabulary_size,
-        "layers, width, heads": f"{config.num_layers}, {config.hidden_dim}, {config.num_heads}",
-        "attention": config.attention,
-        "parameters": f"{model.count_params():,}",
-        "precision": model.dtype_policy.name,
-    }
-    if isinstance(model, ImageGPTClassifier):
-        sizes["classes"] = model.num_classes
-        sizes["layer of the class head"] = model.layer
-    elif is_conditional(model):
-        sizes["classes"] = model.config.num_classes
-    return sizes
-
-
-def _table(values: dict[str, Any]) -> str:
-    rows = [f"| {name} | {_cell(value)} |" for name, value in _flat(values)]
-    return "\n".join(["| | |", "| --- | --- |", *rows, ""])
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Names and values; those of nested dictionaries have joined names."""
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}, ")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _cell(value) -> str:
-    if isinstance(value, list) and len(value) > MAX_LIST_LENGTH:
-        return f"{_cell(value[-1])} (the last of {len(value)} values)"
-    if isinstance(value, list):
-        return ", ".join(map(_cell, value))
-    if isinstance(value, float):
-        return f"{value:.5g}"
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return " ".join(text.split()).replace("|", r"\|")
 
 
 def _write(path: pathlib.Path, text: str) -> None:
