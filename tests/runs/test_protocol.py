@@ -144,6 +144,7 @@ class Stop(RunCallback):
             raise RuntimeError("crashed")
 
 
+@pytest.mark.slow
 def test_a_run_that_crashed_is_resumed_to_the_same_end(pretrained, tmp_path):
     settings = dataclasses.replace(SETTINGS, checkpoint_every=5)
     run = Pretrain.open(settings, "digits", tmp_path / "run", resume=True)
@@ -422,6 +423,7 @@ def test_settings_and_data_of_another_seed_make_another_palette(pretrained, tmp_
     np.testing.assert_array_equal(first.colors, own.colors)
 
 
+@pytest.mark.slow
 def test_a_run_of_a_version_with_fewer_options_has_their_defaults(tmp_path):
     run = tmp_path / "run"
     Pretrain.open(SETTINGS, "digits", run)

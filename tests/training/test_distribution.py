@@ -47,6 +47,7 @@ def test_two_replicas_end_where_one_ends(kind):
     "strategy", [tf.distribute.get_strategy, pytest.param(mirrored, marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("steps", [3, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_several_steps_an_execution_end_where_single_ones_end(strategy, steps):
     # Four batches are an epoch: the second, or the first, execution meets the end of the data.
     result = train(strategy(), steps_per_execution=steps, **KINDS["bert"])
@@ -92,6 +93,7 @@ def test_the_step_compiled_by_xla_ends_where_the_other_ends(kind):
     assert_same(compiled, single_device(kind))
 
 
+@pytest.mark.slow
 def test_the_gradient_norm_is_that_of_the_whole_gradient():
     (tokens, _), rate = data("ar", False), 0.5
     for strategy in (tf.distribute.get_strategy(), mirrored()):

@@ -236,6 +236,7 @@ def test_other_models_have_no_streams(tmp_path):
         assert (entry["streams"], entry["image_size"], entry["signatures"]) == (False, None, [])
 
 
+@pytest.mark.slow
 def test_streams_leave_nothing_behind(server):
     def memory():
         pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
