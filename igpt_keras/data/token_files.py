@@ -46,27 +46,17 @@ class ShardFile:
     sha256: str
 
 
-@dataclasses.dataclass(frozen=True)
-class TokensManifest:
-    """What `tokens.json` says about a folder of tokens.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardsManifest:
+    """What a folder of shards says about the images that they were made from.
 
     Attributes:
-        tokenizer: Fingerprint of the tokenizer.
-        image_size: Side of the images in pixels.
-        sequence_length: Number n of tokens of an image.
-        dtype: Name of the dtype of the stored tokens, one of `DTYPES`.
-        augmentation: Name of the augmentation whose evaluation cropped the images.
         source: Where the images came from: `data`, and `fingerprints` of the splits by name.
         class_names: A name for each label; empty without labels.
         splits: The shards of each split, by its name.
         bad_images: Names of the images that were left out, and what is wrong with each.
     """
 
-    tokenizer: str
-    image_size: int
-    sequence_length: int
-    dtype: str
-    augmentation: str
     source: dict[str, Any]
     class_names: list[str]
     splits: dict[str, list[ShardFile]]
@@ -79,6 +69,25 @@ class TokensManifest:
             name: sum(shard.num_examples for shard in shards)
             for name, shards in self.splits.items()
         }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokensManifest(ShardsManifest):
+    """What `tokens.json` says about a folder of tokens.
+
+    Attributes:
+        tokenizer: Fingerprint of the tokenizer.
+        image_size: Side of the images in pixels.
+        sequence_length: Number n of tokens of an image.
+        dtype: Name of the dtype of the stored tokens, one of `DTYPES`.
+        augmentation: Name of the augmentation whose evaluation cropped the images.
+    """
+
+    tokenizer: str
+    image_size: int
+    sequence_length: int
+    dtype: str
+    augmentation: str
 
     def to_json(self) -> dict[str, Any]:
         """Returns the manifest as JSON values."""

@@ -27,7 +27,7 @@ import tensorflow as tf
 from igpt_keras import paper
 from igpt_keras.data.image_decoding import ImageDecoder
 from igpt_keras.data.splits import Split
-from igpt_keras.data.token_files import ShardFile
+from igpt_keras.data.token_files import ShardsManifest
 from igpt_keras.data.tokenization import token_blocks
 from igpt_keras.errors import InputError
 from igpt_keras.evaluation.features import FeatureExtractor, digest_of_weights
@@ -55,32 +55,19 @@ IMAGES_PER_SHARD = 1024
 _one_at_a_time = threading.Lock()
 
 
-@dataclasses.dataclass(frozen=True)
-class OutputManifest:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OutputManifest(ShardsManifest):
     """What the manifest of a folder of features or scores says.
 
     Attributes:
         model: Path of the model.
         model_digest: Digest of its weights.
         seed: Seed of BERT's masks.
-        source: Where the images came from: `data`, and `fingerprints` of the splits by name.
-        class_names: A name for each label; empty without labels.
-        splits: The shards of each split, by its name.
-        bad_images: Names of the images that were left out, and what is wrong with each.
     """
 
     model: str
     model_digest: str
     seed: int
-    source: dict[str, Any]
-    class_names: list[str]
-    splits: dict[str, list[ShardFile]]
-    bad_images: dict[str, str]
-
-    @property
-    def num_examples(self) -> dict[str, int]:
-        """Number of images of each split, by its name."""
-        return {name: sum(s.num_examples for s in shards) for name, shards in self.splits.items()}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,14 @@
 """Batches that methods of probes train on."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
+
+from igpt_keras.training.callbacks.checkpoint_manager import CheckpointManager, stopped_by_signals
+from igpt_keras.training.resumable_fit import resumable_fit
 
 
 class Batches(keras.utils.PyDataset):
@@ -54,3 +58,31 @@ class Batches(keras.utils.PyDataset):
         # Rows in the order of the file are read faster.
         rows = np.sort(self._order[batch * self.batch_size : (batch + 1) * self.batch_size])
         return self.read(rows), self.labels[rows]
+
+
+def fit_batches(
+    model: keras.Model,
+    batches: Callable[..., Batches],
+    epochs: int,
+    checkpoints: CheckpointManager | None,
+) -> None:
+    """Trains a probe, from its last checkpoint on where there is one.
+
+    Args:
+        model: The probe, compiled.
+        batches: Function from the number of batches to skip, `start`, to the others.
+        epochs: Passes over the images.
+        checkpoints: What to resume from and to write, or None.
+
+    Raises:
+        Interrupted: A signal stopped the training; a checkpoint is written.
+    """
+    with stopped_by_signals(checkpoints) if checkpoints else contextlib.nullcontext():
+        resumable_fit(
+            model,
+            batches,
+            epochs=epochs,
+            steps_per_epoch=batches().per_epoch,
+            checkpoints=checkpoints,
+            verbose=0,
+        )

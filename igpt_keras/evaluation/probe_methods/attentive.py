@@ -3,7 +3,6 @@
 # Keras declares that its functions may return None.
 # pyright: reportOptionalSubscript=false, reportOptionalOperand=false
 
-import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -19,12 +18,10 @@ from igpt_keras.errors import InputError
 from igpt_keras.evaluation.layer_states import LayerStates
 from igpt_keras.evaluation.probe_features import moments
 from igpt_keras.evaluation.probe_methods import METHODS, FitCheckpoints, ProbeMethod
-from igpt_keras.evaluation.probe_methods._batches import Batches
+from igpt_keras.evaluation.probe_methods._batches import Batches, fit_batches
 from igpt_keras.evaluation.probes import AttentiveProbe
 from igpt_keras.tensors import Tensor
-from igpt_keras.training.callbacks.checkpoint_manager import stopped_by_signals
 from igpt_keras.training.callbacks.divergence_detector import Diverged
-from igpt_keras.training.resumable_fit import resumable_fit
 
 NUM_HEADS = 8
 QUERY_STDDEV = 0.02
@@ -139,15 +136,7 @@ class Attentive(ProbeMethod):
         model = AttentiveClassifiers(partial(train.frozen.states, layers=train.layers), heads)
         model.compile(AdamAtRates(self.learning_rates, steps), loss=summed_cross_entropy)
         checkpoints = None if self.checkpoints is None else self.checkpoints.of_next_fit()
-        with stopped_by_signals(checkpoints) if checkpoints else contextlib.nullcontext():
-            resumable_fit(
-                model,
-                batches,
-                epochs=self.epochs,
-                steps_per_epoch=steps_per_epoch,
-                checkpoints=checkpoints,
-                verbose=0,
-            )
+        fit_batches(model, batches, self.epochs, checkpoints)
         return steps
 
     def with_setting(self, setting: dict[str, Any]) -> "Attentive":

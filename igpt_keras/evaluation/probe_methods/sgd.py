@@ -1,6 +1,5 @@
 """Logistic regression by SGD, from features on disk."""
 
-import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -12,11 +11,9 @@ import numpy as np
 from igpt_keras import paper
 from igpt_keras.evaluation.probe_features import LayerFeatures, Scaling
 from igpt_keras.evaluation.probe_methods import METHODS, FitCheckpoints, ProbeMethod
-from igpt_keras.evaluation.probe_methods._batches import Batches
+from igpt_keras.evaluation.probe_methods._batches import Batches, fit_batches
 from igpt_keras.evaluation.probes import LinearProbe
-from igpt_keras.training.callbacks.checkpoint_manager import stopped_by_signals
 from igpt_keras.training.callbacks.divergence_detector import Diverged
-from igpt_keras.training.resumable_fit import resumable_fit
 
 
 @METHODS.register("sgd")
@@ -101,15 +98,7 @@ class SGD(ProbeMethod):
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         )
         checkpoints = None if self.checkpoints is None else self.checkpoints.of_next_fit()
-        with stopped_by_signals(checkpoints) if checkpoints else contextlib.nullcontext():
-            resumable_fit(
-                model,
-                batches,
-                epochs=self.epochs,
-                steps_per_epoch=steps_per_epoch,
-                checkpoints=checkpoints,
-                verbose=0,
-            )
+        fit_batches(model, batches, self.epochs, checkpoints)
         return np.asarray(keras.ops.convert_to_numpy(projection.kernel))
 
     def with_setting(self, setting: dict[str, Any]) -> "SGD":
