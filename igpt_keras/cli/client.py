@@ -9,7 +9,7 @@ import click
 
 from igpt_keras.cli import Group
 from igpt_keras.cli.command import Command, OptionGroup, command, option
-from igpt_keras.cli.complete import CLASSES, NUM_COMPLETIONS, SAMPLING
+from igpt_keras.cli.complete import CLASSES, NUM_COMPLETIONS, SAMPLING, label_option
 from igpt_keras.cli.options import IMAGES, PATH, POSITIVE, output, overwrite
 from igpt_keras.cli.sample import NUM_SAMPLES
 from igpt_keras.cli.sampler_options import options_of
@@ -257,14 +257,9 @@ def features(
 
 @_request(
     IMAGES,
-    option(
-        "--label",
-        "labels",
-        multiple=True,
-        metavar="CLASS",
-        show_default="images of any class",
-        help="Class, by name or number, given which a class-conditional model says how likely an "
-        "image is. Give several for images that take them in turn.",
+    label_option(
+        "Class, by name or number, given which a class-conditional model says how likely an image "
+        "is."
     ),
 )
 def score(connection: "Client", images: tuple[pathlib.Path, ...], labels: tuple[str, ...]) -> None:

@@ -25,16 +25,22 @@ SAMPLING = (
 NUM_COMPLETIONS = option(
     "--num-completions", type=COUNT, default=4, help="Number of completions of each image."
 )
-CLASSES = (
-    option(
+
+
+def label_option(help: str) -> click.Option:
+    """Returns --label, which several images take in turn."""
+    return option(
         "--label",
         "labels",
         multiple=True,
         metavar="CLASS",
         show_default="images of any class",
-        help="Class to sample, by name or number, for a class-conditional model. Give several for "
-        "images that take them in turn.",
-    ),
+        help=f"{help} Give several for images that take them in turn.",
+    )
+
+
+CLASSES = (
+    label_option("Class to sample, by name or number, for a class-conditional model."),
     option(
         "--guidance-scale",
         type=click.FloatRange(min=0),
