@@ -77,12 +77,11 @@ def evaluate(
 ) -> None:
     """Measure the losses and the accuracy of a model.
 
-    MODEL is evaluated on the validation and the test images: the generative loss,
-    compared with count-based baselines, and the accuracy of a classifier. The loss of a
-    class-conditional model is that given the class, and its accuracy that of the class with the
-    largest likelihood. A BERT model sees five
-    masks of every image. A model with the rgb tokenizer also gets the bits per dimension that the
-    literature reports.
+    MODEL is evaluated on the validation and the test images: the generative loss, compared with
+    count-based baselines, and the accuracy of a classifier. The loss of a class-conditional model
+    is that given the class, and its accuracy that of the class with the largest likelihood. A BERT
+    model sees five masks of every image. A model with the rgb tokenizer also gets the bits per
+    dimension that the literature reports.
 
     With --samples, generated images are compared with real ones as well: by the Fréchet distance,
     the kernel distance, precision and recall. An interrupted command continues its sampling when

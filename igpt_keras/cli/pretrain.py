@@ -167,7 +167,7 @@ MODEL_OPTIONS = (
             ),
             option(
                 "--probe-data",
-                metavar="KIND:LOCATION",
+                metavar="SOURCE",
                 help="Labeled images to follow the features by: a ridge probe is fitted to those "
                 "of one layer at every evaluation, and its validation accuracy is logged.",
             ),
