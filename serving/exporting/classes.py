@@ -64,7 +64,16 @@ def read_condition(
         is_needed = (labels != NO_CLASS) | (scale == 1)
     message = "guidance_scale must be 1 where labels is -1 (no class)"
     checks.append(require(is_needed, message, scale))
-    return condition_in_graph(labels, scale), checks
+    # The decoder would otherwise look labels up before they are refused.
+    with tf.control_dependencies(checks):
+        condition = condition_in_graph(tf.identity(labels), tf.identity(scale))
+    return condition, checks
+
+
+def read_labels(model: GenerativeModel, labels: Tensor) -> Tensor:
+    """Returns labels, and refuses those that a model does not have."""
+    with tf.control_dependencies(check_labels(model, labels)):
+        return tf.identity(labels)
 
 
 def check_labels(model: GenerativeModel, labels: Tensor) -> list[tf.Operation]:

@@ -22,7 +22,6 @@ from igpt_keras.sampling.scoring import token_log_probs
 from igpt_keras.tensors import Tensor
 from serving.exporting.classes import (
     CLASS_LABELS,
-    check_labels,
     class_labels,
     condition_inputs,
     discriminative,
@@ -30,6 +29,7 @@ from serving.exporting.classes import (
     is_conditional,
     label_inputs,
     read_condition,
+    read_labels,
     require_one_size,
 )
 from serving.exporting.preprocessing import (
@@ -175,7 +175,7 @@ def _complete(preprocessing: Preprocessing):
     @tf.function(input_signature=[IMAGE_BYTES, KEEP_ROWS, *drawing], autograph=False)
     def complete(image_bytes, keep_rows, *drawing):
         drawing = _read_drawing(model, drawing, image_bytes, keep_rows)
-        # Everything below needs the tokens, so nothing is sampled before the checks.
+        # All that samples needs the tokens, so it waits for the checks.
         with tf.control_dependencies([*drawing.checks, *preprocessing.checks_of(keep_rows)]):
             primers = preprocessing.primers(image_bytes, keep_rows)
         tokens, log_likelihood = sample_tokens(model, primers.tokens, primers.known, *drawing.how)
@@ -264,11 +264,10 @@ def _score(preprocessing: Preprocessing):
 
     @tf.function(input_signature=[IMAGE_BYTES, *label_inputs(model)], autograph=False)
     def score(image_bytes, *labels):
-        checks = []
-        if labels:
-            checks = [require_one_size(image_bytes, *labels), *check_labels(model, *labels)]
+        checks = [require_one_size(image_bytes, *labels)] if labels else []
         with tf.control_dependencies(checks):
             tokens = preprocessing.tokens(image_bytes)
+            labels = [read_labels(model, values) for values in labels]
         log_likelihood = tf.reduce_sum(token_log_probs(model, tokens, *labels), axis=1)
         return {
             "log_likelihood": log_likelihood,

@@ -10,6 +10,7 @@ from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.tokenizers.color_palette import ColorPalette
+from igpt_keras.tokenizers.learned.vqvae import VQVAE
 from serving import Server, export
 
 
@@ -43,6 +44,17 @@ def randomize(model, seed: int):
 def build_model(**kwargs) -> ImageGPT:
     config = ImageGPTConfig(4, vocabulary_size=8, hidden_dim=16, num_layers=2, num_heads=2)
     return randomize(ImageGPT(config, **{"tokenizer": random_palette(8, seed=1), **kwargs}), seed=2)
+
+
+def build_vqvae_model() -> ImageGPT:
+    """A model of 4 × 4 learned tokens."""
+    sizes = {"codebook_size": 8, "embedding_dim": 4, "hidden_dim": 4, "residual_dim": 4}
+    tokenizer = VQVAE(8, 1, **sizes)
+    tokenizer.compile()
+    images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3)).astype(np.uint8)
+    tokenizer.fit(images, batch_size=4, verbose=0)
+    config = ImageGPTConfig(8, 8, 16, 1, 2, grid=(4, 4))
+    return randomize(ImageGPT(config, tokenizer=tokenizer), seed=2)
 
 
 def build_classifier(objective: str = "ar", layer: int | None = None) -> ImageGPTClassifier:

@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from igpt_keras import VQVAE, ImageGPT, ImageGPTConfig
+from igpt_keras import ImageGPT, ImageGPTConfig
 from serving import Client, Server, export
 from serving.exporting.assets import model_card
 from serving.exporting.preprocessing import preprocess
@@ -19,7 +19,7 @@ from serving.server import row_streams
 from serving.server.batching import Call
 from serving.server.operations import check_operations
 from serving.server.row_streams import RowsRequest, RowStreams, StateBudget
-from tests.serving.conftest import randomize
+from tests.serving.conftest import build_vqvae_model, randomize
 from tests.tokenizers.masks import differing_where_unknown, some_masks
 from tests.tokenizers.mean_blocks import MeanBlocks
 from tests.tokenizers.tangle import Tangle
@@ -180,13 +180,7 @@ def test_an_export_is_served(model, tmp_path):
 @pytest.mark.slow
 def test_a_vqvae_is_exported(tmp_path):
     """It passes the server's check, and encoder and decoder are part of the graph."""
-    sizes = {"codebook_size": 8, "embedding_dim": 4, "hidden_dim": 4, "residual_dim": 4}
-    tokenizer = VQVAE(8, 1, **sizes)
-    tokenizer.compile()
-    images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3)).astype(np.uint8)
-    tokenizer.fit(images, batch_size=4, verbose=0)
-    config = ImageGPTConfig(8, 8, 16, 1, 2, grid=(4, 4))
-    model = randomize(ImageGPT(config, tokenizer=tokenizer), seed=2)
+    model = build_vqvae_model()
     export(model, tmp_path)
     assert check_operations(tmp_path) == [1]
     masks = some_masks(8)

@@ -1,5 +1,6 @@
 """A SavedModel is a program: those that do what no export does are refused unread."""
 
+import dataclasses
 import re
 
 import pytest
@@ -12,7 +13,7 @@ from igpt_keras.network.config import ImageGPTConfig
 from serving import export
 from serving.server.operations import OPERATIONS, RESTORING, SAVING, check_operations
 from serving.server.tensorflow_internals import SavedModelProto
-from tests.serving.conftest import random_palette
+from tests.serving.conftest import build_vqvae_model, random_palette
 
 
 def save(directory, function, version=1):
@@ -239,6 +240,7 @@ def test_a_graph_that_might_be_loaded_and_was_not_checked_is_refused(harmless, p
 def test_exports_of_every_kind_are_accepted_and_have_all_operations(tmp_path):
     sizes = {"image_size": 4, "vocabulary_size": 8, "hidden_dim": 16, "num_layers": 2}
     config = ImageGPTConfig(**sizes, num_heads=2)
+    conditional = dataclasses.replace(config, num_classes=3)
     biased = ImageGPTConfig(**sizes, num_heads=1, use_bias=True)
     tokenizer = random_palette(8, seed=1)
     head = {"num_classes": 3, "tokenizer": tokenizer}
@@ -252,6 +254,8 @@ def test_exports_of_every_kind_are_accepted_and_have_all_operations(tmp_path):
         "from Hugging Face": ImageGPTClassifier(
             biased, **head, shift_right=False, generative_weight=0
         ),
+        "class-conditional": ImageGPT(conditional, tokenizer=tokenizer),
+        "learned tokens": build_vqvae_model(),
     }
     found = set()
     for name, model in models.items():
