@@ -1,6 +1,7 @@
 """The model that comes with the package."""
 
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import igpt_keras
 from igpt_keras import ImageGPTConfig
 from igpt_keras.cli.options import SHIPPED_MODEL
 from igpt_keras.data.image_decoding import read_image
+from igpt_keras.pipelines import read_outputs
 from igpt_keras.saving import SHIPPED, read_training
 
 FOLDER = SHIPPED / SHIPPED_MODEL
@@ -72,3 +74,23 @@ def test_a_photograph_is_completed_without_any_option(igpt, photographs, tmp_pat
     assert status == 0, errors
     assert "Wrote 4 completions and contact-sheet.png to completed" in printed
     assert (tmp_path / "completed" / "contact-sheet.png").is_file()
+
+
+@pytest.mark.slow
+def test_photographs_are_scored_without_naming_a_model(igpt, photographs, tmp_path):
+    pytest.importorskip("apache_beam")
+    for split in ("train", "test"):
+        (tmp_path / "data" / split).mkdir(parents=True)
+        for index, path in enumerate(photographs):
+            shutil.copy(path, tmp_path / "data" / split / f"{index}.png")
+    arrays = {}
+    for command in ("features", "score"):
+        output = tmp_path / command
+        status, _, errors = igpt(
+            command, "--data", f"folder:{tmp_path / 'data'}", "--output", output
+        )
+        assert status == 0, errors
+        (arrays[command],) = read_outputs(output, "test")
+    nats = -arrays["score"]["log_likelihoods"] / 16**2
+    np.testing.assert_allclose(nats, NATS, atol=1e-4)
+    assert arrays["features"]["features"].shape == (4 + 1, 2, 128)

@@ -184,6 +184,7 @@ MODEL_TRAINING = (
 )
 
 MODEL = argument("model")
+MODEL_OR_SHIPPED = argument("model", default=SHIPPED_MODEL)
 IMAGES = argument("images", nargs=-1, required=True, type=PATH)
 
 

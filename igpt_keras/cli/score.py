@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from igpt_keras.cli.command import command, option
-from igpt_keras.cli.options import MODEL, ONE_SOURCE, batch_size, overwrite
+from igpt_keras.cli.options import MODEL_OR_SHIPPED, ONE_SOURCE, batch_size, overwrite
 from igpt_keras.cli.shards import RUNNER, images_per_shard, print_shards
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @command(
-    MODEL,
+    MODEL_OR_SHIPPED,
     ONE_SOURCE,
     # On another file system, a path is no `pathlib.Path`.
     option("--output", required=True, metavar="DIR", help="Folder to write the scores to."),
@@ -35,7 +35,7 @@ def score(
     All splits go through the autoregressive MODEL in shards, which the workers of Apache Beam (the
     extra beam) write as .npz files of log-likelihoods, labels and ids. An interrupted command
     continues when it is given again. The folder may be on any file system of TensorFlow, such as
-    gs://.
+    gs://. Without MODEL, the log-likelihoods are those of the model that comes with the package.
     """
     from igpt_keras.pipelines import write_scores
 
