@@ -13,6 +13,7 @@ import collections
 import functools
 import json
 import os
+import pathlib
 import time
 from collections.abc import Callable, Iterator
 
@@ -315,6 +316,27 @@ def print_table(batches, prefixes, sides) -> None:
                 )
 
 
+def draw(batches, prefixes, sides, path: pathlib.Path) -> None:
+    """Plots pixels a second against the batch size, a panel for each prefix."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5 * len(prefixes), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(prefixes), squeeze=False)[0]
+    for prefix, panel in zip(prefixes, panels, strict=True):
+        for name in sides[batches[0]]:
+            values = [batch / sides[batch][name].best[prefix] for batch in batches]
+            style = ":" if name in PRODUCTS else "-o"
+            panel.plot(batches, values, style, label=name)
+        panel.set(title=f"After {prefix} known pixels", xlabel="images", ylabel="pixels/s")
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(batches, map(str, batches))
+        panel.set_ylim(bottom=0)
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False, fontsize="small")
+    figure.savefig(path, dpi=150)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
@@ -323,6 +345,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="turns of every side")
     parser.add_argument("--repeats", type=int, default=2, help="runs that count in a turn")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
+    parser.add_argument("--plot", type=pathlib.Path, help="file of a figure")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work == "prefix passes":
@@ -343,6 +366,8 @@ def main() -> None:
         f"{arguments.steps} steps; {os.cpu_count()} cores, load {load:.1f} at the start\n"
     )
     print_table(arguments.batches, arguments.prefixes, sides)
+    if arguments.plot:
+        draw(arguments.batches, arguments.prefixes, sides, arguments.plot)
     passes = run_apart(__file__, "--work=prefix passes", "--batches=8", "--prefixes=512")
     print("\n| pass over 512 known pixels | s |\n| --- | ---: |")
     for what, best in passes.items():
