@@ -141,6 +141,11 @@ class QueryBlock(NamedTuple):
     stop: Any
     num_keys: Any
 
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether only a running graph knows the limits; the block is all queries and all keys."""
+        return not isinstance(self.stop, int)
+
 
 def query_blocks(
     length: Any, num_seen: Callable[[Any], Any], num_keys: Any = None
@@ -166,6 +171,13 @@ def _blockwise_attention(query, key, value, blocks, causal, visible, with_log_to
     of them, which are not computed. A key that is hidden has a weight of 0, which is all that
     the gradient needs to know of it.
     """
+
+    if blocks[0].is_dynamic:
+        # Nothing to leave out, and TensorFlow's own gradient needs no more operations in a graph.
+        weights, log_totals = _attention_weights(
+            query, key, blocks[0], causal, visible, with_log_totals
+        )
+        return ops.matmul(weights, value), log_totals
 
     @ops.custom_gradient
     def attend(query, key, value):
@@ -202,8 +214,9 @@ def _blockwise_attention(query, key, value, blocks, causal, visible, with_log_to
 
 def _attention_weights(query, key, block: QueryBlock, causal, visible, with_log_totals):
     """The softmax over the keys of a block, computed in float32, and its logarithmic totals."""
-    keys = key[..., : block.num_keys, :]
-    scores = ops.matmul(query[..., block.start : block.stop, :], _transposed(keys))
+    if not block.is_dynamic:
+        query, key = query[..., block.start : block.stop, :], key[..., : block.num_keys, :]
+    scores = ops.matmul(query, _transposed(key))
     scores = ops.cast(scores, "float32")
     queries = ops.arange(block.start, block.stop)
     hidden = hidden_keys(queries, ops.arange(block.num_keys), causal, visible)
