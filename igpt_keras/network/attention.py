@@ -171,7 +171,6 @@ def _blockwise_attention(query, key, value, blocks, causal, visible, with_log_to
     of them, which are not computed. A key that is hidden has a weight of 0, which is all that
     the gradient needs to know of it.
     """
-
     if blocks[0].is_dynamic:
         # Nothing to leave out, and TensorFlow's own gradient needs no more operations in a graph.
         weights, log_totals = _attention_weights(

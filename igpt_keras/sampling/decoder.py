@@ -6,7 +6,6 @@ dtype; entries beyond the positions seen have no effect. They take 2 · L · cap
 per sequence.
 """
 
-import functools
 import math
 from typing import Any
 
@@ -14,6 +13,7 @@ import tensorflow as tf
 
 from igpt_keras.network.attention_patterns import AttentionPattern
 from igpt_keras.network.protocols import TokenModel
+from igpt_keras.sampling.block_functions import run_blocks
 from igpt_keras.tensors import Tensor
 
 Caches = list[tuple[Tensor, Tensor]]
@@ -33,23 +33,21 @@ def prefill(
         Logits float32 [B, p, V], each for the token at its position given those before it, and
         caches of capacity p.
     """
-    config, caches = model.config, []
+    config, blocks = model.config, model.backbone.blocks
     heads, width = config.num_heads, config.head_dim
     batch, length = tf.unstack(tf.shape(tokens))
     # Shared by the blocks: fewer operations, less time to the first token.
     in_sequences = tf.stack([batch, length, heads, width])
     in_cache = tf.stack([batch * heads, length, width])
 
-    def attend(query, key, value, pattern):
+    def attend(query, key, value, pattern, cached):
         query, key, value = (tf.reshape(x, in_sequences) for x in (query, key, value))
-        caches.append(
-            tuple(tf.reshape(tf.transpose(x, [0, 2, 1, 3]), in_cache) for x in (key, value))
-        )
-        return tf.reshape(pattern.attend(query, key, value, causal=True), [-1, heads, width])
+        cached = tuple(tf.reshape(tf.transpose(x, [0, 2, 1, 3]), in_cache) for x in (key, value))
+        attended = pattern.attend(query, key, value, causal=True)
+        return tf.reshape(attended, [-1, heads, width]), cached
 
     h = tf.reshape(model.backbone.embedding(tokens, labels=labels), [-1, config.hidden_dim])
-    for block in model.backbone.blocks:
-        h = block(h, attend=attend)
+    h, caches = run_blocks(blocks, h, [()] * len(blocks), attend)
     logits = model.token_head(model.backbone.final_norm(h))
     return tf.reshape(logits, [batch, length, config.vocabulary_size]), caches
 
@@ -83,12 +81,12 @@ def decode_step(
     count = 1 if is_one else tf.shape(tokens)[1]
     positions = start + tf.range(count)
     capacity = caches[0][0].shape[1] or tf.shape(caches[0][0])[1]
-    remaining, updated = iter(caches), []
+    blocks = model.backbone.blocks
     write = _writer(caches[0][0], start, count)
-
-    @functools.cache  # for the blocks that have the same pattern
-    def reader(pattern):
-        return _Reader(pattern, positions, capacity, heads)
+    readers = {
+        pattern: _Reader(pattern, positions, capacity, heads)
+        for pattern in dict.fromkeys(block.pattern for block in blocks)
+    }
 
     def by_head(x):
         """[B · k, H, D] to [B · H, k, D]."""
@@ -102,18 +100,15 @@ def decode_step(
             x = tf.transpose(tf.reshape(x, [-1, heads, count, width]), [0, 2, 1, 3])
         return tf.reshape(x, [-1, heads, width])
 
-    def attend(query, key, value, pattern):
+    def attend(query, key, value, pattern, cached):
         cached = tuple(
-            write(cache, by_head(new))
-            for cache, new in zip(next(remaining), (key, value), strict=True)
+            write(cache, by_head(new)) for cache, new in zip(cached, (key, value), strict=True)
         )
-        updated.append(cached)
-        return by_position(reader(pattern).attend(by_head(query), *cached))
+        return by_position(readers[pattern].attend(by_head(query), *cached)), cached
 
     h = model.backbone.embedding.step(tokens, start, labels)
     h = tf.reshape(h, [-1, config.hidden_dim])
-    for block in model.backbone.blocks:
-        h = block(h, attend=attend)
+    h, updated = run_blocks(blocks, h, caches, attend)
     logits = model.token_head(model.backbone.final_norm(h))
     return tf.reshape(logits, [-1, count, config.vocabulary_size]), updated
 
