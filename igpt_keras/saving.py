@@ -33,6 +33,7 @@ from igpt_keras.disk_space import check_space
 from igpt_keras.errors import InputError, first_line
 from igpt_keras.json_files import read_object, write_json
 from igpt_keras.model_cards import card_for_hub
+from igpt_keras.network import quantization
 from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.network.presets import PRESETS
 from igpt_keras.network.protocols import TokenModel
@@ -278,7 +279,8 @@ def _read_folder(path: pathlib.Path) -> StoredModel:
         class_name = str(description["class_name"])
         settings = dict(description["settings"])
         settings["config"] = ImageGPTConfig.from_dict(settings["config"])
-        settings["dtype"] = _dtype_name(settings.get("dtype"))
+        settings["dtype"] = _dtype(settings.get("dtype"))
+        quantization.check_of_keras(settings.get("quantization_config"), quantization.CONFIGS)
         parameters = _parameter_count(settings)
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
@@ -300,8 +302,11 @@ def _read_folder(path: pathlib.Path) -> StoredModel:
     return StoredModel(file, class_name, settings, assign)
 
 
-def _dtype_name(dtype: Any) -> str | None:
-    """Returns the name of the dtype policy that Keras wrote; nothing else is deserialized."""
+def _dtype(dtype: Any) -> Any:
+    """Returns the name of the dtype policy that Keras wrote, or a map with quantized layers."""
+    if isinstance(dtype, dict) and dtype.get("class_name") == "DTypePolicyMap":
+        quantization.check_of_keras(dtype, quantization.POLICIES)
+        return keras.dtype_policies.get(dtype)
     if isinstance(dtype, dict) and dtype.get("class_name") == "DTypePolicy":
         dtype = dtype["config"]["name"]
     if not isinstance(dtype, str | None):
@@ -310,14 +315,14 @@ def _dtype_name(dtype: Any) -> str | None:
 
 
 def _parameter_count(settings: dict[str, Any]) -> int:
-    """Returns the parameters of a model with these settings, `config` as an object."""
+    """Returns the least numbers that store a model with these settings, `config` as an object."""
     num_classes = settings.get("num_classes", 0)
     if type(num_classes) is not int:
         raise InputError(f"num_classes must be an integer, got {num_classes!r:.200}")
     token_head = settings.get("generative_weight", paper.GENERATIVE_WEIGHT) > 0
     return settings["config"].parameter_count(
         settings.get("objective", "ar"), num_classes, token_head
-    )
+    ) // quantization.most_weights_in_a_number(settings.get("dtype"))
 
 
 def _check_size(weights: str | os.PathLike, stored: int, parameters: int) -> None:

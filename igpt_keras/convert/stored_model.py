@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import keras
+
 from igpt_keras.errors import InputError, first_line
 
 # One file of a TensorFlow checkpoint; the group before the dot is the checkpoint's prefix.
@@ -39,8 +41,14 @@ class StoredModel:
             **overrides: Keyword arguments that replace those in `settings`, such as `dtype`.
 
         Raises:
-            InputError: The settings or the weights cannot be used.
+            InputError: The settings or the weights cannot be used, or the weights are quantized
+                and `dtype` is another.
         """
+        if load_weights and "dtype" in overrides and self._is_quantized:
+            raise InputError(
+                f"{self.source} holds quantized weights, whose dtype cannot change, "
+                f"got dtype={overrides['dtype']!r}"
+            )
         try:
             with naming(self.source):
                 model = model_class(**{**self.settings, **overrides})
@@ -57,6 +65,10 @@ class StoredModel:
         if load_weights:
             self.assign(model)
         return model
+
+    @property
+    def _is_quantized(self) -> bool:
+        return isinstance(self.settings.get("dtype"), keras.dtype_policies.DTypePolicyMap)
 
 
 def check_tensors(

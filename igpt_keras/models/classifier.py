@@ -15,6 +15,7 @@ from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.models.partial_training import PartialTraining
 from igpt_keras.network.config import ImageGPTConfig, check_class_names, integer_of_at_least
 from igpt_keras.network.losses import shares_of_mean
+from igpt_keras.network.quantization import check_not_quantized
 from igpt_keras.saving import load_preset, model_classes, read_preset, register_model
 from igpt_keras.tensors import Shape, Tensor
 
@@ -80,7 +81,7 @@ class ImageGPTClassifier(PartialTraining, GenerativeModel):
         )
         self.accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
         self._reports_accuracy = False
-        self.build((None, config.sequence_length))
+        self._build_layers()
 
     @classmethod
     def from_preset(
@@ -130,6 +131,7 @@ class ImageGPTClassifier(PartialTraining, GenerativeModel):
     def _from_model(cls, model: ImageGPT, num_classes: int | None, **settings: Any):
         if num_classes is None:
             raise InputError("num_classes is missing: a generative model has no classes yet")
+        check_not_quantized(model, "a new classifier")
         classifier = cls(
             dataclasses.replace(model.config, num_classes=None),
             num_classes,

@@ -4,7 +4,9 @@
 # pyright: reportOptionalSubscript=false, reportOptionalOperand=false
 
 import contextlib
+import functools
 import math
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +26,8 @@ from igpt_keras.models.training_data import check_labels_of_loss
 from igpt_keras.network.backbone import ImageGPTBackbone
 from igpt_keras.network.config import ImageGPTConfig, integer_of_at_least, is_integer
 from igpt_keras.network.losses import autoregressive_nll, masked_nll
+from igpt_keras.network.quantization import quantize_layers, quantized_settings, split_policies
+from igpt_keras.sampling.graphs import forget_graphs
 from igpt_keras.tensors import Shape, Tensor
 from igpt_keras.tokenizers import load_tokenizer
 from igpt_keras.tokenizers.base import ImageTokenizer, deserialize, serialize
@@ -63,7 +67,10 @@ class GenerativeModel(KerasMethods, Trainer, Task):
             of 0.
         tokenizer: Maps images to tokens and back; saved with the model. None if the model
             is only given tokens.
-        **kwargs: Arguments of `keras.Model`, such as `dtype` and `name`.
+        dtype: The dtype policy of all layers but the heads, which are float32; a `DTypePolicyMap`
+            for a model that is quantized when it is made (see `network.quantization`).
+        quantization_config: Keras' configuration of quantized layers; None for the default.
+        **kwargs: Arguments of `keras.Model`, such as `name`.
     """
 
     def __init__(
@@ -75,9 +82,15 @@ class GenerativeModel(KerasMethods, Trainer, Task):
         mask_probability: float = paper.MASK_PROBABILITY,
         shift_right: bool = True,
         tokenizer: ImageTokenizer | None = None,
+        dtype: Any = None,
+        quantization_config: Any = None,
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
+        dtype, quantized = split_policies(dtype)
+        super().__init__(dtype=dtype, **kwargs)
+        self._quantize_layers = functools.partial(
+            quantize_layers, policies=quantized, config=quantization_config
+        )
         if not 0 < mask_probability < 1:
             raise InputError(
                 f"mask_probability must lie between 0 and 1, both excluded, got {mask_probability}"
@@ -136,6 +149,35 @@ class GenerativeModel(KerasMethods, Trainer, Task):
         if self.generative_weight > 0:
             self.token_head.build((*tokens_shape, self.config.hidden_dim))
         self.built = True
+
+    def _build_layers(self) -> None:
+        """Builds the model when it is made, with the layers quantized that are to be."""
+        self.build((None, self.config.sequence_length))
+        self._quantize_layers(self)
+
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        """Quantizes all projections and heads, as `keras.Model.quantize`.
+
+        Files and folders keep the quantized weights of the modes "int8" and "int4".
+
+        Args:
+            *args: As for Keras, such as the mode.
+            **kwargs: As for Keras, such as `config` and `filters`.
+
+        Raises:
+            InputError: The model has adapters (LoRA), which have to be merged first.
+
+        Example:
+            >>> model.quantize("int8")
+            >>> model.save_to_preset("my-model-int8")
+        """
+        if any(each.lora_enabled for each in self.backbone.projections().values()):
+            raise InputError("the model has adapters; merge_lora has to add them to the weights")
+        with warnings.catch_warnings():
+            # Keras warns of norms and embeddings, which it never quantizes.
+            warnings.filterwarnings("ignore", "Layer .* does not have a `quantize` method")
+            super().quantize(*args, **kwargs)
+        forget_graphs(self)
 
     def compile(
         self,
@@ -315,8 +357,10 @@ class GenerativeModel(KerasMethods, Trainer, Task):
         return int(layer)
 
     def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
         return {
-            **super().get_config(),
+            **config,
+            **quantized_settings(self, config["dtype"]),
             "config": self.config.to_dict(),
             "objective": self.objective,
             "generative_weight": self.generative_weight,

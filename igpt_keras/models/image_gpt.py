@@ -14,6 +14,7 @@ from igpt_keras.models.label_dropout import check_label_dropout, draw_dropped
 from igpt_keras.network.config import ImageGPTConfig, check_class_names
 from igpt_keras.network.losses import shares_of_mean
 from igpt_keras.network.presets import LABEL_DROPOUT
+from igpt_keras.network.quantization import check_not_quantized
 from igpt_keras.network.rows import sizes
 from igpt_keras.saving import register_model
 from igpt_keras.tensors import Shape, Tensor
@@ -85,7 +86,7 @@ class ImageGPT(GenerativeModel):
             self.label_seed = keras.random.SeedGenerator()
         elif class_names is not None:
             raise InputError("class_names needs config.num_classes, which is None")
-        self.build((None, config.sequence_length))
+        self._build_layers()
 
     def call(self, inputs: Any, training: bool | None = None) -> Tensor:
         if training and isinstance(inputs, dict):
@@ -107,7 +108,8 @@ class ImageGPT(GenerativeModel):
             **settings: Other arguments of the class: `label_dropout`, `class_names`, `dtype`.
 
         Raises:
-            InputError: This is a BERT model or has classes, or a setting cannot be used.
+            InputError: This is a BERT model, has classes or is quantized, or a setting cannot be
+                used.
 
         Example:
             ```python
@@ -118,6 +120,7 @@ class ImageGPT(GenerativeModel):
         """
         if self.config.num_classes is not None:
             raise InputError(f"the model has classes already, {self.config.num_classes}")
+        check_not_quantized(self, "a class-conditional copy")
         copy = ImageGPT(
             dataclasses.replace(self.config, num_classes=num_classes),
             self.objective,

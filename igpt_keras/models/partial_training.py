@@ -3,7 +3,7 @@
 import math
 import os
 import pathlib
-from typing import Any
+from typing import Any, cast
 
 import keras
 from keras import ops
@@ -14,6 +14,7 @@ from igpt_keras.models import adapter_files
 from igpt_keras.models.keras_internals import remove_variable
 from igpt_keras.network.backbone import ImageGPTBackbone
 from igpt_keras.network.config import ImageGPTConfig, integer_of_at_least
+from igpt_keras.network.quantization import check_not_quantized
 from igpt_keras.sampling.graphs import forget_graphs
 
 
@@ -65,7 +66,8 @@ class PartialTraining(keras.Model):
             rank: Rank of A B, at least 1.
 
         Raises:
-            InputError: `rank` is less than 1, the model has adapters, or no projection trains.
+            InputError: `rank` is less than 1, the model has adapters or is quantized, or no
+                projection trains.
 
         Example:
             >>> classifier = igpt_keras.ImageGPTClassifier.from_preset(model, num_classes=10)
@@ -73,7 +75,7 @@ class PartialTraining(keras.Model):
             >>> classifier.compile()
         """
         rank = integer_of_at_least(1, "rank", rank)
-        projections = [each for each in self._projections().values() if each.trainable]
+        projections = [each for each in self.backbone.projections().values() if each.trainable]
         if not projections:
             raise InputError(f"{rank=} needs a block that trains; all are frozen")
         self._enable_lora(projections, rank)
@@ -163,7 +165,7 @@ class PartialTraining(keras.Model):
             )
         projections = {
             name: layer
-            for name, layer in self._projections().items()
+            for name, layer in self.backbone.projections().items()
             if f"{name}.lora_kernel_a" in stored.arrays
         }
         adapter_files.check(stored, self._shapes(projections, stored.rank))
@@ -173,6 +175,7 @@ class PartialTraining(keras.Model):
         self.class_names = stored.class_names
 
     def _enable_lora(self, projections: list[Any], rank: int) -> None:
+        check_not_quantized(cast(Any, self), "a classifier with adapters")
         if self.lora_rank is not None:
             raise InputError(
                 f"the classifier has adapters of rank {self.lora_rank}; merge them before it "
@@ -187,20 +190,9 @@ class PartialTraining(keras.Model):
             variable.trainable = False
         self._forget_compiled()
 
-    def _projections(self) -> dict[str, Any]:
-        """Returns the projections of all blocks, by names such as block_0.attention.qkv."""
-        return {
-            f"{block.name}.{part.name}.{layer.name}": layer
-            for block in self.backbone.blocks
-            for part, layers in (
-                (block.attention, (block.attention.qkv, block.attention.output_proj)),
-                (block.mlp, (block.mlp.up_proj, block.mlp.down_proj)),
-            )
-            for layer in layers
-        }
-
     def _adapted(self) -> dict[str, Any]:
-        return {name: each for name, each in self._projections().items() if each.lora_enabled}
+        projections = self.backbone.projections().items()
+        return {name: each for name, each in projections if each.lora_enabled}
 
     def _pretrained_layers(self) -> list[Any]:
         """Returns the layers with pre-trained weights of their own."""
@@ -208,7 +200,7 @@ class PartialTraining(keras.Model):
         norms = [norm for block in blocks for norm in (block.attention_norm, block.mlp_norm)]
         ends = [self.backbone.embedding, self.backbone.final_norm]
         heads = [] if token_head is None else [token_head]
-        return [*ends, *norms, *self._projections().values(), *heads]
+        return [*ends, *norms, *self.backbone.projections().values(), *heads]
 
     def _adapter_weights(self, projections: dict[str, Any]) -> dict[str, Any]:
         """Returns the class head and the adapters of `projections`, by name."""

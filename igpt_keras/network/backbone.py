@@ -132,6 +132,18 @@ class ImageGPTBackbone(keras.Model):
         states = self.hidden_states(inputs, last)
         return [norm(h) for norm, h in zip(norms, states, strict=False)]
 
+    def projections(self) -> dict[str, Any]:
+        """Returns the projections of all blocks, by names such as block_0.attention.qkv."""
+        return {
+            f"{block.name}.{part.name}.{layer.name}": layer
+            for block in self.blocks
+            for part, layers in (
+                (block.attention, (block.attention.qkv, block.attention.output_proj)),
+                (block.mlp, (block.mlp.up_proj, block.mlp.down_proj)),
+            )
+            for layer in layers
+        }
+
     def weights_without_classes(self) -> list[Any]:
         """Returns the weights that a network without classes has, in their order."""
         of_classes = getattr(self.embedding, "class_embedding", None)

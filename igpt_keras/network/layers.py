@@ -379,6 +379,10 @@ class Projection(keras.layers.Dense):
         outputs = outputs + (self.lora_alpha / self.lora_rank) * update
         return outputs if self.bias is None else outputs + self.bias
 
+    def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
+        """Quantizes the kernel, as `keras.layers.Dense`; Keras asks subclasses to allow it."""
+        super().quantize(mode, type_check=False, config=config)
+
 
 def _projection(
     units: int, stddev: float, name: str, layer: SelfAttention | MLP

@@ -80,7 +80,7 @@ def test_new_adapters_change_nothing_and_merged_ones_compute_what_they_did(
     )
     assert [weight.path for weight in classifier.weights] == names
     # The merged kernels are float32 whatever the model computes in.
-    for name, layer in classifier._projections().items():
+    for name, layer in classifier.backbone.projections().items():
         block, part, projection = name.split(".")
         before = pretrained.backbone.blocks[int(block[-1])]
         kernel = as_array(getattr(getattr(before, part), projection).kernel)

@@ -27,6 +27,7 @@ from igpt_keras.convert.huggingface.layout import (
 from igpt_keras.errors import InputError
 from igpt_keras.json_files import write_json
 from igpt_keras.network.protocols import TokenModel
+from igpt_keras.network.quantization import check_not_quantized
 from igpt_keras.tokenizers.color_palette import ColorPalette
 from igpt_keras.tokenizers.image_hints import check_images
 
@@ -76,6 +77,7 @@ def save_huggingface(
 
 def _check_convertible(model: TokenModel) -> ColorPalette | None:
     """Returns the palette; raises `InputError` if Transformers has no model like this one."""
+    check_not_quantized(model, "Hugging Face's ImageGPT")
     if model.objective != "ar":
         raise InputError(
             "Hugging Face's ImageGPT is autoregressive only, "
