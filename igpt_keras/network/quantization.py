@@ -87,7 +87,7 @@ def quantized_settings(model: TokenModel, dtype: Any) -> dict[str, Any]:
             "a model is stored with one quantization config for all layers, got layers with "
             f"{len(configs)} of them"
         )
-    settings = {"dtype": keras.dtype_policies.serialize(policies)}
+    settings = {"dtype": _serialized(policies)}
     (config,) = configs.values()
     return settings if config is None else {**settings, "quantization_config": config}
 
@@ -162,5 +162,12 @@ def _default_config(policy: Any) -> Any:
     return keras.quantizers.Int4QuantizationConfig(block_size=policy.block_size)
 
 
-def _serialized(config: Any) -> Any:
-    return keras.saving.serialize_keras_object(config)
+def _serialized(value: Any) -> Any:
+    """Serializes an object of Keras, which marks one that a `.keras` file holds several times."""
+
+    def unmarked(value):
+        if isinstance(value, dict):
+            return {k: unmarked(v) for k, v in value.items() if k != "shared_object_id"}
+        return value
+
+    return unmarked(keras.saving.serialize_keras_object(value))

@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from igpt_keras.network.layers import Block
@@ -45,7 +44,7 @@ def run_blocks(
                 functions[key] = tf.function(_Stateless(block, attend), autograph=False)
             weights = (block.trainable_variables, block.non_trainable_variables)
             # Read here, so that the graph that calls the function knows its variables.
-            values = tf.nest.map_structure(keras.ops.convert_to_tensor, weights)
+            values = tf.nest.map_structure(tf.convert_to_tensor, weights)
             h, cached = functions[key](values, h, cached)
         updated.append(cached)
     return h, updated
