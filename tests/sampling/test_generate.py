@@ -254,7 +254,7 @@ def test_completions_of_an_image_share_the_pass_over_what_is_known(plain_model, 
         state = begin(plain_model, tf.constant(tokens), tf.constant(9), 8)
     finally:
         block.call = call
-    assert passes == [(6, 9, 16)]
+    assert passes == [(6 * 9, 16)]
     assert state.caches[0][0].shape == (6 * 8 * 2, 9, 8)
 
 
