@@ -1,51 +1,33 @@
-"""A training step of iGPT compared with Hugging Face's and with the bare matrix products it needs.
+"""A training step of iGPT compared with those of others and with the bare matrix products it needs.
 
-    python -m pip install -e '.[benchmark]'
+    python -m pip install -e '.[benchmark,jax]'
     python benchmarks/train_step.py
     python benchmarks/train_step.py --layers 4 --image-size 64 --batch 1
     python benchmarks/train_step.py --layers 6 --profile
 
-Prints a Markdown table. The sides take turns, each in a process of its own, as TensorFlow and
-PyTorch in one disturb each other's threads: a step that does not count, then some that do. CPU
-time is that of all threads: unlike wall time it hardly depends on what else the machine is doing.
-`--profile` tells instead which operations our step spends its time in.
+Prints a Markdown table. The sides (`train_sides.py`) take turns, each in a process of its own, as
+TensorFlow and PyTorch in one disturb each other's threads: a step that does not count, then some
+that do. All have the same weights and images, and the loss of their first step must be the same.
+CPU time is that of all threads: unlike wall time it hardly depends on what else the machine is
+doing. "PyTorch, compiled" needs a C++ compiler. `--profile` tells instead which operations our
+step spends its time in.
 """
 
 import argparse
 import collections
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterator
 
+from train_sides import COLORS, HEADS, HIDDEN_DIM, OURS, SIDES, Sizes, our_step
 from turns import Times, peak_memory, run_apart, timed
 
-HIDDEN_DIM = 512
-HEADS = 8
-COLORS = 512
-LEARNING_RATE = 1e-3
-HUGGING_FACE = "Hugging Face"
-HUGGING_FACE_SDPA = "Hugging Face with sdpa"
-OURS = "igpt_keras"
-OURS_REMAT = "igpt_keras, remat"
-OURS_XLA = "igpt_keras, XLA"
 PRODUCTS = ("products, TensorFlow", "products, PyTorch")
-STEPS = (OURS, HUGGING_FACE, HUGGING_FACE_SDPA, OURS_REMAT, OURS_XLA)
-
-
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    """What is trained on: float32, a causal model, all of the batch at once."""
-
-    layers: int
-    image_size: int
-    batch: int
-
-    @property
-    def length(self) -> int:
-        return self.image_size**2
+DEFAULT_SIDES = ("PyTorch, compiled", "Hugging Face", "Hugging Face with sdpa")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,69 +67,6 @@ def products(sizes: Sizes) -> Iterator[Product]:
     yield Product(2 * sizes.layers, heads, n, n, head)
     # Gradients of keys and values.
     yield Product(2 * sizes.layers, heads, n, n, head, transpose_a=True)
-
-
-def our_step(sizes: Sizes, remat: bool, jit_compile: bool) -> Callable[[], list[Times]]:
-    import numpy as np
-    import tensorflow as tf
-
-    import igpt_keras
-    from igpt_keras.training.recipes import adam
-
-    config = igpt_keras.ImageGPTConfig(
-        sizes.image_size, COLORS, HIDDEN_DIM, sizes.layers, HEADS, use_bias=False
-    )
-    model = igpt_keras.ImageGPT(config)
-    model.compile(adam(LEARNING_RATE), jit_compile=jit_compile, remat=remat)
-    tokens = np.random.default_rng(0).integers(0, COLORS, (sizes.batch, sizes.length))
-    batches = iter(tf.data.Dataset.from_tensors(tokens.astype(np.int32)).repeat())
-    model.make_train_function()
-
-    def step():
-        model.train_function(batches)["loss"].numpy()
-
-    return lambda: timed(step)
-
-
-def hugging_face_step(sizes: Sizes, sdpa: bool) -> Callable[[], list[Times]]:
-    import torch
-    from peers import mend_torchvision
-
-    mend_torchvision()
-    from transformers import ImageGPTConfig, ImageGPTForCausalImageModeling
-    from transformers.models.imagegpt.modeling_imagegpt import ImageGPTAttention
-
-    if sdpa:
-        # transformers has none for this model.
-        def attention(self, query, key, value, attention_mask=None):
-            attend = torch.nn.functional.scaled_dot_product_attention
-            return attend(query, key, value, is_causal=True), None
-
-        ImageGPTAttention._attn = attention
-    torch.set_num_threads(os.cpu_count())
-    config = ImageGPTConfig(
-        vocab_size=COLORS + 1,
-        n_positions=sizes.length,
-        n_embd=HIDDEN_DIM,
-        n_layer=sizes.layers,
-        n_head=HEADS,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        use_cache=False,
-    )
-    model = ImageGPTForCausalImageModeling(config).train()
-    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, betas=(0.9, 0.95), fused=True)
-    tokens = torch.randint(COLORS, (sizes.batch, sizes.length))
-    inputs = torch.cat([torch.full_like(tokens[:, :1], COLORS), tokens[:, :-1]], dim=1)
-
-    def step():
-        optimizer.zero_grad()
-        # Its loss takes the logits before each label, hence one label more than it counts.
-        model(input_ids=inputs, labels=tokens).loss.backward()
-        optimizer.step()
-
-    return lambda: timed(step)
 
 
 def tensorflow_products(sizes: Sizes) -> Callable[[], list[Times]]:
@@ -194,18 +113,18 @@ def time_of_each(functions: list[Callable]) -> Callable[[], list[Times]]:
 
 
 def work(side: str, sizes: Sizes, steps: int) -> None:
-    """In a side's own process: prints the times of all steps, and the peak of memory in bytes."""
-    if side == PRODUCTS[0]:
-        step = tensorflow_products(sizes)
-    elif side == PRODUCTS[1]:
-        step = torch_products(sizes)
-    elif side.startswith(HUGGING_FACE):
-        step = hugging_face_step(sizes, sdpa=side == HUGGING_FACE_SDPA)
+    """In a side's own process: prints the times of all steps, the peak of memory in bytes and the
+    loss of the first step, None for products."""
+    loss = None
+    if side in PRODUCTS:
+        step = tensorflow_products(sizes) if side == PRODUCTS[0] else torch_products(sizes)
+        step()
+        times = [step() for _ in range(steps)]
     else:
-        step = our_step(sizes, remat=side == OURS_REMAT, jit_compile=side == OURS_XLA)
-    step()
-    times = [step() for _ in range(steps)]
-    print(json.dumps([times, peak_memory()]))
+        step = SIDES[side](sizes)
+        loss = step()
+        times = [timed(step) for _ in range(steps)]
+    print(json.dumps([times, peak_memory(), loss]))
 
 
 @dataclasses.dataclass
@@ -215,20 +134,32 @@ class Side:
     Attributes:
         steps: of every step, the times of each part that is timed by itself.
         peak: the most memory that a process held, in bytes.
+        loss: of the first step.
     """
 
     steps: list[list[Times]] = dataclasses.field(default_factory=list)
     peak: int = 0
+    loss: float | None = None
 
     def take_turn(self, name: str, sizes: Sizes, steps: int) -> None:
         arguments = [f"--{key.replace('_', '-')}={value}" for key, value in vars(sizes).items()]
-        times, peak = run_apart(__file__, f"--work={name}", f"--steps={steps}", *arguments)
+        times, peak, self.loss = run_apart(
+            __file__, f"--work={name}", f"--steps={steps}", *arguments
+        )
         self.steps += times
         self.peak = max(self.peak, peak)
 
     def totals(self, clock: int) -> list[float]:
         """Seconds of every step, the least first: wall time (0) or CPU time (1)."""
         return sorted(sum(part[clock] for part in step) for step in self.steps)
+
+
+def check_losses(sides: dict[str, Side]) -> None:
+    """Ends the program if a side computes something else than ours."""
+    for name, side in sides.items():
+        # XLA and PyTorch sum in another order.
+        if name not in PRODUCTS and not math.isclose(side.loss, sides[OURS].loss, rel_tol=1e-4):
+            raise SystemExit(f"the loss of {name} is {side.loss}, ours {sides[OURS].loss}")
 
 
 def print_table(sizes: Sizes, sides: dict[str, Side]) -> None:
@@ -271,11 +202,11 @@ def print_profile(sizes: Sizes) -> None:
     import tensorflow as tf
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-    step = our_step(sizes, remat=False, jit_compile=False)
+    step = our_step(sizes)
     step()
     with tempfile.TemporaryDirectory() as folder:
         with tf.profiler.experimental.Profile(folder):
-            [(wall, _)] = step()
+            [(wall, _)] = timed(step)
         (file,) = pathlib.Path(folder).rglob("*.xplane.pb")
         profile = xplane_pb2.XSpace.FromString(file.read_bytes())
     seconds = collections.Counter()
@@ -300,7 +231,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="turns of every side")
     parser.add_argument("--steps", type=int, default=3, help="steps that count in a turn")
     parser.add_argument(
-        "--sides", nargs="+", choices=STEPS, default=STEPS[:3], help="igpt_keras always takes part"
+        "--sides",
+        nargs="+",
+        choices=SIDES,
+        default=DEFAULT_SIDES,
+        help="igpt_keras always takes part",
     )
     parser.add_argument("--profile", action="store_true", help="where our step spends its time")
     parser.add_argument("--work", help=argparse.SUPPRESS)
@@ -318,6 +253,7 @@ def main() -> None:
     for _ in range(arguments.rounds):
         for name, side in sides.items():
             side.take_turn(name, sizes, arguments.steps)
+        check_losses(sides)
     flops = sum(product.flops for product in products(sizes))
     print(
         f"{sizes.layers} layers, {sizes.image_size}×{sizes.image_size}, batch {sizes.batch}: "

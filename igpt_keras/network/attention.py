@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from igpt_keras.network.custom_gradients import custom_gradients_in_graph
+from igpt_keras.network.custom_gradients import computed_after, custom_gradients_in_graph
 from igpt_keras.tensors import Tensor
 
 # 128 and 256 are equally fast on two CPU cores, within measurement noise.
@@ -56,8 +56,10 @@ def dot_product_attention(
     query, key, value = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))
     length = ops.shape(query)[2]
     blocks = query_blocks(length, (lambda stop: stop) if causal else (lambda stop: length))
-    attended, _ = _blockwise_attention(query, key, value, blocks, causal, visible, False)
-    return ops.transpose(attended, (0, 2, 1, 3))
+    attended, _ = _blockwise_attention(
+        query, key, value, blocks, causal, visible, positions_first=True
+    )
+    return attended
 
 
 def attention_part(
@@ -90,7 +92,9 @@ def attention_part(
         weights, log_totals = _attention_weights(query, key, block, False, visible, with_log_totals)
         return ops.matmul(weights, value), log_totals
     blocks = query_blocks(ops.shape(query)[-2], num_seen or (lambda stop: num_keys), num_keys)
-    return _blockwise_attention(query, key, value, blocks, False, visible, with_log_totals)
+    return _blockwise_attention(
+        query, key, value, blocks, False, visible, with_log_totals=with_log_totals
+    )
 
 
 def merge_parts(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
@@ -164,12 +168,18 @@ def query_blocks(
     return [QueryBlock(*each, num_seen(each[1])) for each in zip(starts, stops, strict=True)]
 
 
-def _blockwise_attention(query, key, value, blocks, causal, visible, with_log_totals):
+def _blockwise_attention(
+    query, key, value, blocks, causal, visible, with_log_totals=False, positions_first=False
+):
     """Attends block by block, with scaled queries; all [..., n, D].
 
+    With `positions_first`, inputs are [B, H, n, D] and attended values [B, n, H, D], as the
+    layer after attention takes and keeps them.
+
     The scores of a block fit in the processor's cache, and a causal mask hides whole columns
-    of them, which are not computed. A key that is hidden has a weight of 0, which is all that
-    the gradient needs to know of it.
+    of them, which are not computed. The gradient computes the weights again, block by block,
+    because to keep them takes n² / 2 numbers a head. A key that is hidden has a weight of 0,
+    which is all that the gradient needs to know of it.
     """
     if blocks[0].is_dynamic:
         # Nothing to leave out, and TensorFlow's own gradient needs no more operations in a graph.
@@ -178,45 +188,62 @@ def _blockwise_attention(query, key, value, blocks, causal, visible, with_log_to
         )
         return ops.matmul(weights, value), log_totals
 
+    def weights_of(block, query, key, with_log_totals=False):
+        return _attention_weights(query, key, block, causal, visible, with_log_totals)
+
     @ops.custom_gradient
     def attend(query, key, value):
-        weights, log_totals = zip(
-            *(_attention_weights(query, key, b, causal, visible, with_log_totals) for b in blocks),
-            strict=True,
-        )
-        attended = ops.concatenate(
-            [
-                ops.matmul(w, value[..., : block.num_keys, :])
-                for w, block in zip(weights, blocks, strict=True)
-            ],
-            axis=-2,
-        )
+        attended, log_totals = [], []
+        for block in blocks:
+            with computed_after(attended[-1:]):
+                queries, keys, values = _inputs_of(block, query, key, value)
+                weights, totals = weights_of(block, queries, keys, with_log_totals)
+                attended.append(ops.matmul(weights, values))
+                log_totals.append(totals)
+        attended = _joined(attended)
+        if positions_first:
+            attended = ops.swapaxes(attended, 1, 2)
 
         def gradient(upstream, of_log_totals=None):
             # The gradient of a softmax needs Σ_j w_ij · ∂w_ij over the keys. It equals the
             # product of row i of `attended` and its gradient, which has D terms instead of n.
             products = ops.cast(upstream, "float32") * ops.cast(attended, "float32")
             row_sums = ops.sum(products, axis=-1, keepdims=True)
+            if positions_first:
+                upstream, row_sums = (ops.swapaxes(x, 1, 2) for x in (upstream, row_sums))
             if of_log_totals is not None:
                 # Its gradient to a score is the weight.
                 row_sums = row_sums - of_log_totals
-            return _gradients(upstream, query, key, value, weights, row_sums, blocks)
+            return _gradients(upstream, query, key, value, weights_of, row_sums, blocks)
 
         if not with_log_totals:
             return attended, gradient
-        return (attended, ops.concatenate(log_totals, axis=-2)), gradient
+        return (attended, _joined(log_totals)), gradient
 
     with custom_gradients_in_graph():
         result = attend(query, key, value)
     return result if with_log_totals else (result, None)
 
 
+def _inputs_of(block: QueryBlock, query, key, value):
+    """The queries of a block, and the keys and values that they see."""
+    return (
+        query[..., block.start : block.stop, :],
+        key[..., : block.num_keys, :],
+        value[..., : block.num_keys, :],
+    )
+
+
+def _joined(parts):
+    return ops.concatenate(parts, axis=-2) if len(parts) > 1 else parts[0]
+
+
 def _attention_weights(query, key, block: QueryBlock, causal, visible, with_log_totals):
-    """The softmax over the keys of a block, computed in float32, and its logarithmic totals."""
-    if not block.is_dynamic:
-        query, key = query[..., block.start : block.stop, :], key[..., : block.num_keys, :]
-    scores = ops.matmul(query, _transposed(key))
-    scores = ops.cast(scores, "float32")
+    """The softmax over the keys of a block, computed in float32, and its logarithmic totals.
+
+    Queries and keys are those of the block.
+    """
+    scores = ops.cast(ops.matmul(query, _transposed(key)), "float32")
     queries = ops.arange(block.start, block.stop)
     hidden = hidden_keys(queries, ops.arange(block.num_keys), causal, visible)
     if hidden is not None:
@@ -232,37 +259,49 @@ def _attention_weights(query, key, block: QueryBlock, causal, visible, with_log_
     return ops.cast(exponentials / totals, query.dtype), peaks + ops.log(totals)
 
 
-def _gradients(upstream, query, key, value, weights, row_sums, blocks):
-    """The gradients of query, key and value, given that of the attended values."""
-    d_query, d_key, d_value = [], [], []
-    for block, w in zip(blocks, weights, strict=True):
-        queries = (..., slice(block.start, block.stop), slice(None))
-        keys = (..., slice(block.num_keys), slice(None))
-        d_attended = upstream[queries]
-        d_weights = ops.matmul(d_attended, _transposed(value[keys]))
-        d_scores = ops.cast(d_weights, "float32") - row_sums[queries]
-        d_scores = ops.cast(ops.cast(w, "float32") * d_scores, w.dtype)
-        d_query.append(ops.matmul(d_scores, key[keys]))
-        d_key.append(ops.matmul(_transposed(d_scores), query[queries]))
-        d_value.append(ops.matmul(_transposed(w), d_attended))
-    return (
-        ops.concatenate(d_query, axis=-2),
-        _sum_over_blocks(d_key, blocks),
-        _sum_over_blocks(d_value, blocks),
-    )
+def _gradients(upstream, query, key, value, weights_of, row_sums, blocks):
+    """The gradients of query, key and value, given that of the attended values.
+
+    It begins with the last block. The keys that only later blocks saw have their sums then,
+    so that a sum is all that a block leaves behind.
+    """
+    d_query, d_key, d_value = [], _SumOverBlocks(), _SumOverBlocks()
+    previous = [upstream]
+    for block in reversed(blocks):
+        with computed_after(previous):
+            queries, keys, values = _inputs_of(block, query, key, value)
+            rows = (..., slice(block.start, block.stop), slice(None))
+            d_attended = upstream[rows]
+            weights, _ = weights_of(block, queries, keys)
+            d_weights = ops.matmul(d_attended, _transposed(values))
+            d_scores = ops.cast(d_weights, "float32") - row_sums[rows]
+            d_scores = ops.cast(ops.cast(weights, "float32") * d_scores, weights.dtype)
+            previous = [
+                ops.matmul(d_scores, keys),
+                ops.matmul(_transposed(d_scores), queries),
+                ops.matmul(_transposed(weights), d_attended),
+            ]
+            d_query.append(previous[0])
+            d_key.add(previous[1], block.num_keys)
+            d_value.add(previous[2], block.num_keys)
+    return _joined(d_query[::-1]), d_key.result(), d_value.result()
 
 
-def _sum_over_blocks(gradients, blocks):
-    """Adds gradients [..., num_keys, D], of which each block has one for the keys it saw."""
-    if len(blocks) == 1:
-        return gradients[0]
-    parts, start = [], 0
-    for index, block in enumerate(blocks):
-        if block.num_keys > start:
-            keys = (..., slice(start, block.num_keys), slice(None))
-            parts.append(sum(gradient[keys] for gradient in gradients[index:]))
-            start = block.num_keys
-    return ops.concatenate(parts, axis=-2)
+class _SumOverBlocks:
+    """A sum of gradients [..., num_keys, D] for the keys that a block saw, from the last block."""
+
+    def __init__(self):
+        self._sum, self._num_keys, self._finished = None, None, []
+
+    def add(self, gradient, num_keys):
+        if self._sum is not None and num_keys != self._num_keys:
+            self._finished.append(self._sum[..., num_keys:, :])
+            self._sum = self._sum[..., :num_keys, :]
+        self._sum = gradient if self._sum is None else self._sum + gradient
+        self._num_keys = num_keys
+
+    def result(self):
+        return _joined([self._sum, *self._finished[::-1]])
 
 
 def _transposed(matrices):

@@ -1,9 +1,9 @@
-"""Custom gradients that do not keep their TensorFlow graphs alive."""
+"""Custom gradients on TensorFlow: they end with their graph, and compute in order."""
 
 import contextlib
 import functools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 
@@ -30,6 +30,21 @@ def custom_gradients_in_graph() -> Iterator[None]:
         graph = tf.compat.v1.get_default_graph()
         for name in made:
             _move_to_graph(registry, name, graph)
+
+
+def computed_after(tensors: Sequence[Any]) -> contextlib.AbstractContextManager:
+    """Delays what a block of code adds to a graph until `tensors` are computed.
+
+    TensorFlow runs operations that do not depend on each other in any order. It would run what
+    a gradient computes again in the forward pass already, or find it to be the same and keep it.
+
+    Example:
+        >>> with computed_after([upstream]):
+        ...     gate = ops.sigmoid(x)
+    """
+    import tensorflow as tf
+
+    return tf.control_dependencies(tensors)
 
 
 def _registered_gradients() -> dict[str, dict[str, Any]]:

@@ -20,20 +20,16 @@ from igpt_keras import paper
 from igpt_keras.network.attention_patterns import AttentionPattern, deserialize
 from igpt_keras.network.attention_patterns.dense import DENSE
 from igpt_keras.network.initial_weights import InitialWeights
+from igpt_keras.network.pointwise import RMSNorm, quick_gelu
 from igpt_keras.tensors import Shape, Tensor
 
 # The label of an image that has none.
 NO_CLASS = -1
 
 
-def rms_norm(name: str, dtype: Any) -> keras.layers.RMSNormalization:
-    """Returns the published code's norm, x · rsqrt(mean(x²) + 1e-5) · g, float32 inside."""
-    return keras.layers.RMSNormalization(epsilon=paper.NORM_EPSILON, name=name, dtype=dtype)
-
-
-def quick_gelu(x: Tensor) -> Tensor:
-    """Returns the published activation, x · sigmoid(1.702 x)."""
-    return x * ops.sigmoid(paper.GELU_FACTOR * x)
+def rms_norm(name: str, dtype: Any) -> RMSNorm:
+    """Returns a norm with the epsilon of the published code."""
+    return RMSNorm(epsilon=paper.NORM_EPSILON, name=name, dtype=dtype)
 
 
 @keras.saving.register_keras_serializable("igpt_keras")
@@ -309,8 +305,8 @@ class MLP(keras.layers.Layer):
         self.down_proj = _projection(d, self.initial.mlp_down, "down_proj", self)
         self.down_proj.build((*input_shape[:-1], width))
 
-    def call(self, x: Tensor) -> Tensor:
-        return self.down_proj(quick_gelu(self.up_proj(x)))
+    def call(self, x: Tensor, training: bool | None = None) -> Tensor:
+        return self.down_proj(quick_gelu(self.up_proj(x), training))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape

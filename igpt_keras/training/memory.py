@@ -12,6 +12,7 @@ import pathlib
 import resource
 from collections.abc import Iterator
 
+from igpt_keras.network.attention import QUERY_BLOCK_SIZE
 from igpt_keras.network.attention_patterns import AttentionPattern
 from igpt_keras.network.config import ImageGPTConfig
 
@@ -61,31 +62,33 @@ def block_bytes(
     config: ImageGPTConfig,
     pattern: AttentionPattern,
     mixed: bool,
-    fused: bool = False,
+    keeps_all: bool = False,
     parts: int = 1,
 ) -> int:
     """Activations of a block that its gradient needs, for one token.
 
-    Whole on every device: the block's input h and a = h + attention, the normalized states
-    with and without their gain. Split over `parts` devices by `layout_map`: queries, keys,
-    values, attended values, and copies that a sparse pattern makes; the MLP's hidden states
-    u, sigmoid(1.702 u) and their product; the H k attention weights of a token. `mixed`:
-    bfloat16, norms and softmax float32 (h, a and the attention weights are there in both).
+    Whole on every device: the block's input h and a = h + attention, and both normalized
+    states. Split over `parts` devices by `layout_map`: queries, keys, values, attended values,
+    and copies that a sparse pattern makes; the MLP's hidden states u and u · sigmoid(1.702 u).
 
     Args:
         config: Sizes of the model, taken to be autoregressive.
         pattern: The block's.
-        mixed: Whether activations have 16 bits.
-        fused: Whether an attention kernel keeps a float32 a head instead of the weights.
+        mixed: Whether activations have 16 bits, norms and softmax float32.
+        keeps_all: Whether nothing is computed again, as on JAX without a fused kernel: the
+            normalized states without their gain, in float32, sigmoid(1.702 u) and the H k
+            attention weights of a token are kept as well; if `mixed`, h, a and the attention
+            weights also in float32.
         parts: Number of devices that share the block.
     """
     d, heads = config.hidden_dim, config.num_heads
     keys = pattern.num_products(config.sequence_length, causal=True)
     size = 2 if mixed else 4
-    whole = 4 * d * size + 2 * d * 4 + (2 * d * 4 if mixed else 0)
-    split = (4 + pattern.num_copies() + 12) * d * size
-    weights = heads * 4 if fused else heads * keys * (4 + (2 if mixed else 0))
-    return whole + (split + weights) // parts
+    whole, split = 4 * d * size, (4 + pattern.num_copies() + 8) * d * size
+    if keeps_all:
+        whole += 2 * d * 4 + (2 * d * 4 if mixed else 0)
+        split += 4 * d * size + heads * keys * (4 + (2 if mixed else 0))
+    return whole + split // parts
 
 
 def activation_bytes(
@@ -93,28 +96,31 @@ def activation_bytes(
     batch_size: int,
     mixed: bool,
     remat: bool = False,
-    fused: bool = False,
+    keeps_all: bool = False,
     parts: int = 1,
 ) -> int:
     """Activations of `batch_size` images; other arguments as for `block_bytes`.
 
     All blocks', or with recomputation all blocks' inputs and one block's; what the gradient
-    of one block takes while it is computed (of its attention weights and scores in float32,
-    or of its MLP's hidden states); logits and their gradient, float32.
+    of one block takes while it is computed (of the attention weights and scores, float32, of
+    as many queries as are processed at once, or of the MLP's hidden states); logits and their
+    gradient, float32.
     """
     d, layers = config.hidden_dim, config.num_layers
     size = 2 if mixed else 4
     counts = patterns(config)
-    kept = {each: block_bytes(config, each, mixed, fused, parts) for each in counts}
+    kept = {each: block_bytes(config, each, mixed, keeps_all, parts) for each in counts}
     if remat:
         blocks = layers * d * size + max(kept.values())
     else:
         blocks = sum(count * kept[each] for each, count in counts.items())
-    keys = max(each.num_products(config.sequence_length, causal=True) for each in counts)
-    weights = 0 if fused else config.num_heads * keys
-    at_work = max(2 * 4 * weights, 2 * 4 * d * size)
+    length = config.sequence_length
+    keys = max(each.num_products(length, causal=True) for each in counts)
+    # Patterns that see fewer keys compute many short sequences, with all queries at once.
+    together = 1.0 if keeps_all or keys < length else min(1.0, QUERY_BLOCK_SIZE / length)
+    at_work = max(round(2 * 4 * config.num_heads * keys * together), 2 * 4 * d * size)
     logits = 2 * 4 * config.vocabulary_size
-    return batch_size * config.sequence_length * (blocks + (at_work + logits) // parts)
+    return batch_size * length * (blocks + (at_work + logits) // parts)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,7 +59,8 @@ def test_flops_and_memory_are_those_that_xla_counts():
                 )
                 larger, _, size_of_four = compiled(4, remat, **attention)
                 formulas = [
-                    scaling.activation_bytes(c, images, False, remat) for c in (config, larger)
+                    scaling.activation_bytes(c, images, False, remat, keeps_all=True)
+                    for c in (config, larger)
                 ]
                 if not remat:
                     added = formulas[1] - formulas[0]
@@ -70,7 +71,10 @@ def test_flops_and_memory_are_those_that_xla_counts():
             np.testing.assert_allclose(flops, formula, rtol=0.03)
             # What blocks add; what one block has at work is an upper bound.
             larger, _, size_of_four = compiled(4, remat)
-            formulas = [scaling.activation_bytes(c, images, False, remat) for c in (config, larger)]
+            formulas = [
+                scaling.activation_bytes(c, images, False, remat, keeps_all=True)
+                for c in (config, larger)
+            ]
             added = formulas[1] - formulas[0]
             np.testing.assert_allclose(size_of_four - size_of_two, added, rtol=0.01)
             assert 0.75 * formulas[1] < size_of_four <= formulas[1], (size_of_four, formulas)

@@ -76,6 +76,34 @@ def with_gradients_in_graph(inputs, upstream, causal):
     return attended, *tf.gradients(tf.reduce_sum(attended * upstream), list(inputs))
 
 
+def test_a_block_waits_for_the_one_before_and_the_gradient_for_its_upstream():
+    """Else TensorFlow would hold the scores of all blocks at once."""
+    num_blocks = 3
+    shape = tf.TensorSpec([2, num_blocks * QUERY_BLOCK_SIZE, 3, 4])
+
+    @tf.function(input_signature=[shape] * 4)
+    def gradients(query, key, value, upstream):
+        attended = dot_product_attention(query, key, value, True)
+        return attended, *tf.gradients(attended, [query, key, value], upstream)
+
+    graph = gradients.get_concrete_function().graph
+    before = {}
+    for operation in graph.get_operations():
+        inputs = [tensor.op for tensor in operation.inputs] + operation.control_inputs
+        before[operation] = {operation}.union(*(before[each] for each in inputs))
+    products = [each for each in graph.get_operations() if each.type == "BatchMatMulV2"]
+    upstream = graph.inputs[3].op
+    forward = [each for each in products if upstream not in before[each]]
+    backward = [each for each in products if upstream in before[each]]
+    # Scores and values; scores again, and gradients of weights, queries, keys and values.
+    for found, each_block in ((forward, 2), (backward, 5)):
+        assert len(found) == each_block * num_blocks
+        for i in range(each_block, len(found)):
+            block = i // each_block
+            earlier = found[(block - 1) * each_block : block * each_block]
+            assert set(earlier) <= before[found[i]]
+
+
 @pytest.mark.parametrize(
     "jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["graph", "xla"]
 )
