@@ -177,9 +177,10 @@ def _blockwise_attention(
     layer after attention takes and keeps them.
 
     The scores of a block fit in the processor's cache, and a causal mask hides whole columns
-    of them, which are not computed. The gradient computes the weights again, block by block,
-    because to keep them takes n² / 2 numbers a head. A key that is hidden has a weight of 0,
-    which is all that the gradient needs to know of it.
+    of them, which are not computed. The last block, the largest, comes first: the memory that
+    it frees holds the others. The gradient computes the weights again, block by block, because
+    to keep them takes n² / 2 numbers a head. A key that is hidden has a weight of 0, which is
+    all that the gradient needs to know of it.
     """
     if blocks[0].is_dynamic:
         # Nothing to leave out, and TensorFlow's own gradient needs no more operations in a graph.
@@ -194,13 +195,13 @@ def _blockwise_attention(
     @ops.custom_gradient
     def attend(query, key, value):
         attended, log_totals = [], []
-        for block in blocks:
+        for block in reversed(blocks):
             with computed_after(attended[-1:]):
                 queries, keys, values = _inputs_of(block, query, key, value)
                 weights, totals = weights_of(block, queries, keys, with_log_totals)
                 attended.append(ops.matmul(weights, values))
                 log_totals.append(totals)
-        attended = _joined(attended)
+        attended = _joined(attended[::-1])
         if positions_first:
             attended = ops.swapaxes(attended, 1, 2)
 
@@ -218,7 +219,7 @@ def _blockwise_attention(
 
         if not with_log_totals:
             return attended, gradient
-        return (attended, _joined(log_totals)), gradient
+        return (attended, _joined(log_totals[::-1])), gradient
 
     with custom_gradients_in_graph():
         result = attend(query, key, value)
@@ -262,8 +263,8 @@ def _attention_weights(query, key, block: QueryBlock, causal, visible, with_log_
 def _gradients(upstream, query, key, value, weights_of, row_sums, blocks):
     """The gradients of query, key and value, given that of the attended values.
 
-    It begins with the last block. The keys that only later blocks saw have their sums then,
-    so that a sum is all that a block leaves behind.
+    It begins with the last block as well: the keys that only later blocks saw have their sums
+    then, so that a sum is all that a block leaves behind.
     """
     d_query, d_key, d_value = [], _SumOverBlocks(), _SumOverBlocks()
     previous = [upstream]
