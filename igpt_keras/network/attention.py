@@ -187,7 +187,8 @@ def _blockwise_attention(
         weights, log_totals = _attention_weights(
             query, key, blocks[0], causal, visible, with_log_totals
         )
-        return ops.matmul(weights, value), log_totals
+        attended = ops.matmul(weights, value)
+        return (ops.swapaxes(attended, 1, 2) if positions_first else attended), log_totals
 
     def weights_of(block, query, key, with_log_totals=False):
         return _attention_weights(query, key, block, causal, visible, with_log_totals)
