@@ -1,11 +1,13 @@
 """How often a completion depends on the batch that it is computed in.
 
-    python benchmarks/ties.py MODEL --images folder-of-images
+    python benchmarks/ties.py MODEL --images folder-of-images --save tokens.npy
+    KERAS_BACKEND=jax python benchmarks/ties.py MODEL --images folder-of-images --saved tokens.npy
 
 Matrix products round differently at different batch sizes. Where two colors tie to within
 rounding, the other one may be drawn, and the rest of the completion differs. This script
 completes the lower halves of images all at once, in smaller batches and in other ways, and prints
-a Markdown table of the completions that differ.
+a Markdown table of the completions that differ. `--saved` compares with what another backend
+completed all at once, and with nothing else.
 """
 
 import argparse
@@ -34,6 +36,8 @@ def main() -> None:
     )
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--completions", type=int, default=4, help="completions of each image")
+    parser.add_argument("--save", type=pathlib.Path, help="where to write the tokens")
+    parser.add_argument("--saved", type=pathlib.Path, help="tokens of another backend")
     arguments = parser.parse_args()
     model = igpt_keras.load(arguments.model)
     size = model.config.image_size
@@ -53,6 +57,8 @@ def main() -> None:
         return np.concatenate(parts)
 
     all_at_once = complete(len(images))
+    if arguments.save is not None:
+        np.save(arguments.save, all_at_once)
     ways = {
         "7 images at a time": (7, {}),
         "1 image at a time": (1, {}),
@@ -63,8 +69,12 @@ def main() -> None:
     drawn = total * (size - size // 2) * size
     print(f"{total} completions with {drawn} drawn pixels, compared with all at once:\n")
     print("| | completions that differ | drawn pixels per difference |\n| --- | ---: | ---: |")
-    for name, (at_once, options) in ways.items():
-        differ = int((complete(at_once, **options) != all_at_once).any(axis=-1).sum())
+    if arguments.saved is not None:
+        others = {f"saved as {arguments.saved.name}": np.load(arguments.saved)}
+    else:
+        others = {name: complete(at_once, **options) for name, (at_once, options) in ways.items()}
+    for name, tokens in others.items():
+        differ = int((tokens != all_at_once).any(axis=-1).sum())
         print(f"| {name} | {differ} | {f'{drawn / differ:,.0f}' if differ else ''} |")
 
 

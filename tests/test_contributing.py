@@ -18,7 +18,7 @@ assert sorted({tuple(image[:, 0, 0] > 0) for image in images}) == [
 tokenizer = tokenizers.get("mean_gray")(4)
 assert (tokenizer.tokenize(images)[:, 0] == np.rint(images.mean(axis=(1, 2, 3)))).all()
 assert (tokenizer.detokenize(np.array([[7]])) == 7).all()
-filtered = MinP(0.4).filter_logits(tf.math.log([[0.1, 0.3, 0.6]])).numpy()
+filtered = np.asarray(MinP(0.4).filter_logits(ops.log([[0.1, 0.3, 0.6]])))
 assert np.isinf(filtered).tolist() == [[True, False, False]]
 assert METHODS.get("centroids") is Centroids
 extractor = open_feature_extractor("mean_color")

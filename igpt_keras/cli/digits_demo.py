@@ -68,7 +68,7 @@ class Measurement:
 
 def run(output: pathlib.Path, seed: int, overwrite: bool) -> None:
     """Runs all stages, writes `output` whole or not at all, and prints the results."""
-    check_backend()
+    check_backend("quickstart", "tensorflow")
     start = time.monotonic()
     with atomic_path(output, overwrite, marker=MEASUREMENTS) as partial:
         partial.mkdir()

@@ -22,7 +22,7 @@ Model = TypeVar("Model", bound="Task")
 class Task(keras.Model):
     """Methods of `ImageGPT` and `ImageGPTClassifier` that need nothing but a `TokenModel`.
 
-    Sampling runs on the TensorFlow backend; its modules are imported when it is used.
+    Sampling runs on Keras' TensorFlow and JAX backends; its modules are imported when it is used.
     """
 
     @classmethod

@@ -107,6 +107,8 @@ def merge_parts(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         [..., D] in the dtype of the parts.
     """
     attended, log_totals = zip(*parts, strict=True)
+    if len(parts) == 1:
+        return attended[0]
     stacked = ops.stack(log_totals)
     # oneDNN's softmax, which TensorFlow calls on some CPUs, takes at most five dimensions.
     flat = ops.softmax(ops.reshape(stacked, (len(parts), -1)), axis=0)

@@ -1,6 +1,6 @@
 """What sampling, saving and conversion need of a model, whose classes lie above them."""
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import keras
 
@@ -15,6 +15,7 @@ class TokenModel(Protocol):
     """A model from tokens int32 [B, n] to logits float32 [B, n, V].
 
     Attributes:
+        weights: Keras variables, all that it computes with.
         config: The sizes.
         objective: "ar" or "bert".
         backbone: Maps tokens to the normalized final states.
@@ -23,6 +24,7 @@ class TokenModel(Protocol):
         generative_weight: Factor of the generative loss.
     """
 
+    weights: list[Any]
     config: ImageGPTConfig
     backbone: ImageGPTBackbone
     token_head: keras.layers.Dense

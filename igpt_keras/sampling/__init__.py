@@ -1,4 +1,5 @@
 """Completing images and sampling new ones, token by token.
 
-`requests` and `samplers` need NumPy only; the other modules need TensorFlow.
+The modules are written with `keras.ops`, for TensorFlow and JAX; `backend` holds what differs.
+`in_graph` is for TensorFlow only. `requests` and `samplers` need NumPy only.
 """

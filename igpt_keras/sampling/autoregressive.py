@@ -4,12 +4,16 @@ Shapes: B images, N completions of each, n positions, V tokens in the vocabulary
 decoding state have the position first, so that a step writes one row.
 """
 
+# Keras declares that its functions may return None.
+# pyright: reportOptionalSubscript=false
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import tensorflow as tf
+from keras import ops
 
 from igpt_keras.network.protocols import TokenModel
+from igpt_keras.sampling import backend
 from igpt_keras.sampling.conditioning import (
     Conditioning,
     condition_spec,
@@ -59,15 +63,15 @@ def begin(
     logits, caches = conditioned_prefill(model, known, condition)
     padding = [[0, model.config.sequence_length - prefix], [0, 0]]
     log_probs, entropies = (
-        tf.pad(tf.transpose(values), padding)
+        ops.pad(ops.transpose(values), padding)
         for values in log_prob_and_entropy(logits.of_model, known)
     )
-    sequences = tf.repeat(tf.range(tf.shape(tokens)[0]), num_completions)
+    sequences = ops.repeat(ops.arange(ops.shape(tokens)[0]), num_completions)
     return DecodingState(
-        tf.convert_to_tensor(prefix, tf.int32),
-        tf.gather(tf.transpose(tokens), sequences, axis=1),
-        tf.gather(log_probs, sequences, axis=1),
-        tf.gather(entropies, sequences, axis=1),
+        ops.convert_to_tensor(prefix, "int32"),
+        backend.take(ops.transpose(tokens), sequences, axis=1),
+        backend.take(log_probs, sequences, axis=1),
+        backend.take(entropies, sequences, axis=1),
         repeat(caches, model.config.num_heads, num_completions),
         condition=repeat_condition(condition, num_completions),
     )
@@ -87,7 +91,7 @@ def decode_rows(
         model: An autoregressive model with a token head.
         state: A state whose position lies before the end.
         known: bool [n, B · N].
-        seeds: int64 [B · N].
+        seeds: Those of the sequences, from `backend.as_seeds`.
         sampler: Its fields are numbers, or tensors [B · N].
         num_rows: The number of rows, counting from that of `state.position`: an integer or
             int32 scalar. There are fewer where the image ends.
@@ -96,16 +100,16 @@ def decode_rows(
 
     def step(state: DecodingState) -> DecodingState:
         position = state.position
-        previous = state.tokens[tf.maximum(position - 1, 0)]
+        previous = state.tokens[ops.maximum(position - 1, 0)]
         logits, caches = conditioned_step(
             model, previous[:, None], position, state.caches, state.condition
         )
         drawn = sample_token(logits.guided[:, 0], block.noise[position - block.start], sampler)
-        token = tf.where(known[position], state.tokens[position], drawn)
+        token = ops.where(known[position], state.tokens[position], drawn)
         log_probs, entropies = log_prob_and_entropy(logits.of_model[:, 0], token)
 
         def write(values, new):
-            return tf.tensor_scatter_nd_update(values, [[position]], new[None])
+            return ops.scatter_update(values, [[position]], new[None])
 
         return DecodingState(
             position + 1,
@@ -125,7 +129,7 @@ class RowBlock:
     Args:
         model: The model that decodes them.
         state: A state whose position lies in the first of the rows.
-        seeds: int64 [B · N].
+        seeds: Those of the sequences, from `backend.as_seeds`.
         num_rows: The number of rows to decode; fewer where the image ends.
         lookahead: How many positions beyond their end may be decoded too.
 
@@ -147,9 +151,9 @@ class RowBlock:
         columns, self._length = model.config.token_grid[1], config.sequence_length
         first_row = state.position // columns
         self.start = first_row * columns
-        self.stop = tf.minimum((first_row + num_rows) * columns, self._length)
+        self.stop = ops.minimum((first_row + num_rows) * columns, self._length)
         num_rows += -(-lookahead // columns)
-        self._capacity = tf.minimum((first_row + num_rows) * columns, self._length)
+        self._capacity = ops.minimum((first_row + num_rows) * columns, self._length)
         self.noise = gumbel_noise(seeds, first_row, num_rows, columns, config.vocabulary_size)
 
     def grow(self, state: DecodingState) -> DecodingState:
@@ -173,14 +177,7 @@ def decode_until(
         state: The state to begin with.
         shapes: A state of shapes, where a step changes them.
     """
-    (state,) = tf.while_loop(
-        lambda state: state.position < stop,
-        lambda state: (step(state),),
-        (state,),
-        shape_invariants=None if shapes is None else (shapes,),
-        parallel_iterations=1,
-    )
-    return state
+    return backend.while_loop(lambda state: state.position < stop, step, state, shapes)
 
 
 def rows_at_once(model: TokenModel) -> int:
@@ -192,10 +189,10 @@ def rows_at_once(model: TokenModel) -> int:
 def state_spec(model: TokenModel, conditioning: Conditioning = "none") -> DecodingState:
     """Returns shapes and dtypes of a state of any batch size and cache capacity."""
     length = model.config.sequence_length
-    measures = tf.TensorSpec([length, None], tf.float32)
+    measures = backend.TensorSpec([length, None], "float32")
     return DecodingState(
-        position=tf.TensorSpec([], tf.int32),
-        tokens=tf.TensorSpec([length, None], tf.int32),
+        position=backend.TensorSpec([], "int32"),
+        tokens=backend.TensorSpec([length, None], "int32"),
         log_probs=measures,
         entropies=measures,
         caches=cache_specs(model),

@@ -11,20 +11,24 @@ from igpt_keras.sampling.requests import check_keep_rows, check_positive
 from igpt_keras.tokenizers.image_hints import check_images, resize_hint
 
 
-def check_backend() -> None:
-    """Raises `InputError` unless Keras runs on TensorFlow, which sampling and export use."""
-    if keras.backend.backend() != "tensorflow":
+def check_backend(purpose: str, *names: str) -> None:
+    """Raises `InputError` unless Keras runs on one of the backends that a purpose needs.
+
+    Args:
+        purpose: What needs them, such as "export".
+        *names: Names of backends, as in `KERAS_BACKEND`.
+    """
+    if keras.backend.backend() not in names:
         raise InputError(
-            "sampling and export need Keras' TensorFlow backend, "
-            f"got KERAS_BACKEND={keras.backend.backend()}"
+            f"{purpose} needs KERAS_BACKEND={' or '.join(names)}, got {keras.backend.backend()}"
         )
 
 
 def check_has_token_head(model: TokenModel) -> None:
-    """Raises `InputError` for a model that cannot predict tokens, or not in TensorFlow."""
+    """Raises `InputError` for a model that cannot predict tokens, or not on Keras' backend."""
     if model.generative_weight == 0:
         raise InputError("sampling needs token logits, which a classifier with weight 0 lacks")
-    check_backend()
+    check_backend("sampling", "tensorflow", "jax")
 
 
 def check_autoregressive(model: TokenModel) -> None:

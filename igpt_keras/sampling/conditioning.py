@@ -8,14 +8,19 @@ more sequences: those with guidance follow once more, without a class. With s = 
 Shapes: B sequences, G of them with guidance, p or k positions, V tokens in the vocabulary.
 """
 
+# Keras declares that its functions may return None.
+# pyright: reportOptionalSubscript=false, reportOptionalMemberAccess=false
+
 from typing import Any, Literal, NamedTuple
 
+import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
 from igpt_keras.errors import InputError
 from igpt_keras.network.layers import NO_CLASS
 from igpt_keras.network.protocols import TokenModel
+from igpt_keras.sampling import backend
 from igpt_keras.sampling.decoder import Caches, decode_step, prefill
 from igpt_keras.sampling.requests import check_guidance_scale
 from igpt_keras.tensors import Tensor
@@ -56,24 +61,11 @@ def make_condition(
     check_guidance_scale(guidance_scale, labels)
     if labels is None:
         return ()
-    values = tf.constant(image_labels(model, labels, num_images))
+    values = image_labels(model, labels, num_images)
     if guidance_scale == 1:
         return Condition(values)
-    scales = tf.fill([num_images], tf.constant(guidance_scale, tf.float32))
-    return Condition(values, scales, tf.range(num_images))
-
-
-def condition_in_graph(labels: Tensor, guidance_scale: Tensor) -> Condition:
-    """Returns the classes of sequences of which each may have guidance or none.
-
-    A sequence without guidance takes no further one: its scale is 1.
-
-    Args:
-        labels: int32 [B], -1 for no class.
-        guidance_scale: float32 [B], 1 where there is no class.
-    """
-    guided = tf.where(guidance_scale != 1)[:, 0]
-    return Condition(labels, guidance_scale, tf.cast(guided, tf.int32))
+    scales = np.full(num_images, guidance_scale, np.float32)
+    return Condition(values, scales, np.arange(num_images, dtype=np.int32))
 
 
 def image_labels(model: TokenModel, labels: Any, num_images: int) -> np.ndarray:
@@ -118,10 +110,11 @@ def condition_spec(conditioning: Conditioning) -> Condition | tuple[()]:
     """Returns shapes and dtypes of a condition of any number of sequences."""
     if conditioning == "none":
         return ()
-    labels = tf.TensorSpec([None], tf.int32)
+    labels = backend.TensorSpec([None], "int32")
     if conditioning == "class":
         return Condition(labels)
-    return Condition(labels, tf.TensorSpec([None], tf.float32), tf.TensorSpec([None], tf.int32))
+    scales = backend.TensorSpec([None], "float32")
+    return Condition(labels, scales, backend.TensorSpec([None], "int32"))
 
 
 def conditioned_prefill(
@@ -161,17 +154,17 @@ def conditioned_step(
 
 def repeat_condition(condition: Any, count: Tensor) -> Any:
     """Returns the classes of each sequence `count` times, one after the other."""
-    repeated = tf.nest.map_structure(lambda values: tf.repeat(values, count), condition)
+    repeated = keras.tree.map_structure(lambda values: ops.repeat(values, count), condition)
     if conditioning_of(condition) != "guided":
         return repeated
-    guided = condition.guided[:, None] * count + tf.range(count)
-    return repeated._replace(guided=tf.reshape(guided, [-1]))
+    guided = condition.guided[:, None] * count + ops.arange(count)
+    return repeated._replace(guided=ops.reshape(guided, (-1,)))
 
 
 def _with_guided(tokens, condition):
     """Tokens [B, k], and once more those with guidance: [B + G, k]."""
     if conditioning_of(condition) == "guided":
-        return tf.concat([tokens, tf.gather(tokens, condition.guided)], axis=0)
+        return ops.concatenate([tokens, backend.take(tokens, condition.guided)])
     return tokens
 
 
@@ -182,17 +175,15 @@ def _labels(condition):
         return None
     labels = condition.labels
     if conditioning == "guided":
-        labels = tf.concat([labels, tf.fill(tf.shape(condition.guided), NO_CLASS)], axis=0)
+        labels = ops.concatenate([labels, ops.full_like(condition.guided, NO_CLASS)])
     return labels
 
 
 def _logits(logits, condition) -> Logits:
     if conditioning_of(condition) != "guided":
         return Logits(logits, logits)
-    count = tf.shape(condition.labels)[0]
+    count = ops.shape(condition.labels)[0]
     of_class, of_none = logits[:count], logits[count:]
-    scale = tf.gather(condition.guidance_scale, condition.guided)[:, None, None]
-    guided = of_none + scale * (tf.gather(of_class, condition.guided) - of_none)
-    return Logits(
-        of_class, tf.tensor_scatter_nd_update(of_class, condition.guided[:, None], guided)
-    )
+    scale = backend.take(condition.guidance_scale, condition.guided)[:, None, None]
+    guided = of_none + scale * (backend.take(of_class, condition.guided) - of_none)
+    return Logits(of_class, ops.scatter_update(of_class, condition.guided[:, None], guided))

@@ -5,6 +5,9 @@ A draft changes how many passes of the model a completion takes, never its token
 Tokens of a decoding state are int32 [n, B], the position first.
 """
 
+# Keras declares that its functions may return None.
+# pyright: reportOptionalSubscript=false, reportOptionalOperand=false
+
 import abc
 import math
 import os
@@ -12,12 +15,13 @@ import zipfile
 from typing import Any, cast
 
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
 from igpt_keras.atomic import atomic_path
 from igpt_keras.errors import InputError
 from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.network.protocols import TokenModel
+from igpt_keras.sampling import backend
 from igpt_keras.sampling.checks import check_autoregressive
 from igpt_keras.sampling.decoder import cache_specs, decode_step, grow, prefill, repeat
 from igpt_keras.sampling.graphs import kept_by_model
@@ -36,7 +40,7 @@ NEWTON_STEPS = 10
 class Draft(abc.ABC):
     """The base class of drafts, for the argument `draft` of `model.generate`.
 
-    A draft is traced into the decoder's graph. Its state between two passes is a structure of
+    A draft is traced into the compiled decoder. Its state between two passes is a structure of
     tensors, which it is given and returns.
 
     Attributes:
@@ -56,13 +60,18 @@ class Draft(abc.ABC):
 
         Args:
             tokens: int32 [B, n].
-            prefix: int32 scalar, the number of known tokens.
+            prefix: An integer or int32 scalar, the number of known tokens.
             num_completions: How often the decoder holds each sequence, one after the other.
         """
 
     @abc.abstractmethod
     def spec(self) -> Any:
-        """Returns the state as `tf.TensorSpec`s for any number of sequences."""
+        """Returns the state as `backend.TensorSpec`s for any number of sequences."""
+
+    @property
+    def weights(self) -> list[Any]:
+        """The Keras variables that the draft reads; none by default."""
+        return []
 
     @abc.abstractmethod
     def logits(self, state: Any, tokens: Tensor, start: Tensor, count: int) -> tuple[Tensor, Any]:
@@ -100,6 +109,10 @@ class ModelDraft(Draft):
         check_autoregressive(model)
         self.model = model
 
+    @property
+    def weights(self) -> list[Any]:
+        return self.model.weights
+
     def check(self, config: ImageGPTConfig) -> None:
         _check_sizes(self.model.config, config)
 
@@ -115,11 +128,11 @@ class ModelDraft(Draft):
         length = self.model.config.sequence_length
         # The tokens of the last window may have changed.
         num_positions = min(self.window + count, length)
-        first = tf.clip_by_value(start - self.window, 0, length - num_positions)
-        previous = tf.gather(tokens, tf.maximum(first - 1 + tf.range(num_positions), 0))
-        logits, caches = decode_step(self.model, tf.transpose(previous), first, state)
-        logits = tf.gather(logits, start - first + tf.range(count), axis=1)
-        return tf.transpose(logits, [1, 0, 2]), caches
+        first = ops.clip(start - self.window, 0, length - num_positions)
+        previous = backend.take(tokens, ops.maximum(first - 1 + ops.arange(num_positions), 0))
+        logits, caches = decode_step(self.model, ops.transpose(previous), first, state)
+        logits = backend.take(logits, start - first + ops.arange(count), axis=1)
+        return ops.transpose(logits, (1, 0, 2)), caches
 
 
 class NeighborDraft(Draft):
@@ -248,15 +261,15 @@ class NeighborDraft(Draft):
 
     def logits(self, state: Any, tokens: Tensor, start: Tensor, count: int) -> tuple[Tensor, Any]:
         size, length = self.vocabulary_size + 1, len(self.places)
-        positions = start + tf.range(count)
-        neighbors = tf.gather(_neighbor_positions(self.token_grid), positions)
-        colors = tf.gather(tokens, tf.minimum(neighbors, length - 1))
-        colors = tf.where((neighbors == length)[..., None], self.vocabulary_size, colors)
+        positions = start + ops.arange(count)
+        neighbors = backend.take(_neighbor_positions(self.token_grid), positions)
+        colors = backend.take(tokens, ops.minimum(neighbors, length - 1))
+        colors = ops.where((neighbors == length)[..., None], self.vocabulary_size, colors)
         # The four tables stacked to one.
-        rows = colors + size * tf.range(len(NEIGHBORS))[:, None]
+        rows = colors + size * ops.arange(len(NEIGHBORS))[:, None]
         table = self.neighbors.reshape(-1, self.vocabulary_size)
-        by_neighbors = tf.reduce_sum(tf.gather(table, rows), axis=1)
-        return by_neighbors + tf.gather(self.places, positions)[:, None], state
+        by_neighbors = ops.sum(backend.take(table, rows), axis=1)
+        return by_neighbors + backend.take(self.places, positions)[:, None], state
 
 
 def as_draft(draft: "Draft | TokenModel", config: ImageGPTConfig) -> Draft:

@@ -5,13 +5,13 @@ Shapes: B images, N completions of each, n tokens in the rows and columns of a g
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from igpt_keras.errors import InputError
 from igpt_keras.network.protocols import TokenModel
+from igpt_keras.sampling import backend
 from igpt_keras.sampling.autoregressive import DecodingState, rows_at_once
 from igpt_keras.sampling.checks import (
     check_fits_objective,
@@ -29,7 +29,6 @@ from igpt_keras.sampling.requests import (
     completion_seeds,
 )
 from igpt_keras.sampling.samplers import Categorical, Sampler
-from igpt_keras.tensors import Tensor
 from igpt_keras.tokenizers.base import ImageTokenizer, tokenizer_of
 
 
@@ -47,9 +46,9 @@ class Sequences(NamedTuple):
 class Decoded(NamedTuple):
     """B · N decoded sequences."""
 
-    tokens: Tensor  # int32 [B · N, n]
-    log_probs: Tensor  # float32 [B · N, n], nats
-    entropies: Tensor  # float32 [B · N, n], nats
+    tokens: np.ndarray  # int32 [B · N, n]
+    log_probs: np.ndarray  # float32 [B · N, n], nats
+    entropies: np.ndarray  # float32 [B · N, n], nats
     num_forward_passes: int
 
 
@@ -105,7 +104,8 @@ def generate(
             tokens determine (`final_rows`), as a color palette does, all come at the end. Not
             for BERT.
         jit_compile: Whether XLA compiles the decoder, once for each batch size and number of
-            known tokens: worthwhile on GPUs and TPUs. Not for BERT.
+            known tokens: worthwhile on GPUs and TPUs. On Keras' JAX backend it always does.
+            Not for BERT.
 
     Returns:
         The completions.
@@ -200,7 +200,7 @@ def sample(
 def _completions(model: TokenModel, sequences: Sequences, decoded: Decoded) -> Completions:
     """The decoded sequences as `Completions`."""
     shape, tokenizer = sequences.seeds.shape, tokenizer_of(model)
-    tokens, log_probs, entropies = (x.numpy().reshape(*shape, -1) for x in decoded[:3])
+    tokens, log_probs, entropies = (x.reshape(*shape, -1) for x in decoded[:3])
     is_sampled = ~sequences.known[:, None]
     return Completions(
         images=_images(tokenizer, sequences, tokens),
@@ -225,9 +225,10 @@ def _fill(model: TokenModel, sequences: Sequences, sampler: Sampler, num_steps: 
     """Decodes with a BERT model."""
     num_completions = sequences.seeds.shape[1]
     tokens, known = (np.repeat(x, num_completions, axis=0) for x in sequences[:2])
-    seeds = tf.constant(sequences.seeds.reshape(-1))
+    seeds = backend.as_seeds(sequences.seeds.reshape(-1))
     state, steps = mask_predict(model, tokens, known, seeds, sampler, num_steps)
-    return Decoded(state.tokens, state.log_probs, state.entropies, steps)
+    tokens, _, log_probs, entropies = (np.asarray(x).copy() for x in state)
+    return Decoded(tokens, log_probs, entropies, steps)
 
 
 def _decode(
@@ -243,15 +244,14 @@ def _decode(
     condition = sequences.condition
     conditioning = conditioning_of(condition)
     decoder = compiled_decoder(model, type(sampler), draft, jit_compile, conditioning)
-    seeds = tf.constant(sequences.seeds.reshape(-1))
-    fields = {name: tf.constant(value) for name, value in sampler.arrays(len(seeds)).items()}
+    seeds = backend.as_seeds(sequences.seeds.reshape(-1))
+    fields = sampler.arrays(len(seeds))
     num_completions = sequences.seeds.shape[1]
     prefix = int(np.cumprod(sequences.known.all(axis=0)).sum())
-    counts: Any = prefix, num_completions, rows_at_once(model) if on_row is None else 1
-    if not jit_compile:  # XLA needs to know shapes when it compiles.
-        counts = [tf.constant(count) for count in counts]
-    state = decoder.begin(sequences.tokens, *counts[:2], *([condition] if condition else []))
-    known = tf.constant(np.repeat(sequences.known.T, num_completions, axis=1))
+    num_rows = rows_at_once(model) if on_row is None else 1
+    given = (sequences.tokens, prefix, num_completions, *([condition] if condition else []))
+    state = decoder.begin(*given)
+    known = np.repeat(sequences.known.T, num_completions, axis=1)
     num_reported = 0
     while True:
         position = int(state.position)
@@ -259,9 +259,10 @@ def _decode(
             num_reported = _report(model, state, num_reported, sequences, on_row)
         if position == length:
             passes = length - prefix if draft is None else int(state.guesses.num_passes)
-            tokens, log_probs, entropies = (tf.transpose(x) for x in state[1:4])
+            # Arrays of JAX are read-only.
+            tokens, log_probs, entropies = (np.asarray(x).T.copy() for x in state[1:4])
             return Decoded(tokens, log_probs, entropies, passes)
-        state = decoder.decode_rows(state, known, seeds, fields, counts[2])
+        state = decoder.decode_rows(state, known, seeds, fields, num_rows)
 
 
 def _report(
@@ -271,7 +272,7 @@ def _report(
     tokenizer = tokenizer_of(model)
     num_final = tokenizer.final_rows(int(state.position) // model.config.token_grid[1])
     if num_final > num_reported:
-        tokens = tf.transpose(state.tokens).numpy().reshape(*sequences.seeds.shape, -1)
+        tokens = np.asarray(state.tokens).T.reshape(*sequences.seeds.shape, -1)
         images = _images(tokenizer, sequences, tokens)
         for row in range(num_reported, num_final):
             on_row(row, images[:, :, row])

@@ -1,4 +1,4 @@
-"""Compiled TensorFlow functions of a model, kept by the model itself."""
+"""Compiled functions of a model, kept by the model itself."""
 
 import functools
 from collections.abc import Callable

@@ -14,12 +14,13 @@ Shapes: B sequences, n positions, V tokens in the vocabulary.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
 from igpt_keras.network.protocols import TokenModel
+from igpt_keras.sampling import backend
 from igpt_keras.sampling.graphs import kept_by_model
 from igpt_keras.sampling.gumbel import gumbel_noise, log_prob_and_entropy, sample_token
 from igpt_keras.sampling.samplers import Sampler
@@ -54,7 +55,7 @@ def mask_predict(
         model: A BERT model with a token head.
         tokens: int32 [B, n]; the values at unknown positions have no effect.
         known: bool [B, n].
-        seeds: int64 [B].
+        seeds: Those of the sequences, from `backend.as_seeds`.
         sampler: Its fields are numbers.
         num_steps: At least 1. A sequence with fewer unknown positions takes one step for each.
 
@@ -62,13 +63,13 @@ def mask_predict(
         The filled sequences, and the number of steps taken.
     """
     noise = gumbel_noise(seeds, 0, *model.config.token_grid, model.config.vocabulary_size)
-    zeros = tf.zeros(known.shape, tf.float32)
-    state = MaskedState(tf.constant(tokens), tf.constant(~known), zeros, zeros)
-    fields = {name: tf.constant(value) for name, value in sampler.arrays(len(tokens)).items()}
+    zeros = np.zeros(known.shape, np.float32)
+    state = MaskedState(tokens, ~known, zeros, zeros)
+    fields = sampler.arrays(len(tokens))
     compiled_step = _compiled_step(model, type(sampler))
     schedule = mask_schedule((~known).sum(axis=1), num_steps)
     for num_masked in schedule:
-        state = compiled_step(state, tf.constant(num_masked), noise, fields)
+        state = compiled_step(state, num_masked, noise, fields)
     return state, len(schedule)
 
 
@@ -112,32 +113,44 @@ def mask_predict_step(
     logits = model.token_head(model.backbone({"tokens": state.tokens, "masked": state.masked}))
 
     def flat(x):
-        return tf.reshape(x, [-1, vocabulary_size])
+        return ops.reshape(x, (-1, vocabulary_size))
 
-    sampler = sampler.map(lambda field: tf.repeat(field, length))
-    drawn = sample_token(flat(logits), flat(tf.transpose(noise, [1, 0, 2])), sampler)
-    drawn = tf.reshape(drawn, tf.shape(state.tokens))
-    drawn_from = tf.nn.softmax(sampler.filter_logits(flat(logits)))
-    confidence = tf.reshape(tf.reduce_max(drawn_from, axis=-1), tf.shape(state.tokens))
-    confidence = tf.where(state.masked, confidence, -1.0)
-    by_confidence = tf.argsort(confidence, axis=-1, direction="DESCENDING", stable=True)
-    rank = tf.argsort(by_confidence, axis=-1, stable=True)
-    num_filled = tf.reduce_sum(tf.cast(state.masked, tf.int32), axis=-1) - num_masked
+    sampler = sampler.map(lambda field: ops.repeat(field, length))
+    drawn = sample_token(flat(logits), flat(ops.transpose(noise, (1, 0, 2))), sampler)
+    drawn = ops.reshape(drawn, (-1, length))
+    drawn_from = ops.softmax(sampler.filter_logits(flat(logits)))
+    confidence = ops.reshape(ops.max(drawn_from, axis=-1), (-1, length))
+    confidence = ops.where(state.masked, confidence, -1.0)
+    # The first of equally confident positions comes first.
+    by_confidence: Any = ops.top_k(confidence, length)
+    rank = ops.argsort(by_confidence[1], axis=-1)
+    num_filled = ops.sum(ops.cast(state.masked, "int32"), axis=-1) - num_masked
     filled = state.masked & (rank < num_filled[:, None])
     log_probs, entropies = log_prob_and_entropy(logits, drawn)
     return MaskedState(
-        tf.where(filled, drawn, state.tokens),
+        ops.where(filled, drawn, state.tokens),
         state.masked & ~filled,
-        tf.where(filled, log_probs, state.log_probs),
-        tf.where(filled, entropies, state.entropies),
+        ops.where(filled, log_probs, state.log_probs),
+        ops.where(filled, entropies, state.entropies),
     )
 
 
 @kept_by_model
 def _compiled_step(model: TokenModel, sampler_type: type[Sampler]):
-    """`mask_predict_step` as a graph, whose last argument holds the sampler's fields by name."""
+    """`mask_predict_step`, compiled; its last argument holds the sampler's fields by name."""
+    length, vocabulary_size = model.config.sequence_length, model.config.vocabulary_size
 
     def step(state, num_masked, noise, fields):
         return mask_predict_step(model, state, num_masked, noise, sampler_type(**fields))
 
-    return tf.function(step, reduce_retracing=True, autograph=False)
+    def spec(dtype, *shape):
+        return backend.TensorSpec(shape, dtype)
+
+    tokens, masked, measures = (spec(dtype, None, length) for dtype in ("int32", "bool", "float32"))
+    signature = [
+        MaskedState(tokens, masked, measures, measures),
+        spec("int32", None),
+        spec("float32", length, None, vocabulary_size),
+        {field.name: spec(field.dtype, None) for field in sampler_type.parameters()},
+    ]
+    return backend.compile_function(step, signature, lambda: model.weights)

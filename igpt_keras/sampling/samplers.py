@@ -6,13 +6,13 @@ of the batch, of drafts, and of whether a server computes them.
 
 The fields describe themselves (`Sampler.parameters`): the inputs of an exported model, the
 arguments of a client and the options of the command line are derived from them. This module
-imports TensorFlow only when logits are filtered.
+imports Keras only when logits are filtered.
 
 Example:
     ```python
     import dataclasses
 
-    import tensorflow as tf
+    from keras import ops
 
     from igpt_keras.sampling.samplers import Sampler, parameter, register_sampler
 
@@ -22,11 +22,16 @@ Example:
         p: float = parameter(0.1, maximum=1)
 
         def filter_logits(self, logits):
-            probabilities = tf.nn.softmax(logits)
-            least = self.p * tf.reduce_max(probabilities, axis=-1, keepdims=True)
-            return tf.where(probabilities >= least, logits, float("-inf"))
+            probabilities = ops.softmax(logits)
+            p = ops.reshape(self.p, (-1, 1))  # one for each sequence
+            least = p * ops.max(probabilities, axis=-1, keepdims=True)
+            return ops.where(probabilities >= least, logits, float("-inf"))
     ```
 """
+
+# Keras declares that its functions may return None.
+# pyright: reportOptionalSubscript=false, reportOptionalOperand=false
+# pyright: reportOptionalMemberAccess=false
 
 import abc
 import dataclasses
@@ -123,6 +128,8 @@ class Sampler(abc.ABC):
     @abc.abstractmethod
     def filter_logits(self, logits: Tensor) -> Tensor:
         """Returns the logits of the distribution that tokens are drawn from.
+
+        Write it with `keras.ops`: it becomes a part of the compiled decoder, on any backend.
 
         Args:
             logits: float32 [B, V], the model's.
@@ -283,39 +290,41 @@ class TopP(Sampler):
 
 def _divide(logits, temperature):
     """Logits [B, V] divided by the temperature, unchanged where that is 0."""
-    import tensorflow as tf
+    from keras import ops
 
-    temperature = _per_sequence(temperature, logits, tf.float32)
-    return logits / tf.where(temperature == 0, 1.0, temperature)[:, None]
+    temperature = _per_sequence(temperature, logits, "float32")
+    return logits / ops.where(temperature == 0, 1.0, temperature)[:, None]
 
 
 def _keep_most_probable(logits, top_k, top_p):
     """Logits [B, V], with -inf for tokens outside the top k and then the top p."""
-    import tensorflow as tf
+    from keras import ops
 
-    top_k = _per_sequence(top_k, logits, tf.int32)
-    top_p = _per_sequence(top_p, logits, tf.float32)
+    from igpt_keras.sampling import backend
+
+    top_k = _per_sequence(top_k, logits, "int32")
+    top_p = _per_sequence(top_p, logits, "float32")
 
     def keep():
         vocabulary_size = logits.shape[-1]
-        descending = tf.sort(logits, axis=-1, direction="DESCENDING")
-        last_of_k = tf.where(top_k == 0, vocabulary_size, tf.minimum(top_k, vocabulary_size)) - 1
-        least = tf.gather(descending, last_of_k, batch_dims=1)[:, None]
-        probabilities = tf.nn.softmax(tf.where(descending >= least, descending, -np.inf))
-        mass_before = tf.cumsum(probabilities, axis=-1, exclusive=True)
+        descending = ops.top_k(logits, vocabulary_size)[0]
+        last_of_k = ops.where(top_k == 0, vocabulary_size, ops.minimum(top_k, vocabulary_size)) - 1
+        least = backend.pick(descending, last_of_k)[:, None]
+        probabilities = ops.softmax(ops.where(descending >= least, descending, -np.inf))
+        mass_before = backend.exclusive_cumsum(probabilities)
         in_mass = (mass_before < top_p[:, None]) | (top_p == 1)[:, None]
         in_mass &= descending >= least
-        last_of_mass = tf.reduce_sum(tf.cast(in_mass, tf.int32), axis=-1) - 1
-        least = tf.gather(descending, last_of_mass, batch_dims=1)[:, None]
-        return tf.where(logits >= least, logits, -np.inf)
+        last_of_mass = ops.sum(ops.cast(in_mass, "int32"), axis=-1) - 1
+        least = backend.pick(descending, last_of_mass)[:, None]
+        return ops.where(logits >= least, logits, -np.inf)
 
     # Sorting is the dearest part of a step, so it is skipped where nothing is dropped.
-    return tf.cond(tf.reduce_any((top_k > 0) | (top_p < 1)), keep, lambda: logits)
+    return ops.cond(ops.any((top_k > 0) | (top_p < 1)), keep, lambda: logits)
 
 
 def _per_sequence(value, logits, dtype):
     """A number or tensor [B] as a tensor [B], for logits [B, V]."""
-    import tensorflow as tf
+    from keras import ops
 
-    value = tf.cast(value, dtype)
-    return value if value.shape.rank else tf.fill(tf.shape(logits)[:1], value)
+    values: Any = ops.cast(value, dtype)
+    return values if len(values.shape) else ops.broadcast_to(values, ops.shape(logits)[:1])

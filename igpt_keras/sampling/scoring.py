@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
-import tensorflow as tf
 
 from igpt_keras.errors import InputError
 from igpt_keras.network.losses import token_nll
 from igpt_keras.network.protocols import TokenModel
+from igpt_keras.sampling import backend
 from igpt_keras.sampling.checks import check_autoregressive, check_model_images
 from igpt_keras.sampling.conditioning import image_labels
 from igpt_keras.sampling.graphs import kept_by_model
@@ -131,7 +131,7 @@ def score_tokens(
     given = (tokens,) if labels is None else (tokens, labels)
     compiled = _compiled_log_probs(model, len(given))
     log_probs = [
-        compiled(*(values[start : start + batch_size] for values in given)).numpy()
+        np.asarray(compiled(*(values[start : start + batch_size] for values in given)))
         for start in range(0, len(tokens), batch_size)
     ]
     return np.concatenate(log_probs)
@@ -140,11 +140,11 @@ def score_tokens(
 @kept_by_model
 def _compiled_log_probs(model: TokenModel, num_arguments: int):
     signature = [
-        tf.TensorSpec([None, model.config.sequence_length], tf.int32),
-        tf.TensorSpec([None], tf.int32),
+        backend.TensorSpec([None, model.config.sequence_length], "int32"),
+        backend.TensorSpec([None], "int32"),
     ]
-    return tf.function(
+    return backend.compile_function(
         lambda *given: token_log_probs(model, *given),
-        input_signature=signature[:num_arguments],
-        autograph=False,
+        signature[:num_arguments],
+        lambda: model.weights,
     )

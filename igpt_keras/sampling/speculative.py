@@ -18,11 +18,15 @@ Shapes: B sequences that advance together, as far as the slowest; n positions; W
 pass; V tokens in the vocabulary.
 """
 
+# Keras declares that its functions may return None.
+# pyright: reportOptionalSubscript=false, reportOptionalOperand=false
+
 from typing import Any, NamedTuple
 
-import tensorflow as tf
+from keras import ops
 
 from igpt_keras.network.protocols import TokenModel
+from igpt_keras.sampling import backend
 from igpt_keras.sampling.autoregressive import DecodingState, RowBlock, decode_until
 from igpt_keras.sampling.conditioning import conditioned_step
 from igpt_keras.sampling.drafts import Draft
@@ -45,13 +49,13 @@ class Guesses(NamedTuple):
 
 def begin_guesses(draft: Draft, tokens: Tensor, prefix: Tensor, num_completions: Tensor) -> Guesses:
     """Returns the state without a guess, after the known first `prefix` of tokens int32 [B, n]."""
-    prefix = tf.convert_to_tensor(prefix, tf.int32)
-    return Guesses(prefix, tf.zeros_like(prefix), draft.begin(tokens, prefix, num_completions))
+    stop = ops.convert_to_tensor(prefix, "int32")
+    return Guesses(stop, ops.zeros_like(stop), draft.begin(tokens, prefix, num_completions))
 
 
 def guesses_spec(draft: Draft) -> Guesses:
     """Returns shapes and dtypes of guesses for any number of sequences."""
-    scalar = tf.TensorSpec([], tf.int32)
+    scalar = backend.TensorSpec([], "int32")
     return Guesses(scalar, scalar, draft.spec())
 
 
@@ -71,7 +75,7 @@ def speculate_rows(
         draft: The draft that makes them.
         state: A state with `guesses` of that draft.
         known: bool [n, B].
-        seeds: int64 [B].
+        seeds: As for `decode_rows`.
         sampler: Its fields are tensors [B].
         num_rows: As for `decode_rows`.
     """
@@ -98,28 +102,28 @@ class _Window:
 
     def step(self, state: DecodingState) -> DecodingState:
         # The last windows reach back over final tokens rather than beyond the image.
-        start = tf.minimum(state.position, self.model.config.sequence_length - self.width)
-        positions = start + tf.range(self.width)
+        start = ops.minimum(state.position, self.model.config.sequence_length - self.width)
+        positions = start + ops.arange(self.width)
         tokens, draft_state = self._guess(state.tokens, state.guesses, start)
-        previous = tf.gather(tokens, tf.maximum(positions - 1, 0))
+        previous = backend.take(tokens, ops.maximum(positions - 1, 0))
         logits, caches = conditioned_step(
-            self.model, tf.transpose(previous), start, state.caches, state.condition
+            self.model, ops.transpose(previous), start, state.caches, state.condition
         )
-        of_model, guided = (tf.transpose(values, [1, 0, 2]) for values in logits)
-        guessed = tf.gather(tokens, positions)
+        of_model, guided = (ops.transpose(values, (1, 0, 2)) for values in logits)
+        guessed = backend.take(tokens, positions)
         is_new = (positions >= state.position)[:, None]
-        drawn = tf.where(is_new, self._draw(positions, guessed, guided), guessed)
-        is_right = tf.cast(tf.reduce_all(drawn == guessed, axis=1), tf.int32)
-        accepted = tf.minimum(tf.reduce_sum(tf.math.cumprod(is_right)) + 1, self.width)
+        drawn = ops.where(is_new, self._draw(positions, guessed, guided), guessed)
+        is_right = ops.cast(ops.all(drawn == guessed, axis=1), "int32")
+        accepted = ops.minimum(ops.sum(ops.cumprod(is_right, axis=0)) + 1, self.width)
         log_probs, entropies = log_prob_and_entropy(of_model, drawn)
 
         def write(values, new):
-            new = tf.where(is_new, new, tf.gather(values, positions))
-            return tf.tensor_scatter_nd_update(values, positions[:, None], new)
+            new = ops.where(is_new, new, backend.take(values, positions))
+            return ops.scatter_update(values, positions[:, None], new)
 
         return DecodingState(
             position=start + accepted,
-            tokens=tf.tensor_scatter_nd_update(tokens, positions[:, None], drawn),
+            tokens=ops.scatter_update(tokens, positions[:, None], drawn),
             log_probs=write(state.log_probs, log_probs),
             entropies=write(state.entropies, entropies),
             caches=caches,
@@ -129,26 +133,27 @@ class _Window:
 
     def _guess(self, tokens, guesses: Guesses, start):
         """The tokens with guesses up to the last position of the window, and the draft's state."""
-        positions = start + tf.range(self.width - 1)
+        positions = start + ops.arange(self.width - 1)
         is_new = (positions >= guesses.stop)[:, None]
-        last = tokens[tf.maximum(guesses.stop - 1, 0)]
-        is_unknown = is_new & ~tf.gather(self.known, positions)
-        here = tf.where(is_unknown, last, tf.gather(tokens, positions))
+        last = tokens[ops.maximum(guesses.stop - 1, 0)]
+        is_unknown = is_new & ~backend.take(self.known, positions)
+        here = ops.where(is_unknown, last, backend.take(tokens, positions))
         draft_state = guesses.draft_state
         for _ in range(SWEEPS):
-            tokens = tf.tensor_scatter_nd_update(tokens, positions[:, None], here)
+            tokens = ops.scatter_update(tokens, positions[:, None], here)
             logits, draft_state = self.draft.logits(draft_state, tokens, start, self.width - 1)
-            here = tf.where(is_new, self._draw(positions, here, logits), here)
-        return tf.tensor_scatter_nd_update(tokens, positions[:, None], here), draft_state
+            here = ops.where(is_new, self._draw(positions, here, logits), here)
+        return ops.scatter_update(tokens, positions[:, None], here), draft_state
 
     def _draw(self, positions, tokens, logits):
         """Tokens int32 [k, B] at positions [k]: the known ones of `tokens` [k, B], else drawn."""
-        noise = tf.gather(self.block.noise, tf.maximum(positions - self.block.start, 0))
-        count = tf.size(positions)
+        noise = backend.take(self.block.noise, ops.maximum(positions - self.block.start, 0))
+        count = ops.shape(positions)[0]
         vocabulary_size = self.model.config.vocabulary_size
         drawn = sample_token(
-            tf.reshape(logits, [-1, vocabulary_size]),
-            tf.reshape(noise, [-1, vocabulary_size]),
-            self.sampler.map(lambda field: tf.tile(field, [count])),
+            ops.reshape(logits, (-1, vocabulary_size)),
+            ops.reshape(noise, (-1, vocabulary_size)),
+            self.sampler.map(lambda field: ops.tile(field, (count,))),
         )
-        return tf.where(tf.gather(self.known, positions), tokens, tf.reshape(drawn, [count, -1]))
+        drawn = ops.reshape(drawn, (count, -1))
+        return ops.where(backend.take(self.known, positions), tokens, drawn)

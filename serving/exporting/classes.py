@@ -12,7 +12,8 @@ from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.models.image_gpt import ImageGPT
 from igpt_keras.network.layers import NO_CLASS
-from igpt_keras.sampling.conditioning import Condition, condition_in_graph
+from igpt_keras.sampling.conditioning import Condition
+from igpt_keras.sampling.in_graph import condition_in_graph
 from igpt_keras.sampling.scoring import token_log_probs
 from igpt_keras.tensors import Tensor
 from serving.exporting.preprocessing import IMAGE_BYTES, Preprocessing, require

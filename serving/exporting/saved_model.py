@@ -157,7 +157,7 @@ def _set_signatures(folder: pathlib.Path) -> None:
 
 
 def _check_models(models: list[GenerativeModel]) -> None:
-    check_backend()
+    check_backend("export", "tensorflow")
     kinds = [type(model).__name__ for model in models]
     if not models or len(set(kinds)) < len(kinds):
         raise InputError(

@@ -15,8 +15,8 @@ from igpt_keras.evaluation.voting import VOTES
 from igpt_keras.models.classifier import ImageGPTClassifier
 from igpt_keras.models.generative_model import GenerativeModel
 from igpt_keras.models.masking import draw_mask
-from igpt_keras.sampling.compiled import sample_tokens
 from igpt_keras.sampling.conditioning import Condition
+from igpt_keras.sampling.in_graph import sample_tokens
 from igpt_keras.sampling.samplers import Categorical, Sampler
 from igpt_keras.sampling.scoring import token_log_probs
 from igpt_keras.tensors import Tensor

@@ -153,7 +153,7 @@ def test_the_quickstart_on_another_backend_says_what_it_needs(tmp_path):
         text=True,
     )
     assert result.returncode == 2
-    assert "need Keras' TensorFlow backend, got KERAS_BACKEND=jax" in result.stderr
+    assert "quickstart needs KERAS_BACKEND=tensorflow, got jax" in result.stderr
     assert not list(tmp_path.iterdir())
 
 

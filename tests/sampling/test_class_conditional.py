@@ -10,14 +10,10 @@ from keras import ops
 
 from igpt_keras import ColorPalette, ImageGPT, ImageGPTConfig, InputError
 from igpt_keras.network.losses import token_nll
-from igpt_keras.sampling.compiled import compiled_decoder, sample_tokens
-from igpt_keras.sampling.conditioning import (
-    condition_in_graph,
-    conditioning_of,
-    make_condition,
-    repeat_condition,
-)
+from igpt_keras.sampling.compiled import compiled_decoder
+from igpt_keras.sampling.conditioning import conditioning_of, make_condition, repeat_condition
 from igpt_keras.sampling.gumbel import gumbel_noise
+from igpt_keras.sampling.in_graph import condition_in_graph, sample_tokens
 from igpt_keras.sampling.requests import completion_seeds
 from igpt_keras.sampling.samplers import Categorical, Greedy, TopK
 

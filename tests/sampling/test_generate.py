@@ -7,7 +7,7 @@ import igpt_keras
 from igpt_keras import ImageGPT, ImageGPTClassifier, ImageGPTConfig, InputError
 from igpt_keras.network.losses import token_nll
 from igpt_keras.sampling.autoregressive import begin
-from igpt_keras.sampling.compiled import sample_tokens
+from igpt_keras.sampling.in_graph import sample_tokens
 from igpt_keras.sampling.requests import completion_seeds
 from igpt_keras.sampling.samplers import Categorical, Greedy
 from tests.conftest import FIXTURES

@@ -10,7 +10,7 @@ from igpt_keras.data.image_decoding import read_image
 from igpt_keras.evaluation.metrics import generative_loss
 from igpt_keras.evaluation.voting import VOTES
 from igpt_keras.models.masking import draw_mask
-from igpt_keras.sampling.compiled import sample_tokens
+from igpt_keras.sampling.in_graph import sample_tokens
 from igpt_keras.sampling.requests import completion_seeds
 from igpt_keras.sampling.samplers import Categorical
 from serving.exporting import MAX_PIXELS, export
