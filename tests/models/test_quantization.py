@@ -58,12 +58,15 @@ def test_int8_weights_compute_what_rounded_weights_do(model, tokens):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"mode": "int8"},
-        {"mode": "int8", "filters": r"(up_proj|down_proj)"},
-        {"config": WEIGHT_ONLY},
-        {"mode": "int4"},
+        pytest.param({"mode": "int8"}, id="int8"),
+        pytest.param(
+            {"mode": "int8", "filters": r"(up_proj|down_proj)"},
+            id="some layers",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({"config": WEIGHT_ONLY}, id="weights only", marks=pytest.mark.slow),
+        pytest.param({"mode": "int4"}, id="int4", marks=pytest.mark.slow),
     ],
-    ids=["int8", "some layers", "weights only", "int4"],
 )
 def test_folders_and_files_keep_a_quantized_model(model, tokens, tmp_path, settings):
     model.quantize(**settings)
@@ -81,6 +84,7 @@ def test_folders_and_files_keep_a_quantized_model(model, tokens, tmp_path, setti
     assert json.dumps(loaded[0].get_config()) == json.dumps(model.get_config())
 
 
+@pytest.mark.slow
 def test_folders_keep_a_quantized_classifier(config, palette, randomized, tokens, tmp_path):
     model = randomized(ImageGPTClassifier(config, 3, tokenizer=palette, dtype="mixed_bfloat16"))
     model.quantize("int8")
@@ -91,6 +95,7 @@ def test_folders_keep_a_quantized_classifier(config, palette, randomized, tokens
     np.testing.assert_array_equal(logits(loaded, tokens), logits(model, tokens))
 
 
+@pytest.mark.slow
 def test_a_quantized_model_generates_what_its_scores_say(model, tokens):
     images = model.tokenizer.detokenize(tokens)
     settings = {"keep_rows": 2, "sampler": Greedy(), "seed": 0}
