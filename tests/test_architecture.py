@@ -47,7 +47,7 @@ WITHOUT_TENSORFLOW = [
 ]
 # What is for TensorFlow only, and what others import only where Keras runs on it.
 FOR_TENSORFLOW = {
-    "igpt_keras.sampling.backend.on_tensorflow",
+    "igpt_keras.sampling.backends.on_tensorflow",
     "igpt_keras.sampling.block_functions",
     "igpt_keras.sampling.in_graph",
 }

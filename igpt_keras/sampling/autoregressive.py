@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from igpt_keras.network.protocols import TokenModel
-from igpt_keras.sampling import backend
+from igpt_keras.sampling.backends import backend
 from igpt_keras.sampling.conditioning import (
     Conditioning,
     condition_spec,

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from igpt_keras.network.protocols import TokenModel
-from igpt_keras.sampling import backend
 from igpt_keras.sampling.autoregressive import begin, decode_rows, state_spec
+from igpt_keras.sampling.backends import backend
 from igpt_keras.sampling.conditioning import Conditioning, condition_spec
 from igpt_keras.sampling.decoder import grow
 from igpt_keras.sampling.drafts import Draft

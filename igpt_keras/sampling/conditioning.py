@@ -20,7 +20,7 @@ from keras import ops
 from igpt_keras.errors import InputError
 from igpt_keras.network.layers import NO_CLASS
 from igpt_keras.network.protocols import TokenModel
-from igpt_keras.sampling import backend
+from igpt_keras.sampling.backends import backend
 from igpt_keras.sampling.decoder import Caches, decode_step, prefill
 from igpt_keras.sampling.requests import check_guidance_scale
 from igpt_keras.tensors import Tensor

@@ -17,7 +17,7 @@ from keras import ops
 from igpt_keras.network.attention_patterns import AttentionPattern
 from igpt_keras.network.protocols import TokenModel
 from igpt_keras.network.rows import sizes
-from igpt_keras.sampling import backend
+from igpt_keras.sampling.backends import backend
 from igpt_keras.tensors import Tensor
 
 Caches = list[tuple[Tensor, Tensor]]

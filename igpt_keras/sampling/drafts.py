@@ -21,7 +21,7 @@ from igpt_keras.atomic import atomic_path
 from igpt_keras.errors import InputError
 from igpt_keras.network.config import ImageGPTConfig
 from igpt_keras.network.protocols import TokenModel
-from igpt_keras.sampling import backend
+from igpt_keras.sampling.backends import backend
 from igpt_keras.sampling.checks import check_autoregressive
 from igpt_keras.sampling.decoder import cache_specs, decode_step, grow, prefill, repeat
 from igpt_keras.sampling.graphs import kept_by_model

@@ -11,8 +11,8 @@ import numpy as np
 
 from igpt_keras.errors import InputError
 from igpt_keras.network.protocols import TokenModel
-from igpt_keras.sampling import backend
 from igpt_keras.sampling.autoregressive import DecodingState, rows_at_once
+from igpt_keras.sampling.backends import backend
 from igpt_keras.sampling.checks import (
     check_fits_objective,
     check_has_token_head,

@@ -12,7 +12,7 @@ Shapes: B sequences, R positions in a row of the token grid, V tokens in the voc
 
 from keras import ops
 
-from igpt_keras.sampling import backend
+from igpt_keras.sampling.backends import backend
 from igpt_keras.sampling.samplers import Sampler
 from igpt_keras.tensors import Tensor
 

@@ -20,7 +20,7 @@ import numpy as np
 from keras import ops
 
 from igpt_keras.network.protocols import TokenModel
-from igpt_keras.sampling import backend
+from igpt_keras.sampling.backends import backend
 from igpt_keras.sampling.graphs import kept_by_model
 from igpt_keras.sampling.gumbel import gumbel_noise, log_prob_and_entropy, sample_token
 from igpt_keras.sampling.samplers import Sampler

@@ -300,7 +300,7 @@ def _keep_most_probable(logits, top_k, top_p):
     """Logits [B, V], with -inf for tokens outside the top k and then the top p."""
     from keras import ops
 
-    from igpt_keras.sampling import backend
+    from igpt_keras.sampling.backends import backend
 
     top_k = _per_sequence(top_k, logits, "int32")
     top_p = _per_sequence(top_p, logits, "float32")

@@ -7,7 +7,7 @@ import numpy as np
 from igpt_keras.errors import InputError
 from igpt_keras.network.losses import token_nll
 from igpt_keras.network.protocols import TokenModel
-from igpt_keras.sampling import backend
+from igpt_keras.sampling.backends import backend
 from igpt_keras.sampling.checks import check_autoregressive, check_model_images
 from igpt_keras.sampling.conditioning import image_labels
 from igpt_keras.sampling.graphs import kept_by_model

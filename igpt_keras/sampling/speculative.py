@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from igpt_keras.network.protocols import TokenModel
-from igpt_keras.sampling import backend
 from igpt_keras.sampling.autoregressive import DecodingState, RowBlock, decode_until
+from igpt_keras.sampling.backends import backend
 from igpt_keras.sampling.conditioning import conditioned_step
 from igpt_keras.sampling.drafts import Draft
 from igpt_keras.sampling.gumbel import log_prob_and_entropy, sample_token

@@ -1,6 +1,9 @@
 """Sampling and scores on Keras' JAX backend, where TensorFlow cannot be imported."""
 
+import ast
 import dataclasses
+import pathlib
+import re
 
 import keras
 import numpy as np
@@ -8,7 +11,8 @@ import pytest
 import tensorflow as tf
 
 from igpt_keras import ImageGPT, InputError
-from igpt_keras.sampling.backend import random_bits
+from igpt_keras.sampling import backends
+from igpt_keras.sampling.backends import backend
 from igpt_keras.sampling.drafts import NeighborDraft
 from tests.interpreter import Interpreter
 from tests.sampling.backend_cases import COMPLETIONS, compute
@@ -74,18 +78,33 @@ def test_scores_are_those_of_tensorflow(results):
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["on_tensorflow", "on_jax"])
+def test_a_backend_offers_what_is_listed(name):
+    """Read as text: JAX may not be installed."""
+    listed = re.findall(r"`(\w+)`(?=[^|]*\|[^|]+\|$)", backends.__doc__, re.MULTILINE)
+    module = ast.parse((pathlib.Path(backends.__file__).parent / f"{name}.py").read_text("utf-8"))
+    defined = {node.name for node in module.body if isinstance(node, ast.FunctionDef)}
+    for node in module.body:
+        if isinstance(node, ast.Assign):
+            defined |= {target.id for target in node.targets}
+        elif isinstance(node, ast.ImportFrom):
+            defined |= {alias.asname for alias in node.names if alias.asname}
+    assert defined == set(listed)
+
+
 @pytest.mark.slow
 def test_random_bits_are_those_of_tensorflow(tmp_path, jax_interpreter):
     seeds = np.array([0, 3, 2**32 + 5, 2**62 + 2**31, 2**63 - 1])
     # 3 · 7 is not a multiple of the four words that the generator makes at once.
-    expected = random_bits(tf.constant(seeds), tf.constant(2), 3, 3, 7)
+    expected = backend.random_bits(tf.constant(seeds), tf.constant(2), 3, 3, 7)
     np.savez(tmp_path / "bits.npz", seeds=seeds, bits=expected)
     jax_interpreter.run(
         """
         import pathlib, sys, jax, numpy as np
-        from igpt_keras.sampling.backend import as_seeds, random_bits
+        from igpt_keras.sampling.backends import backend
         stored = np.load(pathlib.Path(sys.argv[1]) / "bits.npz")
-        bits = random_bits(as_seeds(stored["seeds"]), jax.numpy.int32(2), 3, 3, 7)
+        seeds = backend.as_seeds(stored["seeds"])
+        bits = backend.random_bits(seeds, jax.numpy.int32(2), 3, 3, 7)
         assert bits.dtype == "uint32"
         np.testing.assert_array_equal(bits, stored["bits"])
         """,

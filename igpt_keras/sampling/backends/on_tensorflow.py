@@ -1,4 +1,4 @@
-"""Sampling's needs of TensorFlow; `igpt_keras.sampling.backend` lists them.
+"""Sampling's needs of TensorFlow; `igpt_keras.sampling.backends` lists them.
 
 The functions trace into any graph, those of exports included.
 """

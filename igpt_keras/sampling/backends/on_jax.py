@@ -1,4 +1,4 @@
-"""Sampling's needs of JAX; `igpt_keras.sampling.backend` lists them."""
+"""Sampling's needs of JAX; `igpt_keras.sampling.backends` lists them."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from igpt_keras.sampling.backend import philox
+from igpt_keras.sampling.backends import philox
 from igpt_keras.tensors import Tensor
 
 ALWAYS_XLA = True

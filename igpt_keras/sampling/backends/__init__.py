@@ -1,4 +1,4 @@
-"""What sampling needs of a backend that `keras.ops` does not offer, or not as cheaply.
+"""What sampling needs of Keras' backend that `keras.ops` does not offer, or not as cheaply.
 
 Everything else of sampling is written with `keras.ops`, once for all backends.
 
@@ -24,56 +24,8 @@ import keras
 
 # Of other backends, `checks.check_backend` says that they cannot sample.
 if TYPE_CHECKING or keras.backend.backend() != "jax":
-    from igpt_keras.sampling.backend.on_tensorflow import (
-        ALWAYS_XLA,
-        TensorSpec,
-        argmax,
-        as_seeds,
-        as_sizes,
-        compile_function,
-        exclusive_cumsum,
-        multiply,
-        pad,
-        pick,
-        random_bits,
-        run_blocks,
-        take,
-        while_loop,
-        writer,
-    )
+    from igpt_keras.sampling.backends import on_tensorflow as backend
 else:
-    from igpt_keras.sampling.backend.on_jax import (
-        ALWAYS_XLA,
-        TensorSpec,
-        argmax,
-        as_seeds,
-        as_sizes,
-        compile_function,
-        exclusive_cumsum,
-        multiply,
-        pad,
-        pick,
-        random_bits,
-        run_blocks,
-        take,
-        while_loop,
-        writer,
-    )
+    from igpt_keras.sampling.backends import on_jax as backend
 
-__all__ = [
-    "ALWAYS_XLA",
-    "TensorSpec",
-    "argmax",
-    "as_seeds",
-    "as_sizes",
-    "compile_function",
-    "exclusive_cumsum",
-    "multiply",
-    "pad",
-    "pick",
-    "random_bits",
-    "run_blocks",
-    "take",
-    "while_loop",
-    "writer",
-]
+__all__ = ["backend"]
