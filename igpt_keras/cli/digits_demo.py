@@ -35,13 +35,13 @@ IMAGE_SIZE = 8
 NUM_COLORS = 16
 HIDDEN_DIM, NUM_LAYERS, NUM_HEADS = 64, 4, 4
 BATCH_SIZE = 32
-PRETRAINING_EPOCHS = 10
+PRETRAINING_EPOCHS = 16
 PRETRAINING_RATE = 0.003
 # With 0.001 the pre-trained model was worse on the validation split.
 FINETUNING_RATE = 0.003
 FEW_LABELS = 10
 FINETUNING_WITH_FEW = {"epochs": 24, "patience": 8, "batch_size": 8}
-FINETUNING_WITH_ALL = {"epochs": 8, "patience": 8, "batch_size": 32}
+FINETUNING_WITH_ALL = {"epochs": 7, "patience": 7, "batch_size": 32, "clip_norm": 1.0}
 KEEP_ROWS = 4
 SHOWN_COMPLETIONS = 6
 SAMPLES = 60
