@@ -49,10 +49,12 @@ class LineWriter:
 
     Args:
         descriptor: The file's descriptor.
+        dropped: The counter of dropped lines.
     """
 
-    def __init__(self, descriptor: int):
+    def __init__(self, descriptor: int, dropped: prometheus_client.Counter = DROPPED_LINES):
         self._descriptor = descriptor
+        self._dropped = dropped
         self._lines: queue.Queue[bytes | None] = queue.Queue(MAX_WAITING_LINES)
         self._thread = threading.Thread(target=self._work, name="log", daemon=True)
         self._thread.start()
@@ -62,7 +64,7 @@ class LineWriter:
         try:
             self._lines.put_nowait(line.encode() + b"\n")
         except queue.Full:
-            DROPPED_LINES.inc()
+            self._dropped.inc()
 
     def close(self) -> None:
         """Closes the file when all lines are written, or gives up as nobody reads them."""
@@ -81,7 +83,7 @@ class LineWriter:
                     time.sleep(0.01)
                 except OSError:
                     # The reader has gone, and takes no line any more.
-                    DROPPED_LINES.inc()
+                    self._dropped.inc()
                     break
 
 
