@@ -172,6 +172,21 @@ class TestNames:
             ImageGPT.from_preset("tiny")
 
 
+@pytest.fixture(scope="module")
+def server():
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def interpreter(server, tmp_path_factory):
+    pytest.importorskip("huggingface_hub")
+    cache = tmp_path_factory.mktemp("cache")
+    with Interpreter(HF_ENDPOINT=server.endpoint, HF_HOME=str(cache)) as interpreter:
+        interpreter.cache = cache
+        yield interpreter
+
+
 class TestHub:
     """huggingface_hub itself downloads, in another process: it reads HF_ENDPOINT on import."""
 
@@ -183,19 +198,6 @@ try:
 except igpt_keras.InputError as error:
     print("error:", error)
 """
-
-    @pytest.fixture(scope="class")
-    def server(self):
-        with HubServer() as server:
-            yield server
-
-    @pytest.fixture(scope="class")
-    def interpreter(self, server, tmp_path_factory):
-        pytest.importorskip("huggingface_hub")
-        cache = tmp_path_factory.mktemp("cache")
-        with Interpreter(HF_ENDPOINT=server.endpoint, HF_HOME=str(cache)) as interpreter:
-            interpreter.cache = cache
-            yield interpreter
 
     @pytest.fixture
     def load(self, interpreter):

@@ -56,12 +56,12 @@ def test_a_deadline_stops_a_call_while_it_runs(counting, connect):
 
 def test_a_batch_goes_on_for_the_client_that_still_waits(counting, connect):
     pair = BatchingParameters(max_batch_size=2, batch_timeout_micros=10**8)
-    with Server(counting, batching=pair) as server:
+    with Server(counting, batching=pair, metrics_port=0) as server:
         stub = connect(server)
         steps = 300_000
         gone = stub.Predict.future(count_request(5, steps=steps), timeout=60)
         waits = stub.Predict.future(count_request(6, steps=steps), timeout=60)
-        wait_until(lambda: server.in_flight == 2)
+        wait_until(lambda: batches(server) == 1)
         gone.cancel()
         assert counted(waits.result()) == [7]
 
