@@ -21,6 +21,7 @@ from igpt_keras.network.attention_patterns import AttentionPattern, deserialize
 from igpt_keras.network.attention_patterns.dense import DENSE
 from igpt_keras.network.initial_weights import InitialWeights
 from igpt_keras.network.pointwise import RMSNorm, quick_gelu
+from igpt_keras.network.projection import Projection
 from igpt_keras.tensors import Shape, Tensor
 
 # The label of an image that has none.
@@ -359,30 +360,9 @@ def _nan_where(condition, dtype):
     return ops.cast(ops.where(condition, float("nan"), 0.0), dtype)
 
 
-class Projection(keras.layers.Dense):
-    """A dense layer whose adapters (LoRA) are multiplied with the input, not with each other.
-
-    Keras adds their product to the kernel, so that the gradient passes through a matrix of the
-    kernel's size, and a second kernel is in memory. Here x W + (x A) B needs neither.
-    """
-
-    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        if not self.lora_enabled:
-            return super().call(inputs, training)
-        # `kernel` is the sum; the weight itself was the first one that was added.
-        outputs = ops.matmul(inputs, self.weights[0])
-        update = ops.matmul(ops.matmul(inputs, self.lora_kernel_a), self.lora_kernel_b)
-        outputs = outputs + (self.lora_alpha / self.lora_rank) * update
-        return outputs if self.bias is None else outputs + self.bias
-
-    def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
-        """Quantizes the kernel, as `keras.layers.Dense`; Keras asks subclasses to allow it."""
-        super().quantize(mode, type_check=False, config=config)
-
-
 def _projection(
     units: int, stddev: float, name: str, layer: SelfAttention | MLP
-) -> keras.layers.Dense:
+) -> Projection:
     """Returns a projection of `layer`, with its bias and dtype settings."""
     initializer: Any = RandomNormal(stddev=stddev)
     return Projection(

@@ -12,7 +12,7 @@ import tensorflow as tf
 import igpt_keras
 from igpt_keras import ImageGPT, ImageGPTClassifier, InputError
 from igpt_keras.models.partial_training import count_parameters
-from igpt_keras.network.layers import Projection
+from igpt_keras.network.projection import Projection
 from tests.models.batches import LABELS, as_array
 
 MOMENTS = ("_momentum", "_velocity")

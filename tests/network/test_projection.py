@@ -1,0 +1,47 @@
+"""The projection in training against TensorFlow's own gradients of its formula."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from igpt_keras.network.projection import Projection
+from tests.network.test_pointwise import DTYPES, drawn, with_gradients
+
+
+@DTYPES
+@pytest.mark.parametrize("shape", [(3, 4, 5), (6, 5)])
+def test_its_gradients_in_training_are_those_of_its_formula(dtype, tolerance, shape):
+    arrays = drawn(shape, (5, 7), (7,), (*shape[:-1], 7))
+    x, kernel, bias, upstream = (tf.cast(tf.cast(each, dtype), tf.float64) for each in arrays)
+    expected = with_gradients(
+        lambda x, kernel, bias: tf.einsum("...i,ij->...j", x, kernel) + bias,
+        upstream,
+        [x, kernel, bias],
+    )
+    layer = Projection(7, dtype=dtype)
+    layer.build(x.shape)
+    layer.kernel.assign(kernel)
+    layer.bias.assign(bias)
+    x = tf.cast(x, dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x, training=True)
+        total = tf.reduce_sum(y * tf.cast(upstream, dtype))
+    actual = [y, *tape.gradient(total, [x, layer.kernel.value, layer.bias.value])]
+    np.testing.assert_array_equal(y, layer(x, training=False))
+    for ours, theirs in zip(actual, expected, strict=True):
+        difference = tf.cast(ours, tf.float64).numpy() - theirs
+        assert np.abs(difference).max() <= tolerance * np.abs(theirs).max()
+
+
+def test_in_mixed_precision_the_kernel_has_a_float32_gradient():
+    layer = Projection(7, dtype="mixed_bfloat16")
+    x, upstream = (tf.cast(each, tf.bfloat16) for each in drawn((3, 4, 5), (3, 4, 7)))
+    layer.build(x.shape)
+    with tf.GradientTape() as tape:
+        y = layer(x, training=True)
+    assert y.dtype == tf.bfloat16
+    gradient = tape.gradient(y, layer.kernel.value, upstream)
+    expected = np.einsum("bni,bnj->ij", *(tf.cast(each, tf.float64) for each in (x, upstream)))
+    assert gradient.dtype == tf.float32
+    assert np.abs(gradient - expected).max() <= 2e-2 * np.abs(expected).max()
