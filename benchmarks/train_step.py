@@ -2,15 +2,15 @@
 
     python -m pip install -e '.[benchmark,jax]'
     python benchmarks/train_step.py
-    python benchmarks/train_step.py --layers 4 --image-size 64 --batch 1
+    python benchmarks/train_step.py --layers 4 --image-size 16 32 64 --batch 16 4 1 --plot steps.png
     python benchmarks/train_step.py --layers 6 --profile
 
-Prints a Markdown table. The sides (`train_sides.py`) take turns, each in a process of its own, as
-TensorFlow and PyTorch in one disturb each other's threads: a step that does not count, then some
-that do. All have the same weights and images, and the loss of their first step must be the same.
-CPU time is that of all threads: unlike wall time it hardly depends on what else the machine is
-doing. "PyTorch, compiled" needs a C++ compiler. `--profile` tells instead which operations our
-step spends its time in.
+Prints a Markdown table for each size of images, and plots them. The sides (`train_sides.py`) take
+turns, each in a process of its own, as TensorFlow and PyTorch in one disturb each other's threads:
+a step that does not count, then some that do. All have the same weights and images, and the loss of
+their first step must be the same. CPU time is that of all threads: unlike wall time it hardly
+depends on what else the machine is doing. "PyTorch, compiled" needs a C++ compiler. `--profile`
+tells instead which operations our step spends its time in.
 """
 
 import argparse
@@ -162,6 +162,24 @@ def check_losses(sides: dict[str, Side]) -> None:
             raise SystemExit(f"the loss of {name} is {side.loss}, ours {sides[OURS].loss}")
 
 
+def measure(sizes: Sizes, names: list[str], rounds: int, steps: int) -> dict[str, Side]:
+    """Lets all sides take turns; prints a table and returns what they measured."""
+    load = os.getloadavg()[0]
+    sides = {name: Side() for name in (*PRODUCTS, *names)}
+    for _ in range(rounds):
+        for name, side in sides.items():
+            side.take_turn(name, sizes, steps)
+        check_losses(sides)
+    flops = sum(product.flops for product in products(sizes))
+    print(
+        f"{sizes.layers} layers, {sizes.image_size}×{sizes.image_size}, batch {sizes.batch}: "
+        f"{flops / 1e12:.3f} TFLOP; {os.cpu_count()} cores, load {load:.1f} at the start\n"
+    )
+    print_table(sizes, sides)
+    print(flush=True)
+    return sides
+
+
 def print_table(sizes: Sizes, sides: dict[str, Side]) -> None:
     needed = list(products(sizes))
     flops = sum(product.flops for product in needed)
@@ -192,6 +210,32 @@ def print_table(sizes: Sizes, sides: dict[str, Side]) -> None:
             walls = side.totals(0)
             median = f"{walls[len(walls) // 2]:.2f}"
             row(name, walls[0], median, side.totals(1)[0], f"{side.peak / 1e9:.2f}")
+
+
+def draw(measured: list[tuple[Sizes, dict[str, Side]]], path: pathlib.Path) -> None:
+    """Plots the time of a token and the peak of memory against the length of the sequence."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    times, memory = figure.subplots(1, 2)
+    lengths = [sizes.length for sizes, _ in measured]
+    for name in (name for name in measured[0][1] if name not in PRODUCTS):
+        seconds = [
+            sides[name].totals(0)[0] / (sizes.batch * sizes.length) for sizes, sides in measured
+        ]
+        times.plot(lengths, [1000 * each for each in seconds], "-o", label=name)
+        memory.plot(lengths, [sides[name].peak / 1e9 for _, sides in measured], "-o")
+    times.set(ylabel="ms/token")
+    memory.set(ylabel="peak memory, GB")
+    for panel in (times, memory):
+        panel.set(xlabel="positions of a sequence")
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(lengths, map(str, lengths))
+        panel.set_ylim(bottom=0)
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    times.legend(frameon=False, fontsize="small")
+    figure.savefig(path, dpi=150)
 
 
 def print_profile(sizes: Sizes) -> None:
@@ -226,8 +270,8 @@ def print_profile(sizes: Sizes) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=24)
-    parser.add_argument("--image-size", type=int, default=32)
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--image-size", type=int, nargs="+", default=[32])
+    parser.add_argument("--batch", type=int, nargs="+", default=[4], help="one for each size")
     parser.add_argument("--rounds", type=int, default=3, help="turns of every side")
     parser.add_argument("--steps", type=int, default=3, help="steps that count in a turn")
     parser.add_argument(
@@ -238,28 +282,27 @@ def main() -> None:
         help="igpt_keras always takes part",
     )
     parser.add_argument("--profile", action="store_true", help="where our step spends its time")
+    parser.add_argument("--plot", type=pathlib.Path, help="file of a figure")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    sizes = Sizes(arguments.layers, arguments.image_size, arguments.batch)
+    if len(arguments.image_size) != len(arguments.batch):
+        parser.error("--image-size and --batch must have as many values as each other")
+    all_sizes = [
+        Sizes(arguments.layers, image_size, batch)
+        for image_size, batch in zip(arguments.image_size, arguments.batch, strict=True)
+    ]
     if arguments.profile:
-        print_profile(sizes)
+        print_profile(all_sizes[0])
         return
     if arguments.work:
-        work(arguments.work, sizes, arguments.steps)
+        work(arguments.work, all_sizes[0], arguments.steps)
         return
     names = list(dict.fromkeys([OURS, *arguments.sides]))
-    load = os.getloadavg()[0]
-    sides = {name: Side() for name in (*PRODUCTS, *names)}
-    for _ in range(arguments.rounds):
-        for name, side in sides.items():
-            side.take_turn(name, sizes, arguments.steps)
-        check_losses(sides)
-    flops = sum(product.flops for product in products(sizes))
-    print(
-        f"{sizes.layers} layers, {sizes.image_size}×{sizes.image_size}, batch {sizes.batch}: "
-        f"{flops / 1e12:.3f} TFLOP; {os.cpu_count()} cores, load {load:.1f} at the start\n"
-    )
-    print_table(sizes, sides)
+    measured = [
+        (sizes, measure(sizes, names, arguments.rounds, arguments.steps)) for sizes in all_sizes
+    ]
+    if arguments.plot:
+        draw(measured, arguments.plot)
 
 
 if __name__ == "__main__":

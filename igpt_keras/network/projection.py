@@ -58,7 +58,10 @@ def _product(x, kernel):
         with computed_after([upstream]):
             # Grappler makes a transposed matrix an argument of the product again, but not this.
             transposed = ops.reshape(ops.transpose(kernel[None], (0, 2, 1)), (units, width))
-        d_x = ops.reshape(ops.matmul(flat, transposed), ops.shape(x))
-        return d_x, ops.matmul(ops.transpose(flat_x), flat)
+        d_x = ops.matmul(flat, transposed)
+        # One after the other, each has both the cores and the cache.
+        with computed_after([d_x]):
+            d_kernel = ops.matmul(ops.transpose(flat_x), flat)
+        return ops.reshape(d_x, ops.shape(x)), d_kernel
 
     return ops.matmul(x, kernel), gradient
