@@ -118,7 +118,7 @@ def our_steps(batch: int, prefix: int, steps: int) -> Iterator[float]:
 
     from igpt_keras.sampling.samplers import Categorical
 
-    begin, decode_rows = our_decoder()
+    begin, decode_rows = our_decoder(batch)
     known = tf.zeros([LENGTH, batch], tf.bool)
     seeds = tf.range(batch, dtype=tf.int64)
     num_rows = tf.constant(steps // IMAGE_SIZE)
@@ -145,11 +145,11 @@ def our_model():
     )
 
 
-def our_decoder():
+def our_decoder(num_sequences: int | None = None):
     from igpt_keras.sampling.compiled import compiled_decoder
     from igpt_keras.sampling.samplers import Categorical
 
-    return compiled_decoder(our_model(), Categorical)
+    return compiled_decoder(our_model(), Categorical, num_sequences=num_sequences)
 
 
 def our_prefix_passes(batch: int, prefix: int) -> dict[str, float]:

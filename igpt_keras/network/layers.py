@@ -360,9 +360,7 @@ def _nan_where(condition, dtype):
     return ops.cast(ops.where(condition, float("nan"), 0.0), dtype)
 
 
-def _projection(
-    units: int, stddev: float, name: str, layer: SelfAttention | MLP
-) -> Projection:
+def _projection(units: int, stddev: float, name: str, layer: SelfAttention | MLP) -> Projection:
     """Returns a projection of `layer`, with its bias and dtype settings."""
     initializer: Any = RandomNormal(stddev=stddev)
     return Projection(

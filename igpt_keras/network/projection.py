@@ -1,7 +1,7 @@
-"""The dense layer of blocks: its gradient on TensorFlow, its adapters, its quantized kernel."""
+"""The dense layer of blocks: its products on TensorFlow, its adapters, its quantized kernel."""
 
 # Keras declares that its functions may return None.
-# pyright: reportOptionalSubscript=false
+# pyright: reportOptionalSubscript=false, reportOptionalOperand=false
 
 from typing import Any
 
@@ -10,6 +10,11 @@ from keras import ops
 
 from igpt_keras.network.custom_gradients import computed_after, custom_gradients_in_graph
 from igpt_keras.tensors import Tensor
+
+# Two parts are no faster than one on two CPU cores, eight no faster than four.
+ROW_PARTS = 4
+# Of fewer weights, the parts cost more than they save.
+SMALLEST_CUT_KERNEL = 2**17
 
 
 class Projection(keras.layers.Dense):
@@ -36,7 +41,22 @@ class Projection(keras.layers.Dense):
         super().quantize(mode, type_check=False, config=config)
 
 
+def row_is_cut(width: int, units: int) -> bool:
+    """Returns whether a product of one row with a kernel [width, units] is cut into parts.
+
+    On a CPU, TensorFlow computes such a product on one core, which alone does not read memory as
+    fast as several. A graph has the parts where it knows that there is one row.
+    """
+    if keras.backend.backend() != "tensorflow" or width % ROW_PARTS:
+        return False
+    import tensorflow as tf
+
+    return width * units >= SMALLEST_CUT_KERNEL and not tf.config.list_physical_devices("GPU")
+
+
 def _multiply(inputs, kernel, training):
+    if tuple(inputs.shape) == (1, kernel.shape[0]) and row_is_cut(*kernel.shape):
+        return _multiply_row(inputs, kernel)
     if not (training and keras.backend.backend() == "tensorflow"):
         return ops.matmul(inputs, kernel)
     with custom_gradients_in_graph():
@@ -44,9 +64,17 @@ def _multiply(inputs, kernel, training):
         return _product(inputs, ops.reshape(kernel, kernel.shape))
 
 
+def _multiply_row(row, kernel):
+    import tensorflow as tf
+
+    # Parts of a kernel's rows are not copied, as those of its columns would be.
+    parts = tf.split(row, ROW_PARTS, axis=1), tf.split(kernel, ROW_PARTS)
+    return tf.add_n([tf.matmul(part, rows) for part, rows in zip(*parts, strict=True)])
+
+
 @ops.custom_gradient
 def _product(x, kernel):
-    """x W, whose gradient of x multiplies with a transposed copy of W.
+    """X W, whose gradient of x multiplies with a transposed copy of W.
 
     TensorFlow's own passes W to a product that reads it transposed, which on some CPUs takes a
     quarter more time, far more than the copy.

@@ -186,15 +186,23 @@ def rows_at_once(model: TokenModel) -> int:
     return min(max(CACHE_GROWTH // columns, 1), rows)
 
 
-def state_spec(model: TokenModel, conditioning: Conditioning = "none") -> DecodingState:
-    """Returns shapes and dtypes of a state of any batch size and cache capacity."""
+def state_spec(
+    model: TokenModel, conditioning: Conditioning = "none", num_sequences: int | None = None
+) -> DecodingState:
+    """Returns shapes and dtypes of a state of any cache capacity.
+
+    Args:
+        model: The model.
+        conditioning: The kind of the state's condition.
+        num_sequences: B · N; None for any.
+    """
     length = model.config.sequence_length
-    measures = backend.TensorSpec([length, None], "float32")
+    measures = backend.TensorSpec([length, num_sequences], "float32")
     return DecodingState(
         position=backend.TensorSpec([], "int32"),
-        tokens=backend.TensorSpec([length, None], "int32"),
+        tokens=backend.TensorSpec([length, num_sequences], "int32"),
         log_probs=measures,
         entropies=measures,
         caches=cache_specs(model),
-        condition=condition_spec(conditioning),
+        condition=condition_spec(conditioning, num_sequences),
     )

@@ -6,6 +6,8 @@ Shapes: B images, N completions of each, n positions.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from igpt_keras import paper
+from igpt_keras.network.projection import row_is_cut
 from igpt_keras.network.protocols import TokenModel
 from igpt_keras.sampling.autoregressive import begin, decode_rows, state_spec
 from igpt_keras.sampling.backends import backend
@@ -40,19 +42,30 @@ def compiled_decoder(
     draft: Draft | None = None,
     jit_compile: bool = False,
     conditioning: Conditioning = "none",
+    num_sequences: int | None = None,
 ) -> CompiledDecoder:
     """Returns the functions of a model, compiled once for the same arguments.
 
     Counts (the prefix, N, the number of rows) are integers; in a graph int32 scalars as well.
     XLA, which JAX always uses, compiles for each of them and for each batch size, and gives
     caches their full capacity from the start.
+
+    `num_sequences` is B · N if it is the same in all calls, else None. Only for a single sequence
+    of a large model does it make another graph.
     """
     jit_compile = jit_compile or backend.ALWAYS_XLA
     settings = (draft, draft and draft.window, jit_compile, conditioning)
+    is_alone = num_sequences == 1 and draft is None and not jit_compile and _cuts_rows(model)
     return CompiledDecoder(
         _compiled_begin(model, *settings),
-        _compiled_decode_rows(model, sampler_type, *settings),
+        _compiled_decode_rows(model, sampler_type, *settings, 1 if is_alone else None),
     )
+
+
+def _cuts_rows(model):
+    """Whether one sequence decodes faster in a graph that knows that it is the only one."""
+    d = model.config.hidden_dim
+    return row_is_cut(paper.MLP_RATIO * d, d)
 
 
 @kept_by_model
@@ -93,6 +106,7 @@ def _compiled_decode_rows(
     window: int | None,
     jit_compile: bool,
     conditioning: Conditioning,
+    num_sequences: int | None,
 ):
     def compiled_decode_rows(state, known, seeds, fields, num_rows):
         sampler = sampler_type(**fields)
@@ -100,15 +114,15 @@ def _compiled_decode_rows(
             return decode_rows(model, state, known, seeds, sampler, num_rows)
         return speculate_rows(model, draft, state, known, seeds, sampler, num_rows)
 
-    state = state_spec(model, conditioning)
+    state = state_spec(model, conditioning, num_sequences)
     if draft is not None:
         state = state._replace(guesses=guesses_spec(draft))
     spec = backend.TensorSpec
     signature = [
         state,
-        spec([model.config.sequence_length, None], "bool"),
-        spec([None], "int64"),
-        {field.name: spec([None], field.dtype) for field in sampler_type.parameters()},
+        spec([model.config.sequence_length, num_sequences], "bool"),
+        spec([num_sequences], "int64"),
+        {field.name: spec([num_sequences], field.dtype) for field in sampler_type.parameters()},
         _COUNT,
     ]
     return backend.compile_function(

@@ -106,14 +106,16 @@ def conditioning_of(condition: Condition | tuple[()]) -> Conditioning:
     return "class" if isinstance(condition.guidance_scale, tuple) else "guided"
 
 
-def condition_spec(conditioning: Conditioning) -> Condition | tuple[()]:
-    """Returns shapes and dtypes of a condition of any number of sequences."""
+def condition_spec(
+    conditioning: Conditioning, num_sequences: int | None = None
+) -> Condition | tuple[()]:
+    """Returns shapes and dtypes of a condition of `num_sequences` sequences, None for any."""
     if conditioning == "none":
         return ()
-    labels = backend.TensorSpec([None], "int32")
+    labels = backend.TensorSpec([num_sequences], "int32")
     if conditioning == "class":
         return Condition(labels)
-    scales = backend.TensorSpec([None], "float32")
+    scales = backend.TensorSpec([num_sequences], "float32")
     return Condition(labels, scales, backend.TensorSpec([None], "int32"))
 
 

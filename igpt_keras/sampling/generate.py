@@ -243,8 +243,10 @@ def _decode(
     length = model.config.sequence_length
     condition = sequences.condition
     conditioning = conditioning_of(condition)
-    decoder = compiled_decoder(model, type(sampler), draft, jit_compile, conditioning)
     seeds = backend.as_seeds(sequences.seeds.reshape(-1))
+    decoder = compiled_decoder(
+        model, type(sampler), draft, jit_compile, conditioning, num_sequences=len(seeds)
+    )
     fields = sampler.arrays(len(seeds))
     num_completions = sequences.seeds.shape[1]
     prefix = int(np.cumprod(sequences.known.all(axis=0)).sum())

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from igpt_keras.network import projection
 from igpt_keras.network.projection import Projection
 from tests.network.test_pointwise import DTYPES, drawn, with_gradients
 
@@ -45,3 +46,26 @@ def test_in_mixed_precision_the_kernel_has_a_float32_gradient():
     expected = np.einsum("bni,bnj->ij", *(tf.cast(each, tf.float64) for each in (x, upstream)))
     assert gradient.dtype == tf.float32
     assert np.abs(gradient - expected).max() <= 2e-2 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("width", [8, 6])
+@pytest.mark.parametrize("rank", [None, 2])
+def test_a_product_of_one_row_is_that_of_several(monkeypatch, width, rank):
+    """Six columns cannot be cut into four equal parts."""
+    monkeypatch.setattr(projection, "SMALLEST_CUT_KERNEL", 1)
+    layer = Projection(7)
+    layer.build((None, width))
+    if rank:
+        layer.enable_lora(rank)
+    generator = np.random.default_rng(3)
+    for weight in layer.weights:
+        weight.assign(generator.normal(0, 1, weight.shape))
+    rows = generator.normal(0, 1, (3, width)).astype(np.float32)
+    expected = layer(rows)
+    one = tf.function(layer, input_signature=[tf.TensorSpec([1, width])], autograph=False)
+    for row, of_row in zip(rows, expected, strict=True):
+        np.testing.assert_allclose(one(row[None])[0], of_row, rtol=1e-5, atol=1e-5)
+    products = [
+        op for op in one.get_concrete_function().graph.get_operations() if op.type == "MatMul"
+    ]
+    assert len(products) == (4 if width == 8 else 1) + (2 if rank else 0)
