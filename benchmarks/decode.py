@@ -27,11 +27,12 @@ COLORS = 512
 IMAGE_SIZE = 32
 LENGTH = IMAGE_SIZE**2
 OURS = "igpt_keras"
+OURS_IN_FEWER_BITS = {"igpt_keras, bfloat16": "bfloat16", "igpt_keras, int8": "int8"}
 HUGGING_FACE = "Hugging Face"
 KERAS_HUB = "KerasHub's GPT-2"
 # PyTorch's layers store the transposed matrices.
 PRODUCTS = ("products, TensorFlow", "products, PyTorch", "products, PyTorch, transposed")
-SIDES = (*PRODUCTS, OURS, HUGGING_FACE, KERAS_HUB)
+SIDES = (*PRODUCTS, OURS, *OURS_IN_FEWER_BITS, HUGGING_FACE, KERAS_HUB)
 MAPS = [(HIDDEN_DIM, 3 * HIDDEN_DIM), (HIDDEN_DIM, HIDDEN_DIM)]
 MAPS += [(HIDDEN_DIM, 4 * HIDDEN_DIM), (4 * HIDDEN_DIM, HIDDEN_DIM)]
 
@@ -113,12 +114,12 @@ def torch_products(batch: int, prefix: int, steps: int, transposed: bool) -> Ite
         yield seconds(step)
 
 
-def our_steps(batch: int, prefix: int, steps: int) -> Iterator[float]:
+def our_steps(batch: int, prefix: int, steps: int, precision: str = "float32") -> Iterator[float]:
     import tensorflow as tf
 
     from igpt_keras.sampling.samplers import Categorical
 
-    begin, decode_rows = our_decoder(batch)
+    begin, decode_rows = our_decoder(batch, precision)
     known = tf.zeros([LENGTH, batch], tf.bool)
     seeds = tf.range(batch, dtype=tf.int64)
     num_rows = tf.constant(steps // IMAGE_SIZE)
@@ -137,19 +138,21 @@ def our_steps(batch: int, prefix: int, steps: int) -> Iterator[float]:
 
 
 @functools.cache
-def our_model():
+def our_model(precision: str):
     import igpt_keras
 
-    return igpt_keras.ImageGPT(
-        igpt_keras.ImageGPTConfig(IMAGE_SIZE, COLORS, HIDDEN_DIM, LAYERS, HEADS)
-    )
+    config = igpt_keras.ImageGPTConfig(IMAGE_SIZE, COLORS, HIDDEN_DIM, LAYERS, HEADS)
+    model = igpt_keras.ImageGPT(config, dtype="float32" if precision == "int8" else precision)
+    if precision == "int8":
+        model.quantize("int8")
+    return model
 
 
-def our_decoder(num_sequences: int | None = None):
+def our_decoder(num_sequences: int | None = None, precision: str = "float32"):
     from igpt_keras.sampling.compiled import compiled_decoder
     from igpt_keras.sampling.samplers import Categorical
 
-    return compiled_decoder(our_model(), Categorical, num_sequences=num_sequences)
+    return compiled_decoder(our_model(precision), Categorical, num_sequences=num_sequences)
 
 
 def our_prefix_passes(batch: int, prefix: int) -> dict[str, float]:
@@ -256,6 +259,10 @@ def work(side: str, arguments: argparse.Namespace) -> dict:
         PRODUCTS[1]: functools.partial(torch_products, transposed=False),
         PRODUCTS[2]: functools.partial(torch_products, transposed=True),
         OURS: our_steps,
+        **{
+            name: functools.partial(our_steps, precision=precision)
+            for name, precision in OURS_IN_FEWER_BITS.items()
+        },
         HUGGING_FACE: hugging_face_steps,
         KERAS_HUB: keras_hub_steps,
     }

@@ -129,7 +129,7 @@ def padded(model: igpt_keras.ImageGPT, preset: str) -> igpt_keras.ImageGPT:
         shape = list(weights.shape)
         return weights.reshape(shape[:axis] + [-1, config.num_heads, config.head_dim])
 
-    for name in ("tokens", "positions", "start_vector"):
+    for name in ("token_embedding", "position_embedding", "start_vector"):
         copy(getattr(model.backbone.embedding, name), getattr(large.backbone.embedding, name))
     for source, target in zip(model.backbone.blocks, large.backbone.blocks, strict=False):
         copy(source.attention_norm.scale, target.attention_norm.scale, gain)
@@ -165,7 +165,9 @@ def acceptance(task: Task, draft: Draft, tokens: np.ndarray, seeds: np.ndarray) 
     config = task.model.config
     size, length = config.image_size, config.sequence_length
     noise = gumbel_noise(seeds, 0, size, size, config.vocabulary_size)
-    logits, _ = draft.logits(draft.begin(tokens, 0, 1), tf.constant(tokens.T), 0, length)
+    logits, _ = draft.logits(
+        draft.begin(tokens, 0, 1), tf.constant(tokens.T), tf.constant(0), length
+    )
     return float(np.mean(tf.argmax(logits + noise, axis=-1).numpy() == tokens.T))
 
 
