@@ -34,7 +34,7 @@ class Projection(keras.layers.Dense):
         if self.lora_enabled:
             update = ops.matmul(ops.matmul(inputs, self.lora_kernel_a), self.lora_kernel_b)
             outputs = outputs + (self.lora_alpha / self.lora_rank) * update
-        return outputs if self.bias is None else outputs + self.bias
+        return self.activation(outputs if self.bias is None else outputs + self.bias)
 
     def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
         """Quantizes the kernel, as `keras.layers.Dense`; Keras asks subclasses to allow it."""
@@ -74,7 +74,7 @@ def _multiply_row(row, kernel):
 
 @ops.custom_gradient
 def _product(x, kernel):
-    """X W, whose gradient of x multiplies with a transposed copy of W.
+    """The product x W, whose gradient of x multiplies with a transposed copy of W.
 
     TensorFlow's own passes W to a product that reads it transposed, which on some CPUs takes a
     quarter more time, far more than the copy.

@@ -25,6 +25,22 @@ def with_gradients(function, upstream, inputs):
     return [tf.cast(x, tf.float64).numpy() for x in (result, *tape.gradient(total, inputs))]
 
 
+def with_gradients_in_training(layer, x, upstream):
+    """The same of a layer: its result, the gradient of its input and those of its weights."""
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x, training=True)
+        total = tf.reduce_sum(y * tf.cast(upstream, y.dtype))
+    gradients = tape.gradient(total, [x, *(weight.value for weight in layer.trainable_weights)])
+    return [tf.cast(each, tf.float64).numpy() for each in (y, *gradients)]
+
+
+def assert_near(actual, expected, tolerance):
+    """Compares arrays by the largest entry of each."""
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert np.abs(ours - theirs).max() <= tolerance * np.abs(theirs).max()
+
+
 def drawn(*shapes):
     generator = np.random.default_rng(5)
     return [generator.normal(0, 2, shape) for shape in shapes]
@@ -42,8 +58,7 @@ def test_the_activation_in_training_has_the_gradient_of_its_formula(dtype, toler
     )
     expected = with_gradients(gelu_formula, upstream, [x])
     actual = with_gradients(lambda x: quick_gelu(x, training=True), upstream, [tf.cast(x, dtype)])
-    for ours, theirs in zip(actual, expected, strict=True):
-        assert np.abs(ours - theirs).max() <= tolerance * np.abs(theirs).max()
+    assert_near(actual, expected, tolerance)
 
 
 @DTYPES
@@ -54,15 +69,7 @@ def test_the_norm_in_training_has_the_gradient_of_its_formula(dtype, tolerance):
     layer = rms_norm("norm", dtype)
     layer.build(x.shape)
     layer.scale.assign(gain)
-    x = tf.cast(x, dtype)
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        y = layer(x, training=True)
-        total = tf.reduce_sum(y * tf.cast(upstream, dtype))
-    actual = [y, *tape.gradient(total, [x, layer.scale.value])]
-    for ours, theirs in zip(actual, expected, strict=True):
-        difference = tf.cast(ours, tf.float64).numpy() - theirs
-        assert np.abs(difference).max() <= tolerance * np.abs(theirs).max()
+    assert_near(with_gradients_in_training(layer, tf.cast(x, dtype), upstream), expected, tolerance)
 
 
 def test_training_changes_no_result():
