@@ -6,6 +6,7 @@ import functools
 import importlib
 import io
 import os
+import re
 import signal
 import sys
 import warnings
@@ -128,7 +129,8 @@ def run() -> int:
     except Diverged as error:
         return _fail(str(error), 3)
     except (InputError, OSError) as error:
-        return _fail(str(error), 2)
+        # Numbers of errors are Python's, and say nothing to a user.
+        return _fail(re.sub(r"^\[Errno \d+\] ", "", str(error)), 2)
 
 
 def _show_warning(others: Callable[..., None], message: Any, category: Any, *where: Any) -> None:

@@ -218,10 +218,10 @@ def test_a_terminal_sees_how_many_rows_are_done(
     ("change", "message"),
     [
         ({"--model": "missing"}, "missing does not exist"),
-        ({"image": "missing.png"}, "No such file or directory: 'missing.png'"),
+        ({"image": "missing.png"}, "error: No such file or directory: 'missing.png'"),
         ({"image": __file__}, "cannot be read as an image"),
         ({"--mask": "photo.png"}, "give either keep_rows or mask"),
-        ({"--draft": "draft.npz"}, "No such file or directory: 'draft.npz'"),
+        ({"--draft": "draft.npz"}, "error: No such file or directory: 'draft.npz'"),
         ({"--num-steps": 3}, "num_steps=3 is for BERT models"),
         ({"--keep-rows": 5}, "keep_rows must lie in 0…4"),
         ({"--keep-rows": -1}, "keep_rows must be an integer >= 0, got -1"),
