@@ -69,7 +69,8 @@ class Scripted(
             context.abort(*self.failures.pop(0))
         time.sleep(self.seconds)
         if self.release is not None:
-            context.add_callback(self.cancelled.set)
+            if not context.add_callback(self.cancelled.set):  # the call has ended already
+                self.cancelled.set()
             self.release.wait(30)
         count = request.inputs["image_bytes"].tensor_shape.dim[0].size
         response = predict_pb2.PredictResponse()
