@@ -34,7 +34,7 @@ class Projection(keras.layers.Dense):
         if self.lora_enabled:
             update = ops.matmul(ops.matmul(inputs, self.lora_kernel_a), self.lora_kernel_b)
             outputs = outputs + (self.lora_alpha / self.lora_rank) * update
-        return self.activation(outputs if self.bias is None else outputs + self.bias)
+        return self.activation(outputs if self.bias is None else ops.add(outputs, self.bias))
 
     def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
         """Quantizes the kernel, as `keras.layers.Dense`; Keras asks subclasses to allow it."""
