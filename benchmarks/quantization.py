@@ -1,4 +1,4 @@
-"""Size and log-likelihoods of a model whose weights `model.quantize` has quantized.
+"""Size and log-likelihoods of a model whose weights have fewer bits.
 
     python benchmarks/quantization.py
 
@@ -19,13 +19,16 @@ import igpt_keras
 from igpt_keras.data import center_square, resize_squares
 
 PART = 80
+# The precision of a model, and the arguments of `quantize`.
 WAYS = {
-    "float32": None,
-    '`quantize("int8")`': {"mode": "int8"},
-    "int8, inputs stay floating point": {
-        "config": Int8QuantizationConfig(activation_quantizer=None)
-    },
-    '`quantize("int4")`': {"mode": "int4"},
+    "float32": ("float32", None),
+    "bfloat16": ("bfloat16", None),
+    '`quantize("int8")`': ("float32", {"mode": "int8"}),
+    "int8, inputs stay floating point": (
+        "float32",
+        {"config": Int8QuantizationConfig(activation_quantizer=None)},
+    ),
+    '`quantize("int4")`': ("float32", {"mode": "int4"}),
 }
 
 
@@ -52,7 +55,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     photographs = load_sample_images().images
-    exact = igpt_keras.ImageGPT.from_preset(arguments.model)
+    exact = igpt_keras.ImageGPT.from_preset(arguments.model, dtype="float32")
     size = exact.config.image_size
     parts = [part for image in photographs for part in parts_of(image)]
     squares = [center_square(image) for image in photographs]
@@ -61,8 +64,8 @@ def main() -> None:
     expected = log_softmax(np.asarray(exact(tokens)), axis=-1)
     print(f"| weights | file, bytes | china.jpg | flower.jpg | {len(parts)} parts | KL |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
-    for name, settings in WAYS.items():
-        model = igpt_keras.ImageGPT.from_preset(arguments.model)
+    for name, (dtype, settings) in WAYS.items():
+        model = igpt_keras.ImageGPT.from_preset(arguments.model, dtype=dtype)
         if settings is not None:
             model.quantize(**settings)
         found = log_softmax(np.asarray(model(tokens)), axis=-1)

@@ -6,7 +6,16 @@ from typing import Any
 import click
 
 from igpt_keras.cli.command import command, command_line, option
-from igpt_keras.cli.options import COUNT, IMAGES, PATH, SHIPPED_MODEL, output, overwrite, seed
+from igpt_keras.cli.options import (
+    COUNT,
+    IMAGES,
+    MODEL_PRECISION,
+    PATH,
+    SHIPPED_MODEL,
+    output,
+    overwrite,
+    seed,
+)
 from igpt_keras.cli.sampler_options import SAMPLER, SamplerCommand
 from igpt_keras.cli.signals import ending_on_sigterm
 from igpt_keras.sampling.samplers import Sampler
@@ -56,6 +65,7 @@ MODEL = (
         metavar="PATH",
         help="Model, in any format that `igpt convert` reads, or one that comes with the package.",
     ),
+    MODEL_PRECISION,
     option(
         "--draft",
         metavar="PATH",
@@ -109,6 +119,7 @@ def complete(
     mask: pathlib.Path | None,
     num_completions: int,
     sampler: Sampler,
+    precision: str | None,
     draft: str | None,
     num_steps: int | None,
     labels: tuple[str, ...],
@@ -133,6 +144,7 @@ def complete(
         mask=mask,
         num_completions=num_completions,
         sampler=sampler,
+        precision=precision,
         draft=draft,
         num_steps=num_steps,
         labels=labels,

@@ -1,17 +1,19 @@
 """`igpt export`: models to a SavedModel."""
 
 import pathlib
+from typing import Any
 
 import click
 
 from igpt_keras.cli.command import argument, command, option
-from igpt_keras.cli.options import COUNT, PATH, SHIPPED_MODEL, output
+from igpt_keras.cli.options import COUNT, MODEL_PRECISION, PATH, SHIPPED_MODEL, output
 
 
 @command(
     argument("models", nargs=-1, type=PATH),
     output("Folder of all versions of the SavedModel."),
     option("--version", type=COUNT, show_default="the next", help="Version number to write."),
+    MODEL_PRECISION,
     option(
         "--feature-layer",
         type=click.IntRange(min=0),
@@ -30,6 +32,7 @@ def export(
     models: tuple[pathlib.Path, ...],
     output: pathlib.Path,
     version: int | None,
+    precision: str | None,
     feature_layer: int | None,
     max_pixels: int,
 ) -> None:
@@ -46,8 +49,9 @@ def export(
     from serving import export as export_saved_model
 
     models = models or (pathlib.Path(SHIPPED_MODEL),)
+    settings: dict[str, Any] = {} if precision is None else {"dtype": precision}
     path = export_saved_model(
-        [load(model) for model in models],
+        [load(model, **settings) for model in models],
         output,
         version,
         feature_layer=feature_layer,

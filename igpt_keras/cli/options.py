@@ -183,6 +183,14 @@ MODEL_TRAINING = (
     *TRAINING,
 )
 
+MODEL_PRECISION = option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    show_default="the model's own",
+    help="Type of the model's weights and of its computation. With bfloat16 the weights take half "
+    "the memory; probabilities stay in float32.",
+)
+
 MODEL = argument("model")
 MODEL_OR_SHIPPED = argument("model", default=SHIPPED_MODEL)
 IMAGES = argument("images", nargs=-1, required=True, type=PATH)

@@ -50,6 +50,7 @@ from igpt_keras.tokenizers.base import tokenizer_of
 from igpt_keras.wording import plural
 
 ENTROPY_FILE = "entropy.png"
+PRECISIONS = ("float32", "bfloat16")
 # More sequences take more memory and little less time each.
 SEQUENCES_AT_ONCE = 32
 # Lighter pixels of a mask are sampled.
@@ -63,6 +64,8 @@ class SamplingOptions(ModelOptions):
     Attributes:
         model: Path of the model.
         sampler: How pixels are drawn.
+        precision: "float32" or "bfloat16", the type of the model's weights and of its
+            computation; None for the model's own.
         draft: Path of a smaller model, or of a draft that `igpt draft` wrote, or None.
         num_steps: Steps in which a BERT model fills the pixels; None for the default.
         entropy: Whether to draw the entropy of each sampled pixel, as `entropy.png`.
@@ -73,10 +76,11 @@ class SamplingOptions(ModelOptions):
         guidance_scale: How much the class counts; see `generate`.
 
     Raises:
-        InputError: `scale` is out of range.
+        InputError: `precision` is another, or `scale` out of range.
     """
 
     sampler: Sampler = Categorical()
+    precision: str | None = None
     draft: str | os.PathLike | None = None
     num_steps: int | None = None
     entropy: bool = False
@@ -87,6 +91,8 @@ class SamplingOptions(ModelOptions):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.precision not in (None, *PRECISIONS):
+            raise InputError(f"precision must be {' or '.join(PRECISIONS)}, got {self.precision!r}")
         check_scale(self.scale)
 
 
@@ -134,7 +140,8 @@ class _Generation(Measurement):
     model: Any
 
     def _load(self) -> None:
-        self.model = load_with_tokenizer(self.settings.model)
+        dtype = {} if self.settings.precision is None else {"dtype": self.settings.precision}
+        self.model = load_with_tokenizer(self.settings.model, **dtype)
         self.image_size = self.model.config.image_size
         self.classes = _class_numbers(self.model, self.settings.labels)
         self._load_images()

@@ -4,6 +4,7 @@ import functools
 import math
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -25,13 +26,13 @@ IMAGE_SIZE = 32
 MAX_IMAGES = 10_000
 
 
-def load_with_tokenizer(path: str | os.PathLike) -> GenerativeModel:
-    """Loads the model at `path`.
+def load_with_tokenizer(path: str | os.PathLike, **settings: Any) -> GenerativeModel:
+    """Loads the model at `path`, with settings as for `load`.
 
     Raises:
         InputError: The model has no tokenizer, so it cannot read images.
     """
-    model = load(path)
+    model = load(path, **settings)
     if model.tokenizer is None:
         raise InputError(
             f"{path} has no tokenizer for images; put the palette of its pre-training into its "

@@ -95,9 +95,28 @@ def test_samples(model, tmp_path):
         np.testing.assert_array_equal(Image.open(tmp_path / "out" / record["file"]), image)
 
 
+@pytest.mark.slow
+def test_the_precision_is_that_of_the_weights(model, photo, tmp_path):
+    images = read_image(photo, 4)[None]
+    likelihoods = {}
+    for precision in ("float32", "bfloat16"):
+        settings = Complete.Settings(
+            model=model, keep_rows=2, num_completions=2, precision=precision
+        )
+        result = Complete.open(settings, [photo], tmp_path / precision).run()
+        assert result.settings["precision"] == precision
+        loaded = igpt_keras.load(model, dtype=precision)
+        expected = loaded.generate(images, keep_rows=2, num_completions=2)
+        likelihoods[precision] = [each["log_likelihood"] for each in result.metrics["completions"]]
+        np.testing.assert_allclose(likelihoods[precision], expected.log_likelihood[0], rtol=1e-5)
+    assert likelihoods["float32"] != likelihoods["bfloat16"]
+
+
 def test_what_does_not_fit_leaves_no_folder(model, photo, tmp_path):
     with pytest.raises(InputError, match="give either keep_rows or mask"):
         Complete.Settings(model=model, keep_rows=2, mask=photo)
+    with pytest.raises(InputError, match="float32 or bfloat16, got 'float8'"):
+        Complete.Settings(model=model, precision="float8")
     settings = Complete.Settings(model=model, keep_rows=2)
     for data, message in (([], "at least one image"), ([tmp_path / "no.png"], "no.png")):
         with pytest.raises((InputError, OSError), match=message):
