@@ -16,11 +16,11 @@ PRESETS = {
         "vocabulary_size": 256,
     },
     "image_gpt_tiny": {
-        "num_layers": 8,
+        "num_layers": 6,
         "hidden_dim": 192,
         "num_heads": 3,
         "image_size": 32,
-        "vocabulary_size": 256,
+        "vocabulary_size": paper.PALETTE_SIZE,
     },
     **{
         name: {**sizes, "vocabulary_size": paper.PALETTE_SIZE}

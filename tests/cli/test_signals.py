@@ -15,7 +15,7 @@ from tests.cli.processes import IGPT, finish, last_checkpoint, start, wait_for_c
 from tests.training.replicas import free_ports
 
 SIZES = ["--image-size", 4, "--num-colors", 8, "--num-layers", 1, "--hidden-dim", 16]
-ROUNDS = 12
+ROUNDS = 6
 
 # Calls of C release the interpreter as TensorFlow's do, and Python's handlers wait for their end.
 BUSY = """

@@ -210,9 +210,6 @@ TWO_RATES = ["--start", 1e30, "--factor", 1e31, "--floor", 0.01]
 ALL_STATES = ["--checkpoint-every", 1, "--max-checkpoints", 100]
 KILLED = {
     "pretrain": [*PRETRAIN[2:], *ONE, "--steps", 100, *TWO_RATES, *ALL_STATES],
-    # 10 steps an epoch.
-    "finetune": ["--data", "digits", "--labels-per-class", 30, "--batch-size", 30]
-    + ["--epochs", 10, "--patience", 10, *TWO_RATES, *ALL_STATES],
     # 4 steps an epoch, at the end of which there is a state.
     "probe": ["--data", "digits", "--layers", 1, "--epochs", 400, "--start", 3, "--floor", 1],
 }
@@ -223,7 +220,6 @@ KILLED = {
     ("kind", "states", "kill_at", "stop_at"),
     [
         ("pretrain", "run/checkpoints", 40, 60),
-        ("finetune", "run/checkpoints", 45, 65),
         ("probe", "run-checkpoints/fit-00001", 400, 800),
     ],
 )
