@@ -15,12 +15,14 @@ distribution. `passes` needs no trained model. The script prints Markdown tables
 
 import argparse
 import dataclasses
+import functools
 import math
 import os
 import pathlib
 import statistics
 import sys
 import time
+from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # The script serving.py in this folder has the name of a package.
@@ -218,37 +220,68 @@ def times(task: Task, draft: Draft, keep_rows: int) -> tuple[float, float, float
 
 
 def measure_passes(preset: str) -> None:
-    """Prints the time of a pass over k positions in the middle of an image."""
+    """Prints the time of a pass over k positions in the middle of an image.
+
+    Beside it, that of the projections alone, with nothing between them.
+    """
     model = igpt_keras.ImageGPT(igpt_keras.ImageGPTConfig.preset(preset))
     config = model.config
     middle = config.sequence_length // 2
     _, caches = tf.function(lambda tokens: prefill(model, tokens))(tf.zeros([1, middle], tf.int32))
     caches = grow(caches, middle + max(COUNTS))
-    passes, seconds = {}, {count: [] for count in COUNTS}
+    measured: dict[str, dict[int, Callable]] = {"pass": {}, "projections": {}}
     for count in COUNTS:
 
-        @tf.function(autograph=False)
-        def repeat(caches, count=count):
-            """Runs `REPEATS` passes, which hand the caches over as the decoder does."""
+        def whole_pass(caches, count=count):
+            logits, caches = decode_step(model, tf.zeros([1, count], tf.int32), middle, caches)
+            return tf.reduce_sum(logits), caches
 
-            def step(done, total, caches):
-                logits, caches = decode_step(model, tf.zeros([1, count], tf.int32), middle, caches)
-                return done + 1, total + tf.reduce_sum(logits), caches
+        def projections(rows):
+            return tf.constant(0.0), projected(model, rows)
 
-            return tf.while_loop(lambda done, *_: done < REPEATS, step, (0, 0.0, caches))[1]
-
-        passes[count] = repeat
-        repeat(caches)
-    for _ in range(ROUNDS):
-        for count, repeat in passes.items():
-            start = time.perf_counter()
-            repeat(caches).numpy()
-            seconds[count].append((time.perf_counter() - start) / REPEATS)
+        rows = tf.ones([count, config.hidden_dim])
+        measured["pass"][count] = functools.partial(repeated(whole_pass), caches)
+        measured["projections"][count] = functools.partial(repeated(projections), rows)
+    seconds = {name: {count: [] for count in COUNTS} for name in measured}
+    # The first round traces.
+    for round_number in range(-1, ROUNDS):
+        for name, functions in measured.items():
+            for count, function in functions.items():
+                start = time.perf_counter()
+                function()
+                if round_number >= 0:
+                    seconds[name][count].append((time.perf_counter() - start) / REPEATS)
     print(f"\n{preset}, batch 1, {middle} positions cached\n")
-    print("| positions per pass | ms | relative to one |\n| ---: | ---: | ---: |")
-    for count, values in seconds.items():
-        best = min(values)
-        print(f"| {count} | {1000 * best:.1f} | {best / min(seconds[1]):.2f} |")
+    print("| positions per pass | ms | relative to one | projections alone, ms | relative to one |")
+    print("| ---: | ---: | ---: | ---: | ---: |")
+    for count in COUNTS:
+        cells = []
+        for of in seconds.values():
+            best = min(of[count])
+            cells += [f"{1000 * best:.1f}", f"{best / min(of[1]):.2f}"]
+        print(f"| {count} | {' | '.join(cells)} |")
+
+
+def projected(model: igpt_keras.ImageGPT, rows):
+    """Returns rows [k, d] after all projections of the blocks, with nothing else between them."""
+    for block in model.backbone.blocks:
+        values = block.attention.qkv(rows)[:, : model.config.hidden_dim]
+        rows = block.mlp.down_proj(block.mlp.up_proj(block.attention.output_proj(values)))
+    return rows
+
+
+def repeated(step: Callable) -> Callable:
+    """Returns a function that runs `step` `REPEATS` times and hands its state on."""
+
+    @tf.function(autograph=False)
+    def repeat(state):
+        def body(done, total, state):
+            number, state = step(state)
+            return done + 1, total + number, state
+
+        return tf.while_loop(lambda done, *_: done < REPEATS, body, (0, 0.0, state))[1:]
+
+    return repeat
 
 
 def main() -> None:
