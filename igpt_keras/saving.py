@@ -355,9 +355,11 @@ class _KerasFile(StoredModel):
 
     def build(self, model_class: type, load_weights: bool = True, **overrides: Any) -> Any:
         if overrides or not load_weights:
+            changes = [f"{name}={value!r:.200}" for name, value in overrides.items()]
             raise InputError(
                 f"{self.source}: a .keras file is loaded as it is, "
-                f"got {', '.join(overrides) or 'load_weights=False'}"
+                f"got {', '.join(changes) or 'load_weights=False'}; "
+                "a folder that save_to_preset writes can be loaded with other settings"
             )
         try:
             return keras.saving.load_model(self.source)

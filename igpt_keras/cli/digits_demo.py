@@ -163,7 +163,8 @@ def draw_pictures(model: ImageGPT, test: LabeledImages, folder: pathlib.Path, se
     sheet = completion_sheet(images, completions.images, known, title=title)
     save_png(sheet, folder / "completions.png")
     # The folder gets its name when it is complete, a minute or two later.
-    console.print(f"completions to look at meanwhile: {folder / 'completions.png'}", soft_wrap=True)
+    path = folder / "completions.png"
+    console.print(f"completions, to look at while the rest runs: {path}", soft_wrap=True)
     samples = model.sample(SAMPLES, seed=seed).images[:, 0]
     save_png(numbered_sheet(samples, "Sampled digits"), folder / "samples.png")
 

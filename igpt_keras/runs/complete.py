@@ -76,7 +76,7 @@ class SamplingOptions(ModelOptions):
         guidance_scale: How much the class counts; see `generate`.
 
     Raises:
-        InputError: `precision` is another, or `scale` out of range.
+        InputError: `precision` is unknown, or `scale` is out of range.
     """
 
     sampler: Sampler = Categorical()

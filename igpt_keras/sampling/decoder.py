@@ -95,7 +95,7 @@ def decode_step(
     }
 
     if not is_one:
-        # To take rows is faster than to transpose, which oneDNN prepares anew for each block.
+        # Transposing takes longer: oneDNN prepares a transposition anew each time.
         batch = sizes(tokens)[0]
         order_by_head = _exchanged(batch, count, heads)
         order_by_position = _exchanged(batch, heads, count)

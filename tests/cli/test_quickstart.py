@@ -58,7 +58,7 @@ def test_every_stage_writes_what_it_names(written):
     for name in WRITTEN:
         assert str(output / name) in printed.replace("\n", "")
     before_tuning = printed[: printed.index("Fine-tuning")].replace("\n", "")
-    assert re.search(r"meanwhile: \S+unfinished\S+completions\.png", before_tuning)
+    assert re.search(r"while the rest runs: \S+unfinished\S+completions\.png", before_tuning)
     assert igpt_keras.load(output / "pretrained").tokenizer.vocabulary_size == 16
     assert igpt_keras.load(output / "classifier").num_classes == 10
     assert set(tf.saved_model.load(output / "saved_model" / "1").signatures) == {

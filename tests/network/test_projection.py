@@ -79,3 +79,24 @@ def test_a_product_of_one_row_is_that_of_several(monkeypatch, width, rank):
         op for op in one.get_concrete_function().graph.get_operations() if op.type == "MatMul"
     ]
     assert len(products) == (4 if width == 8 else 1) + (2 if rank else 0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "parts", "tolerance"),
+    [
+        ("float32", projection.ROW_PARTS, 1e-6),
+        ("bfloat16", projection.ROW_PARTS_OF_16_BITS, 0.02),
+    ],
+)
+def test_a_row_is_multiplied_in_parts(monkeypatch, dtype, parts, tolerance):
+    monkeypatch.setattr(projection, "SMALLEST_CUT_KERNEL", 1)
+    x, kernel = drawn((1, 8), (8, 6))
+    layer = Projection(6, use_bias=False, dtype=dtype)
+    layer.build(x.shape)
+    layer.kernel.assign(kernel)
+    graph_of = tf.function(layer).get_concrete_function(tf.TensorSpec(x.shape, dtype))
+    products = [
+        operation for operation in graph_of.graph.get_operations() if operation.type == "MatMul"
+    ]
+    assert len(products) == parts
+    assert_near([tf.cast(layer(x), tf.float64).numpy()], [x @ kernel], tolerance)
